@@ -1,0 +1,1 @@
+"""Everything that is Courier's: its wire shapes, signature and REST API."""

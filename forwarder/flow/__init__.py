@@ -1,0 +1,1 @@
+"""The pipeline from lease to settlement, blind to vendors."""

@@ -1,0 +1,233 @@
+"""The values that travel between the rooms. No behaviour beyond what the values themselves imply.
+
+Units: `_ms` = integer milliseconds since the Unix epoch (wall clock) unless it says duration;
+`_s` = seconds as float; sizes are bytes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class RouteName(StrEnum):
+    """The two routes, named by their ends."""
+
+    COURIER_TO_RUDDERSTACK = "courier_to_rudderstack"
+    RUDDERSTACK_TO_COURIER = "rudderstack_to_courier"
+
+
+class State(StrEnum):
+    """Where an accepted event is. It is in exactly one of these (law 2)."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FILTERED = "filtered"
+    UNMAPPED = "unmapped"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """What people look an event up by. Taken from the payload at the door, never logged.
+
+    Each is cut to 256 characters before it gets here; "" when the event has none.
+    """
+
+    type: str = ""  # Courier's envelope type (`message:updated`) or the call (`track`)
+    event: str = ""  # Courier: the native name (`Message Sent`), else the type; calls: track's event, else the type
+    message_id: str = ""  # Courier's message id (data.id), or the call's messageId
+    user_id: str = ""  # recipient, or userId, else anonymousId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recurrence:
+    """How to tell a resend from a new occurrence of an event that carries neither id nor time.
+
+    `Envelope.event_key` is then only the base; the spool derives the true key from it and the
+    sequence of this occurrence's first arrival (SEMANTICS 2, audience events), inside the insert's
+    transaction. An equal event within `resend_s` of its last copy is a resend. One that is later,
+    but within `resend_max_s`, is a resend too unless an event with the same `subject` and another
+    `side` came in between; with `subject` None only `resend_s` counts.
+    """
+
+    resend_s: int
+    resend_max_s: int
+    subject: bytes | None  # digest of what the opposite events share (type family, audience, user)
+    side: str  # which of the opposites this is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """An event as it arrived. Same event, same key (law 3); the payload is the sender's bytes."""
+
+    route: RouteName
+    event_key: bytes  # 16-byte digest
+    partition_key: str  # events with the same non-empty key apply in order (law 4); "" = no order
+    received_at_ms: int
+    payload: bytes  # the one event's own JSON (an element of an array is cut out of its request)
+    source: str = ""  # the door: "webhook", "events", "rudderstack", "segment", "v1"
+    labels: Labels = field(default_factory=Labels)
+    recurrence: Recurrence | None = None
+
+    def __repr__(self) -> str:
+        """Show the event without anything out of its payload (law 8)."""
+        return f"Envelope(route={self.route.value}, key={self.event_key.hex()}, {len(self.payload)} bytes)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The spool's loan of one pending event; settled exactly once by complete, release or bury."""
+
+    sequence: int
+    attempt: int  # 1 for the first; counts the failures before plus one
+    first_failed_at_ms: int | None  # None while it never failed
+    progress: bytes  # what `Spool.note` kept last; b"" when nothing
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One operation at the destination, encoded once, so that its size is a fact.
+
+    Outbound `operation` is "track" and `body` one event's JSON, complete but for `sentAt`, which
+    the sink adds. Inbound `operation` is method and path ("POST /profiles/u1").
+    """
+
+    sequence: int
+    operation: str
+    body: bytes
+    idempotency_key: str = ""  # inbound only; "" sends none
+    family: str = ""  # inbound only: the family of calls for limits and holds ("profiles", "lists")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The deliveries of one request: never empty, oldest first."""
+
+    deliveries: tuple[Delivery, ...]
+    size_bytes: int  # sum of the bodies
+
+
+class Effect(StrEnum):
+    """What an attempt that did not succeed may have done at the destination."""
+
+    NONE = "none"  # certainly nothing (never connected, 429)
+    UNKNOWN = "unknown"  # no answer: it may have been done
+    ANSWERED = "answered"  # an error was received; Courier would replay it for the same key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """The destination said yes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filtered:
+    """It was decided, here or there, that this event goes nowhere."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unmapped:
+    """Nothing is linked to this event (inbound). Replayable once a link exists."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TryLater:
+    """It may heal by itself. `scope` is what must wait: "route", a family of calls, or "event"."""
+
+    reason: str
+    after_s: float | None  # the destination's own wish (already capped), else None: our backoff
+    scope: str
+    effect: Effect
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The destination will never take this. Of a batch: someone in it is the culprit."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """The set-up is wrong, no event's fault: hold `scope` ("route" or a family), alarm and probe."""
+
+    reason: str
+    scope: str
+
+
+Verdict = Delivered | Filtered | TryLater | Refused | Held
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One exchange as people will see it: kept per batch, shown with each of its events."""
+
+    at_ms: int
+    duration_ms: int
+    operation: str  # "POST /v1/batch", "POST /profiles/…"
+    status: int | None  # None: no answer
+    outcome: str  # the verdict's name in lower case: delivered, filtered, try_later, refused, held
+    reason: str
+    answer: bytes  # at most the first 2,048 bytes; may quote the payload: shown, never logged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a sink returns: what it means, and what it was."""
+
+    verdict: Verdict
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What the spool says of one append, once it is on disk."""
+
+    accepted: int
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpRequest:
+    """One request to a vendor. `url` is absolute; its query holds no secret."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+    timeout_s: float
+    answer_bytes_max: int = 1_048_576  # what comes beyond is cut off and not read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpResponse:
+    """A whole answer. Header names are lower-case; redirects are answers like any other."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Books:
+    """The account of one route: durable totals since the data folder was made, purged ones included.
+
+    accepted = pending + delivered + filtered + unmapped + dead, at any moment (law 2).
+    """
+
+    accepted: int
+    pending: int
+    delivered: int
+    filtered: int
+    unmapped: int
+    dead: int
+
+    def is_balanced(self) -> bool:
+        """Tell whether law 2 holds."""
+        return self.accepted == self.pending + self.delivered + self.filtered + self.unmapped + self.dead

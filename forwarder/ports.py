@@ -1,0 +1,308 @@
+"""The seams of the house: what each stage promises, and what its caller may not assume."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from forwarder.model import (
+    Answer,
+    Attempt,
+    Batch,
+    Books,
+    Delivery,
+    Envelope,
+    Filtered,
+    HttpRequest,
+    HttpResponse,
+    Labels,
+    Lease,
+    Receipt,
+    RouteName,
+    State,
+    Unmapped,
+)
+
+
+class Clock(Protocol):
+    """The time, as everything that waits or stamps is given it."""
+
+    def wall_ms(self) -> int:
+        """Return milliseconds since the Unix epoch."""
+
+    def monotonic_s(self) -> float:
+        """Return seconds that never go back, from an arbitrary start."""
+
+
+class Transport(Protocol):
+    """One HTTP exchange with a vendor."""
+
+    async def exchange(self, request: HttpRequest) -> HttpResponse:
+        """Send the request and return the whole answer, whatever its status; redirects are not followed.
+
+        Raises `NoAnswer` for everything that is not a whole answer within the request's time-out.
+        """
+
+
+class Spool(Protocol):
+    """Where an event is safe: it survives kill -9 and power loss from `append` to its settlement.
+
+    Every writing call returns only after the commit. Sequences grow, are never reused and are
+    unique over both routes. Safe to call from many tasks of one event loop; calls made close
+    together share a commit.
+    """
+
+    async def append(self, envelopes: Sequence[Envelope]) -> Receipt:
+        """Store the envelopes in one transaction, all or none; known keys count as duplicates.
+
+        A duplicate's return waits for the commit of the first copy. Raises `SpoolFull` (cap or
+        disk; nothing stored, come back) or `SpoolClosed`.
+        """
+
+    async def lease(self, route: RouteName, *, fresh_max: int, retry_max: int, bytes_max: int) -> Sequence[Lease]:
+        """Lend the oldest due events, at most so many that never failed and that are on a retry.
+
+        Returns at once, perhaps with nothing; see `wait_for_work`. An event is lent to one caller at
+        a time and stays lent until it is settled or the process ends. Of the events with the same
+        non-empty partition key only the oldest pending one is ever lent, also while it waits for a
+        retry (law 4). Stops before the payloads' sum passes `bytes_max`, but lends at least one.
+        Lends nothing while settlements cannot be committed (full disk). Row damage is not raised:
+        the row is quarantined (dead, "corrupt row"), counted, and the rest is lent.
+        """
+
+    async def lease_newest(self, route: RouteName) -> Lease | None:
+        """Lend the newest due event that is not lent (a probe's alternative to the oldest)."""
+
+    async def wait_for_work(self, route: RouteName, *, timeout_s: float) -> bool:
+        """Return True as soon as a lease might find something new or due; False at the time-out.
+
+        Wakes within a millisecond or two of an append's commit. May wake for nothing.
+        """
+
+    async def note(self, sequence: int, progress: bytes) -> None:
+        """Keep a lent event's progress, durable; the next lease of it carries it."""
+
+    async def complete(
+        self,
+        sequences: Sequence[int],
+        *,
+        state: State,
+        reason: str = "",
+        attempt: Attempt | None = None,
+    ) -> None:
+        """Settle lent events as delivered, filtered or unmapped. Once, and for good.
+
+        Never fails for a full disk: it is remembered in memory, nothing new is lent meanwhile, and
+        this returns when the commit succeeded (or with `SpoolClosed`).
+        """
+
+    async def release(
+        self,
+        sequences: Sequence[int],
+        *,
+        not_before_ms: int,
+        reason: str = "",
+        attempt: Attempt | None = None,
+        counts: bool = True,
+    ) -> None:
+        """Give lent events back, due again at `not_before_ms` (0: at once, as if never lent).
+
+        `counts` False leaves the attempt number as it was (a hold, a drain, a pause).
+        """
+
+    async def bury(self, sequences: Sequence[int], *, reason: str, attempt: Attempt | None = None) -> None:
+        """Settle lent events as dead, kept with their reason, replayable."""
+
+    async def exhume(self, sequences: Sequence[int]) -> int:
+        """Make settled events pending again at once, as if new (attempts 0); return how many it did.
+
+        Their key and their progress stay. Books move with them. Unknown, purged and pending ones are skipped.
+        """
+
+    async def discard(self, sequences: Sequence[int]) -> int:
+        """Mark dead events as discarded (they stay dead and in the books); return how many."""
+
+    async def remember(self, key: str, value: bytes) -> None:
+        """Keep a small value of the daemon's own (pause, links), durable; at most 4 MiB."""
+
+    async def recall(self, key: str) -> bytes | None:
+        """Return what `remember` kept, or None."""
+
+    async def close(self) -> None:
+        """Refuse what comes, commit what is in hand, checkpoint, release the lock. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventQuery:
+    """Which events to list: newest first, keyset paging by sequence. None = any."""
+
+    route: RouteName | None = None
+    state: State | None = None
+    event: str | None = None  # exact label
+    user_id: str | None = None  # exact label
+    message_id: str | None = None  # exact label
+    reason: str | None = None  # exact
+    text: str | None = None  # substring of the payload, within the newest `scan_max` rows of the rest
+    received_from_ms: int | None = None  # inclusive
+    received_to_ms: int | None = None  # exclusive
+    before_sequence: int | None = None  # keyset: strictly older
+    after_sequence: int | None = None  # strictly newer (tailing; then oldest first)
+    limit: int = 50
+    scan_max: int = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRow:
+    """One line of a listing."""
+
+    sequence: int
+    route: RouteName
+    state: State
+    labels: Labels
+    source: str
+    received_at_ms: int
+    settled_at_ms: int | None
+    attempts: int
+    reason: str
+    not_before_ms: int | None  # pending on a retry
+    is_discarded: bool
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventPage:
+    """A page of a listing. `next_before` continues it; None at the end.
+
+    `is_cut` True: a text search stopped after `scan_max` rows; going on from `next_before` may find more.
+    """
+
+    rows: tuple[EventRow, ...]
+    next_before: int | None
+    is_cut: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventDetail:
+    """One event whole: with its payload (None when purged or corrupt), its progress and its attempts."""
+
+    row: EventRow
+    event_key: bytes
+    payload: bytes | None
+    progress: bytes
+    attempts: tuple[Attempt, ...]  # the last ten, oldest first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventTypeRow:
+    """An event type seen once or more: one row per route, type and event name."""
+
+    route: RouteName
+    type: str
+    event: str
+    count: int
+    first_at_ms: int
+    last_at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReasonGroup:
+    """Settled events of one state and reason together, with one sample."""
+
+    reason: str
+    count: int
+    sample_sequence: int
+    last_at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolFacts:
+    """The spool's own state, cheap enough to read at every scrape."""
+
+    size_bytes: int  # used pages
+    cap_bytes: int
+    unsettled_bytes: dict[RouteName, int]
+    books: dict[RouteName, Books]
+    oldest_pending_ms: dict[RouteName, int | None]  # received_at of the oldest pending event
+    retrying: dict[RouteName, int]
+    corrupt_rows: int
+    is_accepting: bool  # False: cap or disk
+    refusal: str  # why not, "" when accepting
+    sqlite_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRow:
+    """Who did what, when: kept for the retention."""
+
+    at_ms: int
+    who: str
+    action: str
+    detail: str
+
+
+class Archive(Protocol):
+    """Reading what the spool holds, without ever delaying it. No call takes longer than 200 ms with a million rows."""
+
+    async def facts(self) -> SpoolFacts:
+        """Return the spool's state; the books of one call are one moment's."""
+
+    async def events(self, query: EventQuery) -> EventPage:
+        """List events."""
+
+    async def event(self, sequence: int) -> EventDetail:
+        """Return one event; raises `NoSuchEvent`."""
+
+    async def event_types(self, route: RouteName | None, *, limit: int) -> Sequence[EventTypeRow]:
+        """List the event types seen, last seen first."""
+
+    async def reasons(self, route: RouteName | None, state: State, *, limit: int) -> Sequence[ReasonGroup]:
+        """Group settled, not discarded events by reason, largest first. Counts are exact."""
+
+    async def audit(self, *, limit: int) -> Sequence[AuditRow]:
+        """List the audit log, newest first."""
+
+    async def write_audit(self, row: AuditRow) -> None:
+        """Add to the audit log, durable."""
+
+
+Mapped = tuple[Delivery, ...] | Filtered | Unmapped
+
+
+class Mapper(Protocol):
+    """From a stored event to what the destination shall get. Pure, and total: it raises only `Unmappable`."""
+
+    def map(self, lease: Lease) -> Mapped:
+        """Return the deliveries in the order they are to be made (outbound: exactly one), or why there are none.
+
+        Raises `Unmappable`: the event is buried with that reason.
+        """
+
+
+class Sink(Protocol):
+    """A destination."""
+
+    async def send(self, batch: Batch) -> Answer:
+        """Make one exchange and say what it means. Never raises for what a destination can do.
+
+        Inbound batches hold exactly one delivery. Cancelling it leaves the outcome unknown.
+        """
+
+
+class Worker(Protocol):
+    """A task that the daemon owns."""
+
+    name: str
+
+    async def run(self) -> None:
+        """Work until cancelled or drained. Returning before `drain` was called is a bug and ends the daemon."""
+
+    async def drain(self) -> None:
+        """Take nothing new, finish what is in hand, make `run` return. Called once; bounded by the daemon's deadline."""
+
+
+class Probeable(Protocol):
+    """What the watchdog asks: did this loop turn lately?"""
+
+    name: str
+
+    def is_alive(self, *, now_s: float, within_s: float) -> bool:
+        """Tell whether it made progress (or had none to make) within the time; monotonic seconds."""

@@ -1,0 +1,1 @@
+"""Where events are safe between the door and the destination."""

@@ -1,0 +1,1 @@
+"""Telling people what happens: logs and metrics, one method per fact."""
