@@ -296,7 +296,7 @@ class Worker(Protocol):
         """Work until cancelled or drained. Returning before `drain` was called is a bug and ends the daemon."""
 
     async def drain(self) -> None:
-        """Take nothing new, finish what is in hand, make `run` return. Called once; bounded by the daemon's deadline."""
+        """Take nothing new, finish what is in hand, make `run` return. Called once; the daemon bounds it."""
 
 
 class Probeable(Protocol):

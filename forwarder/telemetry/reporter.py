@@ -1,0 +1,116 @@
+"""One method per fact: its log line and its metrics together, so that neither can be forgotten.
+
+Logs name events by their sequence and never hold a payload, a value out of one, or a secret (law 8).
+No fact is logged once per event at info level.
+"""
+
+from collections.abc import Sequence
+
+import structlog
+
+from forwarder.model import RouteName
+from forwarder.telemetry.metrics import Metrics
+
+ROUTE_STATES = ("running", "paused", "held", "backing_off")
+
+
+class Reporter:
+    """Tell people what happened. Cheap, never blocks, never raises for what it is told."""
+
+    def __init__(self, metrics: Metrics, log: structlog.typing.FilteringBoundLogger) -> None:
+        self.metrics = metrics
+        self._log = log
+
+    # --- the doors ---
+
+    def events_received(self, route: RouteName, *, accepted: int, duplicates: int) -> None:
+        """Count what one request brought, once it is on disk."""
+        if accepted:
+            self.metrics.received.labels(route.value).inc(accepted)
+        if duplicates:
+            self.metrics.duplicates.labels(route.value).inc(duplicates)
+
+    def request_rejected(self, endpoint: str, reason: str) -> None:
+        """Tell of a request that a door turned away; `reason` is one of a closed set of snake_case words."""
+        self.metrics.rejected.labels(endpoint, reason).inc()
+        self._log.warning("request.rejected", endpoint=endpoint, reason=reason)
+
+    # --- delivery ---
+
+    def request_finished(self, route: RouteName, *, verdict: str, duration_s: float) -> None:
+        """Count one exchange with the destination."""
+        self.metrics.requests.labels(route.value, verdict).inc()
+        self.metrics.request_duration.labels(route.value).observe(duration_s)
+
+    def events_settled(self, route: RouteName, *, outcome: str, count: int) -> None:
+        """Count events that reached a final state."""
+        self.metrics.settled.labels(route.value, outcome).inc(count)
+
+    def events_delivered(self, route: RouteName, *, latencies_s: Sequence[float]) -> None:
+        """Record how long each delivered event took from acceptance."""
+        latency = self.metrics.latency.labels(route.value)
+        for latency_s in latencies_s:
+            latency.observe(latency_s)
+
+    def event_buried(self, route: RouteName, *, sequence: int, reason: str) -> None:
+        """Tell of an event that was given up. `reason` must not quote the destination's words."""
+        self._log.warning("event.buried", route=route.value, sequence=sequence, reason=reason)
+
+    def request_failed(self, route: RouteName, *, reason: str, status: int | None, events: int) -> None:
+        """Tell of a request whose events must wait."""
+        self._log.warning("request.failed", route=route.value, reason=reason, status=status, events=events)
+
+    # --- the state of a route ---
+
+    def route_state_changed(self, route: RouteName, state: str) -> None:
+        """Show the state in the metric: one of `ROUTE_STATES`."""
+        for known in ROUTE_STATES:
+            self.metrics.route_state.labels(route.value, known).set(1 if known == state else 0)
+
+    def route_held(self, route: RouteName, *, scope: str, reason: str, status: int | None) -> None:
+        """Alarm: the set-up is wrong, everything waits, nothing is lost."""
+        self._log.error("route.held", route=route.value, scope=scope, reason=reason, status=status)
+
+    def route_hold_ended(self, route: RouteName, *, scope: str, held_s: float) -> None:
+        """Tell that a hold ended."""
+        self._log.info("route.hold_ended", route=route.value, scope=scope, held_s=round(held_s, 1))
+
+    def route_backing_off(self, route: RouteName, *, scope: str, reason: str, after_s: float) -> None:
+        """Tell that the route, or a family of its calls, waits before its next request."""
+        self._log.warning("route.backing_off", route=route.value, scope=scope, reason=reason, after_s=round(after_s, 2))
+
+    def route_paused(self, route: RouteName, *, who: str) -> None:
+        """Tell that somebody paused the route."""
+        self._log.warning("route.paused", route=route.value, who=who)
+
+    def route_resumed(self, route: RouteName, *, who: str) -> None:
+        """Tell that somebody resumed the route."""
+        self._log.info("route.resumed", route=route.value, who=who)
+
+    def concurrency_changed(self, route: RouteName, *, limit: int) -> None:
+        """Show how many requests may be in flight."""
+        self.metrics.concurrency.labels(route.value).set(limit)
+
+    # --- the spool ---
+
+    def spool_refusing(self, *, reason: str) -> None:
+        """Alarm: new events are turned away for later."""
+        self._log.error("spool.refusing", reason=reason)
+
+    def spool_accepting(self) -> None:
+        """Tell that the doors are open again."""
+        self._log.info("spool.accepting")
+
+    def history_yielded(self, *, events: int) -> None:
+        """Alarm: settled events lost their payload before the retention, to make room."""
+        self.metrics.history_yielded.inc(events)
+        self._log.warning("spool.history_yielded", events=events)
+
+    def row_quarantined(self, *, sequence: int) -> None:
+        """Alarm: a damaged row was set aside; the rest is served."""
+        self.metrics.quarantined.inc()
+        self._log.error("spool.row_quarantined", sequence=sequence)
+
+    def settlement_waiting(self, *, reason: str, events: int) -> None:
+        """Alarm: what was delivered cannot be written down yet; it is remembered."""
+        self._log.error("spool.settlement_waiting", reason=reason, events=events)
