@@ -1,0 +1,63 @@
+"""What every test may use, and the one rule over all of them: in CI nothing is skipped.
+
+Elsewhere a missing browser, Node or systemd is a visible skip; CI has them all, so a skip there
+means that something stopped being tested, and fails.
+"""
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import pytest
+
+
+def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        report.outcome = "failed"
+        report.longrepr = f"Nothing may be skipped in CI, but this was. {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a test's skip into a failure where CI is set."""
+    report = yield
+    _fail_if_skipped(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Turn a whole module's skip into a failure where CI is set."""
+    report = yield
+    _fail_if_skipped(report)
+    return report
+
+
+class _ClientResponse(aiohttp.ClientResponse):
+    """What aioresponses 0.7.9 makes, with the argument that aiohttp 3.14 added and it does not pass."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("stream_writer", SimpleNamespace(output_size=0))
+        super().__init__(*args, **kwargs)
+
+
+@pytest.fixture
+def aioresponses_shim(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make aioresponses work with this aiohttp, for every call of the test."""
+    monkeypatch.setattr("aioresponses.core.ClientResponse", _ClientResponse)
+
+
+@pytest.fixture(scope="session")
+def vectors() -> Path:
+    """Return the folder with the sample payloads, signatures and answers."""
+    return Path(__file__).parent / "vectors"
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """Return the repository's top folder."""
+    return Path(__file__).parents[1]
