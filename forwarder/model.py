@@ -147,9 +147,14 @@ class TryLater:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """The destination will never take this. Of a batch: someone in it is the culprit."""
+    """The destination will never take this. Of a batch: someone in it is the culprit.
+
+    `reason` may be logged. `words` is what the destination said and which template it spoke of: shown
+    to people behind the reason of the dead event ("reason: words"), never logged.
+    """
 
     reason: str
+    words: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
