@@ -1,0 +1,8 @@
+"""One frozen `Settings`, read once at the edge; everything else is given what it needs from it."""
+
+from forwarder.settings.load import load
+from forwarder.settings.model import Settings
+from forwarder.settings.sources import Origin
+from forwarder.settings.values import Address
+
+__all__ = ["Address", "Origin", "Settings", "load"]

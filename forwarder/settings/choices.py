@@ -1,0 +1,50 @@
+"""Settings whose text is one word of a few, or the path of a file.
+
+Each parser says what is wrong; where a word is nearly right it says which one was meant.
+"""
+
+import difflib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from forwarder.model import RouteName
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """Return ` (did you mean …?)`, or nothing when no known word is near."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def choice(*words: str) -> Callable[[str], str]:
+    """Return a parser of one of the words, in whatever case it is written."""
+
+    def parse(text: str) -> str:
+        word = text.strip().casefold()
+        if word not in words:
+            raise ValueError(f"it is none of {', '.join(words)}{did_you_mean(word, words)}")
+        return word
+
+    return parse
+
+
+def route_names(text: str) -> tuple[RouteName, ...]:
+    """Read the names of the routes that shall run, each once, in the order of the house."""
+    known = [route.value for route in RouteName]
+    asked = [part.strip().casefold() for part in text.split(",") if part.strip()]
+    if not asked:
+        raise ValueError("it holds no name between its commas")
+    for name in asked:
+        if name not in known:
+            raise ValueError(f"it names an unknown route{did_you_mean(name, known)}")
+    return tuple(route for route in RouteName if route.value in asked)
+
+
+def readable_file(path: Path) -> Path:
+    """Return the path if there is a file that can be read."""
+    if not path.is_file():
+        raise ValueError("there is no such file")
+    if not os.access(path, os.R_OK):
+        raise ValueError("the file cannot be read by this user")
+    return path

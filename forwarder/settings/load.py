@@ -1,0 +1,56 @@
+"""Read every source once and return `Settings`, or every problem at once."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from forwarder.errors import SettingsInvalid
+from forwarder.settings.model import Settings
+from forwarder.settings.sources import SECRETS_DIR, Found, gather
+from forwarder.settings.together import conflicts, unknown
+
+
+def load(environ: Mapping[str, str], directory: Path) -> Settings:
+    """Return the settings of this environment and working directory.
+
+    Raises `SettingsInvalid` with every problem together, one a line, each naming its variable, what is
+    wrong (never a secret's value) and what to do.
+    """
+    gathered = gather(environ, directory)
+    known = Settings.variables()
+    ours = {variable: found for variable, found in gathered.found.items() if variable in known}
+    settings, wrong = _validated(ours)
+    problems = [
+        *gathered.problems,
+        *unknown(gathered.found, (*known, SECRETS_DIR)),
+        *wrong.values(),
+        *conflicts(settings, given=ours.keys(), wrong=wrong.keys()),
+    ]
+    if problems:
+        raise SettingsInvalid(_report(problems))
+    return settings.with_origins({variable: found.origin for variable, found in ours.items()})
+
+
+def _validated(found: Mapping[str, Found]) -> tuple[Settings, dict[str, str]]:
+    """Return the settings with the wrong ones left at their defaults, and what is wrong with those."""
+    texts = {variable: one.text for variable, one in found.items()}
+    try:
+        return Settings.model_validate(texts), {}
+    except ValidationError as error:
+        wrong = {
+            str(detail["loc"][0]): _problem(str(detail["loc"][0]), detail["msg"])
+            for detail in error.errors(include_url=False, include_input=False, include_context=False)
+        }
+    return Settings.model_validate({name: text for name, text in texts.items() if name not in wrong}), wrong
+
+
+def _problem(variable: str, message: str) -> str:
+    field = Settings.model_fields[Settings.variables()[variable]]
+    what = message.removeprefix("Value error, ").replace("Input should", "it should", 1)
+    return f"{variable}: {what[:1].lower()}{what[1:]}. {field.description}"
+
+
+def _report(problems: list[str]) -> str:
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return "\n".join([f"{count} in the settings:", *(f"  - {problem}" for problem in problems)])

@@ -1,0 +1,207 @@
+"""Every setting: its name, its default, what it may be, and what to write instead when it is wrong.
+
+The field's description is the remedy that an error ends with. Absent: where the values come from
+(`sources`), and what only several settings together can get wrong (`together`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from forwarder.model import RouteName
+from forwarder.settings import values
+from forwarder.settings.choices import choice, readable_file, route_names
+from forwarder.settings.routes import routes_that_run
+from forwarder.settings.sources import DEFAULT, Origin
+from forwarder.settings.values import Address
+
+VENDORS = ("RUDDERSTACK_", "COURIER_")
+RETENTION_S_MIN = 93_600  # Courier resends for about a day; a key must outlive that
+GATEWAY_BYTES_MAX = 4_096_000  # the data plane's own limit of a request, uncompressed
+
+HeaderSecret = Annotated[SecretStr, BeforeValidator(values.header_secret)]
+Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(values.secret_list)]
+BaseUrl = Annotated[str, AfterValidator(values.base_url)]
+Listen = Annotated[Address, BeforeValidator(values.address)]
+TomlFile = Annotated[Path, AfterValidator(readable_file)]
+
+
+def variable_of(field: str) -> str:
+    """Return the environment's name of a field."""
+    upper = field.upper()
+    return upper if upper.startswith(VENDORS) else f"FORWARDER_{upper}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingRow:
+    """One effective setting as people may see it: a secret shows only that it is set."""
+
+    variable: str
+    value: str
+    origin: str
+    is_secret: bool
+
+
+class Settings(BaseSettings):
+    """What the daemon runs with. Frozen; `load` makes it, tests may `Settings.model_validate({variable: text})`.
+
+    Secrets never show in `repr`, `str` or `rows()`.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=variable_of,
+        hide_input_in_errors=True,
+        validate_default=False,
+        arbitrary_types_allowed=True,
+    )
+
+    rudderstack_write_key: HeaderSecret | None = Field(
+        None, description="Copy the write key of the source that shall receive Courier's events."
+    )
+    rudderstack_data_plane_url: BaseUrl | None = Field(
+        None, description="Set the data plane's base URL, such as https://example.dataplane.rudderstack.com."
+    )
+    courier_webhook_secrets: Secrets = Field(
+        (),
+        alias="COURIER_WEBHOOK_SECRET",
+        description="Set the signing secret that Courier shows with the webhook; several comma-separated or as JSON.",
+    )
+    courier_api_key: HeaderSecret | None = Field(None, description="Copy an API key from Courier's settings.")
+    courier_api_url: BaseUrl = Field(
+        "https://api.courier.com", description="Set https://api.courier.com, or https://api.eu.courier.com for the EU."
+    )
+    inbound_keys: Secrets = Field(
+        (), description="Set the keys that senders must present; several comma-separated or as a JSON array."
+    )
+    events_key: HeaderSecret | None = Field(None, description="Set the key that senders to POST /events must present.")
+    routes_asked: Annotated[tuple[RouteName, ...] | None, BeforeValidator(route_names)] = Field(
+        None,
+        alias="FORWARDER_ROUTES",
+        description="Name courier_to_rudderstack, rudderstack_to_courier or both, comma-separated; or leave it unset.",
+    )
+    listen: Listen = Field(
+        Address("0.0.0.0", 8080),  # noqa: S104  the public door; a container must be reachable
+        description="Set host:port, such as 0.0.0.0:8080.",
+    )
+    operator_listen: Listen = Field(Address("127.0.0.1", 8081), description="Set host:port, such as 127.0.0.1:8081.")
+    operator_token: HeaderSecret | None = Field(
+        None, description="Set a long random token of printable characters (openssl rand -hex 32)."
+    )
+    data_dir: Path = Field(Path("data"), description="Set the folder of the spool.")
+    spool: Annotated[Literal["sqlite", "jetstream"], BeforeValidator(choice("sqlite", "jetstream"))] = Field(
+        "sqlite", description="Set sqlite, or leave it unset."
+    )
+    nats_url: Annotated[str, AfterValidator(values.nats_url)] | None = Field(
+        None, description="Set the server's address, such as nats://nats:4222."
+    )
+    nats_monitor_url: Annotated[str, AfterValidator(values.monitor_url)] | None = Field(
+        None, description="Set the monitoring address, such as http://nats:8222."
+    )
+    event_names: Annotated[Literal["courier", "channel"], BeforeValidator(choice("courier", "channel"))] = Field(
+        "courier", description="Set courier or channel."
+    )
+    events: Annotated[tuple[str, ...], BeforeValidator(values.names)] = Field(
+        ("native",), description="Set native, all, or event names separated by commas."
+    )
+    rules: TomlFile | None = Field(None, description="Set the path of a TOML file that the daemon may read.")
+    links: TomlFile | None = Field(None, description="Set the path of a TOML file that the daemon may read.")
+    inbound_mode: Annotated[Literal["direct", "relay"], BeforeValidator(choice("direct", "relay"))] = Field(
+        "direct", description="Set direct or relay."
+    )
+    batch_events_max: int = Field(100, ge=1, le=10_000, description="Set a whole number of events, such as 100.")
+    batch_bytes_max: int = Field(
+        500_000,
+        ge=1,
+        le=GATEWAY_BYTES_MAX,
+        description="Set a whole number of bytes up to 4096000, the data plane's own limit.",
+    )
+    batch_wait_max_s: float = Field(0.2, ge=0, le=60, allow_inf_nan=False, description="Set seconds, such as 0.2.")
+    concurrency_max: int = Field(32, ge=1, le=1_024, description="Set a whole number of requests, such as 32.")
+    signature_age_max_s: int = Field(93_600, ge=1, description="Set whole seconds, such as 93600 (26 hours).")
+    spool_bytes_max: int = Field(4_294_967_296, ge=1, description="Set a whole number of bytes, such as 4294967296.")
+    retention_s: int = Field(
+        604_800,
+        ge=RETENTION_S_MIN,
+        description="Set whole seconds, at least 93600 (26 hours): senders resend for about a day.",
+    )
+    body_bytes_max: int = Field(6_291_456, ge=1, description="Set a whole number of bytes, such as 6291456.")
+    drain_max_s: float = Field(25.0, gt=0, le=3_600, allow_inf_nan=False, description="Set seconds, such as 25.")
+    log_format: Annotated[Literal["json", "console"], BeforeValidator(choice("json", "console"))] = Field(
+        "json", description="Set json or console."
+    )
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], BeforeValidator(choice("debug", "info", "warning", "error"))
+    ] = Field("info", description="Set debug, info, warning or error.")
+
+    _origins: Mapping[str, Origin] = PrivateAttr(default_factory=lambda: MappingProxyType({}))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take what `load` gathered and nothing else: it knows each value's source and every unknown name."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+    @property
+    def routes(self) -> tuple[RouteName, ...]:
+        """Return the routes that run: those asked for, else every one whose settings are given."""
+        return self.routes_asked if self.routes_asked is not None else routes_that_run(self.given())
+
+    @classmethod
+    def variables(cls) -> dict[str, str]:
+        """Return every variable with its field's name, in the order of the documentation."""
+        return {field.alias or variable_of(name): name for name, field in cls.model_fields.items()}
+
+    def given(self) -> frozenset[str]:
+        """Return the variables that were set, by whatever source."""
+        return frozenset(variable for variable, field in self.variables().items() if field in self.model_fields_set)
+
+    def with_origins(self, origins: Mapping[str, Origin]) -> "Settings":
+        """Return the same settings that also know where each value came from."""
+        copy = self.model_copy()
+        copy._origins = MappingProxyType(dict(origins))  # noqa: SLF001  its own class
+        return copy
+
+    def origin(self, variable: str) -> Origin:
+        """Return where the variable's value came from."""
+        return self._origins.get(variable, DEFAULT)
+
+    def rows(self) -> tuple[SettingRow, ...]:
+        """Return every effective setting for people's eyes."""
+        return tuple(self._row(variable, field) for variable, field in self.variables().items())
+
+    def _row(self, variable: str, field: str) -> SettingRow:
+        value = getattr(self, field)
+        is_secret = "SecretStr" in str(type(self).model_fields[field].annotation)
+        return SettingRow(
+            variable=variable, value=_shown(value), origin=str(self.origin(variable)), is_secret=is_secret
+        )
+
+
+def _shown(value: object) -> str:
+    match value:
+        case None | ():
+            return ""
+        case SecretStr():
+            return "(set)"
+        case tuple() if isinstance(value[0], SecretStr):
+            return f"({len(value)} set)"
+        case tuple():
+            return ",".join(str(one) for one in value)
+        case str():
+            return values.masked_url(value)
+        case _:
+            return str(value)

@@ -1,0 +1,146 @@
+"""What one setting's text may look like: pure parsers that say what is wrong without showing a secret.
+
+Each takes the text and returns the value, or raises `ValueError` with the problem alone; the remedy
+belongs to the setting. Absent: which settings there are.
+"""
+
+import ipaddress
+import json
+import re
+from dataclasses import dataclass
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import SecretStr
+
+_PORT_MAX = 65_535
+_HEADER_SAFE = re.compile(r"[\x21-\x7e]+")
+_GATEWAY_PATH = re.compile(r"/v1/(batch|track|identify|import)/?$")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen. `port` 0 lets the system choose a free one."""
+
+    host: str
+    port: int
+
+    def is_loopback(self) -> bool:
+        """Tell whether only this machine can reach it."""
+        return is_loopback(self.host)
+
+    def overlaps(self, other: "Address") -> bool:
+        """Tell whether both cannot be listened on at once."""
+        anywhere = {"0.0.0.0", "::", self.host}  # noqa: S104  named to recognise it, not bound here
+        return self.port == other.port != 0 and (other.host in anywhere or self.host in anywhere - {self.host})
+
+    def __str__(self) -> str:
+        """Write it as it is set: `host:port`, IPv6 in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address never leaves this machine."""
+    if host.casefold().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def address(text: str) -> Address:
+    """Read `host:port`; `:port` listens everywhere, IPv6 goes in brackets."""
+    host, separator, port = text.rpartition(":")
+    if not separator or not port.isascii() or not port.isdigit() or int(port) > _PORT_MAX:
+        raise ValueError("it has no port between 0 and 65535")
+    if host.startswith("[") and host.endswith("]"):
+        host = str(ipaddress.IPv6Address(host[1:-1]))
+    elif ":" in host:
+        raise ValueError("an IPv6 address needs brackets")
+    if any(character.isspace() or character == "/" for character in host):
+        raise ValueError("the host is no name or address")
+    return Address(host or "0.0.0.0", int(port))  # noqa: S104  an empty host asks for every interface
+
+
+def base_url(text: str) -> str:
+    """Read a vendor's base URL; the trailing slash goes. Plain http is for loopback only."""
+    parts = _url(text)
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("it does not start with https://")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("it contains credentials, which would end in logs")
+    if parts.query or parts.fragment or "?" in text or "#" in text:
+        raise ValueError("it has a query or a fragment")
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise ValueError("plain http would send the key unencrypted")
+    if _GATEWAY_PATH.search(parts.path):
+        raise ValueError("it names an endpoint instead of the base URL")
+    return text.rstrip("/")
+
+
+def nats_url(text: str) -> str:
+    """Read one NATS address or several, comma-separated."""
+    for one in text.split(","):
+        if _url(one.strip()).scheme not in ("nats", "tls", "ws", "wss"):
+            raise ValueError("it does not start with nats:// or tls://")
+    return text
+
+
+def monitor_url(text: str) -> str:
+    """Read the base URL of a NATS server's monitoring port; plain http is usual there."""
+    parts = _url(text)
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("it does not start with http:// or https://")
+    return text.rstrip("/")
+
+
+def _url(text: str) -> SplitResult:
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueError("it is no URL") from None
+    if not parts.hostname or port == 0 or any(character.isspace() for character in text):
+        raise ValueError("it is no URL with a host")
+    return parts
+
+
+def header_secret(text: str) -> SecretStr:
+    """Read a secret that travels in a header: printable ASCII without spaces."""
+    if not _HEADER_SAFE.fullmatch(text):
+        raise ValueError("it contains a space or a character that no header can carry")
+    return SecretStr(text)
+
+
+def secret_list(text: str) -> tuple[SecretStr, ...]:
+    """Read secrets separated by commas, or a JSON array of strings where one contains a comma."""
+    if text.startswith("["):
+        return _secret_array(text)
+    found = tuple(SecretStr(part.strip()) for part in text.split(",") if part.strip())
+    if not found:
+        raise ValueError("it holds no secret between its commas")
+    return found
+
+
+def _secret_array(text: str) -> tuple[SecretStr, ...]:
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        # The parser's own words would quote the secret.
+        raise ValueError("it starts with [ but is no JSON array") from None
+    if not isinstance(parsed, list) or not parsed or not all(isinstance(one, str) and one for one in parsed):
+        raise ValueError("its JSON array does not hold non-empty strings alone")
+    return tuple(SecretStr(one) for one in parsed)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Read names separated by commas, each once, in their order."""
+    found = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not found:
+        raise ValueError("it holds no name between its commas")
+    return found
+
+
+def masked_url(text: str) -> str:
+    """Show a URL without the credentials that may be inside it."""
+    return re.sub(r"(?<=://)[^/@,\s]*@", "…@", text)
