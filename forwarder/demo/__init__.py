@@ -1,1 +1,1 @@
-"""Stand-ins for both vendors, faithful enough for `forwarder demo` and for tests."""
+"""Two stand-in vendors on loopback, a data plane and Courier: for `forwarder demo` and for tests."""
