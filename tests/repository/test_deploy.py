@@ -1,0 +1,113 @@
+"""What is shipped for operators: each file is valid for its own tool and agrees with the daemon's settings."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from forwarder.settings import Settings
+
+_VARIABLE = re.compile(r"\b(?:FORWARDER|COURIER|RUDDERSTACK)_[A-Z_]+[A-Z]\b")
+_MANIFESTS = "deploy/kubernetes/forwarder.yaml"
+
+
+def _drain_max_s() -> float:
+    default: float = Settings.model_fields["drain_max_s"].default
+    return default
+
+
+@pytest.fixture
+def manifests(checkout: Path) -> dict[tuple[str, str], Any]:
+    """Return the Kubernetes objects by kind and name."""
+    documents = list(yaml.safe_load_all((checkout / _MANIFESTS).read_text()))
+    return {(one["kind"], one["metadata"]["name"]): one for one in documents}
+
+
+@pytest.mark.parametrize(
+    "file", ["Dockerfile", "deploy/forwarder.service", _MANIFESTS, ".ci/run", "Makefile", "docs/operating.md"]
+)
+def test_names_only_settings_that_exist(checkout: Path, file: str) -> None:
+    """Whatever looks like a setting in these files is one, so that nobody copies a name that the daemon refuses."""
+    named = set(_VARIABLE.findall((checkout / file).read_text()))
+    assert named <= {*Settings.variables(), "FORWARDER_SECRETS_DIR"}
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_takes_the_unit_without_a_word(checkout: Path, tmp_path: Path) -> None:
+    """Systemd knows every key of the unit: a misspelt one only prints a warning, so anything printed is a failure."""
+    unit = (checkout / "deploy/forwarder.service").read_text()
+    # The program is not installed where the tests run, and its absence is an error of its own.
+    (tmp_path / "forwarder.service").write_text(unit.replace("/opt/forwarder/bin/forwarder run", "/bin/true"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "./forwarder.service"],  # noqa: S607 - wherever this machine has it
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_systemd_waits_longer_than_a_drain(checkout: Path) -> None:
+    """The unit's stop time-out is above the drain's own deadline, so that systemd never cuts a drain short."""
+    unit = (checkout / "deploy/forwarder.service").read_text()
+    (stop_s,) = re.findall(r"^TimeoutStopSec=(\d+)$", unit, flags=re.MULTILINE)
+    assert float(stop_s) > _drain_max_s() + 5
+
+
+@pytest.mark.parametrize("version", ["1.29", "1.37"])
+def test_kubernetes_takes_the_manifests(manifests: dict[tuple[str, str], Any], version: str) -> None:
+    """Each manifest is valid in an old and a new version of Kubernetes, with no field that it does not know."""
+    assert len(manifests) == 4
+    for manifest in manifests.values():
+        kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_kubernetes_waits_longer_than_a_drain(manifests: dict[tuple[str, str], Any]) -> None:
+    """The pod's grace is above the pre-stop sleep and the drain together, so that a drain ends by itself."""
+    pod = manifests["StatefulSet", "forwarder"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    _, sleep_s = container["lifecycle"]["preStop"]["exec"]["command"]
+    environment = {one["name"]: one["value"] for one in container["env"]}
+    drain_s = float(environment.get("FORWARDER_DRAIN_MAX_S", _drain_max_s()))
+    assert pod["terminationGracePeriodSeconds"] > float(sleep_s) + drain_s + 5
+
+
+def test_kubernetes_pod_can_write_only_its_volume(manifests: dict[tuple[str, str], Any]) -> None:
+    """The pod runs as the image's numeric user, with a read-only root, no capability and one daemon per volume."""
+    workload = manifests["StatefulSet", "forwarder"]["spec"]
+    (container,) = workload["template"]["spec"]["containers"]
+    assert workload["replicas"] == 1
+    assert workload["template"]["spec"]["securityContext"]["runAsUser"] == 10001
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {one["mountPath"] for one in container["volumeMounts"]} == {"/data", "/run/secrets/forwarder"}
+
+
+def test_image_needs_no_root(checkout: Path) -> None:
+    """The image runs as a numeric user, starts the daemon directly so that it gets SIGTERM, and writes only /data."""
+    lines = (checkout / "Dockerfile").read_text().splitlines()
+    assert "USER 10001:10001" in lines
+    assert 'ENTRYPOINT ["forwarder"]' in lines
+    assert 'CMD ["run"]' in lines
+    assert "VOLUME /data" in lines
+    assert any("PYTHONDONTWRITEBYTECODE=1" in line for line in lines)
+
+
+def test_image_carries_only_locked_wheels(checkout: Path) -> None:
+    """Everything that the image installs is named with its hash, or is our own wheel."""
+    text = (checkout / "Dockerfile").read_text().replace("\\\n", " ")
+    installs = re.findall(r"\binstall\s+(-.*?)(?:&&|$)", text, flags=re.MULTILINE)
+    pip_installs = [one for one in installs if not one.startswith("-d ")]
+    assert len(pip_installs) == 3
+    for arguments in pip_installs:
+        assert "--require-hashes" in arguments or "--no-index" in arguments
