@@ -1,23 +1,16 @@
-"""Read what Courier's webhook posts: JSON bytes to an envelope at the door, to a typed view for the mapper.
+"""From the bytes of one webhook event to its envelope: key, labels, and how it may recur.
 
 Nothing here decides what becomes of an event. The door takes whatever was signed, so `envelope`
-never fails; `read` is strict and says why an event cannot be understood.
-
-What decides whether bytes are JSON is one decoder, `decode`: msgspec (RFC 8259, exact integers, the
-last of duplicate keys wins), and for the one thing it refuses although the grammar allows it, a
-lone surrogate in an escape, Python's own, with the surrogate replaced by U+FFFD as RudderStack's
-gateway does. NaN, Infinity, broken UTF-8 and numbers beyond a double are not taken.
+never fails; what cannot be understood is refused later, by the mapper, where people can see it.
 """
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from math import isinf
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
 from forwarder.courier import vocabulary
+from forwarder.courier.event import channel_key, event_name, status_of
+from forwarder.courier.json_text import decode
 from forwarder.courier.keys import digest
 from forwarder.errors import Unmappable
 from forwarder.model import Envelope, Labels, Recurrence, RouteName
@@ -29,7 +22,6 @@ RESEND_S = 1_200
 RESEND_MAX_S = 93_600
 
 _LABEL_CHARACTERS_MAX = 256
-_fast_decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
 
 
 def envelope(payload: bytes, *, received_at_ms: int, source: str) -> Envelope:
@@ -53,137 +45,6 @@ def _envelope(payload: bytes, body: Any, received_at_ms: int, source: str) -> En
     fields: dict[str, Any] = data if isinstance(data, dict) else {}
     key, recurrence = _identity(body, kind, fields, source)
     return _wrap(payload, key, received_at_ms, source, labels=_labels(kind, fields), recurrence=recurrence)
-
-
-def decode(payload: bytes) -> Any:
-    """Return the JSON value; raises `Unmappable` with what is wrong, never with a value out of it."""
-    try:
-        return _fast_decode(payload)
-    except RecursionError:
-        raise Unmappable("nested too deeply to be read") from None
-    except UnicodeDecodeError:
-        raise Unmappable("not UTF-8") from None
-    except msgspec.MsgspecError:
-        return _decode_slowly(payload)
-
-
-def _decode_slowly(payload: bytes) -> Any:
-    try:
-        value = json.loads(payload.decode("utf-8-sig"), parse_constant=_refuse_constant, parse_float=_finite)
-    except RecursionError:
-        raise Unmappable("nested too deeply to be read") from None
-    except UnicodeDecodeError:
-        raise Unmappable("not UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise Unmappable(f"not JSON: {error.msg} at character {error.pos}") from None
-    except ValueError:  # an integer of more than 4,300 digits
-        raise Unmappable("a number is out of range") from None
-    return _without_surrogates(value)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise Unmappable(f"not JSON: {name} is no JSON value")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if isinf(number):
-        raise Unmappable("a number is out of range")
-    return number
-
-
-def _without_surrogates(value: Any) -> Any:
-    # Depth is bounded by what the decoder before took.
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, list):
-        return [_without_surrogates(item) for item in value]
-    if isinstance(value, dict):
-        return {_without_surrogates(name): _without_surrogates(item) for name, item in value.items()}
-    return value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CourierEvent:
-    """One webhook event of good form. Every field of `data` but those that were checked may be anything."""
-
-    type: str  # not empty
-    data: dict[str, Any]
-    body: dict[str, Any]  # the whole webhook, `type` and `data` included
-
-    @property
-    def status(self) -> str:
-        """The message's status as Courier wrote it; "" when there is none or it is no text."""
-        status = self.data.get("status")
-        return status if isinstance(status, str) else ""
-
-    @property
-    def providers(self) -> list[dict[str, Any]]:
-        """The provider entries that are objects, oldest first; empty when there are none."""
-        return provider_entries(self.data)
-
-    @property
-    def time_field(self) -> str:
-        """The field that says when the status was reached (`delivered`); "" for a status that has none."""
-        return vocabulary.TIME_FIELDS.get(self.status, "")
-
-    def deciding_provider(self) -> dict[str, Any]:
-        """Return the entry this status came from; empty when there are no entries.
-
-        It is the one whose status equals the message's; of several the one with the message's own
-        time, else the newest. Without any it is the last entry.
-        """
-        entries = self.providers
-        if not entries:
-            return {}
-        matching = [entry for entry in entries if entry.get("status") == self.data.get("status")]
-        if len(matching) > 1 and (field := self.time_field):
-            time = self.data.get(field)
-            matching = [entry for entry in matching if entry.get(field) == time] or matching
-        return matching[-1] if matching else entries[-1]
-
-
-def read(payload: bytes) -> CourierEvent:
-    """Return the event; raises `Unmappable` for what is no `{"type": text, "data": object}`."""
-    body = decode(payload)
-    if not isinstance(body, dict):
-        raise Unmappable("not a JSON object")
-    kind = body.get("type")
-    if not isinstance(kind, str) or not kind.strip():
-        raise Unmappable("`type` is missing or not a text")
-    data = body.get("data")
-    if not isinstance(data, dict):
-        raise Unmappable("`data` is missing or not an object")
-    return CourierEvent(type=kind, data=data, body=body)
-
-
-def provider_entries(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return those of `data.providers` that are objects."""
-    entries = data.get("providers")
-    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-
-
-def channel_of(entry: dict[str, Any]) -> str:
-    """Return a provider entry's channel: its key before the first colon, else what its provider serves, else ""."""
-    key = channel_key(entry)
-    if key:
-        return key.partition(":")[0].strip().lower()
-    provider = entry.get("provider")
-    return vocabulary.CHANNEL_OF_PROVIDER.get(provider, "") if isinstance(provider, str) else ""
-
-
-def channel_key(entry: dict[str, Any]) -> str:
-    """Return the entry's `channel.key` (`direct_message:slack`), "" when it has none."""
-    channel = entry.get("channel")
-    key = channel.get("key") if isinstance(channel, dict) else channel
-    return key if isinstance(key, str) else ""
-
-
-def event_name(kind: str, status: str) -> str:
-    """Return what people call the event: `Message Sent`, `Audience User Matched`, else its type."""
-    if kind == vocabulary.MESSAGE_UPDATED and status:
-        return vocabulary.MESSAGE_NAMES.get(status) or vocabulary.message_name(status)
-    return vocabulary.TYPE_NAMES.get(kind, kind)
 
 
 def _wrap(
@@ -230,8 +91,7 @@ def _identity(
 
 
 def _own_time(fields: dict[str, Any]) -> Any:
-    status = fields.get("status")
-    name = vocabulary.TIME_FIELDS.get(status) if isinstance(status, str) else None
+    name = vocabulary.TIME_FIELDS.get(status_of(fields))
     time = fields.get(name) if name else None
     # One page of Courier's documentation shows this field instead of the status' own.
     return fields.get("timestamp") if time is None else time
@@ -256,11 +116,10 @@ def _canonical_text(value: Any) -> str:
 
 
 def _labels(kind: str, fields: dict[str, Any]) -> Labels:
-    status = fields.get("status")
     user = _text(fields.get("recipientId")) or _text(fields.get("recipient")) or _text(fields.get("user_id"))
     return Labels(
         type=kind[:_LABEL_CHARACTERS_MAX],
-        event=event_name(kind, status if isinstance(status, str) else "")[:_LABEL_CHARACTERS_MAX],
+        event=event_name(kind, status_of(fields))[:_LABEL_CHARACTERS_MAX],
         message_id=_text(fields.get("id"))[:_LABEL_CHARACTERS_MAX],
         user_id=user[:_LABEL_CHARACTERS_MAX],
     )

@@ -1,0 +1,101 @@
+"""A webhook event of good form, and where in it the channel, the status and its time are found.
+
+Strict about the envelope alone (`type`, `data`); every field inside `data` may be missing or
+anything, and nothing is decided here about what becomes of the event.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from forwarder.courier import vocabulary
+from forwarder.courier.json_text import decode
+from forwarder.errors import Unmappable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CourierEvent:
+    """One webhook event of good form. Every field of `data` but those that were checked may be anything."""
+
+    type: str  # not empty
+    data: dict[str, Any]
+    body: dict[str, Any]  # the whole webhook, `type` and `data` included
+
+    @property
+    def status(self) -> str:
+        """The message's status in upper case; "" when there is none or it is no text."""
+        return status_of(self.data)
+
+    @property
+    def providers(self) -> list[dict[str, Any]]:
+        """The provider entries that are objects, oldest first; empty when there are none."""
+        return provider_entries(self.data)
+
+    @property
+    def time_field(self) -> str:
+        """The field that says when the status was reached (`delivered`); "" for a status that has none."""
+        return vocabulary.TIME_FIELDS.get(self.status, "")
+
+    def deciding_provider(self) -> dict[str, Any]:
+        """Return the entry this status came from; empty when there are no entries.
+
+        It is the one whose status equals the message's; of several the one with the message's own
+        time, else the newest. Without any it is the last entry.
+        """
+        entries = self.providers
+        if not entries:
+            return {}
+        status = self.status
+        matching = [entry for entry in entries if status_of(entry) == status]
+        if len(matching) > 1 and (field := self.time_field):
+            time = self.data.get(field)
+            matching = [entry for entry in matching if entry.get(field) == time] or matching
+        return matching[-1] if matching else entries[-1]
+
+
+def read(payload: bytes) -> CourierEvent:
+    """Return the event; raises `Unmappable` for what is no `{"type": text, "data": object}`."""
+    body = decode(payload)
+    if not isinstance(body, dict):
+        raise Unmappable("not a JSON object")
+    kind = body.get("type")
+    if not isinstance(kind, str) or not kind.strip():
+        raise Unmappable("`type` is missing or not a text")
+    data = body.get("data")
+    if not isinstance(data, dict):
+        raise Unmappable("`data` is missing or not an object")
+    return CourierEvent(type=kind, data=data, body=body)
+
+
+def status_of(fields: dict[str, Any]) -> str:
+    """Return the `status` of a message or of a provider's entry in upper case, "" when it is no text."""
+    status = fields.get("status")
+    return status.upper() if isinstance(status, str) else ""
+
+
+def provider_entries(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return those of `data.providers` that are objects."""
+    entries = data.get("providers")
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+
+
+def channel_of(entry: dict[str, Any]) -> str:
+    """Return a provider entry's channel: its key before the first colon, else what its provider serves, else ""."""
+    key = channel_key(entry)
+    if key:
+        return key.partition(":")[0].strip().lower()
+    provider = entry.get("provider")
+    return vocabulary.CHANNEL_OF_PROVIDER.get(provider, "") if isinstance(provider, str) else ""
+
+
+def channel_key(entry: dict[str, Any]) -> str:
+    """Return the entry's `channel.key` (`direct_message:slack`), "" when it has none."""
+    channel = entry.get("channel")
+    key = channel.get("key") if isinstance(channel, dict) else channel
+    return key if isinstance(key, str) else ""
+
+
+def event_name(kind: str, status: str) -> str:
+    """Return what people call the event: `Message Sent`, `Audience User Matched`, else its type."""
+    if kind == vocabulary.MESSAGE_UPDATED and status:
+        return vocabulary.MESSAGE_NAMES.get(status) or vocabulary.message_name(status)
+    return vocabulary.TYPE_NAMES.get(kind, kind)

@@ -1,0 +1,66 @@
+"""What decides whether bytes are JSON: one decoder for everything that comes from Courier.
+
+msgspec does the work (RFC 8259, exact integers, the last of duplicate keys wins). For the one thing
+it refuses although the grammar allows it, a lone surrogate in an escape, Python's own decoder steps
+in, with the surrogate replaced by U+FFFD as RudderStack's gateway does. NaN, Infinity, broken UTF-8
+and numbers beyond a double are not taken.
+"""
+
+import json
+from collections.abc import Callable
+from math import isinf
+from typing import Any, NoReturn
+
+import msgspec
+
+from forwarder.errors import Unmappable
+
+_fast_decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
+
+
+def decode(payload: bytes) -> Any:
+    """Return the JSON value; raises `Unmappable` with what is wrong, never with a value out of it."""
+    try:
+        return _fast_decode(payload)
+    except RecursionError:
+        raise Unmappable("nested too deeply to be read") from None
+    except UnicodeDecodeError:
+        raise Unmappable("not UTF-8") from None
+    except msgspec.MsgspecError:
+        return _decode_slowly(payload)
+
+
+def _decode_slowly(payload: bytes) -> Any:
+    try:
+        value = json.loads(payload.decode("utf-8-sig"), parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError:
+        raise Unmappable("nested too deeply to be read") from None
+    except UnicodeDecodeError:
+        raise Unmappable("not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise Unmappable(f"not JSON: {error.msg} at character {error.pos}") from None
+    except ValueError:  # an integer of more than 4,300 digits
+        raise Unmappable("a number is out of range") from None
+    return _without_surrogates(value)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise Unmappable(f"not JSON: {name} is no JSON value")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if isinf(number):
+        raise Unmappable("a number is out of range")
+    return number
+
+
+def _without_surrogates(value: Any) -> Any:
+    # Depth is bounded by what the decoder before took.
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_without_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_surrogates(name): _without_surrogates(item) for name, item in value.items()}
+    return value
