@@ -1,0 +1,134 @@
+"""One line per fact: JSON for machines or columns for a terminal, UTC, and never a flood.
+
+Lines carry no payload: exceptions are told by their type and place, never by their text, and what foreign
+libraries log is reduced the same way (see `foreign`). Absent: which facts there are (`reporter`).
+"""
+
+import asyncio
+import contextlib
+import sys
+import traceback
+from typing import TextIO, cast
+
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+from forwarder.ports import Clock
+from forwarder.telemetry.metrics import Metrics
+from forwarder.telemetry.repeats import Repeats
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+REPEATS_SAID_MAX = 5
+REPEATS_WINDOW_S = 60.0
+_LOUD = frozenset({"warning", "error", "critical"})
+_FRAMES_MAX = 8
+
+_Key = tuple[str, str, str, str]  # level, event, route, reason
+
+
+class _StreamLines:
+    """Write whole lines to a stream; a stream that is gone stops nothing."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def msg(self, message: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(message + "\n")
+            self._stream.flush()
+
+    debug = info = warning = error = critical = msg
+
+
+class Logs:
+    """The daemon's log. `logger` is what everything logs through.
+
+    A warning or error with the same event, route and reason is said at most five times a minute; then one
+    line (`log.suppressed`) tells how many were not, and the metric counts them. `flush` writes those lines
+    when their minute is over; whoever owns a timer calls it (see `RepeatSummaries`).
+    """
+
+    def __init__(self, *, stream: TextIO, log_format: str, log_level: str, metrics: Metrics, clock: Clock) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._repeats: Repeats[_Key] = Repeats(said_max=REPEATS_SAID_MAX, window_s=REPEATS_WINDOW_S)
+        lines = _StreamLines(stream)
+        tail: list[Processor] = [
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            _without_exception_text,
+            _renderer(log_format, is_terminal=stream.isatty()),
+        ]
+        wrapper = structlog.make_filtering_bound_logger(LEVELS[log_level])
+        self.logger = cast(
+            "FilteringBoundLogger",
+            structlog.wrap_logger(lines, processors=[self._limit_repeats, *tail], wrapper_class=wrapper),
+        )
+        self._unlimited = cast(
+            "FilteringBoundLogger", structlog.wrap_logger(lines, processors=tail, wrapper_class=wrapper)
+        )
+
+    def flush(self, *, is_last: bool = False) -> None:
+        """Write the summaries of the minutes that are over; of all of them when it is the last call."""
+        taken = self._repeats.take_all() if is_last else self._repeats.take_ended(now_s=self._clock.monotonic_s())
+        for (_, event, route, reason), count in taken:
+            named = {name: value for name, value in (("route", route), ("reason", reason)) if value}
+            self._unlimited.warning("log.suppressed", of=event, count=count, **named)
+
+    def _limit_repeats(self, _: WrappedLogger, level: str, line: EventDict) -> EventDict:
+        self.flush()
+        if level not in _LOUD:
+            return line
+        event = str(line.get("event", ""))
+        key = (level, event, str(line.get("route", "")), str(line.get("reason", "")))
+        if self._repeats.may_say(key, now_s=self._clock.monotonic_s()):
+            return line
+        self._metrics.log_suppressed.labels(event).inc()
+        raise structlog.DropEvent
+
+
+class RepeatSummaries:
+    """A worker that flushes the log's summaries, so that the last flood of a quiet night is told too."""
+
+    name = "log summaries"
+
+    def __init__(self, logs: Logs, *, interval_s: float = 10.0) -> None:
+        self._logs = logs
+        self._interval_s = interval_s
+        self._drained = asyncio.Event()
+
+    async def run(self) -> None:
+        """Flush every interval until drained; once more at the end."""
+        try:
+            while not self._drained.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._drained.wait(), self._interval_s)
+                self._logs.flush()
+        finally:
+            self._logs.flush(is_last=True)
+
+    async def drain(self) -> None:
+        """Make `run` return."""
+        self._drained.set()
+
+
+def _renderer(log_format: str, *, is_terminal: bool) -> Processor:
+    if log_format == "console":
+        return structlog.dev.ConsoleRenderer(colors=is_terminal, timestamp_key="time")
+    return structlog.processors.JSONRenderer()
+
+
+def _without_exception_text(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
+    """Replace an exception by its type and place: its text may quote a payload or a secret."""
+    given = line.pop("exc_info", None)
+    error = given if isinstance(given, BaseException) else sys.exception() if given else None
+    if error is not None:
+        line["error"] = type(error).__name__
+        line["at"] = places(error)
+    return line
+
+
+def places(error: BaseException) -> list[str]:
+    """Return where an exception came from, innermost last, as `file:line function`; no values."""
+    frames = traceback.extract_tb(error.__traceback__)[-_FRAMES_MAX:]
+    return [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames]

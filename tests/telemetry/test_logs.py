@@ -1,0 +1,143 @@
+"""The log: shape, limits, and what never gets in."""
+
+import io
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from forwarder.telemetry.logs import Logs, RepeatSummaries
+from forwarder.telemetry.metrics import Metrics
+
+
+@dataclass
+class SetClock:
+    """A clock that stands still until it is set."""
+
+    now_s: float = 0.0
+
+    def wall_ms(self) -> int:
+        """Return the set time as if it were wall time."""
+        return int(self.now_s * 1000)
+
+    def monotonic_s(self) -> float:
+        """Return the set time."""
+        return self.now_s
+
+
+@dataclass
+class Book:
+    """A log with everything a test looks at."""
+
+    logs: Logs
+    stream: io.StringIO
+    clock: SetClock
+    metrics: Metrics
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the lines so far, decoded."""
+        return [json.loads(line) for line in self.stream.getvalue().splitlines()]
+
+
+def _book(log_format: str = "json", log_level: str = "info") -> Book:
+    stream, clock, metrics = io.StringIO(), SetClock(), Metrics()
+    logs = Logs(stream=stream, log_format=log_format, log_level=log_level, metrics=metrics, clock=clock)
+    return Book(logs, stream, clock, metrics)
+
+
+def test_a_line_is_json_with_utc_time_and_level() -> None:
+    """A line holds time in ISO UTC, level, event and its keys."""
+    book = _book()
+    book.logs.logger.info("batch.delivered", route="r", events=3)
+    (line,) = book.lines()
+    assert line | {"time": ""} == {"event": "batch.delivered", "route": "r", "events": 3, "level": "info", "time": ""}
+    assert datetime.fromisoformat(line["time"]).utcoffset() == timedelta(0)
+
+
+def test_the_level_hides_what_is_below_it() -> None:
+    """A level of warning hides info."""
+    book = _book(log_level="warning")
+    book.logs.logger.info("quiet")
+    book.logs.logger.warning("loud")
+    assert [line["event"] for line in book.lines()] == ["loud"]
+
+
+def test_console_lines_have_no_colours_off_a_terminal() -> None:
+    """A console log into a file has no escape sequences."""
+    book = _book("console")
+    book.logs.logger.warning("spool.refusing", reason="cap")
+    assert "spool.refusing" in book.stream.getvalue()
+    assert "\x1b" not in book.stream.getvalue()
+
+
+def test_a_flood_of_equal_warnings_is_counted() -> None:
+    """Five equal warnings a minute are said, the rest told as one number and in the metric."""
+    book = _book()
+    for sequence in range(100):
+        book.logs.logger.warning("request.failed", route="r", reason="503", sequence=sequence)
+    book.logs.logger.warning("request.failed", route="other", reason="503")
+    assert len(book.lines()) == 6
+    book.clock.now_s = 61
+    book.logs.logger.info("tick")
+    summary = book.lines()[-2]
+    assert (summary["event"], summary["of"], summary["route"], summary["count"]) == (
+        "log.suppressed",
+        "request.failed",
+        "r",
+        95,
+    )
+    assert (
+        book.metrics.registry.get_sample_value("forwarder_log_lines_suppressed_total", {"event": "request.failed"})
+        == 95
+    )
+
+
+def test_info_is_never_limited() -> None:
+    """Only warnings and errors are counted away."""
+    book = _book()
+    for _ in range(20):
+        book.logs.logger.info("same")
+    assert len(book.lines()) == 20
+
+
+async def test_the_last_flood_is_told_when_the_daemon_stops() -> None:
+    """Draining the summaries' worker writes what was suppressed, window over or not."""
+    book = _book()
+    for _ in range(7):
+        book.logs.logger.error("route.held", reason="401")
+    worker = RepeatSummaries(book.logs, interval_s=0.001)
+    await worker.drain()
+    await worker.run()
+    assert book.lines()[-1]["count"] == 2
+
+
+def test_an_exception_is_told_by_type_and_place_only() -> None:
+    """The text of an exception, which may quote a payload, is in no line."""
+    book = _book()
+    try:
+        int("user secret@example.com")
+    except ValueError:
+        book.logs.logger.exception("writer.failed")
+    book.logs.logger.error("writer.failed", exc_info=KeyError("secret"))
+    first, second = book.lines()
+    assert first["error"] == "ValueError"
+    assert "test_logs.py" in first["at"][0]
+    assert second["error"] == "KeyError"
+    assert "secret" not in book.stream.getvalue()
+
+
+def test_a_stream_that_is_gone_stops_nothing() -> None:
+    """Logging into a closed stream raises nothing."""
+    book = _book()
+    book.stream.close()
+    book.logs.logger.warning("spool.refusing")
+
+
+@pytest.mark.parametrize("value", ["\ud800", "a\nb", "\x1b[31m"], ids=["lone surrogate", "newline", "escape"])
+def test_strange_text_stays_one_line(value: str) -> None:
+    """No value can break the line it is in."""
+    book = _book()
+    book.logs.logger.info("x", reason=value)
+    assert book.lines()[0]["reason"] == value
