@@ -1,0 +1,160 @@
+"""Track calls in the shape that rudder-sdk-python gives them, without paying for it per event.
+
+The SDK builds one message at start; it is the mould that every event is stamped into. Its queue, its
+thread and its `post` are not used: they lose events on exit, on a full queue, on a redirect and on a
+4xx. This is the one module that imports it.
+
+What differs from the SDK's message, on purpose:
+
+- `context.library` names this daemon (the SDK always writes itself there) and
+  `context.integration.name` is `Courier`;
+- `integrations` keeps the event away from RudderStack's own Courier destination;
+- `originalTimestamp` is added, equal to `timestamp`: RudderStack documents it as required;
+- `sentAt` is per event and added by the sink at the moment of sending.
+"""
+
+import logging
+import os
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from forwarder.errors import Unmappable
+
+# Importing the SDK loads the nearest `.env` into this process' environment unless told not to.
+_dotenv_disabled = os.environ.get("PYTHON_DOTENV_DISABLED")
+os.environ["PYTHON_DOTENV_DISABLED"] = "1"
+try:
+    from rudderstack.analytics import Client
+finally:
+    if _dotenv_disabled is None:
+        del os.environ["PYTHON_DOTENV_DISABLED"]
+    else:
+        os.environ["PYTHON_DOTENV_DISABLED"] = _dotenv_disabled
+
+EVENT_BYTES_MAX = 4_096_000  # the gateway's limit for a whole request, uncompressed
+
+# Filters by the destination's display name; RudderStack's documentation writes the second form, which
+# the open-source server does not honour. Both do no harm.
+INTEGRATIONS = MappingProxyType({"All": True, "Courier": False, "COURIER": False})
+INTEGRATION_NAME = "Courier"
+LIBRARY_NAME = "forwarder"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MARKER_TIME = _EPOCH + timedelta(days=20_000, milliseconds=1)
+_STAMPED = ("event", "userId", "anonymousId", "messageId", "timestamp", "properties", "context")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackCall:
+    """One track call before it is encoded. At least one of the two ids is not empty.
+
+    `properties` and `context` hold JSON values only and are never changed here. `integration` and
+    `library` inside `context` are overwritten.
+    """
+
+    event: str
+    user_id: str | None
+    anonymous_id: str | None
+    message_id: str
+    timestamp_ms: int
+    properties: dict[str, Any]
+    context: dict[str, Any] = field(default_factory=dict)
+
+
+class TrackCalls:
+    """Encode track calls as the SDK would have built them, plus the differences named above."""
+
+    def __init__(self, *, version: str) -> None:
+        """Have the SDK build the mould; `version` is ours, for `context.library`."""
+        # At DEBUG this logger writes whole payloads.
+        logging.getLogger("rudderstack").setLevel(logging.ERROR)
+        self._client = Client("unused", host="http://127.0.0.1", send=False)
+        self._own_context = {
+            "integration": {"name": INTEGRATION_NAME},
+            "library": {"name": LIBRARY_NAME, "version": version},
+        }
+        self._encode = msgspec.json.Encoder().encode
+        # A context always ends with what is ours: `{…, "integration":…,"library":…}`.
+        self._context_tail = self._encode(self._own_context)[1:]
+        self._mould = self._make_mould()
+
+    def encode(self, call: TrackCall) -> bytes:
+        """Return the call's JSON object, compact, complete but for `sentAt`.
+
+        Raises `Unmappable` for an event that the gateway would refuse whatever the batch.
+        """
+        encode = self._encode
+        timestamp = encode(timestamp_text(call.timestamp_ms))
+        values = {
+            b"event": encode(call.event),
+            b"userId": encode(call.user_id),
+            b"anonymousId": encode(call.anonymous_id),
+            b"messageId": encode(call.message_id),
+            b"timestamp": timestamp,
+            b"originalTimestamp": timestamp,
+            b"properties": encode(call.properties),
+            b"context": self._context(call.context),
+        }
+        body = self._mould % values
+        if len(body) > EVENT_BYTES_MAX:
+            raise Unmappable(f"larger than {EVENT_BYTES_MAX} bytes, the most that the data plane takes")
+        return body
+
+    def build(self, call: TrackCall) -> dict[str, Any]:
+        """Return the same call built by the SDK itself, with our differences: what `encode` is held to."""
+        _, message = self._client.track(
+            user_id=call.user_id,
+            anonymous_id=call.anonymous_id,
+            event=call.event,
+            properties=call.properties,
+            # The SDK writes into the context that it is given.
+            context={**call.context, "integration": {"name": INTEGRATION_NAME}},
+            timestamp=_EPOCH + timedelta(milliseconds=call.timestamp_ms),
+            integrations=dict(INTEGRATIONS),
+            message_id=call.message_id,
+        )
+        built: dict[str, Any] = message
+        built["context"]["library"] = dict(self._own_context["library"])
+        built["originalTimestamp"] = built["timestamp"]
+        return built
+
+    def _context(self, extra: dict[str, Any]) -> bytes:
+        if "integration" in extra or "library" in extra:
+            extra = {name: value for name, value in extra.items() if name not in self._own_context}
+        if not extra:
+            return b"{" + self._context_tail
+        return self._encode(extra)[:-1] + b"," + self._context_tail
+
+    def _make_mould(self) -> bytes:
+        """Turn a message of the SDK's into a `%` template: what varies is a slot, the rest is as built."""
+        marker = self.build(
+            TrackCall(
+                event="event",
+                user_id="user",
+                anonymous_id="anonymous",
+                message_id="message",
+                timestamp_ms=(_MARKER_TIME - _EPOCH) // timedelta(milliseconds=1),
+                properties={"property": 1},
+            ),
+        )
+        slots = (*_STAMPED, "originalTimestamp")
+        missing = [name for name in slots if name not in marker]
+        if missing:
+            raise AssertionError(f"rudder-sdk-python no longer builds {', '.join(missing)}")
+        pairs = [
+            self._encode(name) + b":" + (b"%%(%b)b" % name.encode() if name in slots else self._constant(value))
+            for name, value in marker.items()
+        ]
+        return b"{" + b",".join(pairs) + b"}"
+
+    def _constant(self, value: Any) -> bytes:
+        return self._encode(value).replace(b"%", b"%%")
+
+
+def timestamp_text(timestamp_ms: int) -> str:
+    """Return a time as the SDK writes it: `2025-01-02T03:04:05.678000+00:00`."""
+    return (_EPOCH + timedelta(milliseconds=timestamp_ms)).isoformat()
