@@ -35,6 +35,10 @@ class Said:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+class NoReply(Exception):
+    """Raised by a stand-in instead of answering: the connection is closed without a word."""
+
+
 class Listener:
     """Serve one function on 127.0.0.1; misbehave as the script says."""
 
@@ -99,7 +103,10 @@ class Listener:
             headers={name.lower(): value for name, value in request.headers.items()},
             body=await request.content.read(),
         )
-        return await self._play(request, asked, self._script.take())
+        try:
+            return await self._play(request, asked, self._script.take())
+        except NoReply:
+            return hang_up(request)
 
     async def _play(self, request: web.BaseRequest, asked: Asked, behaviour: Behaviour | None) -> web.StreamResponse:
         match behaviour:
