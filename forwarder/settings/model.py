@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     spool: Annotated[Literal["sqlite", "jetstream"], BeforeValidator(choice("sqlite", "jetstream"))] = Field(
         "sqlite", description="Set sqlite, or leave it unset."
     )
-    nats_url: Annotated[str, AfterValidator(values.nats_url)] | None = Field(
+    nats_url: Annotated[SecretStr, BeforeValidator(values.nats_url)] | None = Field(
         None, description="Set the server's address, such as nats://nats:4222."
     )
     nats_monitor_url: Annotated[str, AfterValidator(values.monitor_url)] | None = Field(
@@ -201,7 +201,5 @@ def _shown(value: object) -> str:
             return f"({len(value)} set)"
         case tuple():
             return ",".join(str(one) for one in value)
-        case str():
-            return values.masked_url(value)
         case _:
             return str(value)

@@ -78,12 +78,12 @@ def base_url(text: str) -> str:
     return text.rstrip("/")
 
 
-def nats_url(text: str) -> str:
-    """Read one NATS address or several, comma-separated."""
+def nats_url(text: str) -> SecretStr:
+    """Read one NATS address or several, comma-separated; they may hold credentials, so they are a secret."""
     for one in text.split(","):
         if _url(one.strip()).scheme not in ("nats", "tls", "ws", "wss"):
             raise ValueError("it does not start with nats:// or tls://")
-    return text
+    return SecretStr(text)
 
 
 def monitor_url(text: str) -> str:
@@ -139,8 +139,3 @@ def names(text: str) -> tuple[str, ...]:
     if not found:
         raise ValueError("it holds no name between its commas")
     return found
-
-
-def masked_url(text: str) -> str:
-    """Show a URL without the credentials that may be inside it."""
-    return re.sub(r"(?<=://)[^/@,\s]*@", "…@", text)
