@@ -1,0 +1,153 @@
+"""What an answer of Courier's API means for the event it was asked for. Pure.
+
+`reason` of a verdict is ours, from a closed set of texts, and may be logged. What Courier said is kept
+apart (`Refused.words`): it may quote the payload.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import unquote
+
+import msgspec
+
+from forwarder.courier.calls import Family
+from forwarder.errors import NoAnswer
+from forwarder.model import Delivered, Effect, Filtered, Held, Refused, TryLater, Verdict
+
+RETRY_AFTER_MAX_S: Final = 300.0
+_WORDS_LENGTH_MAX: Final = 500  # characters of Courier's words that are kept with a dead event
+
+_REFUSED: Final = frozenset({400, 413, 422})
+_LATER: Final = frozenset({408, 409, 425})
+_SERVER_ERRORS: Final = range(500, 600)
+_SUCCESS: Final = range(200, 300)
+_REDIRECTS: Final = range(300, 400)
+
+# What a link or an event named and Courier does not know.
+_NAMED: Final = {
+    Family.AUTOMATIONS.value: "automation template",
+    Family.JOURNEYS.value: "journey",
+    Family.SEND.value: "notification template",
+    Family.LISTS.value: "list",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The call that was answered."""
+
+    operation: str  # "POST /profiles/u1"
+    family: str
+    body: bytes = b""
+
+    @property
+    def method(self) -> str:
+        """Return the HTTP method."""
+        return self.operation.partition(" ")[0]
+
+
+def judge(asked: Asked, status: int, headers: Mapping[str, str], body: bytes, *, now_ms: int) -> Verdict:
+    """Say what a whole answer means. Header names are lower-case; total over every status."""
+    is_done = (
+        status in _SUCCESS
+        or (status == HTTPStatus.CONFLICT and asked.family == Family.INBOUND)  # it was accepted before
+        or (status == HTTPStatus.NOT_FOUND and asked.method == "DELETE")
+    )
+    if is_done:
+        return Delivered()
+    if status == HTTPStatus.UNPROCESSABLE_ENTITY and asked.family == Family.JOURNEYS:
+        return Filtered(reason="422: the journey's own conditions were not met")
+    if status in _REFUSED:
+        return Refused(reason=f"{status}: Courier refused the {asked.family} call", words=_words(body))
+    if status == HTTPStatus.NOT_FOUND and asked.family in _NAMED and error_message(body) is not None:
+        named = _NAMED[asked.family]
+        words = f'{named} "{_target(asked)}": {_words(body)}'
+        return Refused(reason=f"404: Courier knows no such {named}", words=words)
+    if status in _LATER or status in _SERVER_ERRORS or status == HTTPStatus.TOO_MANY_REQUESTS:
+        return _later(asked, status, headers, now_ms=now_ms)
+    return _hold(asked, status)
+
+
+def judge_no_answer(error: NoAnswer) -> TryLater:
+    """Say what it means that no whole answer came."""
+    effect = Effect.UNKNOWN if error.request_left else Effect.NONE
+    return TryLater(reason=f"no answer: {error}", after_s=None, scope="event", effect=effect)
+
+
+def error_message(body: bytes) -> str | None:
+    """Return the message of Courier's error object, `{"message": "…", "type": "…"}`; None if it is none.
+
+    It tells a resource that Courier does not know from an address that is not Courier's.
+    """
+    try:
+        error = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+    if not isinstance(error, dict) or not isinstance(error.get("type"), str):
+        return None
+    message = error.get("message")
+    return message if isinstance(message, str) else None
+
+
+def retry_after_s(value: str, *, now_ms: int) -> float | None:
+    """Return how long Courier asks to be left alone (RFC 9110, 10.2.3), at most 300 s.
+
+    None for what cannot be read, for zero and for the past: then our own backoff applies.
+    """
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        wait_s = float(text[:9])  # longer ones are above the cap anyway
+    else:
+        try:
+            moment = parsedate_to_datetime(text)
+        except (ValueError, TypeError, OverflowError):
+            return None
+        wait_s = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now_ms / 1000
+    return min(wait_s, RETRY_AFTER_MAX_S) if wait_s > 0 else None
+
+
+def _later(asked: Asked, status: int, headers: Mapping[str, str], *, now_ms: int) -> TryLater:
+    after_s = retry_after_s(headers.get("retry-after", ""), now_ms=now_ms)
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        # A limit on lists must not stop profiles: only this family waits.
+        return TryLater(reason="answered 429", after_s=after_s, scope=asked.family, effect=Effect.NONE)
+    return TryLater(reason=f"answered {status}", after_s=after_s, scope="event", effect=Effect.ANSWERED)
+
+
+def _hold(asked: Asked, status: int) -> Held:
+    match status:
+        case HTTPStatus.UNAUTHORIZED:
+            return Held(reason="401: the API key is missing, unknown or of another environment", scope="route")
+        case HTTPStatus.FORBIDDEN:
+            return Held(reason=f"403: the API key may not make {asked.family} calls", scope=asked.family)
+        case HTTPStatus.NOT_FOUND:
+            return Held(reason=f"404: the address has no {asked.family} calls", scope=asked.family)
+        case _ if status in _REDIRECTS:
+            return Held(reason=f"{status}: redirected, set the final address", scope="route")
+        case _:
+            return Held(reason=f"{status}: not an answer of Courier's API", scope="route")
+
+
+def _words(body: bytes) -> str:
+    message = error_message(body)
+    return (message if message is not None else body.decode(errors="replace"))[:_WORDS_LENGTH_MAX]
+
+
+def _target(asked: Asked) -> str:
+    """Return which template, journey or list was asked for."""
+    if asked.family == Family.SEND:
+        return _send_template(asked.body)
+    segments = asked.operation.split("/")
+    return unquote(segments[2]) if len(segments) > len(("POST ", "lists")) else ""
+
+
+def _send_template(body: bytes) -> str:
+    try:
+        template = msgspec.json.decode(body)["message"]["template"]
+    except (msgspec.MsgspecError, KeyError, TypeError, IndexError):
+        return ""
+    return template if isinstance(template, str) else ""

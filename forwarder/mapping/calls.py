@@ -1,0 +1,152 @@
+"""A stored call of RudderStack or Segment, read leniently: what is wrongly typed counts as absent.
+
+Knows the shape of identify, track and group and nothing of Courier. Ids are judged empty as the
+gateway judges them, and kept as they came; numbers become text. Deliberately absent: what becomes of
+the call, which is `rudderstack_to_courier`.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from forwarder.errors import Unmappable
+
+DEPTH_MAX = 200  # levels; the outbound route buries deeper ones too, and no template reads them
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call. Absent strings are "", absent objects {}."""
+
+    type: str  # lower case
+    raw: Json
+    user_id: str
+    anonymous_id: str
+    group_id: str
+    event: str  # track's name; "" for every other type
+    properties: Json
+    traits: Json  # the user's for identify, the group's for group
+    context: Json
+
+    @property
+    def recipient(self) -> str:
+        """Return the user: userId, else anonymousId. "" when there is neither."""
+        return self.user_id or self.anonymous_id
+
+
+def read_call(payload: bytes, *, type_at_the_door: str = "") -> Call:
+    """Return the call.
+
+    `type_at_the_door` is the endpoint's name on `/v1/<type>`, which overrides the body's type as the
+    gateway does. Raises `Unmappable` when it is no JSON object, nested too deeply, or has no type.
+    """
+    raw = _decode(payload)
+    type_ = type_at_the_door or raw.get("type")
+    if not isinstance(type_, str) or not type_.strip():
+        raise Unmappable("the call has no type")
+    type_ = type_.strip().lower()
+    context = _object(raw.get("context"))
+    return Call(
+        type=type_,
+        raw=raw,
+        user_id=_id(raw, "userId"),
+        anonymous_id=_id(raw, "anonymousId"),
+        group_id=_id(raw, "groupId"),
+        event=_text(raw.get("event")) if type_ == "track" else "",
+        properties=_object(raw.get("properties")),
+        traits=_traits(type_, raw, context),
+        context=context,
+    )
+
+
+def dig(value: object, *path: str) -> Any:
+    """Return what lies at the path through objects, or None."""
+    for key in path:
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(key)
+    return value
+
+
+def id_text(value: object) -> str | None:
+    """Return an id as text: strings as they came, numbers and booleans as JSON writes them, "" when empty.
+
+    None for what cannot be an id. Emptiness as the gateway judges it: nothing is left once invisible
+    characters and blanks are gone (rudder-go-kit, sanitize).
+    """
+    match value:
+        case None:
+            return ""
+        case str():
+            return value if any(character.isprintable() and character != " " for character in value) else ""
+        case int() | float():  # True and False too: the gateway takes any value that is not null
+            return msgspec.json.encode(value).decode()
+        case _:
+            return None
+
+
+def is_too_deep(value: object, *, levels_max: int = DEPTH_MAX) -> bool:
+    """Tell whether objects and arrays lie deeper in one another than so many levels."""
+    level = [value]
+    for _ in range(levels_max + 1):
+        level = [child for parent in level for child in _children(parent)]
+        if not level:
+            return False
+    return True
+
+
+def _decode(payload: bytes) -> Json:
+    try:
+        # msgspec keeps integers exact whatever their size; orjson turns large ones into floats.
+        raw = msgspec.json.decode(payload)
+    except RecursionError:
+        raise Unmappable(f"nested deeper than {DEPTH_MAX} levels") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise Unmappable("not readable as JSON") from None
+    if not isinstance(raw, dict):
+        raise Unmappable("not a JSON object")
+    if is_too_deep(raw):
+        raise Unmappable(f"nested deeper than {DEPTH_MAX} levels")
+    return raw
+
+
+def _children(parent: object) -> Iterator[object]:
+    match parent:
+        case dict():
+            return (child for child in parent.values() if isinstance(child, dict | list))
+        case list():
+            return (child for child in parent if isinstance(child, dict | list))
+        case _:
+            return iter(())
+
+
+def _traits(type_: str, raw: Json, context: Json) -> Json:
+    """Return the root's traits as a whole, and for identify `context.traits` when those say nothing.
+
+    Server SDKs put an identify's traits into the context alone. The context's traits of a group call are
+    the user's, never the group's.
+    """
+    traits = _object(raw.get("traits"))
+    return traits or (_object(context.get("traits")) if type_ == "identify" else {})
+
+
+def _id(raw: Json, field: str) -> str:
+    text = id_text(raw.get(field))
+    if text is None:
+        raise Unmappable(f"{field} is an object or an array")
+    if text in {".", ".."}:
+        # A path segment of dots means another path to every server and proxy.
+        raise Unmappable(f"{field} consists of dots and cannot be part of a path")
+    return text
+
+
+def _object(value: object) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
