@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from forwarder.errors import Unmappable
+from forwarder.rudderstack.wire import visible
 
 DEPTH_MAX = 200  # levels; the outbound route buries deeper ones too, and no template reads them
 
@@ -38,17 +39,12 @@ class Call:
         return self.user_id or self.anonymous_id
 
 
-def read_call(payload: bytes, *, type_at_the_door: str = "") -> Call:
-    """Return the call.
-
-    `type_at_the_door` is the endpoint's name on `/v1/<type>`, which overrides the body's type as the
-    gateway does. Raises `Unmappable` when it is no JSON object, nested too deeply, or has no type.
-    """
+def read_call(payload: bytes) -> Call:
+    """Return the call; raises `Unmappable` when it is no JSON object, nested too deeply, or has no type."""
     raw = _decode(payload)
-    type_ = type_at_the_door or raw.get("type")
-    if not isinstance(type_, str) or not type_.strip():
+    type_ = _text(raw.get("type")).strip().lower()
+    if not type_:
         raise Unmappable("the call has no type")
-    type_ = type_.strip().lower()
     context = _object(raw.get("context"))
     return Call(
         type=type_,
@@ -75,15 +71,15 @@ def dig(value: object, *path: str) -> Any:
 def id_text(value: object) -> str | None:
     """Return an id as text: strings as they came, numbers and booleans as JSON writes them, "" when empty.
 
-    None for what cannot be an id. Emptiness as the gateway judges it: nothing is left once invisible
-    characters and blanks are gone (rudder-go-kit, sanitize).
+    None for what cannot be an id. The gateway, too, takes any value that is not null, and judges emptiness
+    by what is visible.
     """
     match value:
         case None:
             return ""
         case str():
-            return value if any(character.isprintable() and character != " " for character in value) else ""
-        case int() | float():  # True and False too: the gateway takes any value that is not null
+            return value if visible(value) else ""
+        case int() | float():
             return msgspec.json.encode(value).decode()
         case _:
             return None
@@ -106,7 +102,7 @@ def _decode(payload: bytes) -> Json:
     except RecursionError:
         raise Unmappable(f"nested deeper than {DEPTH_MAX} levels") from None
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        raise Unmappable("not readable as JSON") from None
+        raise Unmappable("not readable as JSON, or it holds a number out of range") from None
     if not isinstance(raw, dict):
         raise Unmappable("not a JSON object")
     if is_too_deep(raw):

@@ -34,7 +34,7 @@ def _event_fields(call: Call) -> dict[str, Any]:
         "type": call.type,
         "messageId": call.raw.get("messageId"),
         "timestamp": call.raw.get("timestamp"),
-        "properties": call.properties,
-        "traits": call.traits,
+        "properties": call.properties if isinstance(call.raw.get("properties"), dict) else None,
+        "traits": call.traits or None,
     }
-    return {name: value for name, value in fields.items() if value not in (None, "", {})}
+    return {name: value for name, value in fields.items() if value is not None and value != ""}

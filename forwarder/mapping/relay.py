@@ -14,9 +14,7 @@ from forwarder.mapping.calls import Call
 def relay(call: Call, payload: bytes, calls: CallMaker, *, to_segment: bool) -> None:
     """Make the one call that hands the event on."""
     vendor = "segment" if to_segment else "rudderstack"
-    event = dict(call.raw) if to_segment else _as_the_destination_posts(call)
-    if _type_of(event) != call.type:
-        event["type"] = call.type  # the endpoint's name on `/v1/<type>`
+    event = call.raw if to_segment else _as_the_destination_posts(call)
     calls.relay(vendor, payload if event == call.raw else msgspec.json.encode(event))
 
 
@@ -27,8 +25,3 @@ def _as_the_destination_posts(call: Call) -> dict[str, object]:
     if call.type == "identify" and not has_root_traits and "traits" in call.context:
         event["traits"] = call.context["traits"]
     return event
-
-
-def _type_of(event: dict[str, object]) -> str:
-    type_ = event.get("type")
-    return type_.strip().lower() if isinstance(type_, str) else ""

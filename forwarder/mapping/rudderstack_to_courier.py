@@ -47,9 +47,10 @@ class RudderstackToCourier:
     def map(self, lease: Lease) -> Mapped:
         """Return the Courier calls in order, or why there are none; raises only `Unmappable`."""
         envelope = lease.envelope
-        is_sdk_door = envelope.source == "v1"
-        call = read_call(envelope.payload, type_at_the_door=envelope.labels.type if is_sdk_door else "")
-        why_not = came_from_courier(call) or switched_off(call.raw.get("integrations"), is_first_stop=is_sdk_door)
+        call = read_call(envelope.payload)
+        # An SDK's data plane is its events' first stop: nobody before us has honoured `All`.
+        is_first_stop = envelope.source == "v1"
+        why_not = came_from_courier(call) or switched_off(call.raw.get("integrations"), is_first_stop=is_first_stop)
         if why_not:
             return Filtered(reason=why_not)
         if call.type in _FILTERED_TYPES:
