@@ -4,26 +4,22 @@ Strict about the envelope alone (`type`, `data`); every field inside `data` may 
 anything, and nothing is decided here about what becomes of the event.
 """
 
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from forwarder.courier import vocabulary
 from forwarder.courier.json_text import decode
 from forwarder.errors import Unmappable
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CourierEvent:
+class CourierEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One webhook event of good form. Every field of `data` but those that were checked may be anything."""
 
     type: str  # not empty
     data: dict[str, Any]
     body: dict[str, Any]  # the whole webhook, `type` and `data` included
-
-    @property
-    def status(self) -> str:
-        """The message's status in upper case; "" when there is none or it is no text."""
-        return status_of(self.data)
+    status: str  # the message's, in upper case; "" when there is none or it is no text
 
     @property
     def providers(self) -> list[dict[str, Any]]:
@@ -38,18 +34,17 @@ class CourierEvent:
     def deciding_provider(self) -> dict[str, Any]:
         """Return the entry this status came from; empty when there are no entries.
 
-        It is the one whose status equals the message's; of several the one with the message's own
-        time, else the newest. Without any it is the last entry.
+        It is the one whose status equals the message's; of several the one that reached it last.
+        Without any it is the last entry.
         """
         entries = self.providers
         if not entries:
             return {}
-        status = self.status
-        matching = [entry for entry in entries if status_of(entry) == status]
-        if len(matching) > 1 and (field := self.time_field):
-            time = self.data.get(field)
-            matching = [entry for entry in matching if entry.get(field) == time] or matching
-        return matching[-1] if matching else entries[-1]
+        matching = [entry for entry in entries if status_of(entry) == self.status]
+        if len(matching) > 1:
+            field = self.time_field
+            return max(reversed(matching), key=lambda entry: _number(entry.get(field)))
+        return matching[0] if matching else entries[-1]
 
 
 def read(payload: bytes) -> CourierEvent:
@@ -63,7 +58,7 @@ def read(payload: bytes) -> CourierEvent:
     data = body.get("data")
     if not isinstance(data, dict):
         raise Unmappable("`data` is missing or not an object")
-    return CourierEvent(type=kind, data=data, body=body)
+    return CourierEvent(type=kind, data=data, body=body, status=status_of(data))
 
 
 def status_of(fields: dict[str, Any]) -> str:
@@ -99,3 +94,7 @@ def event_name(kind: str, status: str) -> str:
     if kind == vocabulary.MESSAGE_UPDATED and status:
         return vocabulary.MESSAGE_NAMES.get(status) or vocabulary.message_name(status)
     return vocabulary.TYPE_NAMES.get(kind, kind)
+
+
+def _number(value: Any) -> float:
+    return value if isinstance(value, int | float) else 0

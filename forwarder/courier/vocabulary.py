@@ -5,7 +5,10 @@ Sources: Courier's documentation of outbound webhooks, the enum of its OpenAPI d
 names its own RudderStack and Segment integrations use.
 """
 
+import re
 from types import MappingProxyType
+
+_SEPARATORS = re.compile(r"[:_.-]+")
 
 MESSAGE_UPDATED = "message:updated"
 AUDIENCE_MATCHED = "audiences:user:matched"
@@ -139,6 +142,11 @@ CHANNEL_OF_PROVIDER = MappingProxyType(
 def message_name(status: str) -> str:
     """Return what a status is called: `Message ` and the status in title case (`Message Submission Failed`)."""
     return "Message " + " ".join(word.capitalize() for word in status.replace("_", " ").replace("-", " ").split())
+
+
+def type_name(kind: str) -> str:
+    """Return what an event that is no message is called: our name, else its type in title case (`Brand Renamed`)."""
+    return TYPE_NAMES.get(kind) or " ".join(word.capitalize() for word in _SEPARATORS.split(kind) if word)
 
 
 MESSAGE_NAMES = MappingProxyType({status: message_name(status) for status in STATUSES})

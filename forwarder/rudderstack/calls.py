@@ -15,7 +15,6 @@ What differs from the SDK's message, on purpose:
 
 import logging
 import os
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
@@ -48,8 +47,7 @@ _MARKER_TIME = _EPOCH + timedelta(days=20_000, milliseconds=1)
 _STAMPED = ("event", "userId", "anonymousId", "messageId", "timestamp", "properties", "context")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrackCall:
+class TrackCall(msgspec.Struct, frozen=True, kw_only=True):
     """One track call before it is encoded. At least one of the two ids is not empty.
 
     `properties` and `context` hold JSON values only and are never changed here. `integration` and
@@ -62,7 +60,7 @@ class TrackCall:
     message_id: str
     timestamp_ms: int
     properties: dict[str, Any]
-    context: dict[str, Any] = field(default_factory=dict)
+    context: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class TrackCalls:

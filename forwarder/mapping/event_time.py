@@ -1,0 +1,42 @@
+"""When an event happened: the status' own time, never the time at which we heard of it, while there is one."""
+
+from typing import Any
+
+from forwarder.courier import vocabulary
+from forwarder.courier.event import CourierEvent
+from forwarder.mapping.fields import time_ms
+
+_PROGRESS_FIELDS = tuple(vocabulary.TIME_FIELDS.values())
+# In the order of preference: `submission_id` is the time of the submission.
+_TEMPLATE_FIELDS = ("published_at", "canceled_at", "submission_id")
+
+
+def event_time_ms(event: CourierEvent, entry: dict[str, Any], *, received_at_ms: int) -> int:
+    """Return the event's time in epoch milliseconds.
+
+    The status' own field; else that of `entry`, the provider's entry it came from; else
+    `data.timestamp`, which one page of Courier's documentation shows; else the newest time that is
+    there; else the receipt. Garbage, zero and negative times count as absent.
+    """
+    data = event.data
+    if event.type == vocabulary.MESSAGE_UPDATED:
+        field = event.time_field
+        if field:
+            own = time_ms(data.get(field)) or time_ms(entry.get(field))
+            if own:
+                return own
+        if stated := time_ms(data.get("timestamp")):
+            return stated
+        if newest := _newest(data, event.providers):
+            return newest
+    else:
+        for name in (*_TEMPLATE_FIELDS, "timestamp"):
+            if found := time_ms(data.get(name)):
+                return found
+    # A sender of one's own may state the time beside `type`.
+    return time_ms(event.body.get("timestamp")) or received_at_ms
+
+
+def _newest(data: dict[str, Any], entries: list[dict[str, Any]]) -> int | None:
+    times = [time_ms(fields.get(name)) for fields in (data, *entries) for name in _PROGRESS_FIELDS]
+    return max((time for time in times if time), default=None)

@@ -1,0 +1,20 @@
+"""How deep JSON text is nested, told without decoding it: a decoder gives up, or recurses, where it matters."""
+
+import re
+
+# Whole strings are taken at once, so that no bracket inside one counts. Possessive: nothing is tried twice.
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
+
+
+def is_deeper(text: bytes, *, levels_max: int) -> bool:
+    """Tell whether well-formed JSON text nests objects and lists deeper than so many levels."""
+    level = 0
+    for token in _TOKEN.finditer(text):
+        first = token[0][:1]
+        if first in b"[{":
+            level += 1
+            if level > levels_max:
+                return True
+        elif first in b"]}":
+            level -= 1
+    return False
