@@ -35,6 +35,19 @@ class Reporter:
         self.metrics.rejected.labels(endpoint, reason).inc()
         self._log.warning("request.rejected", endpoint=endpoint, reason=reason)
 
+    def request_crashed(self, endpoint: str, *, error: str, where: str) -> None:
+        """Tell of a request that met a bug of ours: the error's type and where it rose, never its text."""
+        self.metrics.rejected.labels(endpoint, "internal_error").inc()
+        self._log.error("request.crashed", endpoint=endpoint, error=error, where=where)
+
+    def listener_started(self, *, host: str, port: int) -> None:
+        """Tell that the doors are open, and where."""
+        self._log.info("listener.started", host=host, port=port)
+
+    def listener_stopped(self) -> None:
+        """Tell that nothing is taken any more."""
+        self._log.info("listener.stopped")
+
     # --- delivery ---
 
     def request_finished(self, route: RouteName, *, verdict: str, duration_s: float) -> None:
@@ -114,3 +127,9 @@ class Reporter:
     def settlement_waiting(self, *, reason: str, events: int) -> None:
         """Alarm: what was delivered cannot be written down yet; it is remembered."""
         self._log.error("spool.settlement_waiting", reason=reason, events=events)
+
+    # --- the operator ---
+
+    def operator_failed(self, error: Exception) -> None:
+        """Tell that a request of the operator's listener met a bug of ours: by type and place, never by text."""
+        self._log.error("operator.failed", reason=type(error).__name__, exc_info=error)
