@@ -101,6 +101,18 @@ class Workflow:
             events.append(_message_event(_bounced(data), at_ms))
         return events
 
+    def sample(self, status: str, now_ms: int) -> WorkflowEvent:
+        """Return one event of an e-mail that reached this status now. Any text is taken: the set is open."""
+        data = self._enqueued(now_ms)
+        path = ("SENT", "DELIVERED", "OPENED", "CLICKED")
+        # A bounce comes after SENT; what Courier gave no time of its own is shown as it was enqueued.
+        reached = path[: path.index(status) + 1] if status in path else path[: status == "UNDELIVERABLE"]
+        for step in reached:
+            data = _advanced(data, CHANNELS[0], step, now_ms)
+        if status == "UNDELIVERABLE":
+            data = _bounced(data)
+        return _message_event(data | {"status": status}, now_ms)
+
     def audience(self, now_ms: int) -> WorkflowEvent:
         """Return a user's entry into an audience, or his leaving it."""
         kind = self._random.choice(tuple(AUDIENCE_NAMES))
