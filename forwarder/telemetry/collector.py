@@ -24,6 +24,10 @@ class BookCollector(Collector):
         """Keep what the next scrape tells; ages are counted to `now_ms` (wall clock)."""
         self._shown = (facts, now_ms)
 
+    def forget(self) -> None:
+        """Tell nothing until the next `show`: what cannot be read now must not be told as if it were."""
+        self._shown = None
+
     def describe(self) -> list[Metric]:
         """Name nothing in advance: the registry must not read an empty snapshot for names."""
         return []

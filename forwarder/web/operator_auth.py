@@ -1,0 +1,172 @@
+"""Who may use the operator's listener: origin first, then the host's name, then the token.
+
+Pure but for the throttle's memory; the time is given. Absent: the login's cookie, which the page brings as
+`SessionReader`, and HTTP answers, which the listener makes of a `Denial`.
+"""
+
+import hmac
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+from urllib.parse import urlsplit
+
+FAILURES_MAX: Final = 10
+FAILURES_WINDOW_S: Final = 60.0
+_ADDRESSES_MAX: Final = 4_096
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_OWN_SITES: Final = frozenset({"same-origin", "none"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Denial:
+    """Why a request goes no further."""
+
+    status: int
+    message: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class SessionReader(Protocol):
+    """The page's login: whoever holds a valid cookie need not send the token."""
+
+    def is_logged_in(self, cookies: Mapping[str, str]) -> bool:
+        """Tell whether these cookies are of a session that was opened with the token and still lives."""
+
+
+class Throttle:
+    """Count failed tokens per sender's address; too many within a minute are turned away unread.
+
+    Memory is bounded: past the limit of addresses the oldest count is forgotten.
+    """
+
+    def __init__(self, *, failures_max: int = FAILURES_MAX, window_s: float = FAILURES_WINDOW_S) -> None:
+        self._failures_max = failures_max
+        self._window_s = window_s
+        self._failures: dict[str, tuple[int, float]] = {}
+
+    def wait_s(self, address: str, *, now_s: float) -> float:
+        """Return how long the address must stay away; 0.0 when it may try."""
+        count, until_s = self._failures.get(address, (0, 0.0))
+        return max(0.0, until_s - now_s) if count >= self._failures_max else 0.0
+
+    def failed(self, address: str, *, now_s: float) -> None:
+        """Count a wrong token."""
+        count, until_s = self._failures.pop(address, (0, 0.0))
+        if len(self._failures) >= _ADDRESSES_MAX:
+            del self._failures[next(iter(self._failures))]
+        self._failures[address] = (count + 1, until_s) if until_s > now_s else (1, now_s + self._window_s)
+
+
+class OperatorGuard:
+    """Judge every request before anything else looks at it; `judge` returns None when it may go on."""
+
+    def __init__(
+        self,
+        *,
+        token: str | None,
+        own_hosts: frozenset[str],
+        sessions: SessionReader | None = None,
+        public_paths: tuple[str, ...] = (),
+    ) -> None:
+        self._token = token.encode() if token else None
+        self._own_hosts = own_hosts
+        self._sessions = sessions
+        self._public_paths = public_paths
+        self.throttle = Throttle()
+
+    def judge(
+        self,
+        *,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        cookies: Mapping[str, str],
+        remote: str,
+        now_s: float,
+    ) -> Denial | None:
+        """Return why the request is denied, or None.
+
+        `public_paths` need no token; one with a trailing slash means all below it.
+        """
+        if method not in _SAFE_METHODS and not is_own_origin(headers):
+            return Denial(status=403, message="this change comes from another origin")
+        if self._token is None:
+            return None if self._is_own_host(headers.get("Host", "")) else _FOREIGN_HOST
+        if self._is_public(path) or (self._sessions is not None and self._sessions.is_logged_in(cookies)):
+            return None
+        return self._judge_bearer(headers, remote, now_s)
+
+    def token_matches(self, given: str) -> bool:
+        """Compare a token in constant time; for the page's login, which asks `throttle` first."""
+        return self._token is not None and hmac.compare_digest(given.encode(errors="replace"), self._token)
+
+    def _judge_bearer(self, headers: Mapping[str, str], remote: str, now_s: float) -> Denial | None:
+        scheme, _, given = headers.get("Authorization", "").partition(" ")
+        if scheme.casefold() != "bearer" or not given.strip():
+            return _NO_TOKEN
+        if wait_s := self.throttle.wait_s(remote, now_s=now_s):
+            return Denial(
+                status=429,
+                message="too many wrong tokens from this address",
+                headers={"Retry-After": str(int(wait_s) + 1)},
+            )
+        if self.token_matches(given.strip()):
+            return None
+        self.throttle.failed(remote, now_s=now_s)
+        return _NO_TOKEN
+
+    def _is_public(self, path: str) -> bool:
+        return any(path == one or (one.endswith("/") and path.startswith(one)) for one in self._public_paths)
+
+    def _is_own_host(self, host: str) -> bool:
+        name = host_name(host)
+        return name in self._own_hosts or name == "localhost" or _is_loopback(name)
+
+
+def is_own_origin(headers: Mapping[str, str]) -> bool:
+    """Tell whether a change was made by our own page, or by a program (which sends neither header).
+
+    The origin is compared with the host that the browser asked, without the scheme: behind a proxy that
+    ends TLS we see http where the browser saw https.
+    """
+    if headers.get("Sec-Fetch-Site", "same-origin") not in _OWN_SITES:
+        return False
+    origin = headers.get("Origin")
+    if origin is None:
+        return True
+    try:
+        parts = urlsplit(origin)
+        asked = urlsplit(f"{parts.scheme}://{headers.get('Host', '')}")
+        default = {"http": 80, "https": 443}.get(parts.scheme)
+        return bool(parts.hostname) and (parts.hostname, parts.port or default) == (
+            asked.hostname,
+            asked.port or default,
+        )
+    except ValueError:
+        return False
+
+
+def host_name(host: str) -> str:
+    """Return the name of a `Host` header without its port and brackets, in lower case; "" when it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+_NO_TOKEN: Final = Denial(
+    status=401,
+    message="send the operator's token as Authorization: Bearer",
+    headers={"WWW-Authenticate": 'Bearer realm="forwarder"'},
+)
+_FOREIGN_HOST: Final = Denial(
+    status=403, message="this host name is not ours; use localhost, or set FORWARDER_OPERATOR_TOKEN"
+)
