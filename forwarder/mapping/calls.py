@@ -88,7 +88,7 @@ def id_text(value: object) -> str | None:
 def is_too_deep(value: object, *, levels_max: int = DEPTH_MAX) -> bool:
     """Tell whether objects and arrays lie deeper in one another than so many levels."""
     level = [value]
-    for _ in range(levels_max + 1):
+    for _ in range(levels_max):
         level = [child for parent in level for child in _children(parent)]
         if not level:
             return False

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from forwarder.errors import RulesInvalid
+
 EVENT_LENGTH_MAX = 1_024  # characters
 TARGET_LENGTH_MAX = 256  # characters
 LINKS_MAX = 5_000
@@ -43,13 +45,14 @@ class LinkSource(StrEnum):
     SEGMENT = "segment"
 
 
-class LinkInvalid(ValueError):
+class LinkInvalid(RulesInvalid):
     """A link cannot be; `field` names what is wrong with it, the text says what and why."""
 
     def __init__(self, field: str, problem: str) -> None:
         """Keep the field's name beside the problem."""
         super().__init__(f"{field}: {problem}")
         self.field = field
+        self.problem = problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,69 @@
+"""Change the links of a daemon: check, keep, then put in force.
+
+In the words of file, command line and API (`link_of`). Where they are kept is handed in, the spool's
+`remember` and `recall`. Not safe for concurrent changes: the one that serves people takes turns.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, Self
+
+from forwarder.mapping.link_book import STORE_KEY, LinkBook, decode_links, encode_links
+from forwarder.mapping.link_file import LinkFile, link_of, words_of, write_links
+from forwarder.mapping.links import LinkInvalid, Links
+
+
+class Memory(Protocol):
+    """The part of the spool that keeps small values of the daemon's own, durable."""
+
+    async def remember(self, key: str, value: bytes) -> None:
+        """Keep the value under the key."""
+
+    async def recall(self, key: str) -> bytes | None:
+        """Return what was kept, or None."""
+
+
+class LinkStore:
+    """The pinned and the stored links, and the only way to change the latter."""
+
+    def __init__(self, book: LinkBook, memory: Memory) -> None:
+        self.book = book
+        self._memory = memory
+
+    @classmethod
+    async def load(cls, memory: Memory, pinned: LinkFile | None = None) -> Self:
+        """Return the store as it was kept; raises `LinkInvalid` when what was kept cannot be read."""
+        return cls(LinkBook(pinned, decode_links(await memory.recall(STORE_KEY))), memory)
+
+    def rows(self) -> Sequence[Mapping[str, object]]:
+        """Return every link in force, in order, each saying whether it is `pinned`."""
+        return [{**words_of(link), "pinned": self.book.is_pinned(link)} for link in self.book.links()]
+
+    def export(self) -> str:
+        """Return every link in force as a file for `FORWARDER_LINKS`."""
+        return write_links(self.book.links())
+
+    async def change(
+        self, *, add: Sequence[Mapping[str, str]] = (), remove: Sequence[Mapping[str, str]] = ()
+    ) -> tuple[int, int]:
+        """Take links out and put links in, all or none, durable; return how many were added and removed.
+
+        What is there already is not added again. Raises `LinkInvalid` for a link that cannot be or is not
+        there, `LinkPinned` for one that the file holds.
+        """
+        before = self.book.stored
+        changed = LinkBook(self.book.file, before)
+        for words in remove:
+            link = link_of(words)
+            if link not in changed.links():
+                raise LinkInvalid("link", "there is no such link; `links list` shows them all")
+            changed.replace_stored(changed.without(link))
+        for words in add:
+            changed.replace_stored(changed.with_link(link_of(words)))
+        await self._keep(changed.stored)
+        after = changed.stored
+        return len(set(after) - set(before)), len(set(before) - set(after))
+
+    async def _keep(self, stored: Links) -> None:
+        if stored != self.book.stored:
+            await self._memory.remember(STORE_KEY, encode_links(stored))
+            self.book.replace_stored(stored)
