@@ -1,0 +1,37 @@
+"""Decide whether new events fit under the spool's cap.
+
+Pure. History (what is settled and not dead) yields to new events, so it never counts against them; what
+is unsettled or dead does.
+"""
+
+from dataclasses import dataclass
+
+from forwarder.spool.limits import SpoolLimits
+
+EVENT_OVERHEAD_BYTES = 384  # a row's share of pages, keys and bookkeeping beside its payload
+YIELD_FRACTION = 0.9  # of the cap: from here on history yields
+ROUTE_FRACTION = 0.75  # of the cap: what one route's unsettled events may take while both run
+RETRY_AFTER_S = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What is held just now, in bytes with the overhead of each row."""
+
+    unsettled_route: int  # of the route that wants to add
+    unsettled: int  # of all routes
+    dead: int
+
+
+def event_bytes(payload_bytes: int) -> int:
+    """Return what an event is counted as."""
+    return payload_bytes + EVENT_OVERHEAD_BYTES
+
+
+def refusal(limits: SpoolLimits, load: Load, *, incoming: int) -> str:
+    """Return why `incoming` more bytes do not fit, or "" when they do."""
+    if load.unsettled + load.dead + incoming > limits.bytes_max * YIELD_FRACTION:
+        return "the spool has reached its cap: what waits and what is dead fills it"
+    if limits.is_shared and load.unsettled_route + incoming > limits.bytes_max * ROUTE_FRACTION:
+        return "this route's waiting events have reached three quarters of the spool's cap"
+    return ""

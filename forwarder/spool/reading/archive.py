@@ -1,0 +1,201 @@
+"""Read a spool's folder, beside its daemon or without one, on a connection and a thread of its own.
+
+Nothing here writes: `write_audit` needs the spool itself.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import apsw
+
+from forwarder.errors import NoSuchEvent, SpoolClosed, SpoolUnusable
+from forwarder.model import Books, RouteName, State
+from forwarder.ports import (
+    AuditRow,
+    Clock,
+    EventDetail,
+    EventPage,
+    EventQuery,
+    EventTypeRow,
+    ReasonGroup,
+    SpoolFacts,
+)
+from forwarder.spool.reading.detail import read_detail
+from forwarder.spool.reading.search import search
+from forwarder.spool.store.codes import ROUTE_CODES, ROUTES, STATE_CODES, Account
+from forwarder.spool.store.database import open_reader
+
+T = TypeVar("T")
+BookAmounts = dict[tuple[int, int], int]
+Live = Callable[[], tuple[BookAmounts, str, int]]
+
+
+class SqliteArchive:
+    """`ports.Archive` over a folder, read-only."""
+
+    def __init__(self, connection: apsw.Connection, executor: ThreadPoolExecutor, live: Live | None) -> None:
+        self._connection = connection
+        self._executor = executor
+        self._live = live
+        self._is_closed = False
+
+    @classmethod
+    async def open(
+        cls, data_dir: Path, *, live: Live | None = None, clock: Clock | None = None, vfs: str | None = None
+    ) -> "SqliteArchive":
+        """Open a folder for reading; raises `SpoolUnusable` where there is no spool to read.
+
+        `live` gives the books, the refusal and the cap of the spool that runs; without it they are read.
+        """
+        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool-reader")
+        try:
+            connection = await asyncio.get_running_loop().run_in_executor(
+                executor, lambda: open_reader(data_dir, vfs=vfs)
+            )
+        except BaseException:
+            executor.shutdown(wait=False)
+            raise
+        return cls(connection, executor, live)
+
+    async def close(self) -> None:
+        """Close the connection. Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._connection.close)
+        self._executor.shutdown(wait=False)
+
+    async def facts(self) -> SpoolFacts:
+        """Return the spool's state; see `ports.Archive.facts`."""
+        return await self._read(self._facts)
+
+    async def events(self, query: EventQuery) -> EventPage:
+        """List events; see `ports.Archive.events`."""
+        return await self._read(lambda connection: search(connection, query))
+
+    async def event(self, sequence: int) -> EventDetail:
+        """Return one event; raises `NoSuchEvent`."""
+        detail = await self._read(lambda connection: read_detail(connection, sequence))
+        if detail is None:
+            raise NoSuchEvent(f"no event {sequence} in this spool: it never was, or its history was purged")
+        return detail
+
+    async def event_types(self, route: RouteName | None, *, limit: int) -> Sequence[EventTypeRow]:
+        """List the event types seen, last seen first."""
+        rows = await self._read(
+            lambda connection: connection.execute(
+                "SELECT route, type, event, count, first_at_ms, last_at_ms FROM event_types "
+                "WHERE ?1 IS NULL OR route = ?1 ORDER BY last_at_ms DESC, route, type, event LIMIT ?2",
+                (_code(route), limit),
+            ).fetchall()
+        )
+        return [
+            EventTypeRow(
+                route=ROUTES[row[0]], type=row[1], event=row[2], count=row[3], first_at_ms=row[4], last_at_ms=row[5]
+            )
+            for row in rows
+        ]
+
+    async def reasons(self, route: RouteName | None, state: State, *, limit: int) -> Sequence[ReasonGroup]:
+        """Group settled, not discarded events by reason, largest first."""
+        rows = await self._read(
+            lambda connection: connection.execute(
+                "SELECT reason, sum(count), max(sample), max(last_at_ms) FROM (SELECT reason, count, last_at_ms, "
+                "(SELECT max(sequence) FROM outcomes o WHERE o.reason_id = r.reason_id AND is_discarded = 0) AS sample "
+                "FROM reasons r WHERE state = ?1 AND count > 0 AND (?2 IS NULL OR route = ?2)) "
+                "GROUP BY reason ORDER BY 2 DESC, reason LIMIT ?3",
+                (STATE_CODES[state], _code(route), limit),
+            ).fetchall()
+        )
+        return [
+            ReasonGroup(reason=row[0], count=row[1], sample_sequence=row[2] or 0, last_at_ms=row[3]) for row in rows
+        ]
+
+    async def audit(self, *, limit: int) -> Sequence[AuditRow]:
+        """List the audit log, newest first."""
+        rows = await self._read(
+            lambda connection: connection.execute(
+                "SELECT at_ms, who, action, detail FROM audit ORDER BY audit_id DESC LIMIT ?", (limit,)
+            ).fetchall()
+        )
+        return [AuditRow(at_ms=row[0], who=row[1], action=row[2], detail=row[3]) for row in rows]
+
+    async def write_audit(self, row: AuditRow) -> None:
+        """Refuse: this reads only."""
+        raise SpoolUnusable(f"the audit entry {row.action!r} needs the spool itself, not its archive")
+
+    async def recall(self, key: str) -> bytes | None:
+        """Return a remembered value, or None; see `ports.Spool.recall`."""
+        row = await self._read(
+            lambda connection: connection.execute("SELECT value FROM remembered WHERE key = ?", (key,)).fetchone()
+        )
+        return None if row is None else bytes(row[0])
+
+    async def _read(self, work: Callable[[apsw.Connection], T]) -> T:
+        if self._is_closed:
+            raise SpoolClosed("the spool is closed")
+        return await asyncio.get_running_loop().run_in_executor(self._executor, lambda: self._in_one_view(work))
+
+    def _in_one_view(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Run several statements over one moment of the database."""
+        self._connection.execute("BEGIN")
+        try:
+            return work(self._connection)
+        finally:
+            self._connection.execute("ROLLBACK")
+
+    def _facts(self, connection: apsw.Connection) -> SpoolFacts:
+        if self._live is not None:
+            amounts, refusal, cap = self._live()
+        else:
+            rows = connection.execute("SELECT route, account, amount FROM books")
+            amounts, refusal, cap = {(route, account): amount for route, account, amount in rows}, "", 0
+        pages = int(connection.pragma("page_count")) - int(connection.pragma("freelist_count"))
+        return SpoolFacts(
+            size_bytes=pages * int(connection.pragma("page_size")),
+            cap_bytes=cap,
+            unsettled_bytes={name: amounts.get((code, Account.UNSETTLED_BYTES), 0) for name, code in _codes()},
+            books={name: _books(amounts, code) for name, code in _codes()},
+            oldest_pending_ms={name: _oldest_ms(connection, code) for name, code in _codes()},
+            retrying={name: amounts.get((code, Account.RETRYING), 0) for name, code in _codes()},
+            corrupt_rows=sum(amounts.get((code, Account.CORRUPT), 0) for _, code in _codes()),
+            is_accepting=not refusal,
+            refusal=refusal,
+            sqlite_version=apsw.sqlite_lib_version(),
+        )
+
+
+def _codes() -> list[tuple[RouteName, int]]:
+    return list(ROUTE_CODES.items())
+
+
+def _code(route: RouteName | None) -> int | None:
+    return None if route is None else ROUTE_CODES[route]
+
+
+def _books(amounts: BookAmounts, route: int) -> Books:
+    def amount(account: Account) -> int:
+        return amounts.get((route, int(account)), 0)
+
+    return Books(
+        accepted=amount(Account.ACCEPTED),
+        pending=amount(Account.PENDING),
+        delivered=amount(Account.DELIVERED),
+        filtered=amount(Account.FILTERED),
+        unmapped=amount(Account.UNMAPPED),
+        dead=amount(Account.DEAD),
+    )
+
+
+def _oldest_ms(connection: apsw.Connection, route: int) -> int | None:
+    # What is blocked stands behind an older one, so it is never the oldest.
+    row = connection.execute(
+        "SELECT received_at_ms FROM events WHERE sequence = (SELECT min(oldest) FROM ("
+        "SELECT min(sequence) AS oldest FROM ready WHERE route = ?1 UNION ALL "
+        "SELECT min(sequence) FROM retries WHERE route = ?1))",
+        (route,),
+    ).fetchone()
+    return None if row is None else int(row[0])

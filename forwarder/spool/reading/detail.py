@@ -1,0 +1,52 @@
+"""Read one event whole, as far as its row can be read."""
+
+from array import array
+from zlib import crc32
+
+import apsw
+
+from forwarder.ports import EventDetail
+from forwarder.spool.reading.rows import EVENT_COLUMNS, attempt_of, event_row
+from forwarder.spool.reading.standings import standing_of
+from forwarder.spool.store.attempts import unpack_ids
+
+_EVENT = f"SELECT {EVENT_COLUMNS}, event_key, checksum, payload FROM events WHERE sequence = ?"
+_ATTEMPTS = (
+    "SELECT at_ms, duration_ms, operation, status, outcome, reason, answer FROM attempts "
+    "WHERE attempt_id IN carray(?) ORDER BY attempt_id"
+)
+_ATTEMPTS_MAX = 10
+
+
+def read_detail(connection: apsw.Connection, sequence: int) -> EventDetail | None:
+    """Return the event, or None when it is not known."""
+    row = connection.execute(_EVENT, (sequence,)).fetchone()
+    if row is None:
+        return None
+    event_key, checksum, payload = row[9:]
+    progress = connection.execute("SELECT data FROM progress WHERE sequence = ?", (sequence,)).fetchone()
+    ids = _attempt_ids(connection, row[1], sequence)[-_ATTEMPTS_MAX:]
+    attempts = connection.execute(_ATTEMPTS, (apsw.carray(array("q", ids)),)).fetchall() if ids else []
+    return EventDetail(
+        row=event_row(row[:9], standing_of(connection, row[1], sequence)),
+        event_key=event_key,
+        payload=payload if payload is not None and crc32(payload) == checksum else None,
+        progress=progress[0] if progress else b"",
+        attempts=tuple(attempt_of(values) for values in attempts),
+    )
+
+
+def _attempt_ids(connection: apsw.Connection, route: int, sequence: int) -> list[int]:
+    retry = connection.execute(
+        "SELECT attempt_ids FROM retries WHERE route = ? AND sequence = ?", (route, sequence)
+    ).fetchone()
+    if retry is not None:
+        return unpack_ids(retry[0])
+    for state in (1, 2, 3, 4):
+        row = connection.execute(
+            "SELECT earlier_ids, attempt_id FROM outcomes WHERE route = ? AND state = ? AND sequence = ?",
+            (route, state, sequence),
+        ).fetchone()
+        if row is not None:
+            return unpack_ids(row[0]) + ([] if row[1] is None else [row[1]])
+    return []

@@ -1,0 +1,29 @@
+"""Find out where events are: an event is where its sequence is found."""
+
+import apsw
+
+from forwarder.spool.reading.rows import Standing
+from forwarder.spool.store.codes import PENDING, SETTLED_CODES
+
+_OUTCOME = (
+    "SELECT o.state, o.settled_at_ms, o.attempts, r.reason, o.is_discarded FROM outcomes o "
+    "LEFT JOIN reasons r USING (reason_id) WHERE o.route = ? AND o.state = ? AND o.sequence = ?"
+)
+_RETRY = (
+    "SELECT t.attempts, r.reason, t.not_before_ms FROM retries t "
+    "LEFT JOIN reasons r USING (reason_id) WHERE t.route = ? AND t.sequence = ?"
+)
+
+
+def standing_of(connection: apsw.Connection, route: int, sequence: int) -> Standing:
+    """Return where an event of this route is."""
+    for state in SETTLED_CODES:
+        row = connection.execute(_OUTCOME, (route, state, sequence)).fetchone()
+        if row is not None:
+            return Standing(
+                row[0], settled_at_ms=row[1], attempts=row[2], reason=row[3] or "", is_discarded=bool(row[4])
+            )
+    retry = connection.execute(_RETRY, (route, sequence)).fetchone()
+    if retry is None:
+        return Standing(PENDING)
+    return Standing(PENDING, attempts=retry[0], reason=retry[1] or "", not_before_ms=retry[2] or None)

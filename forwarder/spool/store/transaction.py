@@ -1,0 +1,116 @@
+"""One transaction in the making: the connection, the time, and what it changes beside rows.
+
+The books, the known reasons and the known event types are held in memory and in tables. Changes gather
+here and reach memory only when the commit succeeded, so that a rolled-back transaction leaves no trace.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import apsw
+
+from forwarder.model import Lease
+from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.store.codes import Account
+
+BookChanges = defaultdict[tuple[int, int], int]
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A pending event in memory, ready to be lent.
+
+    `lane` is the number of its partition, 0 without; `due` is its row in `waiting`, None when it
+    is in `ready`.
+    """
+
+    lease: Lease
+    lane: int
+    due: tuple[int, int] | None = None  # is_retry, not_before_ms
+    is_settling: bool = False
+
+    @property
+    def sequence(self) -> int:
+        """Return the event's sequence."""
+        return self.lease.sequence
+
+    @property
+    def size(self) -> int:
+        """Return the payload's bytes."""
+        return len(self.lease.envelope.payload)
+
+
+@dataclass(slots=True)
+class Memory:
+    """What the writer thread knows without asking the database. Changed by commits only."""
+
+    sequence: int = 0  # the last one given
+    books: dict[tuple[int, int], int] = field(default_factory=dict)
+    event_types: set[tuple[int, str, str]] = field(default_factory=set)
+
+
+class Transaction:
+    """What the jobs of one commit share. Lives on the writer thread, for one commit."""
+
+    def __init__(self, connection: apsw.Connection, memory: Memory, limits: SpoolLimits, *, now_ms: int) -> None:
+        self.connection = connection
+        self.execute = connection.execute
+        self.executemany = connection.executemany
+        self.limits = limits
+        self.now_ms = now_ms
+        self.sequence = memory.sequence
+        self.new_event_types: set[tuple[int, str, str]] = set()
+        self.quarantined: list[int] = []
+        self._memory = memory
+        self._changes: BookChanges = defaultdict(int)
+
+    def knows_event_type(self, key: tuple[int, str, str]) -> bool:
+        """Tell whether this type has its row already."""
+        return key in self._memory.event_types or key in self.new_event_types
+
+    def event_types_of(self, route: int) -> int:
+        """Return how many distinct types the route has."""
+        known = self._memory.event_types | self.new_event_types
+        return sum(1 for key in known if key[0] == route)
+
+    def book(self, route: int, account: int, amount: int) -> None:
+        """Add to an account of the books."""
+        self._changes[route, account] += amount
+
+    def balance(self, route: int, account: Account) -> int:
+        """Return an account as it will be after this commit."""
+        key = (route, int(account))
+        return self._memory.books.get(key, 0) + self._changes.get(key, 0)
+
+    def write_books(self) -> None:
+        """Write the changed accounts; the last thing before the commit."""
+        self.executemany(
+            "INSERT INTO books VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET amount = amount + excluded.amount",
+            [(route, account, amount) for (route, account), amount in self._changes.items() if amount],
+        )
+
+    def is_changed(self) -> bool:
+        """Tell whether any account changed."""
+        return any(self._changes.values())
+
+    def keep(self) -> None:
+        """Take the changes over into memory, once the commit succeeded."""
+        memory = self._memory
+        books = dict(memory.books)
+        for key, amount in self._changes.items():
+            books[key] = books.get(key, 0) + amount
+        # A new dict each time: readers on other threads hold the old one, one moment's truth.
+        memory.books = books
+        memory.sequence = self.sequence
+        if self.new_event_types:
+            memory.event_types |= self.new_event_types
+
+
+def load_memory(connection: apsw.Connection) -> Memory:
+    """Read what a fresh writer must know."""
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
+    return Memory(
+        sequence=int(row[0]) if row else 0,
+        books={(route, account): amount for route, account, amount in connection.execute("SELECT * FROM books")},
+        event_types=set(connection.execute("SELECT route, type, event FROM event_types")),
+    )
