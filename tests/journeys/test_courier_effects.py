@@ -1,0 +1,91 @@
+"""Towards Courier: in order per user, each operation once, through 429, 500, silence and a kill."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import aiohttp
+import pytest
+
+from forwarder.demo.call_stream import LINKS, Call, CallStream, happened
+from forwarder.demo.chaos import Chaos, ChaosRates, Misfortune
+from forwarder.demo.courier_api import CourierApi
+from forwarder.demo.courier_state import Effect
+from forwarder.demo.facts import Ledger
+from forwarder.demo.player import RUDDERSTACK_SCHEDULE_S, Player
+from forwarder.demo.process import DaemonProcess
+from forwarder.model import RouteName
+
+pytestmark = [pytest.mark.journey, pytest.mark.slow]
+
+INBOUND = RouteName.RUDDERSTACK_TO_COURIER.value
+USERS = 200
+EVENTS_PER_USER = 10
+RATES = ChaosRates(rate_limited=0.005, error=0.04, lost=0.02, silent=0.03, silent_error=0.01, late=0.01)
+
+
+def links_file(folder: str) -> str:
+    """Write the links of the stream as the daemon reads them; return the path."""
+    path = f"{folder}/links.toml"
+    with open(path, "w") as file:
+        for event, target in LINKS.items():
+            file.write(f'[[links]]\nevent = "{event}"\ntarget = "{target}"\n')
+    return path
+
+
+async def test_order_and_once_only_hold_through_chaos_and_a_kill(
+    make_daemon: Callable[[dict[str, str]], DaemonProcess],
+    http: aiohttp.ClientSession,
+    courier: CourierApi,
+    inbound: dict[str, str],
+) -> None:
+    """200 users with 10 events each: every call takes effect once, and per user in the order of arrival."""
+    courier.chaos = Chaos(RATES, seed=41)
+    ledger = Ledger()
+    effects: list[Effect] = []
+
+    def note(effect: Effect) -> None:
+        effects.append(effect)
+        sighting = happened(effect)
+        if sighting is not None:
+            ledger.see(sighting)
+
+    courier.state.on_effect = note
+    daemon = make_daemon(inbound)
+    daemon.settings["FORWARDER_LINKS"] = links_file(str(daemon.folder))
+    await daemon.start()
+    stream, now_ms = CallStream(seed=42), time.time_ns() // 1_000_000
+    makers = (stream.identify, stream.linked, stream.ad_hoc)
+    calls = {
+        f"customer-{user:04d}": [
+            makers[(user + n) % 3](now_ms + n, f"customer-{user:04d}") for n in range(EVENTS_PER_USER)
+        ]
+        for user in range(USERS)
+    }
+    player = Player(http, daemon.url, ledger, schedule_s=RUDDERSTACK_SCHEDULE_S, scale=0.005)
+
+    async def post_all(of_user: list[Call]) -> None:
+        for call in of_user:
+            assert await player.call(call, inbound["FORWARDER_INBOUND_KEYS"])
+
+    async def kill_in_the_middle() -> None:
+        assert await courier.wait_for_requests(USERS * EVENTS_PER_USER // 3, timeout_s=60)
+        await daemon.kill()
+        await daemon.start()
+
+    async with asyncio.timeout(90), asyncio.TaskGroup() as group:
+        group.create_task(kill_in_the_middle())
+        for of_user in calls.values():
+            group.create_task(post_all(of_user))
+    books = await daemon.wait_for_books(INBOUND, lambda books: books["pending"] == 0, timeout_s=90)
+
+    assert ledger.acknowledged == USERS * EVENTS_PER_USER == books["delivered"]
+    assert list(ledger.missing()) == []
+    assert list(ledger.wrong) == []
+    assert ledger.duplicates == 0
+    for user, of_user in calls.items():
+        seen_keys = [sighting.key for effect in effects if effect.user == user and (sighting := happened(effect))]
+        assert seen_keys == [call.facts.key for call in of_user], user
+    assert all(courier.misfortunes[luck] for luck in Misfortune if luck is not Misfortune.ERROR_AFTER_EFFECT)
+    assert courier.replays.replayed > 0
+    assert await daemon.stop() == 0
