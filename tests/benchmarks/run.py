@@ -142,6 +142,19 @@ def table(rounds: list[dict[str, dict[str, float]]]) -> Iterator[str]:
     yield f"requests answered otherwise than 200, all rows: {refused:.0f}"
 
 
+def mapping() -> Iterator[str]:
+    """Yield what one event's mapping costs, ours and the SDK's."""
+    done = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, str(_HERE / "mapping.py")],
+        env={**_INHERITED, "PYTHON_DOTENV_DISABLED": "1"},
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=300,
+    )
+    for name, values in json.loads(done.stdout).items():
+        yield f"{f'mapping one event, {name}':44}{spread(values, '.1f')} µs of CPU"
+
+
 def main() -> None:
     """Measure in rounds and print the table."""
     parser = argparse.ArgumentParser(description="Measure the daemon beside a bare handler and the SDK.")
@@ -164,7 +177,7 @@ def main() -> None:
                 "webhook to delivered": of_daemon(events=events, path="/webhooks/courier", delivers=True),
             }
         )
-    say("\n".join(table(rounds)) + "\n")
+    say("\n".join([*table(rounds), *mapping()]) + "\n")
 
 
 if __name__ == "__main__":
