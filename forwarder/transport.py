@@ -1,0 +1,166 @@
+"""One HTTP exchange with a vendor: time-outs, size caps, and foreign errors turned into ours.
+
+What an answer means is decided by the sinks. Retries that outlast a connection blip are absent on
+purpose: they belong to the spool, which survives a restart. Redirects are answers like any other.
+
+Proxies come from the environment (`HTTPS_PROXY`, `NO_PROXY`, …), read here and not by aiohttp's
+`trust_env`: that also reads `~/.netrc`, which then collides with our Authorization header, and
+costs two thread hops per request. Trusted certificates come from OpenSSL's defaults, and so from
+`SSL_CERT_FILE` and `SSL_CERT_DIR`.
+"""
+
+import ssl
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_random_exponential
+
+from forwarder import __version__
+from forwarder.errors import NoAnswer
+from forwarder.model import HttpRequest, HttpResponse
+from forwarder.ports import Clock
+
+_BLIP_MAX_S: Final = 2.0
+_CONNECT_MAX_S: Final = 10.0
+_READ_BYTES: Final = 65_536
+_USER_AGENT: Final = f"forwarder/{__version__}"
+
+CONNECTION_REFUSED: Final = "connection refused"
+NO_CONNECTION: Final = "no connection"
+
+# The one mapping of foreign errors: (theirs, our reason, whether the request may have left).
+# The first that fits counts, so the special stand before the general.
+_REASONS: Final[tuple[tuple[type[BaseException], str, bool], ...]] = (
+    (aiohttp.ClientConnectorDNSError, "no such host", False),
+    (aiohttp.ClientConnectorCertificateError, "certificate not trusted", False),
+    (aiohttp.ClientSSLError, "tls failure", False),
+    (aiohttp.ServerFingerprintMismatch, "certificate not trusted", False),
+    (aiohttp.ClientProxyConnectionError, "proxy unreachable", False),
+    (aiohttp.ClientHttpProxyError, "proxy refused", False),
+    (aiohttp.ClientConnectorError, NO_CONNECTION, False),
+    (aiohttp.ConnectionTimeoutError, "connect time-out", False),
+    (TimeoutError, "time-out", True),
+    (aiohttp.ClientPayloadError, "answer cut off", True),
+    (aiohttp.ServerDisconnectedError, "connection lost", True),
+    (aiohttp.ClientResponseError, "not http", True),
+    (aiohttp.InvalidURL, "unusable address", False),
+    (aiohttp.NonHttpUrlClientError, "unusable address", False),
+    (aiohttp.ClientError, "connection lost", True),
+    (OSError, "connection lost", True),
+)
+
+
+def _no_answer(error: BaseException) -> NoAnswer:
+    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ConnectionRefusedError):
+        return NoAnswer(CONNECTION_REFUSED, request_left=False)
+    for theirs, reason, request_left in _REASONS:
+        if isinstance(error, theirs):
+            return NoAnswer(reason, request_left=request_left)
+    return NoAnswer("connection lost", request_left=True)
+
+
+def _is_blip(error: BaseException) -> bool:
+    return isinstance(error, NoAnswer) and not error.request_left and str(error) in {CONNECTION_REFUSED, NO_CONNECTION}
+
+
+class AiohttpTransport:
+    """`ports.Transport` over one shared aiohttp session, with a bounded pool of kept connections.
+
+    A connection that certainly was not made is tried again for at most two seconds, within the
+    request's own time-out; nothing else is. (aiohttp itself resends GET, PUT and DELETE once
+    when a kept connection turns out to be closed, as RFC 9112 allows.) Use as an async context
+    manager, or call `close`.
+    """
+
+    def __init__(self, *, clock: Clock, connections_max: int = 256, blip_max_s: float = _BLIP_MAX_S) -> None:
+        self._clock = clock
+        self._connections_max = connections_max
+        self._blip_max_s = blip_max_s
+        self._session: aiohttp.ClientSession | None = None
+        self._proxies: dict[tuple[str, str], str | None] = {}
+
+    async def __aenter__(self) -> Self:
+        """Open the session, so that a missing certificate file shows at the start."""
+        self._open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the session."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every kept connection. Idempotent; a later exchange opens a new session."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def exchange(self, request: HttpRequest) -> HttpResponse:
+        """Send the request and return the whole answer; see `ports.Transport`.
+
+        `duration_s` covers the last try alone. Raises `NoAnswer` with one of a fixed vocabulary of
+        reasons: nothing of the foreign error's text, which may quote the address, gets through.
+        """
+        deadline_s = self._clock.monotonic_s() + request.timeout_s
+        tries = AsyncRetrying(
+            retry=retry_if_exception(_is_blip),
+            stop=stop_before_delay(min(self._blip_max_s, request.timeout_s)),
+            wait=wait_random_exponential(multiplier=0.05, max=0.5),
+            reraise=True,
+        )
+        return await tries(self._exchange_once, request, deadline_s)
+
+    async def _exchange_once(self, request: HttpRequest, deadline_s: float) -> HttpResponse:
+        started_s = self._clock.monotonic_s()
+        left_s = max(deadline_s - started_s, 0.001)
+        try:
+            async with self._open().request(
+                request.method,
+                request.url,
+                data=request.body or None,
+                headers=request.headers,
+                allow_redirects=False,
+                proxy=self._proxy_for(request.url),
+                timeout=aiohttp.ClientTimeout(total=left_s, sock_connect=min(_CONNECT_MAX_S, left_s)),
+            ) as response:
+                body = await _read_capped(response, request.answer_bytes_max)
+                headers = {name.lower(): value for name, value in response.headers.items()}
+                status = response.status
+        except (aiohttp.ClientError, OSError) as error:  # time-outs are OSErrors
+            raise _no_answer(error) from None
+        return HttpResponse(status=status, headers=headers, body=body, duration_s=self._clock.monotonic_s() - started_s)
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._connections_max, ssl=ssl.create_default_context()),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"User-Agent": _USER_AGENT},
+            )
+        return self._session
+
+    def _proxy_for(self, url: str) -> str | None:
+        parts = urlsplit(url)
+        key = (parts.scheme, parts.netloc)
+        if key not in self._proxies:  # bounded: one entry per vendor's address
+            is_direct = bool(proxy_bypass(parts.netloc))
+            self._proxies[key] = None if is_direct else getproxies().get(parts.scheme)
+        return self._proxies[key]
+
+
+async def _read_capped(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_chunked(_READ_BYTES):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size >= bytes_max:
+            break
+    else:
+        return b"".join(chunks)
+    response.close()  # the rest is not read, so the connection cannot be kept
+    return b"".join(chunks)[:bytes_max]

@@ -1,0 +1,285 @@
+"""One HTTP exchange against real sockets: whole answers, caps, time-outs, and our names for their errors."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aioresponses import aioresponses
+
+from forwarder import __version__
+from forwarder.clock import SystemClock
+from forwarder.errors import NoAnswer
+from forwarder.model import HttpRequest
+from forwarder.transport import AiohttpTransport
+
+Raw = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture
+async def transport(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AiohttpTransport]:
+    """Return an open transport that retries blips for a moment only, in an environment without proxies."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    async with AiohttpTransport(clock=SystemClock(), blip_max_s=0.2) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def _serving(handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
+    runner = web.ServerRunner(web.Server(handler), shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def _raw_serving(handler: Raw) -> AsyncIterator[str]:
+    server = await asyncio.start_server(handler, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.close()
+
+
+def _request(url: str, *, method: str = "POST", timeout_s: float = 5.0, answer_bytes_max: int = 1_000) -> HttpRequest:
+    return HttpRequest(
+        method=method,
+        url=url,
+        headers={"X-Own": "1"},
+        body=b"hello",
+        timeout_s=timeout_s,
+        answer_bytes_max=answer_bytes_max,
+    )
+
+
+def _unused_port() -> int:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return int(unused.getsockname()[1])
+
+
+async def test_whole_exchange(transport: AiohttpTransport) -> None:
+    """Method, body and headers arrive; status, lower-case headers and body come back."""
+    seen: list[tuple[str, bytes, str, str]] = []
+
+    async def handler(request: web.BaseRequest) -> web.Response:
+        seen.append((request.method, await request.read(), request.headers["X-Own"], request.headers["User-Agent"]))
+        return web.Response(status=418, text="tea", headers={"X-Pot": "Big"})
+
+    async with _serving(handler) as url:
+        response = await transport.exchange(_request(url))
+    assert seen == [("POST", b"hello", "1", f"forwarder/{__version__}")]
+    assert (response.status, response.body, response.headers["x-pot"]) == (418, b"tea", "Big")
+    assert 0 <= response.duration_s < 5
+
+
+async def test_redirect_is_an_answer(transport: AiohttpTransport) -> None:
+    """A redirect is not followed."""
+    count = 0
+
+    async def handler(_request: web.BaseRequest) -> web.Response:
+        nonlocal count
+        count += 1
+        return web.Response(status=302, headers={"Location": "/elsewhere"})
+
+    async with _serving(handler) as url:
+        response = await transport.exchange(_request(url))
+    assert (response.status, response.headers["location"], count) == (302, "/elsewhere", 1)
+
+
+@pytest.mark.parametrize(("size", "kept"), [(999, 999), (1_000, 1_000), (5_000_000, 1_000)])
+async def test_answer_is_capped(transport: AiohttpTransport, size: int, kept: int) -> None:
+    """What comes beyond the cap is cut off, and the next exchange is not disturbed by it."""
+
+    async def handler(_request: web.BaseRequest) -> web.Response:
+        return web.Response(body=b"x" * size)
+
+    async with _serving(handler) as url:
+        for _ in range(2):
+            response = await transport.exchange(_request(url))
+            assert len(response.body) == kept
+
+
+async def test_time_out(transport: AiohttpTransport) -> None:
+    """No answer in time: the request left, the outcome is unknown."""
+
+    async def handler(_request: web.BaseRequest) -> web.Response:
+        await asyncio.sleep(30)
+        return web.Response()
+
+    async with _serving(handler) as url:
+        with pytest.raises(NoAnswer, match=r"^time-out$") as caught:
+            await transport.exchange(_request(url, timeout_s=0.1))
+    assert caught.value.request_left
+
+
+async def test_connection_refused_is_retried_briefly(transport: AiohttpTransport) -> None:
+    """Nothing listens: the request stayed here, and it was tried more than once within the budget."""
+    started = asyncio.get_running_loop().time()
+    with pytest.raises(NoAnswer, match=r"^connection refused$") as caught:
+        await transport.exchange(_request(f"http://127.0.0.1:{_unused_port()}"))
+    assert not caught.value.request_left
+    assert asyncio.get_running_loop().time() - started < 1.0
+
+
+async def test_blip_is_bridged(transport: AiohttpTransport) -> None:
+    """A listener that comes up within the budget gets the request."""
+    patient = AiohttpTransport(clock=SystemClock(), blip_max_s=2.0)
+    port = _unused_port()
+
+    async def handler(_request: web.BaseRequest) -> web.Response:
+        return web.Response(text="ok")
+
+    runner = web.ServerRunner(web.Server(handler), shutdown_timeout=0.1)
+    await runner.setup()
+    exchange = asyncio.create_task(patient.exchange(_request(f"http://127.0.0.1:{port}")))
+    await asyncio.sleep(0.05)
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    assert (await exchange).body == b"ok"
+    await patient.close()
+    await patient.close()
+    await runner.cleanup()
+    del transport
+
+
+async def _hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"hello")
+    writer.close()
+
+
+async def _cut_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"hello")
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nok")
+    writer.close()
+
+
+async def _mumble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"hello")
+    writer.write(b"220 smtp.example.com ESMTP\r\n\r\n")
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("handler", "reason"),
+    [(_hang_up, "connection lost"), (_cut_off, "answer cut off"), (_mumble, "not http")],
+    ids=["hangs up", "cuts off", "speaks no http"],
+)
+async def test_half_an_answer_is_none(transport: AiohttpTransport, handler: Raw, reason: str) -> None:
+    """A connection that breaks after the request left is no answer, is not retried, and may have had an effect."""
+    count = 0
+
+    async def counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal count
+        count += 1
+        await handler(reader, writer)
+
+    async with _raw_serving(counted) as url:
+        with pytest.raises(NoAnswer, match=f"^{reason}$") as caught:
+            await transport.exchange(_request(url))
+    assert caught.value.request_left
+    assert count == 1
+
+
+async def test_no_tls_there(transport: AiohttpTransport) -> None:
+    """A TLS failure happens before the request leaves."""
+
+    async def handler(_request: web.BaseRequest) -> web.Response:
+        return web.Response()
+
+    async with _serving(handler) as url:
+        with pytest.raises(NoAnswer, match=r"^tls failure$") as caught:
+            await transport.exchange(_request(url.replace("http:", "https:")))
+    assert not caught.value.request_left
+
+
+async def test_unusable_address(transport: AiohttpTransport) -> None:
+    """An address that is none is told as such."""
+    with pytest.raises(NoAnswer, match=r"^unusable address$"):
+        await transport.exchange(_request("http:///nowhere"))
+
+
+def _connector_error(error: OSError) -> aiohttp.ClientConnectorError:
+    return aiohttp.ClientConnectorError(_KEY, error)
+
+
+_KEY = aiohttp.client_reqrep.ConnectionKey("host", 443, True, True, None, None, None)  # noqa: FBT003 - aiohttp's tuple
+
+
+@pytest.mark.usefixtures("aioresponses_shim")
+@pytest.mark.parametrize(
+    ("error", "reason", "left"),
+    [
+        (aiohttp.ClientConnectorDNSError(_KEY, OSError(-2, "x")), "no such host", False),
+        (aiohttp.ClientConnectorCertificateError(_KEY, ssl.CertificateError("x")), "certificate not trusted", False),
+        (aiohttp.ClientProxyConnectionError(_KEY, OSError(1, "x")), "proxy unreachable", False),
+        (_connector_error(OSError(101, "unreachable")), "no connection", False),
+        (aiohttp.ConnectionTimeoutError("x"), "connect time-out", False),
+        (aiohttp.SocketTimeoutError("x"), "time-out", True),
+        (aiohttp.ClientOSError(104, "reset"), "connection lost", True),
+        (ConnectionResetError(104, "reset"), "connection lost", True),
+        (aiohttp.ClientError("secret-url"), "connection lost", True),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+)
+async def test_every_foreign_error_has_our_name(
+    transport: AiohttpTransport,
+    error: Exception,
+    reason: str,
+    left: bool,  # noqa: FBT001 - a table's column
+) -> None:
+    """Each kind of failure has one short reason, and tells whether the request may have left."""
+    with aioresponses() as fake:
+        fake.post("http://vendor.example.com/x", exception=error, repeat=True)
+        with pytest.raises(NoAnswer) as caught:
+            await transport.exchange(_request("http://vendor.example.com/x"))
+    assert (str(caught.value), caught.value.request_left) == (reason, left)
+    assert caught.value.__cause__ is None
+
+
+async def test_proxy_from_the_environment(transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`HTTP_PROXY` is used, except for what `NO_PROXY` names."""
+    seen: list[str] = []
+
+    async def proxy(request: web.BaseRequest) -> web.Response:
+        seen.append(str(request.url))
+        return web.Response(text="by proxy")
+
+    async def direct(_request: web.BaseRequest) -> web.Response:
+        return web.Response(text="direct")
+
+    async with _serving(proxy) as proxy_url, _serving(direct) as direct_url:
+        monkeypatch.setenv("http_proxy", proxy_url)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert (await transport.exchange(_request("http://vendor.invalid/x"))).body == b"by proxy"
+        assert (await transport.exchange(_request(direct_url))).body == b"direct"
+    assert seen == ["http://vendor.invalid/x"]
+
+
+async def test_cancelling_leaves_a_usable_transport(transport: AiohttpTransport) -> None:
+    """A cancelled exchange does not disturb the next."""
+    hung = asyncio.Event()
+
+    async def handler(request: web.BaseRequest) -> web.Response:
+        if request.method == "POST":
+            await hung.wait()
+        return web.Response(text="ok")
+
+    async with _serving(handler) as url:
+        task = asyncio.create_task(transport.exchange(_request(url)))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (await transport.exchange(_request(url, method="GET"))).body == b"ok"
+        hung.set()
