@@ -1,0 +1,117 @@
+"""Hand a batch to the data plane: `POST /v1/batch`, framed from bytes that were encoded before.
+
+One exchange, one answer. Nothing is retried, split or buried here; what the answer means is in `answers`.
+"""
+
+from datetime import UTC, datetime
+from typing import Final
+
+from isal import igzip
+
+from forwarder.errors import NoAnswer
+from forwarder.model import (
+    Answer,
+    Attempt,
+    Batch,
+    Delivered,
+    Effect,
+    Filtered,
+    Held,
+    HttpRequest,
+    HttpResponse,
+    Refused,
+    TryLater,
+    Verdict,
+)
+from forwarder.ports import Clock, Transport
+from forwarder.rudderstack.answers import judge
+from forwarder.rudderstack.credential import WriteKey
+
+# The gateway counts uncompressed bytes: exactly 4,096,000 pass, one more is 413 (Gateway.maxReqSizeInKB).
+REQUEST_BYTES_MAX: Final = 4_096_000
+# Above the gateway's own 10 s, after which it closes the connection without an answer.
+TIMEOUT_S: Final = 30.0
+
+_OPERATION: Final = "POST /v1/batch"
+_ANSWER_KEPT_BYTES: Final = 2_048
+_STAMP: Final = "2026-01-01T00:00:00.000Z"
+_HEAD: Final = b'{"batch":['
+_FAST: Final = 1
+
+
+def framing_bytes(deliveries: int) -> int:
+    """Return what a request of so many deliveries adds to the sum of their bodies."""
+    head, tail, between = _framing(_STAMP)
+    brackets_reused = deliveries  # each body's own "}" comes back with its `sentAt`
+    return len(head) + len(tail) + len(between) * (deliveries - 1) - brackets_reused
+
+
+def _framing(stamp: str) -> tuple[bytes, bytes, bytes]:
+    # Every body is an object that ends in "}": it is reopened for its own `sentAt`. The gateway reads the
+    # event's; the batch's is what the SDKs send beside it.
+    close = f',"sentAt":"{stamp}"}}'.encode("ascii")
+    return _HEAD, close + b"]" + close, close + b","
+
+
+def frame(batch: Batch, *, sent_at_ms: int) -> bytes:
+    """Return the request's body: `{"batch":[…],"sentAt":…}`, each event with a `sentAt` of its own."""
+    moment = datetime.fromtimestamp(sent_at_ms / 1000, tz=UTC)
+    head, tail, between = _framing(f"{moment:%Y-%m-%dT%H:%M:%S}.{sent_at_ms % 1000:03d}Z")
+    return head + between.join([delivery.body[:-1] for delivery in batch.deliveries]) + tail
+
+
+class RudderstackSink:
+    """`ports.Sink` over the data plane's HTTP API."""
+
+    def __init__(
+        self, *, transport: Transport, url: str, write_key: WriteKey, clock: Clock, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        self._transport = transport
+        self._clock = clock
+        self._url = url.rstrip("/") + "/v1/batch"
+        self._timeout_s = timeout_s
+        self._headers = {
+            "Authorization": write_key.authorization(),
+            "Content-Type": "application/json",
+            "Content-Encoding": "gzip",
+        }
+
+    async def send(self, batch: Batch) -> Answer:
+        """Make one request of the batch and say what the answer means; see `ports.Sink`."""
+        at_ms = self._clock.wall_ms()
+        started_s = self._clock.monotonic_s()
+        body = igzip.compress(frame(batch, sent_at_ms=at_ms), _FAST, mtime=0)
+        request = HttpRequest(method="POST", url=self._url, headers=self._headers, body=body, timeout_s=self._timeout_s)
+        response: HttpResponse | None = None
+        verdict: Verdict
+        try:
+            response = await self._transport.exchange(request)
+        except NoAnswer as error:
+            effect = Effect.UNKNOWN if error.request_left else Effect.NONE
+            verdict = TryLater(reason=str(error), after_s=None, scope="route", effect=effect)
+        else:
+            verdict = judge(response.status, response.headers, response.body, now_ms=self._clock.wall_ms())
+        attempt = Attempt(
+            at_ms=at_ms,
+            duration_ms=round((self._clock.monotonic_s() - started_s) * 1000),
+            operation=_OPERATION,
+            status=response.status if response else None,
+            outcome=_outcome(verdict),
+            reason="" if isinstance(verdict, Delivered) else verdict.reason,
+            answer=response.body[:_ANSWER_KEPT_BYTES] if response else b"",
+        )
+        return Answer(verdict=verdict, attempt=attempt)
+
+
+def _outcome(verdict: Verdict) -> str:
+    match verdict:
+        case Delivered():
+            return "delivered"
+        case Filtered():
+            return "filtered"
+        case TryLater():
+            return "try_later"
+        case Refused():
+            return "refused"
+        case Held():
+            return "held"
