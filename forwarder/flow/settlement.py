@@ -1,0 +1,66 @@
+"""Write down what became of lent events, and tell people. Decides nothing.
+
+One spool call and one report per batch, never per event.
+"""
+
+from collections.abc import Sequence
+
+from forwarder.model import Attempt, Lease, RouteName, State
+from forwarder.ports import Clock, Spool
+from forwarder.telemetry.reporter import Reporter
+
+
+class Settlement:
+    """The one way in which a route gives leases back to the spool. Returns once it is on disk."""
+
+    def __init__(self, *, route: RouteName, spool: Spool, reporter: Reporter, clock: Clock) -> None:
+        self._route = route
+        self._spool = spool
+        self._reporter = reporter
+        self._clock = clock
+
+    async def deliver(self, leases: Sequence[Lease], *, attempt: Attempt | None) -> None:
+        """Settle as delivered."""
+        now_ms = self._clock.wall_ms()
+        await self._spool.complete(_sequences(leases), state=State.DELIVERED, attempt=attempt)
+        self._reporter.events_settled(self._route, outcome=State.DELIVERED.value, count=len(leases))
+        latencies_s = [max(0, now_ms - lease.envelope.received_at_ms) / 1000 for lease in leases]
+        self._reporter.events_delivered(self._route, latencies_s=latencies_s)
+
+    async def dismiss(
+        self, leases: Sequence[Lease], *, state: State, reason: str, attempt: Attempt | None = None
+    ) -> None:
+        """Settle as filtered or unmapped."""
+        await self._spool.complete(_sequences(leases), state=state, reason=reason, attempt=attempt)
+        self._reporter.events_settled(self._route, outcome=state.value, count=len(leases))
+
+    async def bury(self, lease: Lease, *, reason: str, logged: str, attempt: Attempt | None = None) -> None:
+        """Settle as dead. `reason` is shown to people; `logged` must hold no word of the destination's."""
+        await self._spool.bury([lease.sequence], reason=reason, attempt=attempt)
+        self._reporter.events_settled(self._route, outcome=State.DEAD.value, count=1)
+        self._reporter.event_buried(self._route, sequence=lease.sequence, reason=logged)
+
+    async def exhume(self, sequences: Sequence[int]) -> None:
+        """Make buried events pending again."""
+        await self._spool.exhume(sequences)
+
+    async def note(self, lease: Lease, progress: bytes) -> None:
+        """Keep a lease's progress."""
+        await self._spool.note(lease.sequence, progress)
+
+    async def postpone(
+        self, leases: Sequence[Lease], *, after_s: float, reason: str, attempt: Attempt | None, counts: bool
+    ) -> None:
+        """Give leases back for later; `counts` makes it one of their failures."""
+        not_before_ms = self._clock.wall_ms() + round(after_s * 1000) if after_s > 0 else 0
+        await self._spool.release(
+            _sequences(leases), not_before_ms=not_before_ms, reason=reason, attempt=attempt, counts=counts
+        )
+
+    async def give_back(self, leases: Sequence[Lease], *, attempt: Attempt | None = None, reason: str = "") -> None:
+        """Give leases back as if they had never been lent (a hold, a pause, a drain)."""
+        await self.postpone(leases, after_s=0.0, reason=reason, attempt=attempt, counts=False)
+
+
+def _sequences(leases: Sequence[Lease]) -> list[int]:
+    return [lease.sequence for lease in leases]

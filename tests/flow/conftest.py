@@ -1,0 +1,389 @@
+"""A small spool with behaviour, a scripted destination, and a running route between them."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+import structlog
+
+from forwarder.clock import SystemClock
+from forwarder.flow.backoff import Backoff
+from forwarder.flow.batcher import BatchLimits
+from forwarder.flow.delivery import DeliveryLimits
+from forwarder.flow.route import Route
+from forwarder.flow.routes import batch_route
+from forwarder.model import (
+    Answer,
+    Attempt,
+    Batch,
+    Delivered,
+    Delivery,
+    Effect,
+    Envelope,
+    Filtered,
+    Held,
+    Lease,
+    Receipt,
+    Refused,
+    RouteName,
+    State,
+    TryLater,
+    Unmapped,
+    Verdict,
+)
+from forwarder.ports import Mapped
+from forwarder.telemetry.metrics import Metrics
+from forwarder.telemetry.reporter import Reporter
+
+OUT = RouteName.COURIER_TO_RUDDERSTACK
+
+
+@dataclass
+class Row:
+    """One event of the fake spool."""
+
+    envelope: Envelope
+    state: State = State.PENDING
+    reason: str = ""
+    attempt: int = 1
+    first_failed_at_ms: int | None = None
+    progress: bytes = b""
+    not_before_ms: int = 0
+    is_lent: bool = False
+    settlements: int = 0
+    attempts: list[Attempt] = field(default_factory=list)
+
+
+class FakeSpool:
+    """`ports.Spool` in a dictionary: what the flow needs of it, with its promises kept."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Row] = {}
+        self.memory: dict[str, bytes] = {}
+        self.clock = SystemClock()
+        self.lent_max = 0
+        self._changed = asyncio.Event()
+
+    def add(self, payload: bytes, *, partition_key: str = "", route: RouteName = OUT, key: bytes = b"") -> int:
+        """Store one event and return its sequence."""
+        sequence = len(self.rows) + 1
+        self.rows[sequence] = Row(
+            Envelope(
+                route=route,
+                event_key=key or sequence.to_bytes(16, "big"),
+                partition_key=partition_key,
+                received_at_ms=self.clock.wall_ms(),
+                payload=payload,
+            )
+        )
+        self._changed.set()
+        return sequence
+
+    async def append(self, envelopes: Sequence[Envelope]) -> Receipt:
+        """Store events."""
+        for envelope in envelopes:
+            self.rows[len(self.rows) + 1] = Row(envelope)
+        self._changed.set()
+        return Receipt(accepted=len(envelopes), duplicates=0)
+
+    def _due(self, route: RouteName) -> list[int]:
+        now_ms = self.clock.wall_ms()
+        seen: set[str] = set()
+        due = []
+        for sequence, row in self.rows.items():
+            key = row.envelope.partition_key
+            if row.envelope.route is not route or row.state is not State.PENDING or key in seen:
+                continue
+            if key:
+                seen.add(key)
+            if not row.is_lent and row.not_before_ms <= now_ms:
+                due.append(sequence)
+        return due
+
+    def _lend(self, sequence: int) -> Lease:
+        row = self.rows[sequence]
+        row.is_lent = True
+        self.lent_max = max(self.lent_max, sum(each.is_lent for each in self.rows.values()))
+        return Lease(
+            sequence=sequence,
+            attempt=row.attempt,
+            first_failed_at_ms=row.first_failed_at_ms,
+            progress=row.progress,
+            envelope=row.envelope,
+        )
+
+    async def lease(self, route: RouteName, *, fresh_max: int, retry_max: int, bytes_max: int) -> Sequence[Lease]:
+        """Lend the oldest due events."""
+        left = {False: fresh_max, True: retry_max}
+        leases: list[Lease] = []
+        for sequence in self._due(route):
+            row = self.rows[sequence]
+            is_retry = row.attempt > 1
+            if not left[is_retry]:
+                continue
+            if leases and len(row.envelope.payload) > bytes_max:
+                break
+            bytes_max -= len(row.envelope.payload)
+            left[is_retry] -= 1
+            leases.append(self._lend(sequence))
+        return leases
+
+    async def lease_newest(self, route: RouteName) -> Lease | None:
+        """Lend the newest due event."""
+        due = self._due(route)
+        return self._lend(due[-1]) if due else None
+
+    async def wait_for_work(self, route: RouteName, *, timeout_s: float) -> bool:
+        """Wait until something may be due."""
+        if self._due(route):
+            return True
+        self._changed.clear()
+        waiting = [row.not_before_ms for row in self.rows.values() if row.state is State.PENDING and not row.is_lent]
+        due_s = (min(waiting) - self.clock.wall_ms()) / 1000 if waiting else timeout_s
+        try:
+            async with asyncio.timeout(min(timeout_s, max(due_s, 0.002))):
+                await self._changed.wait()
+        except TimeoutError:
+            return bool(self._due(route))
+        return True
+
+    def _settle(self, sequences: Sequence[int], state: State, reason: str, attempt: Attempt | None) -> None:
+        for sequence in sequences:
+            row = self.rows[sequence]
+            assert row.is_lent, f"{sequence} is not lent"
+            row.state, row.reason, row.is_lent = state, reason, False
+            row.settlements += 1
+            if attempt:
+                row.attempts.append(attempt)
+        self._changed.set()
+
+    async def note(self, sequence: int, progress: bytes) -> None:
+        """Keep progress."""
+        assert self.rows[sequence].is_lent
+        self.rows[sequence].progress = progress
+
+    async def complete(
+        self, sequences: Sequence[int], *, state: State, reason: str = "", attempt: Attempt | None = None
+    ) -> None:
+        """Settle for good."""
+        await asyncio.sleep(0)
+        self._settle(sequences, state, reason, attempt)
+
+    async def release(
+        self,
+        sequences: Sequence[int],
+        *,
+        not_before_ms: int,
+        reason: str = "",
+        attempt: Attempt | None = None,
+        counts: bool = True,
+    ) -> None:
+        """Give back."""
+        await asyncio.sleep(0)
+        for sequence in sequences:
+            row = self.rows[sequence]
+            assert row.is_lent
+            row.is_lent, row.not_before_ms, row.reason = False, not_before_ms, reason
+            if counts:
+                row.attempt += 1
+                row.first_failed_at_ms = row.first_failed_at_ms or self.clock.wall_ms()
+            if attempt:
+                row.attempts.append(attempt)
+        self._changed.set()
+
+    async def bury(self, sequences: Sequence[int], *, reason: str, attempt: Attempt | None = None) -> None:
+        """Settle as dead."""
+        await asyncio.sleep(0)
+        self._settle(sequences, State.DEAD, reason, attempt)
+
+    async def exhume(self, sequences: Sequence[int]) -> int:
+        """Make pending again."""
+        for sequence in sequences:
+            row = self.rows[sequence]
+            row.state, row.reason, row.attempt, row.first_failed_at_ms, row.not_before_ms = (
+                State.PENDING, "", 1, None, 0,
+            )  # fmt: skip
+        self._changed.set()
+        return len(sequences)
+
+    async def discard(self, sequences: Sequence[int]) -> int:
+        """Do nothing: the flow discards nothing."""
+        return len(sequences)
+
+    async def remember(self, key: str, value: bytes) -> None:
+        """Keep a value."""
+        self.memory[key] = value
+
+    async def recall(self, key: str) -> bytes | None:
+        """Return a value."""
+        return self.memory.get(key)
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+    def states(self) -> Counter[State]:
+        """Count the events by state."""
+        return Counter(row.state for row in self.rows.values())
+
+    def lent(self) -> int:
+        """Count what is lent."""
+        return sum(row.is_lent for row in self.rows.values())
+
+
+class EchoMapper:
+    """The payload is the body; a few words in it make other outcomes."""
+
+    def map(self, lease: Lease) -> Mapped:
+        """Map."""
+        payload = lease.envelope.payload
+        if b"filter-me" in payload:
+            return Filtered(reason="a rule")
+        if b"unlinked" in payload:
+            return Unmapped(reason="nothing is linked")
+        if b"crash-me" in payload:
+            raise KeyError(payload)
+        return (Delivery(sequence=lease.sequence, operation="track", body=payload),)
+
+
+Judge = Callable[[Batch], Verdict | Awaitable[Verdict]]
+
+
+class ScriptedSink:
+    """`ports.Sink`: asks a function what each batch gets, and remembers the batches."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge = judge
+        self.batches: list[Batch] = []
+        self.verdicts: list[Verdict] = []
+        self.in_flight = 0
+        self.in_flight_max = 0
+
+    async def send(self, batch: Batch) -> Answer:
+        """Answer as the script says."""
+        self.batches.append(batch)
+        self.in_flight += 1
+        self.in_flight_max = max(self.in_flight, self.in_flight_max)
+        try:
+            await asyncio.sleep(0.001)
+            verdict = self.judge(batch)
+            if not isinstance(verdict, Delivered | Filtered | TryLater | Refused | Held):
+                verdict = await verdict
+        finally:
+            self.in_flight -= 1
+        self.verdicts.append(verdict)
+        statuses = {Delivered: 200, Refused: 400, Held: 401}
+        status = statuses.get(type(verdict))
+        if isinstance(verdict, TryLater) and verdict.effect is Effect.ANSWERED:
+            status = 500
+        return Answer(
+            verdict=verdict,
+            attempt=Attempt(
+                at_ms=0,
+                duration_ms=1,
+                operation="POST /v1/batch",
+                status=status,
+                outcome=type(verdict).__name__.lower(),
+                reason="" if isinstance(verdict, Delivered) else verdict.reason,
+                answer=b"",
+            ),
+        )
+
+    def sent(self) -> list[bytes]:
+        """Return every body that was sent, in order."""
+        return [delivery.body for batch in self.batches for delivery in batch.deliveries]
+
+
+class TapeReporter(Reporter):
+    """A reporter that keeps its log lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, object]] = []
+
+        def keep(_logger: object, _name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+            self.lines.append(dict(event))
+            raise structlog.DropEvent
+
+        super().__init__(Metrics(), structlog.wrap_logger(structlog.PrintLogger(), processors=[keep]))
+
+    def events(self) -> list[object]:
+        """Return the names of what was logged."""
+        return [line["event"] for line in self.lines]
+
+
+LIMITS = DeliveryLimits(
+    batch=BatchLimits(deliveries_max=100, bytes_max=100_000, wait_max_s=0.2), delivery_bytes_max=200_000
+)
+
+
+@dataclass
+class Bench:
+    """A route between a fake spool and a scripted destination."""
+
+    spool: FakeSpool
+    sink: ScriptedSink
+    route: Route
+    reporter: TapeReporter
+
+    async def until(self, condition: Callable[[], bool], *, within_s: float = 5.0) -> None:
+        """Wait for a condition; fail when it takes too long."""
+        async with asyncio.timeout(within_s):
+            while not condition():  # noqa: ASYNC110 - what is awaited is outside the test: spool rows, log lines
+                await asyncio.sleep(0.002)
+
+    async def settled(self, *, within_s: float = 5.0) -> None:
+        """Wait until nothing is pending."""
+        await self.until(lambda: State.PENDING not in self.spool.states(), within_s=within_s)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the route, and drain it at the end."""
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(self.route.run())
+            yield
+            await self.route.drain()
+            await task
+
+
+MakeBench = Callable[..., Bench]
+
+
+@pytest.fixture
+def spool() -> FakeSpool:
+    """Return an empty spool."""
+    return FakeSpool()
+
+
+@pytest.fixture
+def bench(spool: FakeSpool) -> MakeBench:
+    """Return a maker of benches: a judge, and limits where they matter."""
+
+    def make(
+        judge: Judge,
+        *,
+        limits: DeliveryLimits = LIMITS,
+        backoff: Backoff | None = None,
+        probe_every_s: float = 0.03,
+        concurrency_max: int = 4,
+    ) -> Bench:
+        sink = ScriptedSink(judge)
+        reporter = TapeReporter()
+        route = batch_route(
+            OUT,
+            spool=spool,
+            mapper=EchoMapper(),
+            sink=sink,
+            limits=limits,
+            concurrency_max=concurrency_max,
+            reporter=reporter,
+            clock=SystemClock(),
+            rng=random.Random(7).random,  # noqa: S311 - jitter, not a secret
+            backoff=backoff or Backoff(first_s=0.01, max_s=0.05),
+            probe_every_s=probe_every_s,
+        )
+        return Bench(spool=spool, sink=sink, route=route, reporter=reporter)
+
+    return make
