@@ -5,13 +5,14 @@ gateway judges them, and kept as they came; numbers become text. Deliberately ab
 the call, which is `rudderstack_to_courier`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from forwarder.errors import Unmappable
+from forwarder.mapping.nesting import is_deeper
 from forwarder.rudderstack.wire import visible
 
 DEPTH_MAX = 200  # levels; the outbound route buries deeper ones too, and no template reads them
@@ -85,39 +86,17 @@ def id_text(value: object) -> str | None:
             return None
 
 
-def is_too_deep(value: object, *, levels_max: int = DEPTH_MAX) -> bool:
-    """Tell whether objects and arrays lie deeper in one another than so many levels."""
-    level = [value]
-    for _ in range(levels_max):
-        level = [child for parent in level for child in _children(parent)]
-        if not level:
-            return False
-    return True
-
-
 def _decode(payload: bytes) -> Json:
+    if is_deeper(payload, levels_max=DEPTH_MAX):
+        raise Unmappable(f"nested deeper than {DEPTH_MAX} levels")
     try:
         # msgspec keeps integers exact whatever their size; orjson turns large ones into floats.
         raw = msgspec.json.decode(payload)
-    except RecursionError:
-        raise Unmappable(f"nested deeper than {DEPTH_MAX} levels") from None
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise Unmappable("not readable as JSON, or it holds a number out of range") from None
     if not isinstance(raw, dict):
         raise Unmappable("not a JSON object")
-    if is_too_deep(raw):
-        raise Unmappable(f"nested deeper than {DEPTH_MAX} levels")
     return raw
-
-
-def _children(parent: object) -> Iterator[object]:
-    match parent:
-        case dict():
-            return (child for child in parent.values() if isinstance(child, dict | list))
-        case list():
-            return (child for child in parent if isinstance(child, dict | list))
-        case _:
-            return iter(())
 
 
 def _traits(type_: str, raw: Json, context: Json) -> Json:

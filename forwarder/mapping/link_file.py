@@ -18,7 +18,6 @@ Pure: text in, text out. Who reads the file, and when, is absent.
 
 import difflib
 import json
-import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from typing import Any, Final, TypeVar
 
 from forwarder.errors import RulesInvalid
 from forwarder.mapping.links import Link, LinkInvalid, Links, LinkSource, LinkType, TargetKind
+from forwarder.mapping.toml_lines import Place, key_lines
 from forwarder.mapping.traits import PROFILE_KEYS
 
 _PROBLEMS_MAX: Final = 20  # shown at once; a file of another kind would have thousands
@@ -55,7 +55,7 @@ def read_link_file(text: str, *, file: str) -> LinkFile:
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise RulesInvalid(f"{file}: not valid TOML: {error}") from None
+        raise RulesInvalid(f"{file}: not TOML: {error}") from None
     reader = _Reader(text, file)
     result = reader.read(tables)
     if reader.problems:
@@ -74,13 +74,12 @@ class _Reader:
     def __init__(self, text: str, file: str) -> None:
         self.problems: list[str] = []
         self._file = file
-        self._lines = text.splitlines()
-        self._headers = [number for number, line in enumerate(self._lines) if _is_header(line, "[[link]]")]
+        self._lines = key_lines(text)
 
     def read(self, tables: Mapping[str, Any]) -> LinkFile:
         for name in tables:
             if name not in _SECTIONS:
-                self._tell(self._line_of(name, 0), name, f"unknown{_did_you_mean(name, _SECTIONS)}")
+                self._tell((name,), f"unknown{_did_you_mean(name, _SECTIONS)}")
         return LinkFile(
             links=self._links(tables.get("link", [])),
             profile_keys=self._profile_keys(tables.get("traits", {})),
@@ -89,68 +88,55 @@ class _Reader:
 
     def _links(self, blocks: object) -> Links:
         if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
-            self._tell(self._line_of("link", 0), "link", "must be written as [[link]], once for each link")
+            self._tell(("link",), "must be written as [[link]], once for each link")
             return Links()
         found = [self._link(block, index) for index, block in enumerate(blocks)]
         try:
             return Links(link for link in found if link is not None)
         except LinkInvalid as error:
-            self._tell(1, error.field, error.problem)
+            self._tell(("link",), f"{error.field} {error.problem}")
             return Links()
 
     def _link(self, block: Mapping[str, Any], index: int) -> Link | None:
-        start = self._headers[index] if index < len(self._headers) else 0
         not_texts = [key for key, value in block.items() if not isinstance(value, str)]
         for key in not_texts:
-            self._tell(self._line_of(key, start), f"link.{key}", "must be a text in quotes")
+            self._tell(("link", index, key), "must be a text in quotes")
         if not_texts:
             return None
         try:
             return link_of(block)
         except LinkInvalid as error:
-            self._tell(self._line_of(error.field, start), f"link.{error.field}", error.problem)
+            self._tell(("link", index, error.field), error.problem)
             return None
 
     def _profile_keys(self, table: object) -> Mapping[str, str]:
-        start = self._line_of("traits", 0) - 1
         if not isinstance(table, dict):
-            self._tell(start + 1, "traits", "must be a table")
+            self._tell(("traits",), "must be a table")
             return PROFILE_KEYS
         for key, value in table.items():
             if not isinstance(value, str):
-                self._tell(self._line_of(key, start), f"traits.{key}", "must be the name of a profile key, in quotes")
+                self._tell(("traits", key), "must be a profile key in quotes; so must a trait with a dot")
         named = {**PROFILE_KEYS, **{key: value for key, value in table.items() if isinstance(value, str)}}
         return {trait: name for trait, name in named.items() if name}
 
     def _sync_lists(self, table: object) -> bool:
-        start = self._line_of("segment", 0) - 1
         if not isinstance(table, dict):
-            self._tell(start + 1, "segment", "must be a table")
+            self._tell(("segment",), "must be a table")
             return False
         for key in table:
             if key != _SYNC_LISTS:
-                self._tell(self._line_of(key, start), f"segment.{key}", f"unknown{_did_you_mean(key, (_SYNC_LISTS,))}")
+                self._tell(("segment", key), f"unknown{_did_you_mean(key, (_SYNC_LISTS,))}")
         value = table.get(_SYNC_LISTS, False)
         if not isinstance(value, bool):
-            self._tell(self._line_of(_SYNC_LISTS, start), f"segment.{_SYNC_LISTS}", "must be true or false")
+            self._tell(("segment", _SYNC_LISTS), "must be true or false")
             return False
         return value
 
-    def _line_of(self, key: str, start: int) -> int:
-        """Return the 1-based line where the key stands at or after the 0-based line `start`.
-
-        The parser keeps no positions; a key that is written in an unusual way is found at its block's head.
-        """
-        written = re.compile(rf'\s*\[*\s*["\']?{re.escape(key)}["\']?\s*(=|\]|\.)')
-        for number in range(start, len(self._lines)):
-            if number > start and key in _KEYS and number in self._headers:
-                break
-            if written.match(self._lines[number]):
-                return number + 1
-        return start + 1
-
-    def _tell(self, line: int, key: str, problem: str) -> None:
-        self.problems.append(f"{self._file}, line {line}, {key}: {problem}")
+    def _tell(self, place: Place, problem: str) -> None:
+        """Add a problem; a key that is missing is told at the head of its table."""
+        line = self._lines.get(place) or self._lines.get(place[:-1], 1)
+        key = ".".join(str(part) for part in place if isinstance(part, str))
+        self.problems.append(f"{self._file}:{line}: {key}: {problem}")
 
 
 def link_of(words: Mapping[str, str]) -> Link:
@@ -202,7 +188,3 @@ def _quoted(text: str) -> str:
 def _did_you_mean(word: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1)
     return f'; did you mean "{close[0]}"?' if close else ""
-
-
-def _is_header(line: str, header: str) -> bool:
-    return re.sub(r"\s|#.*", "", line) == header

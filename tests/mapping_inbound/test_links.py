@@ -166,27 +166,27 @@ def test_every_mistake_of_a_file_is_named_with_its_line() -> None:
     with pytest.raises(RulesInvalid) as caught:
         read_link_file(_WRONG_FILE, file="links.toml")
     assert str(caught.value).splitlines() == [
-        'links.toml, line 25, links: unknown; did you mean "link"?',
-        'links.toml, line 7, link.traget: unknown; did you mean "target"?',
-        "links.toml, line 10, link.event: must be a text in quotes",
-        'links.toml, line 16, link.to: must be one of automation, journey, template, list; did you mean "automation"?',
-        "links.toml, line 19, traits.phone: must be the name of a profile key, in quotes",
-        'links.toml, line 22, segment.sync_list: unknown; did you mean "sync_lists"?',
-        "links.toml, line 23, segment.sync_lists: must be true or false",
+        'links.toml:25: links: unknown; did you mean "link"?',
+        'links.toml:7: link.traget: unknown; did you mean "target"?',
+        "links.toml:10: link.event: must be a text in quotes",
+        'links.toml:16: link.to: must be one of automation, journey, template, list; did you mean "automation"?',
+        "links.toml:19: traits.phone: must be a profile key in quotes; so must a trait with a dot",
+        'links.toml:22: segment.sync_list: unknown; did you mean "sync_lists"?',
+        "links.toml:23: segment.sync_lists: must be true or false",
     ]
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("event = ", "not valid TOML"),
-        ("link = 3", "line 1, link: must be written as"),
-        ("traits = 3", "line 1, traits: must be a table"),
-        ("segment = 3", "line 1, segment: must be a table"),
-        ('[[link]]\n"event" = "x"\n', "line 1, link.target: is missing"),
-        ('link = [{event = "e", target = ".."}]', "line 1, link.target: consists of dots"),
-        ('[[link]]\nevent = "e"\ntarget = "t"\n' * 3 + '[[link]]\nevent="f"\n', "line 10, link.target"),
-        ("\n".join(f'[[link]]\nevent="e"\ntarget="{n}"' for n in range(60)), "line 1, event: has more than"),
+        ("event = ", "not TOML"),
+        ("link = 3", "links.toml:1: link: must be written as"),
+        ("traits = 3", "links.toml:1: traits: must be a table"),
+        ("segment = 3", "links.toml:1: segment: must be a table"),
+        ('[[link]]\n"event" = "x"\n', "links.toml:1: link.target: is missing"),
+        ('link = [{event = "e", target = ".."}]', "links.toml:1: link.target: consists of dots"),
+        ('[[link]]\nevent = "e"\ntarget = "t"\n' * 3 + '[[link]]\nevent="f"\n', "links.toml:10: link.target"),
+        ("\n".join(f'[[link]]\nevent="e"\ntarget="{n}"' for n in range(60)), "links.toml:1: link: event has more than"),
     ],
 )
 def test_a_file_of_another_shape_says_what_is_wrong(text: str, words: str) -> None:
