@@ -8,7 +8,8 @@ from typing import Any
 
 from forwarder.courier.event import CourierEvent
 
-_COPIED = ("status", "reason", "error", "enqueued", "sent", "delivered", "opened", "clicked", "tags", "trace_id")
+_COPIED = ("status", "reason", "error", "enqueued", "sent", "delivered", "opened", "clicked")
+_METADATA = ("tags", "trace_id")
 _UTM_TO_CAMPAIGN = ("source", "medium", "term", "content")
 
 
@@ -27,7 +28,8 @@ def message_properties(event: CourierEvent, entry: dict[str, Any], *, channel: s
         "campaign_name": _campaign_name(data, metadata),
         "provider_error": entry.get("error"),
     }
-    properties.update({name: data.get(name, metadata.get(name)) for name in _COPIED})
+    properties.update({name: data.get(name) for name in _COPIED})
+    properties.update({name: metadata.get(name) for name in _METADATA})
     if channel == "email":
         properties["email_id"] = data.get("id")
     elif channel == "push":
