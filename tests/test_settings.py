@@ -126,6 +126,7 @@ def test_an_incomplete_route_says_what_is_missing(environ: dict[str, str], said:
         ("FORWARDER_BATCH_WAIT_MAX_S", "nan", "seconds"),
         ("FORWARDER_DRAIN_MAX_S", "-1", "seconds"),
         ("FORWARDER_EVENTS", ", ,", "no name"),
+        ("FORWARDER_EVENTS", "native,Message Snt", "did you mean Message Sent?"),
         ("FORWARDER_LOG_LEVEL", "warn", "did you mean warning?"),
         ("FORWARDER_RULES", "/nowhere.toml", "no such file"),
         ("FORWARDER_SPOOL", "jetstream", "does not include"),
@@ -156,6 +157,14 @@ def test_all_problems_come_together(tmp_path: Path) -> None:
     )
     assert len(text.splitlines()) == 5
     assert "FORWARDER_LISTN: there is no such setting (did you mean FORWARDER_LISTEN?)" in text
+
+
+def test_commands_need_no_route(tmp_path: Path) -> None:
+    """What only the daemon needs may be missing for a command; what is there must be right all the same."""
+    environ = {"FORWARDER_OPERATOR_LISTEN": "10.0.0.1:8081", "COURIER_WEBHOOK_SECRET": "s"}
+    assert load(environ, tmp_path, is_for_daemon=False).operator_listen.host == "10.0.0.1"
+    with pytest.raises(SettingsInvalid, match="FORWARDER_LOG_LEVEL"):
+        load(environ | {"FORWARDER_LOG_LEVEL": "x"}, tmp_path, is_for_daemon=False)
 
 
 def test_a_wrong_value_is_not_missing_too(tmp_path: Path) -> None:

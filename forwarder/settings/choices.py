@@ -1,4 +1,4 @@
-"""Settings whose text is one word of a few, or the path of a file.
+"""Settings whose text is one word of a few, several of many, or the path of a file.
 
 Each parser says what is wrong; where a word is nearly right it says which one was meant.
 """
@@ -8,7 +8,9 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from forwarder.mapping.selection import unknown_events
 from forwarder.model import RouteName
+from forwarder.settings.values import names
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
@@ -39,6 +41,14 @@ def route_names(text: str) -> tuple[RouteName, ...]:
         if name not in known:
             raise ValueError(f"it names an unknown route{did_you_mean(name, known)}")
     return tuple(route for route in RouteName if route.value in asked)
+
+
+def event_words(text: str) -> tuple[str, ...]:
+    """Read which events go out: words that the outbound mapping knows."""
+    words = names(text)
+    if problems := unknown_events(words):
+        raise ValueError("; ".join(problems))
+    return words
 
 
 def readable_file(path: Path) -> Path:

@@ -11,8 +11,11 @@ from forwarder.settings.sources import SECRETS_DIR, Found, gather
 from forwarder.settings.together import conflicts, unknown
 
 
-def load(environ: Mapping[str, str], directory: Path) -> Settings:
+def load(environ: Mapping[str, str], directory: Path, *, is_for_daemon: bool = True) -> Settings:
     """Return the settings of this environment and working directory.
+
+    With `is_for_daemon` False what only the daemon needs (whole routes, a token) may be missing, so that
+    commands work from a shell that knows the operator's address alone.
 
     Raises `SettingsInvalid` with every problem together, one a line, each naming its variable, what is
     wrong (never a secret's value) and what to do.
@@ -25,8 +28,9 @@ def load(environ: Mapping[str, str], directory: Path) -> Settings:
         *gathered.problems,
         *unknown(gathered.found, (*known, SECRETS_DIR)),
         *wrong.values(),
-        *conflicts(settings, given=ours.keys(), wrong=wrong.keys()),
     ]
+    if is_for_daemon:
+        problems += conflicts(settings, given=ours.keys(), wrong=wrong.keys())
     if problems:
         raise SettingsInvalid(_report(problems))
     return settings.with_origins({variable: found.origin for variable, found in ours.items()})

@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from forwarder.model import RouteName
 from forwarder.settings import values
-from forwarder.settings.choices import choice, readable_file, route_names
+from forwarder.settings.choices import choice, event_words, readable_file, route_names
 from forwarder.settings.routes import routes_that_run
 from forwarder.settings.sources import DEFAULT, Origin
 from forwarder.settings.values import Address
@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     event_names: Annotated[Literal["courier", "channel"], BeforeValidator(choice("courier", "channel"))] = Field(
         "courier", description="Set courier or channel."
     )
-    events: Annotated[tuple[str, ...], BeforeValidator(values.names)] = Field(
+    events: Annotated[tuple[str, ...], BeforeValidator(event_words)] = Field(
         ("native",), description="Set native, all, or event names separated by commas."
     )
     rules: TomlFile | None = Field(None, description="Set the path of a TOML file that the daemon may read.")
