@@ -1,0 +1,114 @@
+"""What the tests of Courier's sink share: a scripted transport, a clock that stands still, a memory."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from forwarder.courier.client import CourierClient
+from forwarder.courier.sink import CourierSink
+from forwarder.courier.tenant_order import TenantOrder
+from forwarder.errors import NoAnswer, SpoolFull
+from forwarder.model import Batch, Delivery, HttpRequest, HttpResponse
+
+NOW_MS = 1_767_225_600_000
+
+
+class StandingClock:
+    """A clock whose time a test sets."""
+
+    def __init__(self) -> None:
+        self.now_ms = NOW_MS
+
+    def wall_ms(self) -> int:
+        """Return the time that was set."""
+        return self.now_ms
+
+    def monotonic_s(self) -> float:
+        """Return the same in seconds."""
+        return self.now_ms / 1000
+
+
+class ScriptedTransport:
+    """A transport that keeps the requests and gives the answers it was told, the last one for ever."""
+
+    def __init__(self) -> None:
+        self.requests: list[HttpRequest] = []
+        self.answers: list[HttpResponse | NoAnswer] = [HttpResponse(status=200, headers={}, body=b"{}", duration_s=0)]
+
+    def answer(self, *answers: tuple[int, bytes] | NoAnswer, **headers: str) -> None:
+        """Set the answers to come: status and body, or none at all."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.answers = [
+            one
+            if isinstance(one, NoAnswer)
+            else HttpResponse(status=one[0], headers=named, body=one[1], duration_s=0.0)
+            for one in answers
+        ]
+
+    async def exchange(self, request: HttpRequest) -> HttpResponse:
+        """Keep the request, and answer."""
+        self.requests.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, NoAnswer):
+            raise answer
+        return answer
+
+    def operations(self) -> Sequence[str]:
+        """Return method and path of every request so far."""
+        return [f"{request.method} {request.url.removeprefix('https://api.courier.com')}" for request in self.requests]
+
+
+class KeptInMemory:
+    """The spool's small values, in a dict; nothing is kept while it is full."""
+
+    def __init__(self) -> None:
+        self.is_full = False
+        self.values: dict[str, bytes] = {}
+
+    async def remember(self, key: str, value: bytes) -> None:
+        """Keep it."""
+        if self.is_full:
+            raise SpoolFull("the disk is full", retry_after_s=1)
+        self.values[key] = value
+
+    async def recall(self, key: str) -> bytes | None:
+        """Return it."""
+        return self.values.get(key)
+
+
+@pytest.fixture
+def clock() -> StandingClock:
+    """Return a clock that stands still."""
+    return StandingClock()
+
+
+@pytest.fixture
+def transport() -> ScriptedTransport:
+    """Return a transport that answers 200 until told otherwise."""
+    return ScriptedTransport()
+
+
+@pytest.fixture
+def memory() -> KeptInMemory:
+    """Return a memory that survives whoever uses it."""
+    return KeptInMemory()
+
+
+@pytest.fixture
+def sink(transport: ScriptedTransport, clock: StandingClock, memory: KeptInMemory) -> CourierSink:
+    """Return a sink over these."""
+    client = CourierClient(transport, base_url="https://api.courier.com/", api_key="pk_test_secret", clock=clock)
+    return CourierSink(client, TenantOrder(memory), clock=clock)
+
+
+@pytest.fixture
+def batch_of() -> Callable[..., Batch]:
+    """Return a maker of batches of one delivery."""
+
+    def make(
+        operation: str, body: bytes = b"{}", *, family: str = "profiles", sequence: int = 1, key: str = "k1"
+    ) -> Batch:
+        delivery = Delivery(sequence=sequence, operation=operation, body=body, family=family, idempotency_key=key)
+        return Batch(deliveries=(delivery,), size_bytes=len(body))
+
+    return make

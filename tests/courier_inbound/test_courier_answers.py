@@ -1,0 +1,187 @@
+"""What Courier's answers mean, answer by answer."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forwarder.courier.answers import Asked, error_message, judge, judge_no_answer, retry_after_s
+from forwarder.courier.calls import Family
+from forwarder.errors import NoAnswer
+from forwarder.model import Delivered, Effect, Filtered, Held, Refused, TryLater
+
+_NOW_MS = 1_767_225_600_000
+_ERROR = b'{"message": "Bad thing u1", "type": "invalid_request_error"}'
+
+_OPERATIONS = {
+    "profiles": "POST /profiles/u1",
+    "tenants": "PUT /tenants/t1",
+    "automations": "POST /automations/caf%C3%A9/invoke",
+    "journeys": "POST /journeys/j%2F1/invoke",
+    "send": "POST /send",
+    "lists": "PUT /lists/l1/subscriptions/u1",
+    "inbound": "POST /inbound/segment",
+}
+
+
+def _asked(family: str, operation: str = "") -> Asked:
+    body = b'{"message": {"template": "T1"}}' if family == "send" else b"{}"
+    return Asked(operation=operation or _OPERATIONS[family], family=family, body=body)
+
+
+@pytest.mark.parametrize(
+    ("family", "operation", "status", "body", "verdict"),
+    [
+        ("profiles", "", 200, b"{}", Delivered),
+        ("send", "", 202, b"", Delivered),
+        ("lists", "", 204, b"", Delivered),
+        ("inbound", "", 409, _ERROR, Delivered),
+        ("lists", "DELETE /lists/l/subscriptions/u", 404, b"", Delivered),
+        ("lists", "DELETE /lists/l/subscriptions/u", 404, _ERROR, Delivered),
+        ("journeys", "", 422, _ERROR, Filtered),
+        ("profiles", "", 400, _ERROR, Refused),
+        ("inbound", "", 413, b"", Refused),
+        ("automations", "", 422, b"", Refused),
+        ("automations", "", 404, _ERROR, Refused),
+        ("journeys", "", 404, _ERROR, Refused),
+        ("send", "", 404, _ERROR, Refused),
+        ("lists", "", 404, _ERROR, Refused),
+        ("automations", "", 404, b"<html>", Held),
+        ("automations", "", 404, b'{"message": "Not Found"}', Held),
+        ("profiles", "", 404, _ERROR, Held),
+        ("inbound", "", 404, _ERROR, Held),
+        ("lists", "", 403, b"", Held),
+        ("profiles", "", 401, b"", Held),
+        ("profiles", "", 302, b"", Held),
+        ("profiles", "", 405, b"", Held),
+        ("profiles", "", 418, b"", Held),
+        ("profiles", "", 600, b"", Held),
+        ("profiles", "", 408, b"", TryLater),
+        ("profiles", "", 409, _ERROR, TryLater),
+        ("profiles", "", 425, b"", TryLater),
+        ("lists", "", 429, b"", TryLater),
+        ("profiles", "", 500, b"", TryLater),
+        ("profiles", "", 599, b"", TryLater),
+    ],
+)
+def test_an_answer_means_what_the_table_says(
+    family: str, operation: str, status: int, body: bytes, verdict: type
+) -> None:
+    """Each answer of Courier has exactly one meaning for the event it was given for."""
+    assert isinstance(judge(_asked(family, operation), status, {}, body, now_ms=_NOW_MS), verdict)
+
+
+@pytest.mark.parametrize(
+    ("family", "status", "scope"),
+    [("lists", 403, "lists"), ("profiles", 404, "profiles"), ("profiles", 401, "route"), ("send", 301, "route")],
+)
+def test_a_hold_is_as_narrow_as_its_cause(family: str, status: int, scope: str) -> None:
+    """A permission or an address that fails holds its family of calls; a key or a redirect holds the route."""
+    verdict = judge(_asked(family), status, {}, b"", now_ms=_NOW_MS)
+    assert isinstance(verdict, Held)
+    assert verdict.scope == scope
+    assert str(status) in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("status", "scope", "effect"),
+    [(429, "lists", Effect.NONE), (503, "event", Effect.ANSWERED), (409, "event", Effect.ANSWERED)],
+)
+def test_later_says_who_waits_and_what_may_have_happened(status: int, scope: str, effect: Effect) -> None:
+    """A limit stops its family alone and has no effect; an error stops the one event and was answered."""
+    verdict = judge(_asked("lists"), status, {"retry-after": "7"}, b"", now_ms=_NOW_MS)
+    assert isinstance(verdict, TryLater)
+    assert (verdict.scope, verdict.effect, verdict.after_s) == (scope, effect, 7)
+
+
+@pytest.mark.parametrize(("request_left", "effect"), [(True, Effect.UNKNOWN), (False, Effect.NONE)])
+def test_no_answer_says_whether_the_request_left(*, request_left: bool, effect: Effect) -> None:
+    """A request that certainly did not leave had no effect; of any other the outcome is unknown."""
+    verdict = judge_no_answer(NoAnswer("time-out", request_left=request_left))
+    assert (verdict.effect, verdict.scope, verdict.after_s) == (effect, "event", None)
+    assert verdict.reason == "no answer: time-out"
+
+
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [
+        ("automations", 'automation template "café": Bad thing u1'),
+        ("journeys", 'journey "j/1": Bad thing u1'),
+        ("send", 'notification template "T1": Bad thing u1'),
+        ("lists", 'list "l1": Bad thing u1'),
+    ],
+)
+def test_a_refusal_says_which_template_but_not_in_what_is_logged(family: str, words: str) -> None:
+    """Courier's words and the template's name are kept for people, apart from the reason that logs may hold."""
+    verdict = judge(_asked(family), 404, {}, _ERROR, now_ms=_NOW_MS)
+    assert isinstance(verdict, Refused)
+    assert verdict.words == words
+    assert "u1" not in verdict.reason
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"message": []}', b"{"])
+def test_an_unreadable_send_names_no_template(body: bytes) -> None:
+    """A refused send whose body is of another shape is refused all the same."""
+    verdict = judge(Asked(operation="POST /send", family="send", body=body), 404, {}, _ERROR, now_ms=_NOW_MS)
+    assert isinstance(verdict, Refused)
+    assert verdict.words.startswith('notification template ""')
+
+
+def test_words_are_cut_and_need_no_error_object() -> None:
+    """What Courier says is kept up to a limit, also when it is no error object."""
+    verdict = judge(_asked("profiles"), 400, {}, b"\xff" * 5_000, now_ms=_NOW_MS)
+    assert isinstance(verdict, Refused)
+    assert verdict.words == "\ufffd" * 500
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (_ERROR, "Bad thing u1"),
+        (b'{"message": "m"}', None),
+        (b'{"message": 3, "type": "t"}', None),
+        (b"[]", None),
+        (b"[" * 5_000, None),
+        (b"", None),
+    ],
+)
+def test_only_couriers_error_object_counts_as_one(body: bytes, message: str | None) -> None:
+    """A gateway's own error is not taken for Courier's."""
+    assert error_message(body) == message
+
+
+@pytest.mark.parametrize(
+    ("value", "wait_s"),
+    [
+        ("5", 5),
+        (" 1200 ", 300),
+        ("9" * 30, 300),
+        ("0", None),
+        ("-3", None),
+        ("soon", None),
+        ("", None),
+        ("Thu, 01 Jan 2026 00:00:30 GMT", 30),
+        ("Thu, 01 Jan 2026 00:00:30", 30),
+        ("Wed, 31 Dec 2025 00:00:30 GMT", None),
+    ],
+)
+def test_retry_after_is_read_in_both_forms_and_capped(value: str, wait_s: float | None) -> None:
+    """Seconds and dates count, up to five minutes; anything else leaves the wait to our backoff."""
+    assert retry_after_s(value, now_ms=_NOW_MS) == wait_s
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    family=st.sampled_from([family.value for family in Family]),
+    status=st.integers(100, 700),
+    body=st.binary(max_size=60),
+    after=st.text(max_size=30),
+)
+def test_every_answer_has_a_meaning_and_its_reason_quotes_nothing(
+    family: str, status: int, body: bytes, after: str
+) -> None:
+    """Whatever is answered gets a verdict, and what may be logged of it comes from a closed set of texts."""
+    verdict = judge(_asked(family), status, {"retry-after": after}, body, now_ms=_NOW_MS)
+    plain = judge(_asked(family), status, {}, _ERROR if error_message(body) is not None else b"", now_ms=_NOW_MS)
+    assert type(verdict) is type(plain)
+    if not isinstance(verdict, Delivered) and not isinstance(plain, Delivered):
+        assert verdict.reason == plain.reason
