@@ -67,5 +67,9 @@ class Unmappable(ForwarderError):
     """
 
 
+class WorkerEnded(ForwarderError):
+    """A worker returned though nobody drained it: a bug, and the end of the daemon; the text names the worker."""
+
+
 class DaemonUnreachable(ForwarderError):
     """A command needs the running daemon's operator API and it did not answer; the text says what to do."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from forwarder.model import (
     Answer,
@@ -297,6 +297,14 @@ class Worker(Protocol):
 
     async def drain(self) -> None:
         """Take nothing new, finish what is in hand, make `run` return. Called once; the daemon bounds it."""
+
+
+@runtime_checkable
+class Startable(Protocol):
+    """A worker that others rely on from its start, such as a listener."""
+
+    async def start(self) -> None:
+        """Be of use once this returns; `run` follows. Idempotent. Raises `SettingsInvalid` when it cannot be."""
 
 
 class Probeable(Protocol):

@@ -133,3 +133,21 @@ class Reporter:
     def operator_failed(self, error: Exception) -> None:
         """Tell that a request of the operator's listener met a bug of ours: by type and place, never by text."""
         self._log.error("operator.failed", reason=type(error).__name__, exc_info=error)
+
+    # --- the daemon ---
+
+    def daemon_ready(self, *, version: str) -> None:
+        """Tell that every worker runs and the doors are open."""
+        self._log.info("daemon.ready", version=version)
+
+    def daemon_draining(self, *, drain_max_s: float) -> None:
+        """Tell that the daemon stops: nothing new is taken, what is in hand is finished."""
+        self._log.info("daemon.draining", drain_max_s=drain_max_s)
+
+    def drain_cut_off(self, *, workers: Sequence[str]) -> None:
+        """Tell that the drain's time is up; what these workers had in hand stays pending."""
+        self._log.warning("daemon.drain_cut_off", workers=list(workers))
+
+    def worker_stuck(self, *, worker: str) -> None:
+        """Alarm: a loop has not turned lately, and the service manager is no longer told that all is well."""
+        self._log.error("worker.stuck", worker=worker)

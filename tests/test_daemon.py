@@ -1,0 +1,208 @@
+"""Who starts when, who stops when, and what happens when one of them does not."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+import structlog
+
+from forwarder.clock import SystemClock
+from forwarder.daemon import Daemon, stop_signals
+from forwarder.errors import SettingsInvalid, WorkerEnded
+from forwarder.ports import Worker
+from forwarder.telemetry.metrics import Metrics
+from forwarder.telemetry.notify import Notifier
+from forwarder.telemetry.reporter import Reporter
+
+
+class Tape:
+    """What happened, in order."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def send(self, message: bytes) -> None:
+        """Take a notification."""
+        self.lines.append(message.decode())
+
+
+class Hand:
+    """A worker that does as it is told."""
+
+    def __init__(
+        self, name: str, tape: Tape, *, ends: bool = False, breaks: Exception | None = None, hangs: bool = False
+    ) -> None:
+        self.name = name
+        self._tape = tape
+        self._ends = ends
+        self._breaks = breaks
+        self._hangs = hangs
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Work."""
+        self._tape.lines.append(f"run {self.name}")
+        if self._breaks:
+            raise self._breaks
+        if self._ends:
+            return
+        try:
+            await self._stop.wait()
+        except asyncio.CancelledError:
+            self._tape.lines.append(f"cancel {self.name}")
+            raise
+
+    async def drain(self) -> None:
+        """Stop."""
+        self._tape.lines.append(f"drain {self.name}")
+        if self._hangs:
+            await asyncio.Event().wait()
+        await asyncio.sleep(0.01)
+        self._tape.lines.append(f"drained {self.name}")
+        self._stop.set()
+
+
+class Listener(Hand):
+    """A worker that others rely on from its start."""
+
+    async def start(self) -> None:
+        """Open."""
+        if self._breaks:
+            raise self._breaks
+        self._tape.lines.append(f"start {self.name}")
+
+
+class Loop:
+    """A loop that turns, or not."""
+
+    def __init__(self, name: str, *, is_alive: bool) -> None:
+        self.name = name
+        self.turns = is_alive
+
+    def is_alive(self, *, now_s: float, within_s: float) -> bool:
+        """Tell."""
+        assert now_s > 0
+        assert within_s > 0
+        return self.turns
+
+
+@pytest.fixture
+def tape() -> Tape:
+    """Return an empty tape."""
+    return Tape()
+
+
+def _daemon(
+    tape: Tape,
+    *stages: list[Worker],
+    probes: tuple[Loop, ...] = (),
+    drain_max_s: float = 5.0,
+    watchdog_s: float | None = None,
+) -> Daemon:
+    return Daemon(
+        stages=stages,
+        probes=probes,
+        notifier=Notifier(tape.send, watchdog_s=watchdog_s),
+        reporter=Reporter(Metrics(), structlog.wrap_logger(structlog.PrintLogger(), processors=[_drop])),
+        clock=SystemClock(),
+        drain_max_s=drain_max_s,
+        status=lambda: "all well",
+    )
+
+
+def _drop(_logger: object, _name: str, _event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    raise structlog.DropEvent
+
+
+async def _run_for(daemon: Daemon, tape: Tape, until: Callable[[list[str]], bool]) -> None:
+    stop = asyncio.Event()
+    async with asyncio.timeout(5):
+        task = asyncio.create_task(daemon.run(stop))
+        while not until(tape.lines) and not task.done():  # noqa: ASYNC110 - the tape is plain on purpose
+            await asyncio.sleep(0.005)
+        stop.set()
+        await task
+
+
+async def test_order(tape: Tape) -> None:
+    """Workers start downstream first, are told of when all run, and drain upstream first, peers side by side."""
+    daemon = _daemon(tape, [Listener("door", tape)], [Hand("left", tape), Hand("right", tape)])
+    await _run_for(daemon, tape, lambda lines: "STATUS=all well" in lines)
+    assert tape.lines == [
+        "start door",
+        "run left",
+        "run right",
+        "run door",
+        "READY=1",
+        "WATCHDOG=1",
+        "STATUS=all well",
+        "STOPPING=1",
+        "drain door",
+        "drained door",
+        "drain left",
+        "drain right",
+        "drained left",
+        "drained right",
+    ]
+    assert repr(daemon) == "Daemon(door > left | right)"
+
+
+async def test_worker_that_returns_unasked_ends_the_daemon(tape: Tape) -> None:
+    """A worker that returns without being drained is an error, and the others are cancelled."""
+    daemon = _daemon(tape, [Hand("door", tape)], [Hand("route", tape, ends=True)])
+    with pytest.raises(WorkerEnded, match="route"):
+        await _run_for(daemon, tape, lambda _lines: False)
+    assert "cancel door" in tape.lines
+
+
+async def test_worker_that_breaks_ends_the_daemon_with_its_error(tape: Tape) -> None:
+    """The error that comes out is the worker's own."""
+    daemon = _daemon(tape, [Hand("door", tape)], [Hand("route", tape, breaks=ZeroDivisionError("x"))])
+    with pytest.raises(ZeroDivisionError):
+        await _run_for(daemon, tape, lambda _lines: False)
+
+
+async def test_door_that_cannot_open_ends_the_start(tape: Tape) -> None:
+    """A listener that cannot listen ends the daemon before anybody is told that it is ready."""
+    daemon = _daemon(tape, [Listener("door", tape, breaks=SettingsInvalid("port taken"))], [Hand("route", tape)])
+    with pytest.raises(SettingsInvalid, match="port taken"):
+        await _run_for(daemon, tape, lambda _lines: False)
+    assert "READY=1" not in tape.lines
+
+
+async def test_deadline(tape: Tape) -> None:
+    """At the drain's deadline the rest is cancelled, and the daemon ends without an error."""
+    daemon = _daemon(tape, [Hand("door", tape)], [Hand("route", tape, hangs=True)], drain_max_s=0.1)
+    await _run_for(daemon, tape, lambda lines: "READY=1" in lines)
+    assert tape.lines[-3:] == ["drained door", "drain route", "cancel route"]
+
+
+async def test_watchdog_hears_nothing_while_a_loop_stands(tape: Tape) -> None:
+    """The heart beats only while every loop turns, and goes on when it turns again."""
+    loop = Loop("route", is_alive=False)
+    daemon = _daemon(tape, [Hand("route", tape)], probes=(loop,), watchdog_s=0.02)
+
+    def until(lines: list[str]) -> bool:
+        if lines.count("STATUS=all well") == 3:
+            assert "WATCHDOG=1" not in lines
+            loop.turns = True
+        return "WATCHDOG=1" in lines
+
+    await _run_for(daemon, tape, until)
+    assert "WATCHDOG=1" in tape.lines
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_signals(number: signal.Signals) -> None:
+    """The first signal asks for a drain, the second exits at once."""
+    codes: list[int] = []
+    with stop_signals(exit_now=codes.append) as stop:
+        assert not stop.is_set()
+        os.kill(os.getpid(), number)
+        await asyncio.wait_for(stop.wait(), 1)
+        assert codes == []
+        os.kill(os.getpid(), number)
+        await asyncio.sleep(0.02)
+    assert codes == [128 + number]
