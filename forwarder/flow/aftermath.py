@@ -19,7 +19,7 @@ from forwarder.flow.poison import (
     is_hopeless,
     read_progress,
 )
-from forwarder.flow.settlement import Settlement
+from forwarder.flow.settlement import Settlement, told
 from forwarder.model import Answer, Attempt, Delivered, Filtered, Held, Lease, Refused, RouteName, State, TryLater
 from forwarder.ports import Clock
 from forwarder.telemetry.reporter import Reporter
@@ -81,8 +81,8 @@ class Aftermath:
             case Filtered(reason=reason):
                 self._passed(parcel, started_s)
                 await self._settlement.dismiss(parcel.leases, state=State.FILTERED, reason=reason, attempt=attempt)
-            case Refused(reason=reason):
-                return await self._refused(parcel, attempt, reason, started_s)
+            case Refused() as refused:
+                return await self._refused(parcel, attempt, refused, started_s)
             case TryLater() as later:
                 return await self._later(parcel, attempt, later, started_s)
             case Held(reason=reason):
@@ -107,7 +107,7 @@ class Aftermath:
 
     # --- refused: someone in it is the culprit ---
 
-    async def _refused(self, parcel: Parcel, attempt: Attempt, reason: str, started_s: float) -> bool:
+    async def _refused(self, parcel: Parcel, attempt: Attempt, refused: Refused, started_s: float) -> bool:
         stop = self._gate.stop
         if stop is not None and stop.kind is not StopKind.REFUSALS:
             self._open(started_s)  # a refusal is an answer: the set-up is right, the destination is there
@@ -118,10 +118,9 @@ class Aftermath:
         if self._gate.is_held:
             # Judged again when the hold is over: until something is accepted, a refusal proves nothing.
             self._gate.postpone(now_s=self._clock.monotonic_s())
-            await self._settlement.give_back([lease], attempt=attempt, reason=reason)
+            await self._settlement.give_back([lease], attempt=attempt, reason=refused.reason)
             return True
-        logged = f"refused: {attempt.status}"
-        await self._settlement.bury(lease, reason=reason, logged=logged, attempt=attempt)
+        await self._settlement.bury(lease, reason=told(refused), logged=refused.reason, attempt=attempt)
         stop = self._gate.stop
         if stop is not None and stop.is_hold:  # another one completed the row while this was written down
             self._streak.pardon(lease.sequence)
@@ -227,8 +226,8 @@ class Aftermath:
         progress.holds += 1
         if progress.holds >= HOLDS_MAX:
             self._suspects.clear([lease.sequence])
-            told = f"keeps holding the route: {attempt.status}"
-            await self._settlement.bury(lease, reason=told, logged=told, attempt=attempt)
+            given_up = f"keeps holding the route: {attempt.status}"
+            await self._settlement.bury(lease, reason=given_up, logged=given_up, attempt=attempt)
             return
         self._hold(reason, attempt.status, StopKind.HELD)
         await self._settlement.note(lease, msgspec.json.encode(progress))

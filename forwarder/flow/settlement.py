@@ -5,7 +5,7 @@ One spool call and one report per batch, never per event.
 
 from collections.abc import Sequence
 
-from forwarder.model import Attempt, Lease, RouteName, State
+from forwarder.model import Attempt, Lease, Refused, RouteName, State
 from forwarder.ports import Clock, Spool
 from forwarder.telemetry.reporter import Reporter
 
@@ -64,3 +64,8 @@ class Settlement:
 
 def _sequences(leases: Sequence[Lease]) -> list[int]:
     return [lease.sequence for lease in leases]
+
+
+def told(refused: Refused) -> str:
+    """Return what people read behind a dead event: our reason, and the destination's words if there are any."""
+    return f"{refused.reason}: {refused.words}" if refused.words else refused.reason
