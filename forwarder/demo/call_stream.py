@@ -19,6 +19,7 @@ Json = dict[str, Any]
 
 # Event name → automation.
 LINKS = {"Order Completed": "order-thanks", "Trial Started": "trial-welcome"}
+LINKS_TOML = "\n".join(f'[[link]]\nevent = "{event}"\ntarget = "{target}"\n' for event, target in LINKS.items())
 UNLINKED = ("Product Viewed",)
 DOORS = ("/v1/batch", "/inbound/rudderstack", "/inbound/segment")
 _MARK = "demo_id"

@@ -7,7 +7,6 @@ its own process id. Absent: any knowledge of what it should do.
 import asyncio
 import contextlib
 import os
-import re
 import signal
 import socket
 import sys
@@ -19,11 +18,9 @@ from pathlib import Path
 
 import aiohttp
 
+from forwarder.demo.books import Books, read_books
 from forwarder.demo.listener import HOST
 
-Books = dict[str, int]  # state → events, "accepted" beside the five
-
-_BOOKS = re.compile(r'^forwarder_events\{(?=[^}]*route="(\w+)")(?=[^}]*state="(\w+)")[^}]*\} (\S+)$', re.MULTILINE)
 _OURS = ("FORWARDER_", "COURIER_", "RUDDERSTACK_")
 _LOOK_AGAIN_S = 0.01
 
@@ -113,9 +110,7 @@ class DaemonProcess:
 
     async def books(self, route: str) -> Books:
         """Return the account of one route, as `/metrics` shows it."""
-        async with aiohttp.ClientSession() as http, http.get(f"{self.operator_url}/metrics") as response:
-            text = await response.text()
-        return {state: int(float(value)) for of, state, value in _BOOKS.findall(text) if of == route}
+        return (await read_books(self.operator_url)).get(route, {})
 
     async def wait_for_books(
         self, route: str, is_reached: Callable[[Books], bool], *, timeout_s: float = 30.0

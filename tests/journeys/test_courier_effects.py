@@ -7,7 +7,7 @@ from collections.abc import Callable
 import aiohttp
 import pytest
 
-from forwarder.demo.call_stream import LINKS, Call, CallStream, happened
+from forwarder.demo.call_stream import LINKS_TOML, Call, CallStream, happened
 from forwarder.demo.chaos import Chaos, ChaosRates, Misfortune
 from forwarder.demo.courier_api import CourierApi
 from forwarder.demo.courier_state import Effect
@@ -22,15 +22,6 @@ INBOUND = RouteName.RUDDERSTACK_TO_COURIER.value
 USERS = 200
 EVENTS_PER_USER = 10
 RATES = ChaosRates(rate_limited=0.005, error=0.04, lost=0.02, silent=0.03, silent_error=0.01, late=0.01)
-
-
-def links_file(folder: str) -> str:
-    """Write the links of the stream as the daemon reads them; return the path."""
-    path = f"{folder}/links.toml"
-    with open(path, "w") as file:
-        for event, target in LINKS.items():
-            file.write(f'[[links]]\nevent = "{event}"\ntarget = "{target}"\n')
-    return path
 
 
 async def test_order_and_once_only_hold_through_chaos_and_a_kill(
@@ -52,7 +43,9 @@ async def test_order_and_once_only_hold_through_chaos_and_a_kill(
 
     courier.state.on_effect = note
     daemon = make_daemon(inbound)
-    daemon.settings["FORWARDER_LINKS"] = links_file(str(daemon.folder))
+    links = daemon.folder / "links.toml"
+    links.write_text(LINKS_TOML)
+    daemon.settings["FORWARDER_LINKS"] = str(links)
     await daemon.start()
     stream, now_ms = CallStream(seed=42), time.time_ns() // 1_000_000
     makers = (stream.identify, stream.linked, stream.ad_hoc)
