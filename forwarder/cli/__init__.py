@@ -1,1 +1,1 @@
-"""The verbs of the command line and their exit codes; thin: what they do lives below."""
+"""The commands: what people type, what they read, and how a command ends."""

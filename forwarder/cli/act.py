@@ -1,0 +1,147 @@
+"""`forwarder replay` and `forwarder discard`: act on events by number, or on all of a state and reason.
+
+Both ask before they act, and work in bounded requests, which is their progress.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from forwarder.cli.exits import CommandFailed, ending
+from forwarder.cli.operator_client import OperatorClient, operator
+from forwarder.cli.options import AS_JSON, ROUTE, URL, command_settings
+
+_CHUNK = 500
+_REASONS_MAX = 500
+
+REASON = click.option("--reason", metavar="TEXT", help="With --state: only events with exactly this reason.")
+YES = click.option("--yes", is_flag=True, help="Do not ask.")
+SEQUENCES = click.argument("sequences", type=click.IntRange(1), nargs=-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What is to be done to which events."""
+
+    verb: str  # "replay" or "discard"
+    did: str
+    sequences: tuple[int, ...]
+    state: str | None
+    reason: str | None
+    route: str | None
+
+    def __post_init__(self) -> None:
+        """Refuse a wish for nothing, or for two things at once."""
+        if bool(self.sequences) == bool(self.state):
+            raise click.UsageError("give either sequences (as `forwarder events` shows them) or --state")
+        if self.sequences and (self.reason is not None or self.route is not None):
+            raise click.UsageError("--reason and --route go with --state")
+
+
+@click.command(
+    epilog=ending(
+        "forwarder replay 1042 1043",
+        'forwarder replay --state dead --reason "no id" --yes',
+        "forwarder replay --state unmapped",
+    )
+)
+@SEQUENCES
+@click.option(
+    "--state", type=click.Choice(["dead", "unmapped", "filtered", "delivered"]), help="All events in this state."
+)
+@REASON
+@ROUTE
+@YES
+@AS_JSON
+@URL
+def replay(*, yes: bool, as_json: bool, url: str | None, **wish: Any) -> None:
+    """Make settled events pending again: they are mapped anew and delivered.
+
+    Calls to Courier that an event already made are not made again.
+    """
+    _act(Wish(verb="replay", did="replayed", **wish), yes=yes, as_json=as_json, url=url)
+
+
+@click.command(
+    epilog=ending(
+        "forwarder discard 1042",
+        'forwarder discard --state dead --reason "larger than the data plane takes"',
+    )
+)
+@SEQUENCES
+@click.option("--state", type=click.Choice(["dead"]), help="All dead events.")
+@REASON
+@ROUTE
+@YES
+@AS_JSON
+@URL
+def discard(*, yes: bool, as_json: bool, url: str | None, **wish: Any) -> None:
+    """Mark dead events as discarded: they stay in the books and are asked about no more."""
+    _act(Wish(verb="discard", did="discarded", **wish), yes=yes, as_json=as_json, url=url)
+
+
+def _act(wish: Wish, *, yes: bool, as_json: bool, url: str | None) -> None:
+    count = asyncio.run(_done(wish, yes=yes, url=url))
+    click.echo(json.dumps({wish.did: count}) if as_json else f"{wish.did} {count}")
+    if wish.sequences and count < len(set(wish.sequences)):
+        raise CommandFailed(
+            f"{len(set(wish.sequences)) - count} of them could not be {wish.did}: unknown, purged, "
+            f"or not in a state for it (see `forwarder events`)"
+        )
+
+
+async def _done(wish: Wish, *, yes: bool, url: str | None) -> int:
+    async with operator(command_settings(), url) as client:
+        total = len(set(wish.sequences)) if wish.sequences else await _total(client, wish)
+        if not total:
+            return 0
+        if not yes:
+            click.confirm(_question(wish, total), abort=True, err=True)
+        return await _by_sequence(client, wish) if wish.sequences else await _by_state(client, wish, total)
+
+
+def _question(wish: Wish, total: int) -> str:
+    which = f" in state {wish.state}" if wish.state else ""
+    why = f" with the reason {wish.reason!r}" if wish.reason else ""
+    return f"{wish.verb.capitalize()} {total} events{which}{why}?"
+
+
+async def _total(client: OperatorClient, wish: Wish) -> int:
+    groups = await client.get("/api/reasons", state=wish.state, route=wish.route, limit=_REASONS_MAX)
+    return sum(group["count"] for group in groups["reasons"] if wish.reason in (None, group["reason"]))
+
+
+async def _by_sequence(client: OperatorClient, wish: Wish) -> int:
+    wanted = sorted(set(wish.sequences))
+    count = 0
+    with _progress(wish, len(wanted)) as bar:
+        for start in range(0, len(wanted), _CHUNK):
+            chunk: Sequence[int] = wanted[start : start + _CHUNK]
+            count += (await client.post(f"/api/{wish.verb}", {"sequences": chunk}))[wish.did]
+            bar.update(len(chunk))
+    return count
+
+
+async def _by_state(client: OperatorClient, wish: Wish, total: int) -> int:
+    named = {"state": wish.state, "reason": wish.reason, "route": wish.route, "limit": _CHUNK}
+    body = {name: value for name, value in named.items() if value is not None}
+    count, after = 0, 0
+    with _progress(wish, total) as bar:
+        # Stops at the total it asked about: events that die again meanwhile are not taken a second time.
+        while count < total and after is not None:
+            done = await client.post(f"/api/{wish.verb}", body | {"after": after})
+            count += done[wish.did]
+            after = done["next_after"]
+            bar.update(done[wish.did])
+    return count
+
+
+def _progress(wish: Wish, total: int) -> Any:
+    """Return a bar on the terminal; nothing where there is none, or where one request does it all."""
+    is_hidden = total <= _CHUNK or not sys.stderr.isatty()
+    return click.progressbar(length=total, label=f"{wish.did}", file=sys.stderr, show_pos=True, hidden=is_hidden)

@@ -1,0 +1,57 @@
+"""`forwarder check`: is everything as it must be, before or while the daemon runs?"""
+
+import asyncio
+import json
+from dataclasses import asdict
+
+import click
+
+from forwarder.cli import show
+from forwarder.cli.check_local import local_findings
+from forwarder.cli.check_vendors import vendor_findings
+from forwarder.cli.exits import FAILED, ending
+from forwarder.cli.findings import Finding, is_failed
+from forwarder.cli.options import AS_JSON, daemon_settings
+from forwarder.clock import SystemClock
+from forwarder.settings import Settings
+from forwarder.transport import AiohttpTransport
+
+
+@click.command(
+    epilog=ending("forwarder check", "forwarder check --connect", "forwarder check --json | jq '.findings[]'")
+)
+@click.option("--connect", is_flag=True, help="Also ask both vendors: name, TLS, key, clock. No event is sent.")
+@AS_JSON
+@click.pass_context
+def check(ctx: click.Context, *, connect: bool, as_json: bool) -> None:
+    """Check settings, files, data folder, spool and clock.
+
+    Prints every setting that is in effect with its source, secrets masked, then what was found. Warnings do
+    not fail the check.
+    """
+    settings = daemon_settings()
+    clock = SystemClock()
+    findings = list(local_findings(settings, now_ms=clock.wall_ms()))
+    if connect:
+        findings += asyncio.run(_connected(settings, clock))
+    if as_json:
+        rows = [asdict(row) for row in settings.rows()]
+        click.echo(json.dumps({"findings": [finding.as_json() for finding in findings], "settings": rows}))
+    else:
+        _print(settings, findings)
+    if is_failed(findings):
+        ctx.exit(FAILED)
+
+
+async def _connected(settings: Settings, clock: SystemClock) -> list[Finding]:
+    async with AiohttpTransport(clock=clock) as transport:
+        return [finding async for finding in vendor_findings(settings, transport, clock)]
+
+
+def _print(settings: Settings, findings: list[Finding]) -> None:
+    for row in settings.rows():
+        if row.value:
+            click.echo(f"{row.variable:<30}  {show.plain(row.value, 44)}  {row.origin}")
+    click.echo("")
+    for finding in findings:
+        click.echo(finding.line())

@@ -1,0 +1,169 @@
+"""`forwarder map`: what would be sent for a payload, without sending it; and is it what was expected?"""
+
+import difflib
+import json
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+from forwarder import __version__
+from forwarder.cli.exits import FAILED, CommandFailed, ending
+from forwarder.cli.options import command_settings
+from forwarder.errors import Unmappable
+from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack
+from forwarder.mapping.explanation import explain
+from forwarder.mapping.link_file import LinkFile, read_link_file
+from forwarder.mapping.rudderstack_to_courier import RudderstackToCourier
+from forwarder.mapping.rules import Rules
+from forwarder.mapping.selection import EventSelection
+from forwarder.model import Delivery, Filtered, Lease, RouteName, Unmapped
+from forwarder.rudderstack import wire
+from forwarder.rudderstack.calls import TrackCalls
+from forwarder.settings import Settings
+
+OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK.value, RouteName.RUDDERSTACK_TO_COURIER.value
+
+Outcome = dict[str, Any]
+
+
+@click.command(
+    "map",
+    epilog=ending(
+        "forwarder map webhook.json",
+        "FORWARDER_RULES=rules.toml forwarder map --expect expected.json webhook.json",
+        "forwarder map --route rudderstack_to_courier --source segment - < track.json",
+    ),
+)
+@click.option("--route", type=click.Choice([OUTBOUND, INBOUND]), default=OUTBOUND, show_default=True)
+@click.option(
+    "--source",
+    help="The door it would come through: webhook or events; rudderstack, segment or v1. Default: the route's first.",
+    type=click.Choice(["webhook", "events", "rudderstack", "segment", "v1"]),
+)
+@click.option("--received-at", type=click.DateTime(), help="When it would arrive, in UTC, for events without a time.")
+@click.option(
+    "--expect",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Compare with this JSON file: exit 1 and a diff when it differs.",
+)
+@click.argument("file", type=click.File("r", encoding="utf-8"))
+@click.pass_context
+def map_(
+    ctx: click.Context,
+    *,
+    route: str,
+    source: str | None,
+    received_at: datetime | None,
+    expect: Path | None,
+    file: TextIO,
+) -> None:
+    """Print what would be sent for the event in FILE (- for standard input).
+
+    Uses FORWARDER_EVENT_NAMES, FORWARDER_EVENTS and FORWARDER_RULES outbound, FORWARDER_LINKS and
+    FORWARDER_INBOUND_MODE inbound. FILE holds one JSON object, or an array of them, which prints an array.
+    """
+    at_ms = round(received_at.replace(tzinfo=UTC).timestamp() * 1000) if received_at else time.time_ns() // 1_000_000
+    mapped = _mapped(file, route, source, at_ms)
+    text = json.dumps(mapped, indent=2, ensure_ascii=False, sort_keys=True)
+    if expect is None:
+        click.echo(text)
+        return
+    wanted = json.dumps(_json(expect.read_text("utf-8"), str(expect)), indent=2, ensure_ascii=False, sort_keys=True)
+    if wanted == text:
+        click.echo("as expected")
+        return
+    _print_difference(wanted, text, expect)
+    ctx.exit(FAILED)
+
+
+def _mapped(file: TextIO, route: str, source: str | None, at_ms: int) -> Outcome | list[Outcome]:
+    settings = command_settings()
+    given = _json(file.read(), file.name)
+    if route == OUTBOUND:
+        outbound = outbound_mapper(settings)
+        made = [
+            outbound_outcome(outbound, payload, at_ms=at_ms, source=source or "webhook") for payload in _payloads(given)
+        ]
+    else:
+        inbound = inbound_mapper(settings)
+        made = [
+            inbound_outcome(inbound, payload, at_ms=at_ms, source=source or "rudderstack")
+            for payload in _payloads(given)
+        ]
+    return made if isinstance(given, list) else made[0]
+
+
+def outbound_mapper(settings: Settings) -> CourierToRudderStack:
+    """Return the mapper as the daemon would have it; raises `RulesInvalid`."""
+    rules = Rules.parse(settings.rules.read_text("utf-8"), file=str(settings.rules)) if settings.rules else Rules()
+    return CourierToRudderStack(
+        TrackCalls(version=__version__),
+        preset=settings.event_names,
+        selection=EventSelection.of(settings.events),
+        rules=rules,
+    )
+
+
+def inbound_mapper(settings: Settings) -> RudderstackToCourier:
+    """Return the mapper as the daemon would have it, with the pinned links alone; raises `RulesInvalid`."""
+    file = settings.links
+    pinned = read_link_file(file.read_text("utf-8"), file=str(file)) if file else LinkFile()
+    return RudderstackToCourier(
+        lambda: pinned.links,
+        is_relay=settings.inbound_mode == "relay",
+        profile_keys=pinned.profile_keys,
+        sync_engage_lists=pinned.syncs_engage_lists,
+    )
+
+
+def outbound_outcome(mapper: CourierToRudderStack, payload: bytes, *, at_ms: int, source: str) -> Outcome:
+    """Map one webhook; `{"outcome": …, "call"?: …, "reason"?: …}`."""
+    outcome: Outcome = json.loads(explain(mapper, payload, received_at_ms=at_ms, source=source).as_json())
+    return outcome
+
+
+def inbound_outcome(mapper: RudderstackToCourier, payload: bytes, *, at_ms: int, source: str) -> Outcome:
+    """Map one call; `{"outcome": …, "calls"?: [{"operation", "body"}], "reason"?: …}`."""
+    event = json.loads(payload)
+    if isinstance(event, Mapping):
+        envelope = wire.envelope(event, payload, received_at_ms=at_ms, source=source, unique=bytes)
+    else:
+        envelope = wire.unreadable(payload, received_at_ms=at_ms, source=source)
+    lease = Lease(sequence=1, attempt=1, first_failed_at_ms=None, progress=b"", envelope=envelope)
+    try:
+        mapped = mapper.map(lease)
+    except Unmappable as error:
+        return {"outcome": "dead", "reason": str(error)}
+    match mapped:
+        case Filtered(reason=reason):
+            return {"outcome": "filtered", "reason": reason}
+        case Unmapped(reason=reason):
+            return {"outcome": "unmapped", "reason": reason}
+        case deliveries:
+            return {"outcome": "sent", "calls": [_shown(delivery) for delivery in deliveries]}
+
+
+def _shown(delivery: Delivery) -> Outcome:
+    return {"operation": delivery.operation, "body": json.loads(delivery.body) if delivery.body else None}
+
+
+def _payloads(given: Any) -> list[bytes]:
+    return [json.dumps(one).encode() for one in (given if isinstance(given, list) else [given])]
+
+
+def _json(text: str, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CommandFailed(f"{name} is no JSON: {error}") from None
+
+
+def _print_difference(wanted: str, made: str, expect: Path) -> None:
+    colours = {"+": "green", "-": "red", "@": "cyan"}
+    lines = difflib.unified_diff(wanted.splitlines(), made.splitlines(), str(expect), "mapped", lineterm="")
+    for line in lines:
+        click.echo(click.style(line, fg=colours.get(line[:1])))

@@ -1,0 +1,85 @@
+"""`forwarder events`: what was received and what became of it, newest first, or as it comes in."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from forwarder.cli import show
+from forwarder.cli.exits import ending
+from forwarder.cli.operator_client import OperatorClient, operator
+from forwarder.cli.options import AS_JSON, ROUTE, STATE, URL, command_settings
+
+_FOLLOW_S = 0.5
+_PAGE = 500
+
+Filters = Mapping[str, str | None]
+
+
+@click.command(
+    epilog=ending(
+        "forwarder events --state dead",
+        "forwarder events --follow --route courier_to_rudderstack",
+        "forwarder events --message 1-65f240a0-47a6a120c8374de9bcf9f22c --json",
+    )
+)
+@ROUTE
+@STATE
+@click.option("--event", metavar="NAME", help="Only events of this name, such as 'Message Sent'.")
+@click.option("--user", "user_id", metavar="ID", help="Only events of this user.")
+@click.option("--message", "message_id", metavar="ID", help="Only events of this message.")
+@click.option("--reason", metavar="TEXT", help="Only events with exactly this reason.")
+@click.option("--text", metavar="TEXT", help="Only events whose payload contains this; looks at the newest ones.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@click.option("--follow", is_flag=True, help="Then print new events as they arrive, until Ctrl-C.")
+@AS_JSON
+@URL
+def events(*, limit: int, follow: bool, as_json: bool, url: str | None, **filters: str | None) -> None:
+    """List events, newest first; with --follow oldest first, and on.
+
+    With --json one flat object per event and line: sequence, route, state, event, message_id, user_id,
+    received_at, attempts, reason.
+    """
+    try:
+        asyncio.run(_list(filters, limit=limit, follow=follow, as_json=as_json, url=url))
+    except KeyboardInterrupt:
+        return
+
+
+async def _list(filters: Filters, *, limit: int, follow: bool, as_json: bool, url: str | None) -> None:
+    async with operator(command_settings(), url) as client:
+        found = await _newest(client, filters, limit=limit)
+        for event in reversed(found) if follow else found:
+            _print(event, as_json=as_json)
+        if follow:
+            await _follow(client, filters, after=found[0]["sequence"] if found else 0, as_json=as_json)
+        elif not found and not as_json:
+            click.echo("no such events", err=True)
+
+
+async def _newest(client: OperatorClient, filters: Filters, *, limit: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    before: int | None = None
+    while len(found) < limit:
+        page = await client.get("/api/events", **filters, before=before, limit=min(_PAGE, limit - len(found)))
+        found += page["events"]
+        before = page["next_before"]
+        if before is None or page["is_cut"]:
+            break
+    return found
+
+
+async def _follow(client: OperatorClient, filters: Filters, *, after: int, as_json: bool) -> None:
+    while True:
+        page = await client.get("/api/events", **filters, after=after, limit=_PAGE)
+        for event in page["events"]:
+            _print(event, as_json=as_json)
+            after = event["sequence"]
+        if len(page["events"]) < _PAGE:
+            await asyncio.sleep(_FOLLOW_S)
+
+
+def _print(event: Mapping[str, Any], *, as_json: bool) -> None:
+    click.echo(json.dumps(show.flat(event)) if as_json else show.event_line(event))

@@ -1,0 +1,54 @@
+"""How a command ends: 0 done, 1 failed, 2 wrong usage, 78 wrong configuration (EX_CONFIG of sysexits.h)."""
+
+from typing import Any
+
+import click
+
+from forwarder.errors import ForwarderError, RulesInvalid, SettingsInvalid
+
+DONE = 0
+FAILED = 1
+USAGE = 2
+CONFIGURATION = 78
+
+_EXIT_CODES = "\b\nExit codes:\n  0   done\n  1   failed\n  2   wrong usage\n  78  wrong configuration"
+
+
+def ending(*examples: str) -> str:
+    """Return what the help of a command ends with: examples, one a line, and the exit codes."""
+    lines = "".join(f"\n  {example}" for example in examples)
+    return f"\b\nExamples:{lines}\n\n{_EXIT_CODES}"
+
+
+class CommandFailed(click.ClickException):
+    """The command could not do it; the text says why and what to do."""
+
+    exit_code = FAILED
+
+    def show(self, file: Any = None) -> None:
+        """Print the text alone, without a traceback."""
+        click.echo(self.format_message(), file=file, err=True)
+
+
+class ConfigurationWrong(CommandFailed):
+    """The settings, or a file they name, are wrong."""
+
+    exit_code = CONFIGURATION
+
+
+class Verbs(click.Group):
+    """A group of commands in the order in which they were added, whose errors are plain text."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order of the documentation, not of the alphabet."""
+        del ctx
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; our errors become its exit code and one plain text."""
+        try:
+            return super().invoke(ctx)
+        except (SettingsInvalid, RulesInvalid) as error:
+            raise ConfigurationWrong(str(error)) from None
+        except ForwarderError as error:
+            raise CommandFailed(str(error)) from None

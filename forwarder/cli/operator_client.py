@@ -1,0 +1,107 @@
+"""Speak to the daemon through its operator API; one that is stopped is stood in for by its data folder.
+
+`operator` decides which, so that a command is written once for both. Absent: what is asked.
+"""
+
+import getpass
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+import aiohttp
+
+from forwarder.cli.exits import CommandFailed
+from forwarder.cli.stopped import stopped_daemon
+from forwarder.errors import DaemonUnreachable, SpoolLocked, SpoolUnusable
+from forwarder.settings import Address, Settings
+
+_TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  recognised, not bound
+
+
+class OperatorClient:
+    """Requests to one operator API. `is_running` tells a daemon from its data folder."""
+
+    def __init__(self, http: aiohttp.ClientSession, *, is_running: bool) -> None:
+        self._http = http
+        self.is_running = is_running
+
+    async def get(self, path: str, **parameters: str | int | None) -> Any:
+        """Return the JSON at a path; parameters that are None are left out. Raises `CommandFailed`."""
+        given = {name: value for name, value in parameters.items() if value is not None}
+        return await self._asked("GET", path, params=given)
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Make a change and return its JSON. Raises `CommandFailed`."""
+        return await self._asked("POST", path, json=body)
+
+    async def _asked(self, method: str, path: str, **request: Any) -> Any:
+        try:
+            async with self._http.request(method, path, **request) as answer:
+                said = await answer.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise DaemonUnreachable(f"the daemon went away ({type(error).__name__}); try again") from None
+        except ValueError:
+            raise CommandFailed("what answers there is not this daemon: it speaks no JSON") from None
+        if answer.status == HTTPStatus.UNAUTHORIZED:
+            raise CommandFailed("the daemon asks for its token: set FORWARDER_OPERATOR_TOKEN as the daemon has it")
+        if answer.status >= HTTPStatus.BAD_REQUEST:
+            what = said.get("error", "") if isinstance(said, dict) else ""
+            raise CommandFailed(f"the daemon answered {answer.status}: {what}")
+        return said
+
+
+def operator_url(listen: Address) -> str:
+    """Return the address at which this machine reaches the operator's listener."""
+    return f"http://{Address(_EVERYWHERE.get(listen.host, listen.host), listen.port)}"
+
+
+@asynccontextmanager
+async def operator(settings: Settings, url: str | None = None) -> AsyncIterator[OperatorClient]:
+    """Give a client of the running daemon, or of its data folder when nothing listens at its address.
+
+    Raises `DaemonUnreachable` when there is neither; with an explicit `url` the folder is not looked at.
+    """
+    where = url or operator_url(settings.operator_listen)
+    headers = {"X-Forwarder-Operator": f"cli:{_user()}"}
+    if settings.operator_token is not None:
+        headers["Authorization"] = f"Bearer {settings.operator_token.get_secret_value()}"
+    async with aiohttp.ClientSession(where, headers=headers, timeout=_TIMEOUT) as http:
+        if await _answers(http):
+            yield OperatorClient(http, is_running=True)
+            return
+    if url is not None:
+        raise DaemonUnreachable(f"nothing answers at {url}: is the daemon running, and is that its operator listener?")
+    try:
+        async with (
+            stopped_daemon(settings) as socket,
+            aiohttp.ClientSession(
+                "http://localhost", connector=aiohttp.UnixConnector(str(socket)), headers=headers
+            ) as http,
+        ):
+            yield OperatorClient(http, is_running=False)
+    except SpoolLocked as error:
+        raise DaemonUnreachable(
+            f"nothing answers at {where}, yet the data folder is in use ({error}): "
+            "set FORWARDER_OPERATOR_LISTEN as the daemon has it"
+        ) from None
+    except SpoolUnusable as error:
+        raise DaemonUnreachable(f"nothing answers at {where}, and: {error}") from None
+
+
+async def _answers(http: aiohttp.ClientSession) -> bool:
+    try:
+        async with http.get("/api/status"):
+            return True
+    except (aiohttp.ClientConnectionError, TimeoutError):
+        return False
+    except (aiohttp.ClientError, ValueError):
+        raise CommandFailed("what answers there is not this daemon: it speaks no HTTP, or the URL is wrong") from None
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"  # a container's user need not have a name

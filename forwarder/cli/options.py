@@ -1,0 +1,29 @@
+"""Options that several commands share, and the settings they all read."""
+
+import os
+from pathlib import Path
+
+import click
+
+from forwarder.model import RouteName, State
+from forwarder.settings import Settings, load
+
+URL = click.option(
+    "--url",
+    metavar="URL",
+    help="The operator's listener, such as http://127.0.0.1:8081. Default: FORWARDER_OPERATOR_LISTEN; "
+    "when nothing answers there, the data folder of the stopped daemon.",
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+ROUTE = click.option("--route", type=click.Choice([route.value for route in RouteName]), help="Only this route.")
+STATE = click.option("--state", type=click.Choice([state.value for state in State]), help="Only events in this state.")
+
+
+def command_settings() -> Settings:
+    """Read the settings for a command: what only the daemon needs may be missing."""
+    return load(os.environ, Path.cwd(), is_for_daemon=False)
+
+
+def daemon_settings() -> Settings:
+    """Read the settings as the daemon does."""
+    return load(os.environ, Path.cwd())

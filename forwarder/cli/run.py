@@ -1,0 +1,25 @@
+"""`forwarder run`: the daemon itself, until it is told to stop."""
+
+import click
+import uvloop
+
+from forwarder import app
+from forwarder.cli.exits import ending
+from forwarder.cli.options import daemon_settings
+
+
+@click.command(
+    epilog=ending(
+        "forwarder run",
+        "FORWARDER_LOG_FORMAT=console forwarder run",
+        "RUDDERSTACK_WRITE_KEY=… RUDDERSTACK_DATA_PLANE_URL=… COURIER_WEBHOOK_SECRET=… forwarder run",
+    )
+)
+@click.pass_context
+def run(ctx: click.Context) -> None:
+    """Run the daemon until SIGTERM or SIGINT.
+
+    Settings come from the environment, `.env` in the working directory, FORWARDER_SECRETS_DIR and systemd's
+    credentials; config.example.env lists them all. A second signal ends it at once; nothing is lost by it.
+    """
+    ctx.exit(uvloop.run(app.run(daemon_settings())))

@@ -1,0 +1,82 @@
+"""A stopped daemon's operator API, served from its data folder for as long as a command runs.
+
+On a socket in a folder that only this user can enter: payloads pass through it. Nothing is delivered.
+"""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from forwarder import __version__
+from forwarder.clock import SystemClock
+from forwarder.errors import SpoolUnusable
+from forwarder.settings import Settings
+from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.sqlite import SqliteSpool
+from forwarder.spool.store.database import DATABASE_NAME
+from forwarder.telemetry.metrics import Metrics
+from forwarder.telemetry.reporter import Reporter
+from forwarder.web.operator import operator_app
+from forwarder.web.operator_api import api_routes
+from forwarder.web.operator_auth import OperatorGuard
+from forwarder.web.operator_desk import OperatorDesk
+
+
+@asynccontextmanager
+async def stopped_daemon(settings: Settings) -> AsyncIterator[Path]:
+    """Open the spool and serve the API; yield its socket.
+
+    Raises `SpoolLocked` when a daemon has the folder, and `SpoolUnusable` when there is no spool in it.
+    """
+    if not await asyncio.to_thread((settings.data_dir / DATABASE_NAME).exists):
+        raise SpoolUnusable(
+            f"{settings.data_dir} holds no spool: has the daemon ever run with this FORWARDER_DATA_DIR?"
+        )
+    clock, metrics = SystemClock(), Metrics()
+    reporter = Reporter(metrics, _silent())
+    limits = SpoolLimits(bytes_max=settings.spool_bytes_max, retention_s=settings.retention_s)
+    spool = await SqliteSpool.open(settings.data_dir, limits=limits, clock=clock, reporter=reporter)
+    try:
+        desk = OperatorDesk(
+            archive=spool,
+            spool=spool,
+            routes=(),
+            metrics=metrics,
+            reporter=reporter,
+            clock=clock,
+            version=__version__,
+            started_at_ms=time.time_ns() // 1_000_000,
+        )
+        guard = OperatorGuard(token=None, own_hosts=frozenset())
+        app = operator_app(api_routes(desk), guard=guard, reporter=reporter, clock=clock)
+        async with _served(app) as socket:
+            yield socket
+    finally:
+        await spool.close()
+
+
+@asynccontextmanager
+async def _served(app: web.Application) -> AsyncIterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="forwarder-") as folder:
+        socket = Path(folder) / "operator"
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            await web.UnixSite(runner, str(socket)).start()
+            yield socket
+        finally:
+            await runner.cleanup()
+
+
+def _silent() -> structlog.typing.FilteringBoundLogger:
+    """Return a log that writes nothing: the command says what matters itself."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+        structlog.ReturnLogger(), wrapper_class=structlog.make_filtering_bound_logger(100), processors=[]
+    )
+    return logger
