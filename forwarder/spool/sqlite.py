@@ -91,6 +91,8 @@ class SqliteSpool:
         )
         self._archive = await SqliteArchive.open(self._folder, vfs=vfs, live=self._facts_live, clock=self._clock)
         self._writer.start()
+        for code in (0, 1):
+            await self._feed(code, fresh_max=0, retry_max=0)
 
     # --- Spool ---
 

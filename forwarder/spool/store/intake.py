@@ -14,6 +14,7 @@ from forwarder.spool.capacity import RETRY_AFTER_S, Load, event_bytes, refusal
 from forwarder.spool.recurrence import Occurrence, is_resend, lane_of, occurrence_key
 from forwarder.spool.store.codes import ROUTE_CODES, Account
 from forwarder.spool.store.keys import KnownKeys
+from forwarder.spool.store.space import used_bytes
 from forwarder.spool.store.transaction import Transaction
 
 _EVENT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -46,6 +47,7 @@ class _Taking:
         self._new_keys: list[bytes] = []
         self._types: dict[tuple[int, str, str], list[int]] = {}
         self._intake = Intake()
+        self._used_bytes = used_bytes(transaction.connection)
 
     def run(self) -> Intake:
         known = self._keys.find(
@@ -57,7 +59,7 @@ class _Taking:
         return self._intake
 
     def _append(self, batch: Sequence[Envelope], known: set[bytes]) -> Receipt | SpoolFull:
-        reason = self._refusal(batch)
+        reason = self._refusal(batch) if batch else ""
         if reason:
             return SpoolFull(reason, retry_after_s=RETRY_AFTER_S)
         accepted = 0
@@ -78,6 +80,8 @@ class _Taking:
         balance = self._transaction.balance
         unsettled = [balance(route, Account.UNSETTLED_BYTES) for route in (0, 1)]
         dead = balance(0, Account.DEAD_BYTES) + balance(1, Account.DEAD_BYTES)
+        if self._used_bytes > self._transaction.limits.bytes_max:
+            return "the spool has reached its cap: history is yielding"
         incoming = [0, 0]
         for envelope in batch:
             incoming[ROUTE_CODES[envelope.route]] += event_bytes(len(envelope.payload))

@@ -216,6 +216,7 @@ class Writer:
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
         self._keys.forget_changes()
+        self._housekeeping.forget_changes()
 
     def _turn_away(self, jobs: Sequence[AppendJob | Job]) -> list[Job]:
         """Refuse what would fill the disk further; return the settlements."""
@@ -268,18 +269,24 @@ class Writer:
         if self.condition.refusal:
             return
         try:
-            while self._housekeeping.is_due(now_ms=self._clock.wall_ms()):
+            while self._is_tidying_due():
                 self._tidy_once()
+                self._busy_since_s = self._clock.monotonic_s()
                 if not self._queue.empty():
                     return
         except apsw.Error:
             self._roll_back()
 
+    def _is_tidying_due(self) -> bool:
+        return self._housekeeping.is_due(
+            now_ms=self._clock.wall_ms(), sequence=self.memory.sequence, is_idle=self._queue.empty()
+        )
+
     def _tidy_once(self) -> None:
         transaction = Transaction(self._connection, self.memory, self._limits, now_ms=self._clock.wall_ms())
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            yielded = self._housekeeping.step(transaction)
+            yielded = self._housekeeping.step(transaction, is_idle=self._queue.empty())
             if transaction.is_changed():
                 transaction.write_books()
             self._connection.execute("COMMIT")

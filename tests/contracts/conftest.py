@@ -1,0 +1,116 @@
+"""What the contract suites run against."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+import structlog
+
+from forwarder.model import Attempt, Envelope, Labels, Recurrence, RouteName
+from forwarder.ports import Archive, Spool
+from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.memory import MemorySpool
+from forwarder.spool.sqlite import SqliteSpool
+from forwarder.telemetry.metrics import Metrics
+from forwarder.telemetry.reporter import Reporter
+
+START_MS = 1_700_000_000_000
+
+
+class ManualClock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now_ms = START_MS
+
+    def wall_ms(self) -> int:
+        """Return the time it was set to."""
+        return self.now_ms
+
+    def monotonic_s(self) -> float:
+        """Return the same in seconds."""
+        return self.now_ms / 1000
+
+
+class SpoolAndArchive(Spool, Archive, Protocol):
+    """What both kinds are."""
+
+
+OpenSpool = Callable[[SpoolLimits], Awaitable[SpoolAndArchive]]
+MakeEnvelope = Callable[..., Envelope]
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """Return a clock that stands still until moved."""
+    return ManualClock()
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+async def open_spool(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock
+) -> AsyncIterator[OpenSpool]:
+    """Return how to open a spool of each kind; all are closed at the end."""
+    opened: list[SpoolAndArchive] = []
+
+    async def open_one(limits: SpoolLimits) -> SpoolAndArchive:
+        spool: SpoolAndArchive
+        if request.param == "memory":
+            spool = MemorySpool(limits=limits, clock=clock)
+        else:
+            reporter = Reporter(Metrics(), structlog.get_logger())
+            spool = await SqliteSpool.open(tmp_path / "data", limits=limits, clock=clock, reporter=reporter)
+        opened.append(spool)
+        return spool
+
+    yield open_one
+    for spool in opened:
+        await spool.close()
+
+
+@pytest.fixture
+async def spool(open_spool: OpenSpool) -> SpoolAndArchive:
+    """Return an empty spool with the usual limits."""
+    return await open_spool(SpoolLimits())
+
+
+@pytest.fixture
+def make_envelope(clock: ManualClock) -> MakeEnvelope:
+    """Return how to make an envelope; the number makes its key."""
+
+    def make(
+        number: int,
+        *,
+        partition: str = "",
+        route: RouteName = RouteName.COURIER_TO_RUDDERSTACK,
+        payload: bytes | None = None,
+        labels: Labels | None = None,
+        recurrence: Recurrence | None = None,
+    ) -> Envelope:
+        return Envelope(
+            route=route,
+            event_key=number.to_bytes(16, "big"),
+            partition_key=partition,
+            received_at_ms=clock.now_ms,
+            payload=b'{"n":%d}' % number if payload is None else payload,
+            source="webhook",
+            labels=labels or Labels(type="t", event="e", message_id=f"m{number}", user_id=f"u{number % 3}"),
+            recurrence=recurrence,
+        )
+
+    return make
+
+
+@pytest.fixture
+def failed_attempt() -> Attempt:
+    """Return an exchange that must be made again."""
+    return Attempt(
+        at_ms=START_MS,
+        duration_ms=3,
+        operation="POST /v1/batch",
+        status=503,
+        outcome="try_later",
+        reason="503",
+        answer=b"busy",
+    )

@@ -1,0 +1,394 @@
+"""What every spool promises about storing, lending and settling."""
+
+import asyncio
+
+import pytest
+
+from forwarder.errors import SpoolClosed, SpoolFull
+from forwarder.model import Attempt, Lease, Receipt, RouteName, State
+from forwarder.ports import EventQuery
+from forwarder.spool.limits import SpoolLimits
+
+OUT = RouteName.COURIER_TO_RUDDERSTACK
+IN = RouteName.RUDDERSTACK_TO_COURIER
+
+
+async def lease_all(spool, route=OUT, *, fresh=100, retry=100, size=1_000_000):
+    """Lend what there is."""
+    return await spool.lease(route, fresh_max=fresh, retry_max=retry, bytes_max=size)
+
+
+def numbers(leases) -> list[int]:
+    """Return the leases' sequences."""
+    return [lease.sequence for lease in leases]
+
+
+async def test_an_envelope_comes_back_as_it_was_stored(spool, make_envelope):
+    """A lease carries the very envelope that was appended."""
+    envelope = make_envelope(1, partition="u1", route=IN)
+    await spool.append([envelope])
+    assert await lease_all(spool, IN) == [
+        Lease(sequence=1, attempt=1, first_failed_at_ms=None, progress=b"", envelope=envelope)
+    ]
+
+
+async def test_the_oldest_come_first_and_each_to_one_caller(spool, make_envelope):
+    """Leases go out in the order of arrival, and no event is lent twice."""
+    await spool.append([make_envelope(n) for n in range(1, 8)])
+    first = await lease_all(spool, fresh=3)
+    second = await lease_all(spool, fresh=3)
+    third = await lease_all(spool, fresh=3)
+    assert [numbers(first), numbers(second), numbers(third)] == [[1, 2, 3], [4, 5, 6], [7]]
+    assert not await lease_all(spool)
+
+
+async def test_routes_do_not_mix(spool, make_envelope):
+    """A lease of one route never holds an event of the other; sequences are unique over both."""
+    await spool.append([make_envelope(1), make_envelope(2, route=IN), make_envelope(3)])
+    assert numbers(await lease_all(spool, OUT)) == [1, 3]
+    assert numbers(await lease_all(spool, IN)) == [2]
+
+
+async def test_the_same_key_is_stored_once(spool, make_envelope):
+    """A known key counts as a duplicate, within one append, across appends and after settlement."""
+    assert await spool.append([make_envelope(1), make_envelope(1), make_envelope(2)]) == Receipt(
+        accepted=2, duplicates=1
+    )
+    await spool.complete(numbers(await lease_all(spool)), state=State.DELIVERED)
+    assert await spool.append([make_envelope(2), make_envelope(3)]) == Receipt(accepted=1, duplicates=1)
+
+
+async def test_the_same_key_on_the_other_route_is_another_event(spool, make_envelope):
+    """Keys are known per route."""
+    assert (await spool.append([make_envelope(1)])).accepted == 1
+    assert (await spool.append([make_envelope(1, route=IN)])).accepted == 1
+
+
+async def test_concurrent_appends_of_one_key_store_it_once(spool, make_envelope):
+    """However many copies arrive at once, one is accepted."""
+    receipts = await asyncio.gather(*(spool.append([make_envelope(1)]) for _ in range(20)))
+    assert sum(r.accepted for r in receipts) == 1
+    assert sum(r.duplicates for r in receipts) == 19
+
+
+async def test_an_empty_append_is_nothing(spool):
+    """Appending nothing is answered and stores nothing."""
+    assert await spool.append([]) == Receipt(accepted=0, duplicates=0)
+
+
+async def test_a_lease_stops_before_its_bytes_but_lends_one(spool, make_envelope):
+    """The payloads' sum stays within `bytes_max`, except that one event is always lent."""
+    await spool.append([make_envelope(n, payload=b"x" * 100) for n in range(1, 6)])
+    assert numbers(await lease_all(spool, size=10)) == [1]
+    assert numbers(await lease_all(spool, size=250)) == [2, 3]
+
+
+async def test_a_released_event_waits_for_its_time(spool, make_envelope, clock, failed_attempt):
+    """An event on a retry is lent again when due, with its attempt counted and its first failure kept."""
+    await spool.append([make_envelope(1)])
+    leases = await lease_all(spool)
+    due_ms = clock.now_ms + 5_000
+    await spool.release(numbers(leases), not_before_ms=due_ms, reason="503", attempt=failed_attempt)
+    assert not await lease_all(spool)
+    first_failed_ms = clock.now_ms
+    clock.now_ms = due_ms
+    (again,) = await lease_all(spool)
+    assert (again.attempt, again.first_failed_at_ms) == (2, first_failed_ms)
+    await spool.release([1], not_before_ms=0)
+    (third,) = await lease_all(spool)
+    assert (third.attempt, third.first_failed_at_ms) == (3, first_failed_ms)
+
+
+async def test_a_release_that_does_not_count_leaves_the_attempt(spool, make_envelope, clock):
+    """A hold or a drain gives the event back as if never lent."""
+    await spool.append([make_envelope(1), make_envelope(2)])
+    await lease_all(spool, fresh=1)
+    await spool.release([1], not_before_ms=0, counts=False)
+    (again,) = await lease_all(spool, fresh=1)
+    assert (again.sequence, again.attempt, again.first_failed_at_ms) == (1, 1, None)
+    await spool.release([1], not_before_ms=clock.now_ms + 1_000, counts=False)
+    assert numbers(await lease_all(spool)) == [2]
+    clock.now_ms += 1_000
+    (later,) = await lease_all(spool, retry=0)
+    assert (later.sequence, later.attempt) == (1, 1)
+
+
+async def test_fresh_and_retried_events_have_limits_of_their_own(spool, make_envelope):
+    """`retry_max` bounds what failed before, `fresh_max` the rest."""
+    await spool.append([make_envelope(n) for n in range(1, 5)])
+    await spool.release(numbers(await lease_all(spool, fresh=3)), not_before_ms=0)
+    assert numbers(await lease_all(spool, fresh=0, retry=2)) == [1, 2]
+    assert numbers(await lease_all(spool, fresh=5, retry=0)) == [4]
+    assert numbers(await lease_all(spool)) == [3]
+
+
+async def test_one_partition_is_lent_one_at_a_time_in_order(spool, make_envelope, clock):
+    """Of a partition only the oldest pending event is lent, also while it waits for a retry."""
+    await spool.append([make_envelope(n, route=IN, partition="a" if n % 2 else "b") for n in range(1, 7)])
+    assert numbers(await lease_all(spool, IN)) == [1, 2]
+    await spool.complete([2], state=State.DELIVERED)
+    await spool.release([1], not_before_ms=clock.now_ms + 1_000)
+    assert numbers(await lease_all(spool, IN)) == [4]
+    clock.now_ms += 1_000
+    assert numbers(await lease_all(spool, IN)) == [1]
+    await spool.bury([1], reason="refused")
+    await spool.complete([4], state=State.UNMAPPED, reason="nothing linked")
+    assert numbers(await lease_all(spool, IN)) == [3, 6]
+
+
+async def test_later_events_of_a_partition_join_the_queue(spool, make_envelope):
+    """An event that arrives while its partition's head is lent waits for it."""
+    await spool.append([make_envelope(1, partition="a")])
+    await lease_all(spool)
+    await spool.append([make_envelope(2, partition="a"), make_envelope(3)])
+    assert numbers(await lease_all(spool)) == [3]
+    await spool.complete([1], state=State.DELIVERED)
+    assert numbers(await lease_all(spool)) == [2]
+
+
+async def test_progress_survives_a_release(spool, make_envelope):
+    """What `note` kept comes with the next lease, and stays after a replay."""
+    await spool.append([make_envelope(1)])
+    await lease_all(spool)
+    await spool.note(1, b"first call done")
+    await spool.release([1], not_before_ms=0)
+    (again,) = await lease_all(spool)
+    assert again.progress == b"first call done"
+    await spool.bury([1], reason="refused")
+    await spool.exhume([1])
+    (replayed,) = await lease_all(spool)
+    assert replayed.progress == b"first call done"
+
+
+async def test_progress_survives_a_release_that_does_not_count(spool, make_envelope):
+    """What `note` kept comes with the next lease of an event that was given back at once."""
+    await spool.append([make_envelope(1)])
+    await lease_all(spool)
+    await spool.note(1, b"planned")
+    await spool.release([1], not_before_ms=0, counts=False)
+    (again,) = await lease_all(spool)
+    assert again.progress == b"planned"
+
+
+async def test_settling_what_is_not_lent_changes_nothing(spool, make_envelope):
+    """An event is settled once: unknown, unlent and settled ones are left alone."""
+    await spool.append([make_envelope(1), make_envelope(2)])
+    await lease_all(spool, fresh=1)
+    await spool.complete([1], state=State.DELIVERED)
+    await spool.complete([1, 2, 99], state=State.FILTERED)
+    await spool.bury([1], reason="no")
+    await spool.release([1, 2], not_before_ms=0)
+    books = (await spool.facts()).books[OUT]
+    assert (books.accepted, books.delivered, books.pending, books.filtered, books.dead) == (2, 1, 1, 0, 0)
+
+
+async def test_a_replay_makes_settled_events_pending_again(spool, make_envelope):
+    """`exhume` starts an event anew at its place; pending and unknown ones are skipped; the key stays known."""
+    await spool.append([make_envelope(n) for n in range(1, 5)])
+    await lease_all(spool, fresh=3)
+    await spool.complete([1], state=State.DELIVERED)
+    await spool.release([2], not_before_ms=0)
+    await lease_all(spool, fresh=0)
+    await spool.bury([2], reason="refused")
+    assert await spool.exhume([1, 2, 3, 4, 99]) == 2
+    leases = await lease_all(spool)
+    assert [(lease.sequence, lease.attempt) for lease in leases] == [(1, 1), (2, 1), (4, 1)]
+    assert await spool.append([make_envelope(1)]) == Receipt(accepted=0, duplicates=1)
+
+
+async def test_a_replayed_older_event_waits_for_the_one_in_flight(spool, make_envelope):
+    """After a replay the oldest pending one is next, and still only one of the partition is lent."""
+    await spool.append([make_envelope(n, partition="a") for n in range(1, 4)])
+    await lease_all(spool)
+    await spool.bury([1], reason="refused")
+    assert numbers(await lease_all(spool)) == [2]
+    await spool.exhume([1])
+    assert not await lease_all(spool)
+    await spool.release([2], not_before_ms=0)
+    assert numbers(await lease_all(spool)) == [1]
+    await spool.complete([1], state=State.DELIVERED)
+    assert numbers(await lease_all(spool)) == [2]
+    await spool.complete([2], state=State.DELIVERED)
+    assert numbers(await lease_all(spool)) == [3]
+
+
+async def test_a_replayed_older_event_overtakes_a_waiting_head(spool, make_envelope, clock):
+    """A head that waits for its retry steps back behind an older event that was dug out."""
+    await spool.append([make_envelope(n, partition="a") for n in range(1, 3)])
+    await lease_all(spool)
+    await spool.complete([1], state=State.DELIVERED)
+    await lease_all(spool)
+    await spool.release([2], not_before_ms=clock.now_ms + 500)
+    await spool.exhume([1])
+    clock.now_ms += 1_000
+    assert numbers(await lease_all(spool)) == [1]
+    await spool.complete([1], state=State.DELIVERED)
+    (second,) = await lease_all(spool)
+    assert (second.sequence, second.attempt) == (2, 2)
+
+
+async def test_the_newest_due_event_can_be_lent(spool, make_envelope, clock):
+    """`lease_newest` takes from the other end, never what is lent, waits, or stands behind its partition's head."""
+    await spool.append([make_envelope(n) for n in range(1, 4)])
+    await spool.append([make_envelope(4, partition="a"), make_envelope(5, partition="a")])
+    newest = await spool.lease_newest(OUT)
+    assert newest is not None
+    assert newest.sequence == 4
+    assert numbers(await lease_all(spool, fresh=2)) == [1, 2]
+    last = await spool.lease_newest(OUT)
+    assert last is not None
+    assert last.sequence == 3
+    assert await spool.lease_newest(OUT) is None
+    await spool.release([3], not_before_ms=clock.now_ms + 100)
+    assert await spool.lease_newest(OUT) is None
+    clock.now_ms += 100
+    again = await spool.lease_newest(OUT)
+    assert again is not None
+    assert (again.sequence, again.attempt) == (3, 2)
+
+
+async def test_a_probe_given_back_is_lent_in_its_place(spool, make_envelope):
+    """An event that was lent from the far end and returned comes once, in order."""
+    await spool.append([make_envelope(n) for n in range(1, 4)])
+    await spool.lease_newest(OUT)
+    await spool.release([3], not_before_ms=0, counts=False)
+    assert numbers(await lease_all(spool)) == [1, 2, 3]
+    assert not await lease_all(spool)
+
+
+async def test_waiting_ends_with_the_commit(spool, make_envelope):
+    """`wait_for_work` is True once an append committed, and False at the time-out before."""
+    assert await spool.wait_for_work(OUT, timeout_s=0.01) is False
+    waiting = asyncio.create_task(spool.wait_for_work(OUT, timeout_s=5))
+    await asyncio.sleep(0)
+    await spool.append([make_envelope(1)])
+    assert await asyncio.wait_for(waiting, 1) is True
+    await lease_all(spool)
+    assert await spool.wait_for_work(OUT, timeout_s=0.01) is False
+
+
+async def test_waiting_ends_when_a_retry_falls_due(spool, make_envelope, clock):
+    """A due time that passes is work."""
+    await spool.append([make_envelope(1)])
+    await lease_all(spool)
+    await spool.release([1], not_before_ms=clock.now_ms + 20)
+    waiting = asyncio.create_task(spool.wait_for_work(OUT, timeout_s=5))
+    await asyncio.sleep(0)
+    clock.now_ms += 20
+    assert await asyncio.wait_for(waiting, 2) is True
+    assert numbers(await lease_all(spool)) == [1]
+
+
+async def test_waiting_ends_when_a_partition_moves_on(spool, make_envelope):
+    """The next of a partition is work as soon as its head is settled."""
+    await spool.append([make_envelope(1, partition="a"), make_envelope(2, partition="a")])
+    await lease_all(spool)
+    waiting = asyncio.create_task(spool.wait_for_work(OUT, timeout_s=5))
+    await asyncio.sleep(0)
+    await spool.complete([1], state=State.DELIVERED)
+    assert await asyncio.wait_for(waiting, 1) is True
+    assert numbers(await lease_all(spool)) == [2]
+
+
+async def test_small_values_are_remembered(spool):
+    """`remember` keeps up to 4 MiB and replaces; `recall` of the unknown is None."""
+    assert await spool.recall("pause") is None
+    await spool.remember("pause", b"1")
+    await spool.remember("pause", b"")
+    await spool.remember("links", b"x" * 4_194_304)
+    assert await spool.recall("pause") == b""
+    assert await spool.recall("links") == b"x" * 4_194_304
+    with pytest.raises(ValueError, match="links"):
+        await spool.remember("links", b"x" * 4_194_305)
+
+
+async def test_a_closed_spool_refuses(spool, make_envelope):
+    """After `close`, which may be called again, every call raises `SpoolClosed`."""
+    await spool.append([make_envelope(1)])
+    await spool.close()
+    await spool.close()
+    for call in (
+        spool.append([make_envelope(2)]),
+        lease_all(spool),
+        spool.lease_newest(OUT),
+        spool.wait_for_work(OUT, timeout_s=1),
+        spool.note(1, b""),
+        spool.complete([1], state=State.DELIVERED),
+        spool.release([1], not_before_ms=0),
+        spool.bury([1], reason="x"),
+        spool.exhume([1]),
+        spool.discard([1]),
+        spool.remember("a", b""),
+        spool.recall("a"),
+        spool.facts(),
+        spool.events(EventQuery()),
+    ):
+        with pytest.raises(SpoolClosed):
+            await call
+
+
+async def test_closing_wakes_who_waits(spool):
+    """A waiter hears of the end."""
+    waiting = asyncio.create_task(spool.wait_for_work(OUT, timeout_s=30))
+    await asyncio.sleep(0)
+    await spool.close()
+    with pytest.raises(SpoolClosed):
+        await asyncio.wait_for(waiting, 1)
+
+
+async def test_the_cap_refuses_new_events_and_recovers(open_spool, make_envelope):
+    """What is unsettled or dead is never dropped for new events: they are refused for later, all or none."""
+    spool = await open_spool(SpoolLimits(bytes_max=1_000_000))
+    number = 0
+    with pytest.raises(SpoolFull) as refused:
+        while True:
+            number += 1
+            await spool.append([make_envelope(number, payload=b"x" * 50_000)])
+    assert refused.value.retry_after_s > 0
+    assert number > 10
+    leases = await lease_all(spool, size=10_000_000)
+    assert len(leases) == number - 1
+    await spool.bury(numbers(leases[:1]), reason="refused")
+    with pytest.raises(SpoolFull):
+        await spool.append([make_envelope(number, payload=b"x" * 50_000)])
+    await spool.complete(numbers(leases[1:]), state=State.DELIVERED)
+    assert await spool.append([make_envelope(number, payload=b"x" * 50_000)]) == Receipt(accepted=1, duplicates=0)
+
+
+async def test_one_route_cannot_shut_the_others_door(open_spool, make_envelope):
+    """While both routes run, neither's unsettled bytes take more than three quarters of the cap."""
+    spool = await open_spool(SpoolLimits(bytes_max=1_000_000, is_shared=True))
+    number = 0
+    with pytest.raises(SpoolFull):
+        while True:
+            number += 1
+            await spool.append([make_envelope(number, payload=b"x" * 50_000)])
+    assert number - 1 == 14
+    assert (await spool.append([make_envelope(1, route=IN, payload=b"x" * 50_000)])).accepted == 1
+
+
+async def test_attempts_are_kept_with_the_event(spool, make_envelope, failed_attempt):
+    """The last ten attempts are shown, oldest first, with the answer's first 2,048 bytes."""
+    await spool.append([make_envelope(1)])
+    for number in range(12):
+        await lease_all(spool)
+        attempt = Attempt(
+            at_ms=number,
+            duration_ms=1,
+            operation="POST",
+            status=500,
+            outcome="try_later",
+            reason=f"try {number}",
+            answer=b"a" * 5_000,
+        )
+        await spool.release([1], not_before_ms=0, reason=attempt.reason, attempt=attempt)
+    detail = await spool.event(1)
+    assert [a.reason for a in detail.attempts] == [f"try {number}" for number in range(2, 12)]
+    assert len(detail.attempts[0].answer) == 2_048
+    assert (detail.row.attempts, detail.row.reason) == (12, "try 11")
+    await lease_all(spool)
+    await spool.bury([1], reason="refused", attempt=failed_attempt)
+    detail = await spool.event(1)
+    assert detail.row.attempts == 13
+    assert detail.attempts[-1] == failed_attempt
+    assert len(detail.attempts) == 10
