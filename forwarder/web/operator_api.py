@@ -104,11 +104,11 @@ class _OperatorApi:
     # --- acting ---
 
     async def replay(self, request: web.Request) -> web.Response:
-        chosen = selection(await _body(request), states=REPLAYABLE)
+        chosen = selection(await body_of(request), states=REPLAYABLE)
         return await self._act(request, chosen, self._desk.replay, "replayed")
 
     async def discard(self, request: web.Request) -> web.Response:
-        chosen = selection(await _body(request), states=DISCARDABLE)
+        chosen = selection(await body_of(request), states=DISCARDABLE)
         return await self._act(request, chosen, self._desk.discard, "discarded")
 
     async def pause(self, request: web.Request) -> web.Response:
@@ -146,7 +146,8 @@ def who(request: web.Request) -> str:
     return f"{said[:_WHO_MAX]} ({request.remote or 'unknown'})"
 
 
-async def _body(request: web.Request) -> object:
+async def body_of(request: web.Request) -> object:
+    """Return the request's JSON; raises `QueryInvalid`."""
     try:
         parsed: object = json.loads(await request.read())
     except (ValueError, RecursionError):

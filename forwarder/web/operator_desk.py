@@ -3,10 +3,12 @@
 Absent: HTTP. The page shares this desk, so that both show and do the same.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from forwarder.errors import RulesInvalid
 from forwarder.flow.route import RouteStatus
 from forwarder.model import RouteName
 from forwarder.ports import Archive, AuditRow, Clock, Spool
@@ -14,6 +16,7 @@ from forwarder.telemetry.collector import BookCollector
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
 
+LINKS_SHOWN_MAX = 20  # in one line of the audit log
 ACTION_EVENTS_MAX = 1_000  # of one request: a bigger replay is several requests, which is its progress
 
 
@@ -34,6 +37,21 @@ class OperatedRoute(Protocol):
         """Go on after a pause."""
 
 
+class LinkKeeper(Protocol):
+    """The links between events and what they start at Courier, in the words of file, command line and API."""
+
+    def rows(self) -> Sequence[Mapping[str, object]]:
+        """Return every link in force: type, event, to, target, source, and whether it is pinned."""
+
+    async def change(
+        self, *, add: Sequence[Mapping[str, str]] = (), remove: Sequence[Mapping[str, str]] = ()
+    ) -> tuple[int, int]:
+        """Change the links, all or none, durable; return how many were added and removed.
+
+        Raises `RulesInvalid` for what cannot be. Not safe for concurrent changes.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class OperatorDesk:
     """Everything that the operator's listener shows and moves. `routes` are those that run."""
@@ -48,6 +66,8 @@ class OperatorDesk:
     started_at_ms: int
     settings_rows: Sequence[Mapping[str, object]] = ()  # variable, value (masked), origin, is_secret
     books: BookCollector = field(default_factory=BookCollector)
+    links: LinkKeeper | None = None
+    _links_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
         """Let the books show in the daemon's registry."""
@@ -79,9 +99,31 @@ class OperatorDesk:
         await route.resume(who=who)
         await self.audit(who, "resume", route.name)
 
+    async def change_links(
+        self, *, add: Sequence[Mapping[str, str]], remove: Sequence[Mapping[str, str]], who: str
+    ) -> tuple[int, int]:
+        """Change the links, one change at a time, and write down who did it; return how many came and went.
+
+        Raises `RulesInvalid` for what cannot be; then nothing changed.
+        """
+        if self.links is None:
+            raise RulesInvalid("there are no links here: the daemon was started without them")
+        async with self._links_turn:
+            added, removed = await self.links.change(add=add, remove=remove)
+        if added or removed:
+            named = [f"{sign}{_link_name(words)}" for sign, many in (("+", add), ("-", remove)) for words in many]
+            shown = ", ".join(named[:LINKS_SHOWN_MAX]) + (", …" if len(named) > LINKS_SHOWN_MAX else "")
+            await self.audit(who, "links", f"{added} added, {removed} removed: {shown}")
+        return added, removed
+
     async def audit(self, who: str, action: str, detail: str) -> None:
         """Add one line to the audit log."""
         await self.archive.write_audit(AuditRow(at_ms=self.clock.wall_ms(), who=who, action=action, detail=detail))
+
+
+def _link_name(words: Mapping[str, str]) -> str:
+    kind, target = words.get("to", "automation"), words.get("target", "")
+    return f"{words.get('type', 'track')} {words.get('event', '')} to {kind} {target}"
 
 
 ROUTE_NAMES = tuple(route.value for route in RouteName)

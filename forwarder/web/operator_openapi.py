@@ -32,7 +32,7 @@ def document(version: str) -> Json:
             "schemas": _schemas(),
             "responses": {"Error": _answer("What is wrong, and what to do.", "Error")},
         },
-        "paths": _reading() | _acting(),
+        "paths": _merged(_reading(), _acting()),
     }
 
 
@@ -55,6 +55,7 @@ def _reading() -> Json:
         ),
         "/api/audit": _get("Who did what, newest first", "Audit", [_LIMIT]),
         "/api/settings": _get("Effective settings with their source, secrets masked", "Settings"),
+        "/api/links": _get("Links between events and what they start at Courier, pinned ones first", "Links"),
         "/api/openapi.json": _get("This document", "Document"),
     }
 
@@ -64,6 +65,7 @@ def _acting() -> Json:
         "/api/replay": _post("Make settled events pending again", "Replayed", body="Selection"),
         "/api/discard": _post("Mark dead events as discarded; they stay in the books", "Discarded", body="Selection"),
     }
+    paths["/api/links"] = _post("Add and remove links, all or none", "LinksChanged", body="LinksChange")
     for act in ("pause", "resume"):
         paths[f"/api/routes/{{route}}/{act}"] = _post(
             f"{act.capitalize()} a route, also over a restart",
@@ -71,6 +73,11 @@ def _acting() -> Json:
             parameters=[{"name": "route", "in": "path", "required": True, "schema": _ROUTE}],
         )
     return paths
+
+
+def _merged(reading: Json, acting: Json) -> Json:
+    """Return both; a path that is read and changed keeps both of its methods."""
+    return reading | {path: reading.get(path, {}) | methods for path, methods in acting.items()}
 
 
 def _get(summary: str, schema: str, parameters: list[Json] | None = None) -> Json:
@@ -208,8 +215,29 @@ def _schemas() -> Json:
         "Selection": _selection(),
         "Replayed": _object(replayed=_WHOLE, next_after=maybe_whole),
         "Discarded": _object(discarded=_WHOLE, next_after=maybe_whole),
+        "Links": _object(links=_list(_link(_object(**_LINK_FIELDS, pinned=_FLAG)))),
+        "LinksChange": {
+            "type": "object",
+            "properties": dict.fromkeys(("add", "remove"), _list(_link(_object(**_LINK_FIELDS))) | {"maxItems": 1_000}),
+            "additionalProperties": False,
+        },
+        "LinksChanged": _object(added=_WHOLE, removed=_WHOLE),
         "RouteState": _object(route=_ROUTE, state=_TEXT),
     }
+
+
+_LINK_FIELDS: Json = {
+    "type": {"type": "string", "enum": ["track", "identify", "group"], "default": "track"},
+    "event": _TEXT,
+    "to": {"type": "string", "enum": ["automation", "journey", "template", "list"], "default": "automation"},
+    "target": _TEXT,
+    "source": {"type": "string", "enum": ["", "rudderstack", "segment"], "default": ""},
+}
+
+
+def _link(described: Json) -> Json:
+    """Return the description of a link, of which only event and target are required."""
+    return described | {"required": ["event", "target"]}
 
 
 def _selection() -> Json:

@@ -27,7 +27,8 @@ from forwarder.telemetry.reporter import Reporter
 from forwarder.web.operator import OperatorListener, operator_app
 from forwarder.web.operator_api import api_routes
 from forwarder.web.operator_auth import OperatorGuard, SessionReader
-from forwarder.web.operator_desk import OperatorDesk
+from forwarder.web.operator_desk import LinkKeeper, OperatorDesk
+from forwarder.web.operator_links import link_routes
 
 ROUTE = RouteName.COURIER_TO_RUDDERSTACK
 NOW_MS = 1_800_000_000_000
@@ -276,7 +277,11 @@ Operate = Callable[..., "asyncio.Future[Operated]"]
 
 @asynccontextmanager
 async def operated(
-    *, token: str | None = None, sessions: SessionReader | None = None, public_paths: tuple[str, ...] = ()
+    *,
+    token: str | None = None,
+    sessions: SessionReader | None = None,
+    public_paths: tuple[str, ...] = (),
+    links: LinkKeeper | None = None,
 ) -> AsyncIterator[Operated]:
     """Run a listener on loopback and a client that speaks to it."""
     log: list[dict[str, object]] = []
@@ -298,11 +303,12 @@ async def operated(
         version="1.2.3",
         started_at_ms=NOW_MS - 60_000,
         settings_rows=({"variable": "FORWARDER_LISTEN", "value": "x", "origin": "default", "is_secret": False},),
+        links=links,
     )
     guard = OperatorGuard(
         token=token, own_hosts=frozenset({"bridge.internal"}), sessions=sessions, public_paths=public_paths
     )
-    app = operator_app(api_routes(desk), guard=guard, reporter=reporter, clock=clock)
+    app = operator_app((*api_routes(desk), *link_routes(desk)), guard=guard, reporter=reporter, clock=clock)
     listener = OperatorListener(app, host="127.0.0.1", port=0)
     running = asyncio.create_task(listener.run())
     await asyncio.wait_for(listener.started.wait(), 5)
@@ -318,8 +324,14 @@ async def operate() -> AsyncIterator[Callable[..., object]]:
     async with AsyncExitStack() as stack:
 
         async def start(
-            *, token: str | None = None, sessions: SessionReader | None = None, public_paths: tuple[str, ...] = ()
+            *,
+            token: str | None = None,
+            sessions: SessionReader | None = None,
+            public_paths: tuple[str, ...] = (),
+            links: LinkKeeper | None = None,
         ) -> Operated:
-            return await stack.enter_async_context(operated(token=token, sessions=sessions, public_paths=public_paths))
+            return await stack.enter_async_context(
+                operated(token=token, sessions=sessions, public_paths=public_paths, links=links)
+            )
 
         yield start

@@ -208,7 +208,7 @@ async def test_the_openapi_document_describes_every_route(operate: Start) -> Non
         async with operated.http.request(method, url, data=b"{}" if method == "POST" else None) as answer:
             assert answer.status not in (405, 500), path
             assert answer.status != 404 or "{sequence}" in path
-    assert len(paths) == 13
+    assert len(paths) == 15
     names = described["components"]["schemas"]
     assert all(name in names for name in _references(described) if name != "Error")
 
