@@ -9,6 +9,7 @@ from forwarder.cli.completion import completion
 from forwarder.cli.dry_run import map_
 from forwarder.cli.events import events
 from forwarder.cli.exits import Verbs, ending
+from forwarder.cli.links import links
 from forwarder.cli.performances import demo_command, send_sample_command
 from forwarder.cli.run import run
 from forwarder.cli.status import status
@@ -28,5 +29,5 @@ def cli() -> None:
     """
 
 
-for verb in (run, check, demo_command, status, events, replay, discard, map_, send_sample_command, completion):
+for verb in (run, check, demo_command, status, events, replay, discard, map_, links, send_sample_command, completion):
     cli.add_command(verb)

@@ -16,6 +16,8 @@ from aiohttp import web
 from forwarder import __version__
 from forwarder.clock import SystemClock
 from forwarder.errors import SpoolUnusable
+from forwarder.mapping.link_file import LinkFile, read_link_file
+from forwarder.mapping.link_store import LinkStore
 from forwarder.settings import Settings
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
@@ -26,6 +28,7 @@ from forwarder.web.operator import operator_app
 from forwarder.web.operator_api import api_routes
 from forwarder.web.operator_auth import OperatorGuard
 from forwarder.web.operator_desk import OperatorDesk
+from forwarder.web.operator_links import link_routes
 
 
 @asynccontextmanager
@@ -52,13 +55,21 @@ async def stopped_daemon(settings: Settings) -> AsyncIterator[Path]:
             clock=clock,
             version=__version__,
             started_at_ms=time.time_ns() // 1_000_000,
+            links=await LinkStore.load(spool, await asyncio.to_thread(pinned_links, settings)),
         )
         guard = OperatorGuard(token=None, own_hosts=frozenset())
-        app = operator_app(api_routes(desk), guard=guard, reporter=reporter, clock=clock)
+        routes = (*api_routes(desk), *link_routes(desk))
+        app = operator_app(routes, guard=guard, reporter=reporter, clock=clock)
         async with _served(app) as socket:
             yield socket
     finally:
         await spool.close()
+
+
+def pinned_links(settings: Settings) -> LinkFile:
+    """Return what the file of `FORWARDER_LINKS` holds; raises `RulesInvalid`."""
+    file = settings.links
+    return read_link_file(file.read_text("utf-8"), file=str(file)) if file else LinkFile()
 
 
 @asynccontextmanager
