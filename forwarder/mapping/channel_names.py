@@ -84,7 +84,7 @@ _COMPLAINT = re.compile(r"spam[ _-]?report|complain|report\w* .{0,40}as (?:spam|
 _BOUNCE = re.compile(
     r"bounc|\b55[0-9][ -]|\b5\.[0-9]\.[0-9]{1,3}\b|mailbox (?:is )?(?:full|unavailable|does not exist|not found)"
     r"|user unknown|no such (?:user|recipient)|does not exist|invalid (?:recipient|address|email|phone|number|to )"
-    r"|bad ?device ?token|not ?registered|unregistered|device ?token ?not ?for ?topic|invalid ?registration"
+    r"|bad ?device ?token|not[ -]?registered|unregistered|device ?token ?not ?for ?topic|invalid ?registration"
     r"|unreachable destination|unknown destination|landline",
 )
 _ERROR_CHARACTERS_MAX = 1_024

@@ -8,14 +8,16 @@ import re
 
 PATTERN_CHARACTERS_MAX = 200
 SEARCHED_CHARACTERS_MAX = 256
-WIDE_REPEATS_MAX = 2
-_WIDE_FROM = 10  # `{1,9}` is narrow, `{1,10}`, `*` and `+` are wide
+# How many ways the engine may have to try from one place: what two `.*` and one `?` beside them allow.
+WAYS_MAX = 2 * SEARCHED_CHARACTERS_MAX**2
 
 _TOKEN = re.compile(
-    r"\\(?P<escaped>.)|(?P<class>\[\^?\]?(?:\\.|[^\]\\])*\])|(?P<open>\((?:\?[^)\s]*?[:>)=!<]|\?P<\w+>)?)"
-    r"|(?P<close>\))|(?P<or>\|)|(?P<repeat>[*+?]|\{\d*,?\d*\})|(?P<other>.)",
+    r"\\(?P<escaped>.)|(?P<class>\[\^?\]?(?:\\.|[^\]\\])*\])"
+    r"|(?P<open>\((?:\?(?:P<\w+>|P=\w+|<[=!]|[=!>:(#]|[aiLmsux-]+[:)]))?)|(?P<close>\))|(?P<or>\|)"
+    r"|(?P<repeat>[*+?]|\{\d*,?\d*\})|(?P<other>.)",
     re.DOTALL,
 )
+_DIGITS = frozenset("123456789")
 
 
 def compile_bounded(text: str) -> re.Pattern[str]:
@@ -36,32 +38,29 @@ def found_in(pattern: re.Pattern[str], text: str) -> bool:
 
 
 def _refuse_unbounded(text: str) -> None:
-    groups = [False]  # of each open group: does it hold a repeat or an alternative?
-    closed: bool | None = None  # the same of the group that was closed just before
-    wide = 0
+    ways = 1
+    groups = [1]  # the alternatives and repeats of each open group
+    closed = 1  # the same of the group that was closed just before; 1 when it had none, or there is none
     for token in _TOKEN.finditer(text):
-        repeat, opening = token["repeat"], token["open"]
-        if (token["escaped"] or "") in set("123456789") or (opening or "").startswith("(?P="):
+        repeat, opening = token["repeat"], token["open"] or ""
+        if (token["escaped"] or "") in _DIGITS or opening.startswith("(?P="):
             raise ValueError("a reference back to a group can take for ever: repeat what it stands for instead")
+        _refuse_look_around(opening)
+        here = _ways_of(repeat) if repeat else 2 if token["or"] else 1
+        if closed > 1 and here > 1 and repeat not in ("?", None):
+            raise ValueError(
+                "a repeat of a group that repeats or has alternatives can take for ever: use [...] instead"
+            )
+        ways *= here
+        groups[-1] = max(groups[-1], here)
+        closed = 1
         if opening:
-            _refuse_look_around(opening)
-            groups.append(False)
-        elif token["or"]:
-            groups[-1] = True
-        elif repeat and repeat != "?" and _is_wide(repeat):
-            wide += 1
-            if closed:
-                raise ValueError(
-                    "a repeat of a group that repeats or has alternatives can take for ever: use [...] instead"
-                )
-            groups[-1] = True
-        was_close = bool(token["close"])
-        closed = groups.pop() if was_close and len(groups) > 1 else None
-        groups[-1] = groups[-1] or bool(closed)
-    if wide > WIDE_REPEATS_MAX:
-        raise ValueError(
-            f"more than {WIDE_REPEATS_MAX} repeats such as * and + can take for ever: use [...] or {{1,9}}"
-        )
+            groups += [] if opening.endswith(")") else [1]  # `(?i)` opens nothing
+        elif token["close"] and len(groups) > 1:
+            closed = groups.pop()
+            groups[-1] = max(groups[-1], closed)
+    if ways > WAYS_MAX:
+        raise ValueError("so many repeats and alternatives can take for ever: two * or + at most, or use [...] instead")
 
 
 def _refuse_look_around(opening: str) -> None:
@@ -69,10 +68,12 @@ def _refuse_look_around(opening: str) -> None:
         raise ValueError("looking ahead or behind is not supported: use several conditions, or `not`")
 
 
-def _is_wide(repeat: str) -> bool:
+def _ways_of(repeat: str) -> int:
+    if repeat == "?":
+        return 2
     if repeat in "*+":
-        return True
+        return SEARCHED_CHARACTERS_MAX
     low, comma, high = repeat.strip("{}").partition(",")
-    if comma and not high:
-        return True
-    return int(high or low or 0) >= _WIDE_FROM
+    if not comma:
+        return max(int(low or 1), 1)  # exact, and yet it multiplies what stands inside
+    return min(int(high or SEARCHED_CHARACTERS_MAX), SEARCHED_CHARACTERS_MAX)

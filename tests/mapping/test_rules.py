@@ -222,7 +222,7 @@ def test_the_salt_is_in_no_repr() -> None:
             "[[rule]]\nwhen = [\n1]\nfilter = true", "r.toml:3: rule[1].when[1]: is no condition", id="no table"
         ),
         pytest.param(
-            '[[rule]]\nwhen = [\n {field = "event", equals = "a"},\n {field = "event", equalz = "a"},\n]\nfilter = true',
+            '[[rule]]\nwhen = [\n {field = "event", in = [1]},\n {field = "event", equalz = "a"},\n]\nfilter = true',
             "r.toml:4: rule[1].when[2].equalz: is an unknown key (did you mean equals?)",
             id="operator",
         ),
