@@ -1,0 +1,225 @@
+"""Assemble the daemon from its parts: the one place that knows every part. It decides nothing else."""
+
+import asyncio
+import os
+import random
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from forwarder import __version__
+from forwarder.clock import SystemClock
+from forwarder.daemon import Daemon, stop_signals
+from forwarder.errors import RulesInvalid
+from forwarder.flow.batcher import BatchLimits
+from forwarder.flow.delivery import DeliveryLimits
+from forwarder.flow.route import Route
+from forwarder.flow.routes import batch_route
+from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack
+from forwarder.mapping.link_file import LinkFile, read_link_file
+from forwarder.mapping.link_store import LinkStore
+from forwarder.mapping.rules import Rules
+from forwarder.mapping.selection import EventSelection
+from forwarder.model import RouteName
+from forwarder.ports import Probeable
+from forwarder.rudderstack.calls import TrackCalls
+from forwarder.rudderstack.credential import WriteKey
+from forwarder.rudderstack.sink import REQUEST_BYTES_MAX, RudderstackSink, framing_bytes
+from forwarder.settings import Settings
+from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.sqlite import SqliteSpool
+from forwarder.telemetry.logs import Logs, RepeatSummaries
+from forwarder.telemetry.metrics import Metrics
+from forwarder.telemetry.notify import notifier
+from forwarder.telemetry.reporter import Reporter
+from forwarder.transport import AiohttpTransport
+from forwarder.web.admission import DoorSettings
+from forwarder.web.health import Health
+from forwarder.web.operator import OperatorListener, operator_app
+from forwarder.web.operator_api import api_routes
+from forwarder.web.operator_auth import OperatorGuard
+from forwarder.web.operator_desk import OperatorDesk
+from forwarder.web.operator_links import link_routes
+from forwarder.web.receive import Receiver
+from forwarder.web.server import PublicListener
+
+WATCHED_WITHIN_S = 30.0
+
+
+async def run(settings: Settings) -> int:
+    """Run the daemon until SIGTERM or SIGINT, then drain; return the exit code.
+
+    Raises `SettingsInvalid` and `RulesInvalid` for what is set wrong, other `ForwarderError`s for what
+    keeps it from starting.
+    """
+    with stop_signals() as stop:
+        await run_until(settings, stop)
+    return 0
+
+
+async def run_until(settings: Settings, stop: asyncio.Event) -> None:
+    """Run the daemon until the event is set, then drain it within `FORWARDER_DRAIN_MAX_S`."""
+    async with AsyncExitStack() as stack:
+        daemon = await assemble(settings, stack)
+        await daemon.run(stop)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foundation:
+    """What every part stands on."""
+
+    clock: SystemClock
+    metrics: Metrics
+    reporter: Reporter
+    spool: SqliteSpool
+    transport: AiohttpTransport
+
+
+async def assemble(settings: Settings, stack: AsyncExitStack) -> Daemon:
+    """Put the daemon together; what it opens is closed by `stack`, the spool last.
+
+    listener → spool → routes → destinations, and the operator beside them
+    """
+    rules = read_rules(settings)
+    link_file = read_links(settings)
+    clock = SystemClock()
+    metrics = Metrics()
+    logs = Logs(
+        stream=sys.stderr,
+        log_format=settings.log_format,
+        log_level=settings.log_level,
+        metrics=metrics,
+        clock=clock,
+    )
+    stack.callback(logs.flush, is_last=True)
+    reporter = Reporter(metrics, logs.logger)
+    spool = await SqliteSpool.open(settings.data_dir, limits=spool_limits(settings), clock=clock, reporter=reporter)
+    stack.push_async_callback(spool.close)
+    transport = await stack.enter_async_context(AiohttpTransport(clock=clock))
+    base = Foundation(clock=clock, metrics=metrics, reporter=reporter, spool=spool, transport=transport)
+    links = await LinkStore.load(spool, link_file)
+    routes: list[Route] = []
+    if RouteName.COURIER_TO_RUDDERSTACK in settings.routes:
+        routes.append(outbound_route(settings, base, rules))
+    probes: tuple[Probeable, ...] = (spool, *routes)
+    listener = PublicListener(
+        host=settings.listen.host,
+        port=settings.listen.port,
+        receiver=Receiver(door_settings(settings), spool=spool, clock=clock, reporter=reporter),
+        health=Health(clock=clock, probes=probes),
+        reporter=reporter,
+    )
+    return Daemon(
+        stages=((listener,), routes, (operator(settings, base, routes, links), RepeatSummaries(logs))),
+        probes=probes,
+        notifier=notifier(os.environ, pid=os.getpid()),
+        reporter=reporter,
+        clock=clock,
+        drain_max_s=settings.drain_max_s,
+        status=lambda: status_line(routes),
+        alive_within_s=WATCHED_WITHIN_S,
+    )
+
+
+def outbound_route(settings: Settings, base: Foundation, rules: Rules) -> Route:
+    """Make the route Courier → RudderStack."""
+    assert settings.rudderstack_write_key is not None  # noqa: S101  settings.together saw to it
+    assert settings.rudderstack_data_plane_url is not None  # noqa: S101
+    return batch_route(
+        RouteName.COURIER_TO_RUDDERSTACK,
+        spool=base.spool,
+        mapper=CourierToRudderStack(
+            TrackCalls(version=__version__),
+            preset=settings.event_names,
+            selection=EventSelection.of(settings.events),
+            rules=rules,
+        ),
+        sink=RudderstackSink(
+            transport=base.transport,
+            url=settings.rudderstack_data_plane_url,
+            write_key=WriteKey(settings.rudderstack_write_key.get_secret_value()),
+            clock=base.clock,
+        ),
+        limits=delivery_limits(settings),
+        concurrency_max=settings.concurrency_max,
+        reporter=base.reporter,
+        clock=base.clock,
+        rng=random.random,
+    )
+
+
+def operator(settings: Settings, base: Foundation, routes: Sequence[Route], links: LinkStore) -> OperatorListener:
+    """Make the operator's listener: metrics, API and page."""
+    desk = OperatorDesk(
+        archive=base.spool,
+        spool=base.spool,
+        routes=routes,
+        metrics=base.metrics,
+        reporter=base.reporter,
+        clock=base.clock,
+        version=__version__,
+        started_at_ms=base.clock.wall_ms(),
+        settings_rows=[asdict(row) for row in settings.rows()],
+        links=links,
+    )
+    token = settings.operator_token.get_secret_value() if settings.operator_token else None
+    guard = OperatorGuard(token=token, own_hosts=frozenset({settings.operator_listen.host.casefold()}))
+    app = operator_app((*api_routes(desk), *link_routes(desk)), guard=guard, reporter=base.reporter, clock=base.clock)
+    return OperatorListener(app, host=settings.operator_listen.host, port=settings.operator_listen.port)
+
+
+def door_settings(settings: Settings) -> DoorSettings:
+    """Return what the doors need to know."""
+    events_key = settings.events_key
+    return DoorSettings(
+        routes=frozenset(settings.routes),
+        webhook_secrets=[secret.get_secret_value() for secret in settings.courier_webhook_secrets],
+        events_keys=[events_key.get_secret_value()] if events_key else [],
+        inbound_keys=[key.get_secret_value() for key in settings.inbound_keys],
+        body_bytes_max=settings.body_bytes_max,
+        signature_age_max_s=settings.signature_age_max_s,
+    )
+
+
+def spool_limits(settings: Settings) -> SpoolLimits:
+    """Return how much the spool may hold."""
+    return SpoolLimits(
+        bytes_max=settings.spool_bytes_max, retention_s=settings.retention_s, is_shared=len(settings.routes) > 1
+    )
+
+
+def delivery_limits(settings: Settings) -> DeliveryLimits:
+    """Return what one request to the data plane may hold; the framing is subtracted here, once."""
+    framing = framing_bytes(settings.batch_events_max)
+    return DeliveryLimits(
+        batch=BatchLimits(
+            deliveries_max=settings.batch_events_max,
+            bytes_max=max(1, settings.batch_bytes_max - framing),
+            wait_max_s=settings.batch_wait_max_s,
+        ),
+        delivery_bytes_max=REQUEST_BYTES_MAX - framing_bytes(1),
+    )
+
+
+def read_rules(settings: Settings) -> Rules:
+    """Return the rules of `FORWARDER_RULES`; none when it is unset."""
+    return Rules.parse(_text(settings.rules), file=str(settings.rules)) if settings.rules else Rules()
+
+
+def read_links(settings: Settings) -> LinkFile:
+    """Return the pinned links of `FORWARDER_LINKS`; none when it is unset."""
+    return read_link_file(_text(settings.links), file=str(settings.links)) if settings.links else LinkFile()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RulesInvalid(f"{path}: cannot be read as UTF-8 text ({type(error).__name__})") from None
+
+
+def status_line(routes: Sequence[Route]) -> str:
+    """Return the one line that the service manager shows."""
+    return "; ".join(f"{route.name}: {route.status().state}" for route in routes)
