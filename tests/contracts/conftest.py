@@ -48,9 +48,7 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture(params=["sqlite", "memory"])
-async def open_spool(
-    request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock
-) -> AsyncIterator[OpenSpool]:
+async def open_spool(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> AsyncIterator[OpenSpool]:
     """Return how to open a spool of each kind; all are closed at the end."""
     opened: list[SpoolAndArchive] = []
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import apsw
 
+from forwarder.clock import SystemClock
 from forwarder.errors import NoSuchEvent, SpoolClosed, SpoolUnusable
 from forwarder.model import Books, RouteName, State
 from forwarder.ports import (
@@ -36,10 +37,13 @@ Live = Callable[[], tuple[BookAmounts, str, int]]
 class SqliteArchive:
     """`ports.Archive` over a folder, read-only."""
 
-    def __init__(self, connection: apsw.Connection, executor: ThreadPoolExecutor, live: Live | None) -> None:
+    def __init__(
+        self, connection: apsw.Connection, executor: ThreadPoolExecutor, *, live: Live | None, clock: Clock
+    ) -> None:
         self._connection = connection
         self._executor = executor
         self._live = live
+        self._clock = clock
         self._is_closed = False
 
     @classmethod
@@ -58,7 +62,7 @@ class SqliteArchive:
         except BaseException:
             executor.shutdown(wait=False)
             raise
-        return cls(connection, executor, live)
+        return cls(connection, executor, live=live, clock=clock or SystemClock())
 
     async def close(self) -> None:
         """Close the connection. Idempotent."""
@@ -74,7 +78,7 @@ class SqliteArchive:
 
     async def events(self, query: EventQuery) -> EventPage:
         """List events; see `ports.Archive.events`."""
-        return await self._read(lambda connection: search(connection, query))
+        return await self._read(lambda connection: search(connection, query, now_s=self._clock.monotonic_s))
 
     async def event(self, sequence: int) -> EventDetail:
         """Return one event; raises `NoSuchEvent`."""

@@ -1,0 +1,233 @@
+"""What every spool promises to those who look at it."""
+
+import itertools
+
+import pytest
+
+from forwarder.errors import NoSuchEvent
+from forwarder.model import Labels, RouteName, State
+from forwarder.ports import AuditRow, EventQuery, EventTypeRow, ReasonGroup
+from forwarder.spool.limits import SpoolLimits
+
+OUT = RouteName.COURIER_TO_RUDDERSTACK
+IN = RouteName.RUDDERSTACK_TO_COURIER
+
+
+async def lease_all(spool, route=OUT, *, fresh=100_000):
+    """Lend what there is, however often it takes."""
+    leases = []
+    while more := await spool.lease(route, fresh_max=fresh - len(leases), retry_max=1_000, bytes_max=10**9):
+        leases += more
+        if len(leases) >= fresh:
+            break
+    return [lease.sequence for lease in leases]
+
+
+@pytest.fixture
+async def filled(spool, make_envelope, clock):
+    """Return a spool with 24 events in every state, on both routes."""
+    for number in range(1, 25):
+        route = IN if number % 4 == 0 else OUT
+        labels = Labels(type="t", event=f"event {number % 2}", message_id=f"m{number}", user_id=f"user {number % 3}")
+        await spool.append([make_envelope(number, route=route, labels=labels)])
+        clock.now_ms += 1_000
+    await lease_all(spool)
+    await lease_all(spool, IN)
+    await spool.complete([1, 2, 3, 4], state=State.DELIVERED)
+    await spool.complete([5, 6, 7], state=State.FILTERED, reason="not listed")
+    await spool.complete([8], state=State.UNMAPPED, reason="nothing linked")
+    await spool.bury([9, 10, 11, 12], reason="refused")
+    await spool.bury([13], reason="keeps failing: 500")
+    await spool.release([14, 16], not_before_ms=clock.now_ms + 60_000, reason="busy")
+    await spool.release([15], not_before_ms=0, counts=False)
+    return spool
+
+
+FILTERS = {
+    "route": [None, OUT, IN],
+    "state": [None, *State],
+    "event": [None, "event 1", "none such"],
+    "user_id": [None, "user 2"],
+    "message_id": [None, "m10"],
+    "reason": [None, "refused", "busy"],
+}
+
+
+def expected(rows, query: EventQuery) -> list[int]:
+    """Say what a query must find, newest first."""
+    return [
+        r.sequence
+        for r in rows
+        if query.route in (None, r.route)
+        and query.state in (None, r.state)
+        and query.event in (None, r.labels.event)
+        and query.user_id in (None, r.labels.user_id)
+        and query.message_id in (None, r.labels.message_id)
+        and query.reason in (None, r.reason)
+        and (query.received_from_ms is None or r.received_at_ms >= query.received_from_ms)
+        and (query.received_to_ms is None or r.received_at_ms < query.received_to_ms)
+    ]
+
+
+async def test_every_combination_of_filters_is_exact(filled):
+    """A listing holds exactly the events that match all filters, newest first."""
+    rows = (await filled.events(EventQuery(limit=100))).rows
+    assert [r.sequence for r in rows] == list(range(24, 0, -1))
+    for values in itertools.product(*FILTERS.values()):
+        query = EventQuery(**dict(zip(FILTERS, values, strict=True)), limit=100)
+        page = await filled.events(query)
+        assert [r.sequence for r in page.rows] == expected(rows, query), query
+        assert (page.next_before, page.is_cut) == (None, False)
+
+
+async def test_a_range_of_time_is_exact(filled):
+    """`received_from_ms` is inclusive, `received_to_ms` exclusive."""
+    rows = (await filled.events(EventQuery(limit=100))).rows
+    for low, high in ((5, 9), (0, 3), (20, 99), (7, 7)):
+        query = EventQuery(
+            received_from_ms=rows[-1].received_at_ms + low * 1_000,
+            received_to_ms=rows[-1].received_at_ms + high * 1_000,
+            limit=100,
+        )
+        assert [r.sequence for r in (await filled.events(query)).rows] == expected(rows, query)
+
+
+async def test_pages_meet_without_gap_or_overlap(filled):
+    """Going on from `next_before` lists everything once."""
+    seen: list[int] = []
+    before = None
+    while True:
+        page = await filled.events(EventQuery(route=OUT, before_sequence=before, limit=5))
+        seen += [r.sequence for r in page.rows]
+        before = page.next_before
+        if before is None:
+            break
+    assert seen == [n for n in range(24, 0, -1) if n % 4]
+
+
+async def test_tailing_lists_what_is_newer_oldest_first(filled):
+    """`after_sequence` lists strictly newer events in the order of arrival."""
+    page = await filled.events(EventQuery(after_sequence=20, limit=3))
+    assert [r.sequence for r in page.rows] == [21, 22, 23]
+    page = await filled.events(EventQuery(after_sequence=20, event="event 0"))
+    assert [r.sequence for r in page.rows] == [22, 24]
+    assert not (await filled.events(EventQuery(after_sequence=24))).rows
+
+
+async def test_a_text_search_is_bounded_and_goes_on(filled):
+    """Free text looks at `scan_max` rows, says when it was cut, and goes on from `next_before`."""
+    page = await filled.events(EventQuery(text='"n":3}', scan_max=10))
+    assert (page.rows, page.next_before, page.is_cut) == ((), 15, True)
+    page = await filled.events(EventQuery(text='"n":3}', before_sequence=15, scan_max=20))
+    assert ([r.sequence for r in page.rows], page.next_before, page.is_cut) == ([3], None, False)
+
+
+async def test_rows_show_where_an_event_is(filled, clock):
+    """A row carries state, attempts, reason, times, door and size."""
+    retry = (await filled.event(14)).row
+    assert (retry.state, retry.attempts, retry.reason) == (State.PENDING, 1, "busy")
+    assert retry.not_before_ms == clock.now_ms + 60_000
+    dead = (await filled.event(9)).row
+    assert (dead.state, dead.reason, dead.settled_at_ms, dead.source) == (
+        State.DEAD,
+        "refused",
+        clock.now_ms,
+        "webhook",
+    )
+    assert dead.size_bytes == len(b'{"n":9}')
+
+
+async def test_an_event_is_shown_whole(filled, make_envelope):
+    """The detail carries key, payload and progress; an unknown sequence is `NoSuchEvent`."""
+    detail = await filled.event(9)
+    assert detail.event_key == make_envelope(9).event_key
+    assert detail.payload == b'{"n":9}'
+    assert detail.progress == b""
+    with pytest.raises(NoSuchEvent):
+        await filled.event(99)
+
+
+async def test_the_books_balance(filled):
+    """The facts show each route's account, its depth and its retries."""
+    facts = await filled.facts()
+    out, into = facts.books[OUT], facts.books[IN]
+    assert out.is_balanced()
+    assert into.is_balanced()
+    assert (out.accepted, out.delivered, out.filtered, out.dead) == (18, 3, 3, 4)
+    assert (into.accepted, into.delivered, into.unmapped, into.dead) == (6, 1, 1, 1)
+    assert facts.retrying == {OUT: 1, IN: 1}
+    assert facts.is_accepting
+    assert facts.refusal == ""
+    assert facts.unsettled_bytes[OUT] > facts.unsettled_bytes[IN] > 0
+
+
+async def test_the_oldest_pending_event_is_known(spool, make_envelope, clock):
+    """The age of the oldest pending event counts from its arrival, wherever it waits."""
+    assert (await spool.facts()).oldest_pending_ms == {OUT: None, IN: None}
+    start_ms = clock.now_ms
+    await spool.append([make_envelope(1)])
+    clock.now_ms += 5
+    await spool.append([make_envelope(2)])
+    await lease_all(spool)
+    await spool.release([1], not_before_ms=clock.now_ms + 100)
+    assert (await spool.facts()).oldest_pending_ms[OUT] == start_ms
+    clock.now_ms += 100
+    await lease_all(spool)
+    await spool.bury([1], reason="no")
+    assert (await spool.facts()).oldest_pending_ms[OUT] == start_ms + 5
+
+
+async def test_reasons_are_grouped_largest_first(filled, clock):
+    """Groups count settled events exactly, with a sample; discarded ones are left out."""
+    assert list(await filled.reasons(None, State.DEAD, limit=10)) == [
+        ReasonGroup(reason="refused", count=4, sample_sequence=12, last_at_ms=clock.now_ms),
+        ReasonGroup(reason="keeps failing: 500", count=1, sample_sequence=13, last_at_ms=clock.now_ms),
+    ]
+    assert [g.count for g in await filled.reasons(OUT, State.DEAD, limit=1)] == [3]
+    assert await filled.discard([12, 9, 9, 1, 99]) == 2
+    assert [(g.count, g.sample_sequence) for g in await filled.reasons(None, State.DEAD, limit=1)] == [(2, 11)]
+    assert (await filled.event(12)).row.is_discarded
+    assert (await filled.facts()).books[OUT].dead == 4
+    assert await filled.exhume([12]) == 1
+    assert not (await filled.event(12)).row.is_discarded
+
+
+async def test_event_types_are_counted(spool, make_envelope, clock):
+    """Each type and name has one row per route, last seen first."""
+    first_ms = clock.now_ms
+    await spool.append([make_envelope(1), make_envelope(2)])
+    clock.now_ms += 10
+    await spool.append([make_envelope(3, route=IN), make_envelope(2)])
+    clock.now_ms += 10
+    await spool.append([make_envelope(4)])
+    assert list(await spool.event_types(None, limit=10)) == [
+        EventTypeRow(route=OUT, type="t", event="e", count=3, first_at_ms=first_ms, last_at_ms=first_ms + 20),
+        EventTypeRow(route=IN, type="t", event="e", count=1, first_at_ms=first_ms + 10, last_at_ms=first_ms + 10),
+    ]
+    assert [row.route for row in await spool.event_types(IN, limit=10)] == [IN]
+
+
+async def test_event_types_are_bounded(open_spool, make_envelope):
+    """Invented names beyond the limit are stored but not listed; known ones go on being counted."""
+    spool = await open_spool(SpoolLimits(event_types_max=3))
+    envelopes = [make_envelope(n, labels=Labels(type="t", event=f"e{n}")) for n in range(1, 6)]
+    await spool.append(envelopes)
+    await spool.append([make_envelope(9, labels=Labels(type="t", event="e1"))])
+    rows = await spool.event_types(OUT, limit=10)
+    assert {row.event: row.count for row in rows} == {"e1": 2, "e2": 1, "e3": 1}
+
+
+async def test_the_audit_log_keeps_who_did_what(spool):
+    """Entries come back newest first."""
+    rows = [AuditRow(at_ms=n, who="page", action="replay", detail=str(n)) for n in range(3)]
+    for row in rows:
+        await spool.write_audit(row)
+    assert list(await spool.audit(limit=2)) == [rows[2], rows[1]]
+
+
+async def test_labels_may_hold_anything_json_can(spool, make_envelope):
+    """A lone surrogate in a label or a key of order does not stop an event."""
+    labels = Labels(type="t", event="caf\u00e9 \ud800", message_id="\u2028", user_id="\x00")
+    await spool.append([make_envelope(1, labels=labels, partition="\udfff")])
+    assert await lease_all(spool) == [1]
+    assert len((await spool.events(EventQuery(message_id="\u2028"))).rows) == 1
