@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
+import click
 import pytest
 
 from forwarder import __version__
+from forwarder.cli.command import cli
 from forwarder.settings import Settings
 
 _LINK = re.compile(r"(?<!!)\[[^]]*\]\(([^)\s]+)\)")
@@ -67,6 +69,24 @@ def test_every_make_target_that_is_named_exists(checkout: Path) -> None:
     assert named
     assert named <= targets
     assert {"demo", "run", "test", "check", "bench", "lock", "wheel", "clean", "help"} <= targets
+
+
+def test_every_command_that_is_named_exists(checkout: Path) -> None:
+    """Each `forwarder …` in the documents is a command with the options that are shown."""
+    shown = {
+        line
+        for document in _documents(checkout)
+        for line in re.findall(r"(?:`|^ {4})forwarder ([a-z-]+[^`\n]*)", document.read_text(), flags=re.MULTILINE)
+    }
+    assert shown
+    unknown = []
+    for line in shown:
+        command = cli.commands.get(line.split()[0])
+        options = {name for one in command.params for name in one.opts} if command else set()
+        asked = set(re.findall(r"(?<= )--[a-z-]+", line))
+        if command is None or not (isinstance(command, click.Group) or asked <= options):
+            unknown.append(line)
+    assert not unknown
 
 
 def test_every_path_of_the_package_that_is_named_exists(checkout: Path) -> None:
