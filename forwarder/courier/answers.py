@@ -73,9 +73,13 @@ def judge(asked: Asked, status: int, headers: Mapping[str, str], body: bytes, *,
 
 
 def judge_no_answer(error: NoAnswer) -> TryLater:
-    """Say what it means that no whole answer came."""
-    effect = Effect.UNKNOWN if error.request_left else Effect.NONE
-    return TryLater(reason=f"no answer: {error}", after_s=None, scope="event", effect=effect)
+    """Say what it means that no whole answer came.
+
+    A connection that could not be made is nobody's fault in particular: then the whole route waits.
+    """
+    if not error.request_left:
+        return TryLater(reason=f"no answer: {error}", after_s=None, scope="route", effect=Effect.NONE)
+    return TryLater(reason=f"no answer: {error}", after_s=None, scope="event", effect=Effect.UNKNOWN)
 
 
 def error_message(body: bytes) -> str | None:

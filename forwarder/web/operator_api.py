@@ -83,7 +83,7 @@ class _OperatorApi:
     async def event_types(self, request: web.Request) -> web.Response:
         route = member(request.query, "route", RouteName)
         rows = await self._desk.archive.event_types(route, limit=limit_of(request.query))
-        return _json({"event_types": [views.event_type(row) for row in rows]})
+        return _json({"event_types": [views.event_type(row, self._desk.links_of(row)) for row in rows]})
 
     async def reasons(self, request: web.Request) -> web.Response:
         route = member(request.query, "route", RouteName)

@@ -11,11 +11,12 @@ from typing import Protocol
 from forwarder.errors import RulesInvalid
 from forwarder.flow.route import RouteStatus
 from forwarder.model import RouteName
-from forwarder.ports import Archive, AuditRow, Clock, Spool
+from forwarder.ports import Archive, AuditRow, Clock, EventTypeRow, Spool
 from forwarder.telemetry.collector import BookCollector
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
 
+LABEL_CHARACTERS_MAX = 256  # of what the spool keeps to look an event up by
 LINKS_SHOWN_MAX = 20  # in one line of the audit log
 ACTION_EVENTS_MAX = 1_000  # of one request: a bigger replay is several requests, which is its progress
 
@@ -99,6 +100,12 @@ class OperatorDesk:
         await route.resume(who=who)
         await self.audit(who, "resume", route.name)
 
+    def links_of(self, seen: EventTypeRow) -> Sequence[Mapping[str, object]]:
+        """Return the links that an event type which was seen would follow; none for Courier's own events."""
+        if self.links is None or seen.route is not RouteName.RUDDERSTACK_TO_COURIER:
+            return []
+        return [row for row in self.links.rows() if row["type"] == seen.type.lower() and _is_named(row, seen)]
+
     async def change_links(
         self, *, add: Sequence[Mapping[str, str]], remove: Sequence[Mapping[str, str]], who: str
     ) -> tuple[int, int]:
@@ -119,6 +126,11 @@ class OperatorDesk:
     async def audit(self, who: str, action: str, detail: str) -> None:
         """Add one line to the audit log."""
         await self.archive.write_audit(AuditRow(at_ms=self.clock.wall_ms(), who=who, action=action, detail=detail))
+
+
+def _is_named(link: Mapping[str, object], seen: EventTypeRow) -> bool:
+    """Tell whether the link is for events of this name; labels are cut, and identify and group have no names."""
+    return seen.type.lower() != "track" or str(link["event"])[:LABEL_CHARACTERS_MAX] == seen.event
 
 
 def _link_name(words: Mapping[str, str]) -> str:

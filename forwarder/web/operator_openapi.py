@@ -190,7 +190,16 @@ def _schemas() -> Json:
         sqlite_version=_TEXT,
     )
     number: Json = {"type": "number"}
-    event_type = _object(route=_ROUTE, type=_TEXT, event=_TEXT, count=_WHOLE, first_at=_MOMENT, last_at=_MOMENT)
+    link = _link(_object(**_LINK_FIELDS, pinned=_FLAG))
+    event_type = _object(
+        route=_ROUTE,
+        type=_TEXT,
+        event=_TEXT,
+        count=_WHOLE,
+        first_at=_MOMENT,
+        last_at=_MOMENT,
+        links=_list(_ref("Link")),
+    )
     reason = _object(reason=_TEXT, count=_WHOLE, sample_sequence=_WHOLE, last_at=_MOMENT)
     return {
         "Error": _object(error=_TEXT),
@@ -215,7 +224,8 @@ def _schemas() -> Json:
         "Selection": _selection(),
         "Replayed": _object(replayed=_WHOLE, next_after=maybe_whole),
         "Discarded": _object(discarded=_WHOLE, next_after=maybe_whole),
-        "Links": _object(links=_list(_link(_object(**_LINK_FIELDS, pinned=_FLAG)))),
+        "Link": link,
+        "Links": _object(links=_list(_ref("Link"))),
         "LinksChange": {
             "type": "object",
             "properties": dict.fromkeys(("add", "remove"), _list(_link(_object(**_LINK_FIELDS))) | {"maxItems": 1_000}),

@@ -1,7 +1,7 @@
 """The JSON that the operator's API answers with. Pure; times are ISO 8601 in UTC, sizes bytes, ages seconds."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -135,8 +135,8 @@ def stop(one: ScopeStop) -> Json:
     }
 
 
-def event_type(row: EventTypeRow) -> Json:
-    """Show one event type that was seen."""
+def event_type(row: EventTypeRow, links: Sequence[Mapping[str, object]]) -> Json:
+    """Show one event type that was seen, and what it is linked to."""
     return {
         "route": row.route.value,
         "type": row.type,
@@ -144,6 +144,7 @@ def event_type(row: EventTypeRow) -> Json:
         "count": row.count,
         "first_at": moment(row.first_at_ms),
         "last_at": moment(row.last_at_ms),
+        "links": [dict(link) for link in links],
     }
 
 

@@ -93,11 +93,13 @@ def test_later_says_who_waits_and_what_may_have_happened(status: int, scope: str
     assert (verdict.scope, verdict.effect, verdict.after_s) == (scope, effect, 7)
 
 
-@pytest.mark.parametrize(("request_left", "effect"), [(True, Effect.UNKNOWN), (False, Effect.NONE)])
-def test_no_answer_says_whether_the_request_left(*, request_left: bool, effect: Effect) -> None:
-    """A request that certainly did not leave had no effect; of any other the outcome is unknown."""
+@pytest.mark.parametrize(
+    ("request_left", "effect", "scope"), [(True, Effect.UNKNOWN, "event"), (False, Effect.NONE, "route")]
+)
+def test_no_answer_says_whether_the_request_left(*, request_left: bool, effect: Effect, scope: str) -> None:
+    """A request that certainly did not leave had no effect, and nobody gets through; of any other nothing is known."""
     verdict = judge_no_answer(NoAnswer("time-out", request_left=request_left))
-    assert (verdict.effect, verdict.scope, verdict.after_s) == (effect, "event", None)
+    assert (verdict.effect, verdict.scope, verdict.after_s) == (effect, scope, None)
     assert verdict.reason == "no answer: time-out"
 
 

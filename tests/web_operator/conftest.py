@@ -59,6 +59,7 @@ class ListedSpool:
         self.is_closed = False
         self.failure: Exception | None = None
         self.payload: bytes | None = b'{"id":"m1"}'
+        self.seen = EventTypeRow(route=ROUTE, type="track", event="E", count=1, first_at_ms=0, last_at_ms=NOW_MS)
 
     def put(self, sequence: int, state: State = State.DEAD, reason: str = "no id") -> None:
         """Add one event."""
@@ -133,7 +134,7 @@ class ListedSpool:
     async def event_types(self, route: RouteName | None, *, limit: int) -> Sequence[EventTypeRow]:
         """Return one type."""
         del route, limit
-        return [EventTypeRow(route=ROUTE, type="track", event="E", count=1, first_at_ms=0, last_at_ms=NOW_MS)]
+        return [self.seen]
 
     async def reasons(self, route: RouteName | None, state: State, *, limit: int) -> Sequence[ReasonGroup]:
         """Return one group."""

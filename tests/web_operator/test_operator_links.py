@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from forwarder.errors import RulesInvalid
+from forwarder.model import RouteName
+from forwarder.ports import EventTypeRow
 
 Start = Callable[..., Awaitable[Any]]
 Words = Mapping[str, str]
@@ -106,3 +108,31 @@ async def test_without_links_there_is_nothing_to_change(operate: Start) -> None:
         assert await answer.json() == {"links": []}
     status, answer = await _change(operated, {"add": [{"event": "e", "target": "t"}]})
     assert (status, "no links" in answer["error"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("route", "type_", "event", "targets"),
+    [
+        (RouteName.RUDDERSTACK_TO_COURIER, "track", "Order Completed", ["a"]),
+        (RouteName.RUDDERSTACK_TO_COURIER, "track", "order completed", []),
+        (RouteName.RUDDERSTACK_TO_COURIER, "track", "x" * 256, ["long"]),
+        (RouteName.RUDDERSTACK_TO_COURIER, "IDENTIFY", "IDENTIFY", ["welcome", "vip"]),
+        (RouteName.COURIER_TO_RUDDERSTACK, "track", "Order Completed", []),
+    ],
+)
+async def test_a_seen_event_type_shows_its_links(
+    route: RouteName, type_: str, event: str, targets: list[str], operate: Start
+) -> None:
+    """An event type is listed with what it is linked to, as on Courier's integration page."""
+    links = ListedLinks()
+    links.links = [
+        {"type": "track", "event": "Order Completed", "target": "a"},
+        {"type": "track", "event": "x" * 300, "target": "long"},
+        {"type": "identify", "event": "identify", "target": "welcome"},
+        {"type": "identify", "event": "high_value", "target": "vip"},
+    ]
+    operated = await operate(links=links)
+    operated.spool.seen = EventTypeRow(route=route, type=type_, event=event, count=1, first_at_ms=0, last_at_ms=1)
+    async with operated.http.get("/api/event-types") as answer:
+        (row,) = (await answer.json())["event_types"]
+    assert [link["target"] for link in row["links"]] == targets
