@@ -11,7 +11,7 @@ import msgspec
 from forwarder.courier import vocabulary
 from forwarder.courier.event import channel_key, event_name, status_of
 from forwarder.courier.json_text import decode
-from forwarder.courier.keys import digest
+from forwarder.courier.keys import digest, digest_of_bytes
 from forwarder.errors import Unmappable
 from forwarder.model import Envelope, Labels, Recurrence, RouteName
 
@@ -22,6 +22,7 @@ RESEND_S = 1_200
 RESEND_MAX_S = 93_600
 
 _LABEL_CHARACTERS_MAX = 256
+_encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 def envelope(payload: bytes, *, received_at_ms: int, source: str) -> Envelope:
@@ -34,12 +35,12 @@ def envelope(payload: bytes, *, received_at_ms: int, source: str) -> Envelope:
     try:
         return _envelope(payload, decode(payload), received_at_ms, source)
     except (Unmappable, RecursionError):  # the second: what could just be decoded is too deep to be hashed
-        return _wrap(payload, digest("opaque", payload), received_at_ms, source)
+        return _wrap(payload, digest_of_bytes(payload), received_at_ms, source)
 
 
 def _envelope(payload: bytes, body: Any, received_at_ms: int, source: str) -> Envelope:
     if not isinstance(body, dict):
-        return _wrap(payload, digest("opaque", payload), received_at_ms, source)
+        return _wrap(payload, digest_of_bytes(payload), received_at_ms, source)
     kind = _text(body.get("type"))
     data = body.get("data")
     fields: dict[str, Any] = data if isinstance(data, dict) else {}
@@ -99,6 +100,8 @@ def _own_time(fields: dict[str, Any]) -> Any:
 
 def _pairs(fields: dict[str, Any]) -> list[str]:
     entries = fields.get("providers")
+    if entries is None:
+        return []
     if not isinstance(entries, list):
         return [_canonical_text(entries)]
     return sorted({_pair(entry) for entry in entries})
@@ -112,7 +115,7 @@ def _pair(entry: Any) -> str:
 
 
 def _canonical_text(value: Any) -> str:
-    return msgspec.json.encode(value, order="deterministic").decode()
+    return _encode(value).decode()
 
 
 def _labels(kind: str, fields: dict[str, Any]) -> Labels:

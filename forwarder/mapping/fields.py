@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
 
-# Printable by Unicode's categories, and yet nothing to see: combining joiner, Hangul fillers, Braille blank.
-_FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+from forwarder.rudderstack.wire import visible
 
 _EMAIL = re.compile(r"(?:mailto:)?[^\s@<>\"(),:;]+@[^\s@<>\"(),:;]+\.[^\s@<>\"(),:;.]+", re.IGNORECASE)
 _NAMED_EMAIL = re.compile(r"[^<>]*<([^\s@<>]+@[^\s@<>]+\.[^\s@<>.]+)>")
@@ -24,13 +23,8 @@ _ISO_CHARACTERS_MAX = 40
 
 
 def is_blank_id(text: str) -> bool:
-    """Tell whether RudderStack's gateway would take this id for empty.
-
-    It removes what cannot be seen (everything that is not printable, and fillers) and trims, and
-    only then looks whether anything is left.
-    """
-    # The first character decides for nearly every id.
-    return not any(character.isprintable() and character != " " and character not in _FILLERS for character in text)
+    """Tell whether RudderStack's gateway would take this id for empty: nothing in it can be seen."""
+    return not visible(text)
 
 
 def id_text(value: Any) -> str:

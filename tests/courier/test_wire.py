@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forwarder.courier.keys import digest
+from forwarder.courier.keys import digest, digest_of_bytes
 from forwarder.courier.wire import envelope
 from forwarder.model import Envelope, Labels, Recurrence, RouteName
 
@@ -82,7 +82,7 @@ def test_what_tells_two_statuses_apart(changed: dict[str, Any]) -> None:
     [
         pytest.param({"enqueued": 1}, id="a time of another status"),
         pytest.param({"recipient": "usr_1"}, id="the recipient"),
-        pytest.param({"providers": []}, id="no providers"),
+        pytest.param({"providers": None}, id="null for no providers"),
         pytest.param({"clicked": 5, "metadata": {"a": 1}}, id="unknown fields"),
     ],
 )
