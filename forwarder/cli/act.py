@@ -108,10 +108,15 @@ async def _done(wish: Wish, *, yes: bool, url: str | None) -> int:
 def _question(wish: Wish, total: int) -> str:
     which = f" in state {wish.state}" if wish.state else ""
     why = f" with the reason {wish.reason!r}" if wish.reason else ""
-    return f"{wish.verb.capitalize()} {total} events{which}{why}?"
+    return f"{wish.verb.capitalize()} {total} event{'' if total == 1 else 's'}{which}{why}?"
 
 
 async def _total(client: OperatorClient, wish: Wish) -> int:
+    """Return how many it will be at most; delivered events have no reasons to be counted by."""
+    if wish.state == "delivered" and wish.reason is None:
+        status = await client.get("/api/status")
+        accounts = [route["books"] for route in status["routes"] if wish.route in (None, route["name"])]
+        return sum(books["delivered"] for books in accounts if books)
     groups = await client.get("/api/reasons", state=wish.state, route=wish.route, limit=_REASONS_MAX)
     return sum(group["count"] for group in groups["reasons"] if wish.reason in (None, group["reason"]))
 

@@ -97,7 +97,7 @@ def _spool(settings: Settings) -> Finding:
     try:
         connection = open_reader(settings.data_dir)
         try:
-            verdict = str(connection.pragma("quick_check(1)"))
+            verdict = str(connection.pragma("quick_check", 1))
         finally:
             connection.close()
     except SpoolUnusable as error:

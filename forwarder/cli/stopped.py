@@ -88,6 +88,6 @@ async def _served(app: web.Application) -> AsyncIterator[Path]:
 def _silent() -> structlog.typing.FilteringBoundLogger:
     """Return a log that writes nothing: the command says what matters itself."""
     logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
-        structlog.ReturnLogger(), wrapper_class=structlog.make_filtering_bound_logger(100), processors=[]
+        structlog.ReturnLogger(), wrapper_class=structlog.make_filtering_bound_logger(50), processors=[]
     )
     return logger

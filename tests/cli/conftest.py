@@ -1,0 +1,188 @@
+"""A data folder with a few events in it, a daemon's operator listener on it, and a shell to type in."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+import structlog
+from click.testing import CliRunner, Result
+
+from forwarder.cli.command import cli
+from forwarder.clock import SystemClock
+from forwarder.mapping.link_store import LinkStore
+from forwarder.model import Envelope, Labels, RouteName, State
+from forwarder.settings.sources import PREFIXES
+from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.sqlite import SqliteSpool
+from forwarder.telemetry.metrics import Metrics
+from forwarder.telemetry.reporter import Reporter
+from forwarder.web.operator import OperatorListener, operator_app
+from forwarder.web.operator_api import api_routes
+from forwarder.web.operator_auth import OperatorGuard
+from forwarder.web.operator_desk import OperatorDesk
+from forwarder.web.operator_links import link_routes
+
+ROUTE = RouteName.COURIER_TO_RUDDERSTACK
+_NOBODY_LISTENS = "127.0.0.1:1"
+
+
+def _reporter() -> Reporter:
+    log: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+        structlog.ReturnLogger(), processors=[], wrapper_class=structlog.make_filtering_bound_logger(50)
+    )
+    return Reporter(Metrics(), log)
+
+
+async def _open(folder: Path) -> SqliteSpool:
+    return await SqliteSpool.open(folder, limits=SpoolLimits(), clock=SystemClock(), reporter=_reporter())
+
+
+async def _filled(folder: Path) -> None:
+    """Put six events in: two dead of one reason, one dead of another, one delivered, two waiting."""
+    spool = await _open(folder)
+    for number in range(1, 7):
+        labels = Labels(type="message:updated", event="Message \x1b[31mSent", message_id=f"m{number}", user_id="u1")
+        await spool.append(
+            [
+                Envelope(
+                    route=ROUTE,
+                    event_key=number.to_bytes(16),
+                    partition_key="",
+                    received_at_ms=1_800_000_000_000 + number,
+                    payload=b'{"number":%d}' % number,
+                    source="webhook",
+                    labels=labels,
+                )
+            ]
+        )
+    leases = await spool.lease(ROUTE, fresh_max=4, retry_max=0, bytes_max=1_000_000)
+    await spool.bury([lease.sequence for lease in leases[:2]], reason="no id")
+    await spool.bury([leases[2].sequence], reason="too deep")
+    await spool.complete([leases[3].sequence], state=State.DELIVERED)
+    await spool.close()
+
+
+@dataclass
+class Shell:
+    """Types commands in a folder with an environment of its own."""
+
+    folder: Path
+    monkeypatch: pytest.MonkeyPatch
+
+    def __call__(
+        self, *words: str, typed: str | None = None, heard: Callable[[str], None] | None = None, **environ: str
+    ) -> Result:
+        """Run a command to its end; `typed` is what the person answers, `environ` what is exported.
+
+        `heard` is called with every line of an event as it is printed.
+        """
+        if heard is not None:
+            self.monkeypatch.setattr(click, "echo", lambda text, **_: heard(text))
+        own = {"FORWARDER_DATA_DIR": str(self.folder / "data"), "FORWARDER_OPERATOR_LISTEN": _NOBODY_LISTENS}
+        return CliRunner().invoke(cli, words, input=typed, env=own | environ)
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """Give a shell in an empty folder, without any of our variables."""
+    for variable in os.environ:
+        if variable.startswith(PREFIXES):
+            monkeypatch.delenv(variable)
+    monkeypatch.chdir(tmp_path)
+    return Shell(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def filled(shell: Shell) -> Shell:
+    """Give a shell whose data folder holds six events."""
+    asyncio.run(_filled(shell.folder / "data"))
+    return shell
+
+
+class DaemonThread:
+    """The operator's listener on a data folder, in a thread with a loop of its own."""
+
+    def __init__(self, folder: Path, token: str | None) -> None:
+        self._folder = folder
+        self._token = token
+        self._listening = threading.Event()
+        self._listener: OperatorListener | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
+        self.address = ""
+        self.append: Callable[[int], None] = self._append
+        self._spool: SqliteSpool | None = None
+
+    async def _serve(self) -> None:
+        spool = self._spool = await _open(self._folder)
+        reporter, clock = _reporter(), SystemClock()
+        desk = OperatorDesk(
+            archive=spool,
+            spool=spool,
+            routes=(),
+            metrics=reporter.metrics,
+            reporter=reporter,
+            clock=clock,
+            version="9.9.9",
+            started_at_ms=clock.wall_ms(),
+            links=await LinkStore.load(spool),
+        )
+        guard = OperatorGuard(token=self._token, own_hosts=frozenset())
+        routes = (*api_routes(desk), *link_routes(desk))
+        app = operator_app(routes, guard=guard, reporter=reporter, clock=clock)
+        self._listener = OperatorListener(app, host="127.0.0.1", port=0)
+        running = asyncio.create_task(self._listener.run())
+        await self._listener.started.wait()
+        self.address = f"127.0.0.1:{self._listener.address[1]}"
+        self._listening.set()
+        await running
+        await spool.close()
+
+    def _append(self, number: int) -> None:
+        """Receive one more event."""
+        envelope = Envelope(
+            route=ROUTE,
+            event_key=number.to_bytes(16),
+            partition_key="",
+            received_at_ms=1_800_000_000_000,
+            payload=b"{}",
+            labels=Labels(event="Message Opened"),
+        )
+        assert self._spool is not None
+        asyncio.run_coroutine_threadsafe(self._spool.append([envelope]), self._loop).result(5)
+
+    def start(self) -> None:
+        """Start and wait until it listens."""
+        self._thread.start()
+        assert self._listening.wait(10)
+
+    def stop(self) -> None:
+        """Drain and wait until the folder is free."""
+        assert self._listener is not None
+        asyncio.run_coroutine_threadsafe(self._listener.drain(), self._loop).result(5)
+        self._thread.join(10)
+        self._loop.close()
+
+
+Daemon = Callable[..., DaemonThread]
+
+
+@pytest.fixture
+def daemon(filled: Shell) -> Iterator[Daemon]:
+    """Start a daemon's listener on the filled folder; it is stopped at the end."""
+    started: list[DaemonThread] = []
+
+    def start(*, token: str | None = None) -> DaemonThread:
+        made = DaemonThread(filled.folder / "data", token)
+        made.start()
+        started.append(made)
+        return made
+
+    yield start
+    for one in started:
+        one.stop()

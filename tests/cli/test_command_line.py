@@ -1,0 +1,129 @@
+"""The command line as a whole."""
+
+import json
+from collections.abc import Callable, Iterator
+
+import click
+import pytest
+from click.testing import Result
+
+from forwarder import __version__
+from forwarder.cli import show
+from forwarder.cli.command import cli
+from forwarder.cli.operator_client import operator_url
+from forwarder.settings import Address
+
+Shell = Callable[..., Result]
+
+
+def test_every_command_explains_itself(shell: Shell) -> None:
+    """Each --help has a sentence, examples that start with the command's name, and the exit codes."""
+    for words in _leaves(cli, ()):
+        result = shell(*words, "--help")
+        assert result.exit_code == 0
+        assert "Examples:" in result.stdout, words
+        assert " ".join(("forwarder", *words)) in result.stdout, words
+        assert "78  wrong configuration" in result.stdout, words
+
+
+def _leaves(command: click.Command, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    if not isinstance(command, click.Group):
+        yield words
+        return
+    for name, one in command.commands.items():
+        yield from _leaves(one, (*words, name))
+
+
+def test_the_version_is_told(shell: Shell) -> None:
+    """--version prints the package's version."""
+    assert __version__ in shell("--version").stdout
+
+
+@pytest.mark.parametrize("kind", ["bash", "zsh", "fish"])
+def test_each_shell_gets_its_completion(shell: Shell, kind: str) -> None:
+    """The script calls the program back for its words."""
+    result = shell("completion", kind)
+    assert result.exit_code == 0
+    assert "_FORWARDER_COMPLETE" in result.stdout
+
+
+def test_an_unknown_command_is_wrong_usage(shell: Shell) -> None:
+    """A misspelt command ends with 2."""
+    assert shell("staus").exit_code == 2
+
+
+def test_running_with_wrong_settings_is_78(shell: Shell) -> None:
+    """The daemon does not start without a route: the problems are printed plainly."""
+    result = shell("run")
+    assert result.exit_code == 78
+    assert result.stderr.startswith("1 problem in the settings:")
+
+
+def test_a_sample_needs_a_secret(shell: Shell) -> None:
+    """Without any secret, sending a sample is wrong usage that names the variable."""
+    result = shell("send-sample")
+    assert result.exit_code == 2
+    assert "COURIER_WEBHOOK_SECRET" in result.stderr
+
+
+def test_a_sample_to_nobody_fails(shell: Shell) -> None:
+    """When no daemon listens the command says so and ends with 1."""
+    result = shell("send-sample", "--url", "http://127.0.0.1:1", COURIER_WEBHOOK_SECRET="s")
+    assert result.exit_code == 1
+    assert "no answer" in result.output
+
+
+@pytest.mark.parametrize(
+    ("listen", "url"),
+    [
+        (Address("0.0.0.0", 1), "http://127.0.0.1:1"),  # noqa: S104,RUF100
+        (Address("::", 1), "http://[::1]:1"),
+        (Address("10.0.0.1", 1), "http://10.0.0.1:1"),
+    ],
+)
+def test_the_listener_is_reached_from_here(listen: Address, url: str) -> None:
+    """A listener on every interface is asked through loopback."""
+    assert operator_url(listen) == url
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1024, "1.0 KiB"), (5 * 2**30, "5.0 GiB"), (2**41, "2.0 TiB")])
+def test_sizes(count: int, text: str) -> None:
+    """Bytes are written in the largest fitting unit."""
+    assert show.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (1.25, "1.2 s"), (42, "42 s"), (90, "1 m 30 s"), (7_260, "2 h 1 m"), (90_000, "1 d 1 h")],
+)
+def test_spans(seconds: float | None, text: str) -> None:
+    """Durations are written in their two largest units."""
+    assert show.span(seconds) == text
+
+
+def test_a_held_route_says_why() -> None:
+    """What stands still is told with its reason, and books that do not balance are shouted."""
+    books = {"accepted": 5, "pending": 1, "delivered": 1, "filtered": 0, "unmapped": 0, "dead": 0, "is_balanced": False}
+    stop = {
+        "scope": "route",
+        "state": "held",
+        "reason": "401\x1b",
+        "since": "2026-01-01T00:00:00Z",
+        "next_try_at": None,
+    }
+    route = {"name": "r", "state": "held", "stops": [stop], "books": books, "retrying": 0, "in_flight": 0}
+    spool = {"size_bytes": 1, "cap_bytes": 2, "sqlite_version": "3", "is_accepting": False, "refusal": "the cap"}
+    status = {
+        "version": "1",
+        "uptime_s": 10.0,
+        "spool": spool,
+        "routes": [
+            route | {"oldest_age_s": 3.0, "concurrency_limit": 4},
+            {"name": "off", "state": "off", "stops": [], "books": None},
+        ],
+    }
+    text = "\n".join(show.status_lines(status, json.loads(json.dumps(status | {"uptime_s": 5.0}))))
+    assert "new events are refused: the cap" in text
+    assert "route: 401\ufffd  (since 2026-01-01 00:00:00)" in text
+    assert "THE BOOKS DO NOT BALANCE" in text
+    assert "in 0.0/s" in text

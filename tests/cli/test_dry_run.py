@@ -1,0 +1,111 @@
+"""forwarder map: what would be sent."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+Shell = Callable[..., Result]
+
+_WEBHOOK: dict[str, Any] = {
+    "type": "message:updated",
+    "data": {
+        "id": "1-65f240a0-47a6a120c8374de9bcf9f22c",
+        "status": "SENT",
+        "recipient": "u1",
+        "sent": 1_700_000_000_000,
+    },
+}
+_TRACK: dict[str, Any] = {"type": "track", "event": "Order Done", "userId": "u1", "messageId": "m1", "properties": {}}
+
+
+def _file(folder: Path, value: Any, name: str = "event.json") -> str:
+    path = folder / name
+    path.write_text(json.dumps(value))
+    return str(path)
+
+
+def test_a_webhook_becomes_its_track_call(shell: Shell, tmp_path: Path) -> None:
+    """The call is printed as it would be sent, and the same payload gives the same text again."""
+    result = shell("map", _file(tmp_path, _WEBHOOK))
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["outcome"] == "sent"
+    assert (told["call"]["event"], told["call"]["userId"]) == ("Message Sent", "u1")
+    assert shell("map", "-", typed=json.dumps(_WEBHOOK)).stdout == result.stdout
+
+
+def test_expectations_are_compared(shell: Shell, tmp_path: Path) -> None:
+    """--expect passes on equal JSON however it is written, and fails with a diff otherwise."""
+    event = _file(tmp_path, _WEBHOOK)
+    made = json.loads(shell("map", event).stdout)
+    assert shell("map", "--expect", _file(tmp_path, made, "good.json"), event).exit_code == 0
+    made["call"]["event"] = "Email Sent"
+    result = shell("map", "--expect", _file(tmp_path, made, "bad.json"), event)
+    assert result.exit_code == 1
+    assert '-    "event": "Email Sent",' in result.stdout
+    assert '+    "event": "Message Sent",' in result.stdout
+
+
+def test_rules_apply(shell: Shell, tmp_path: Path) -> None:
+    """The rules file of the settings is used, and a wrong one ends with 78 and its line."""
+    event, rules = _file(tmp_path, _WEBHOOK), tmp_path / "rules.toml"
+    rules.write_text('[[rule]]\nname = "quiet"\nfilter = true\n')
+    outcome = shell("map", event, FORWARDER_RULES=str(rules))
+    if outcome.exit_code == 0:
+        assert json.loads(outcome.stdout)["outcome"] == "filtered"
+    rules.write_text("[[rule]\n")
+    assert shell("map", event, FORWARDER_RULES=str(rules)).exit_code == 78
+
+
+def test_several_events_are_mapped_in_order(shell: Shell, tmp_path: Path) -> None:
+    """An array in gives an array out: sent, filtered and dead side by side."""
+    events = [_WEBHOOK, _WEBHOOK | {"data": _WEBHOOK["data"] | {"status": "ENQUEUED"}}, {"no": "type"}]
+    told = json.loads(shell("map", _file(tmp_path, events)).stdout)
+    assert [one["outcome"] for one in told] == ["sent", "filtered", "dead"]
+
+
+@pytest.mark.parametrize(
+    ("event", "outcome"),
+    [
+        ({"type": "identify", "userId": "u1", "messageId": "m1", "traits": {"a": 1}}, "sent"),
+        (_TRACK, "unmapped"),
+        (_TRACK | {"type": "page"}, "filtered"),
+        ({"type": "identify"}, "dead"),
+        (3, "dead"),
+    ],
+    ids=["identify", "unlinked", "page", "no user", "no object"],
+)
+def test_inbound_events_become_calls(shell: Shell, tmp_path: Path, event: Any, outcome: str) -> None:
+    """The Courier calls of an inbound event are printed, or why there are none."""
+    result = shell("map", "--route", "rudderstack_to_courier", _file(tmp_path, event))
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["outcome"] == outcome
+    assert (told["calls"][0]["operation"] == "POST /profiles/u1") if outcome == "sent" else told["reason"]
+
+
+def test_pinned_links_apply(shell: Shell, tmp_path: Path) -> None:
+    """A link in FORWARDER_LINKS maps the event."""
+    links = tmp_path / "links.toml"
+    links.write_text('[[link]]\nevent = "Order Done"\ntarget = "a1"\n')
+    result = shell("map", "--route", "rudderstack_to_courier", _file(tmp_path, _TRACK), FORWARDER_LINKS=str(links))
+    assert json.loads(result.stdout)["calls"][0]["operation"] == "POST /automations/a1/invoke"
+
+
+def test_what_is_no_json_is_said(shell: Shell, tmp_path: Path) -> None:
+    """A file that is no JSON is named with the place of the mistake."""
+    (tmp_path / "x").write_text("{")
+    result = shell("map", str(tmp_path / "x"))
+    assert result.exit_code == 1
+    assert "is no JSON" in result.stderr
+
+
+def test_the_time_of_arrival_can_be_given(shell: Shell, tmp_path: Path) -> None:
+    """--received-at makes the mapping of an event without a time repeatable."""
+    event = {"type": "message:updated", "data": {"id": "m", "status": "SENT", "recipient": "u1"}}
+    result = shell("map", "--received-at", "2026-01-02T03:04:05", _file(tmp_path, event))
+    assert json.loads(result.stdout)["call"]["timestamp"].startswith("2026-01-02T03:04:05")

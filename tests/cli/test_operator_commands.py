@@ -1,0 +1,204 @@
+"""status, events, replay and discard, on a running daemon and on a stopped one."""
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import pytest
+from click.testing import Result
+
+Shell = Callable[..., Result]
+Daemon = Callable[..., Any]
+
+_FLAT = ["sequence", "route", "state", "event", "message_id", "user_id", "received_at", "attempts", "reason"]
+
+
+def _events(result: Result) -> list[dict[str, Any]]:
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_status_reads_a_stopped_daemons_folder(filled: Shell) -> None:
+    """A stopped daemon's books are shown from its folder, and it says that it is not running."""
+    result = filled("status")
+    assert result.exit_code == 0, result.output
+    assert "not running" in result.stdout
+    assert "accepted 6 = delivered 1 + filtered 0 + unmapped 0 + dead 3 + waiting 2" in result.stdout
+    told = json.loads(filled("status", "--json").stdout)
+    assert told["is_running"] is False
+    assert told["routes"][0]["books"]["is_balanced"] is True
+
+
+def test_status_asks_the_running_daemon(filled: Shell, daemon: Daemon) -> None:
+    """A running daemon is asked through its listener, again and again with --watch."""
+    address = daemon().address
+    result = filled("status", "--watch", "--interval", "0.1", "--count", "2", FORWARDER_OPERATOR_LISTEN=address)
+    assert result.stdout.count("forwarder 9.9.9  up") == 2
+    assert "in 0.0/s  out 0.0/s" in result.stdout
+
+
+def test_the_token_of_the_settings_is_sent(filled: Shell, daemon: Daemon) -> None:
+    """With the daemon's token the commands work; without it they say which variable to set."""
+    address = daemon(token="secret").address
+    refused = filled("status", FORWARDER_OPERATOR_LISTEN=address)
+    assert refused.exit_code == 1
+    assert "set FORWARDER_OPERATOR_TOKEN" in refused.output
+    assert filled("status", FORWARDER_OPERATOR_LISTEN=address, FORWARDER_OPERATOR_TOKEN="secret").exit_code == 0
+
+
+def test_without_daemon_and_folder_it_says_what_to_do(shell: Shell) -> None:
+    """When there is nothing to ask, the error names both places that were looked at."""
+    result = shell("status")
+    assert result.exit_code == 1
+    assert "nothing answers at http://127.0.0.1:1" in result.output
+    assert "FORWARDER_DATA_DIR" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_an_explicit_address_is_not_replaced_by_the_folder(filled: Shell) -> None:
+    """With --url only that address is asked."""
+    result = filled("status", "--url", "http://127.0.0.1:1")
+    assert result.exit_code == 1
+    assert "nothing answers at http://127.0.0.1:1" in result.output
+
+
+def test_a_folder_in_use_names_the_setting(filled: Shell, daemon: Daemon) -> None:
+    """A daemon that listens elsewhere is not worked around: its folder is locked."""
+    daemon()
+    result = filled("status")
+    assert result.exit_code == 1
+    assert "set FORWARDER_OPERATOR_LISTEN as the daemon has it" in result.output
+
+
+@pytest.mark.parametrize("is_running", [False, True], ids=["stopped", "running"])
+def test_events_are_one_flat_object_a_line(filled: Shell, daemon: Daemon, *, is_running: bool) -> None:
+    """--json prints exactly the documented fields, newest first."""
+    environ = {"FORWARDER_OPERATOR_LISTEN": daemon().address} if is_running else {}
+    found = _events(filled("events", "--json", **environ))
+    assert [event["message_id"] for event in found] == ["m6", "m5", "m4", "m3", "m2", "m1"]
+    assert all(list(event) == _FLAT for event in found)
+    dead = _events(filled("events", "--json", "--state", "dead", "--limit", "2", **environ))
+    assert [event["reason"] for event in dead] == ["too deep", "no id"]
+
+
+def test_a_payload_cannot_steer_the_terminal(filled: Shell) -> None:
+    """Control characters out of a payload are replaced before they are printed."""
+    result = filled("events", "--user", "u1")
+    assert "Message \ufffd[31mSent" in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_no_match_is_said_aside(filled: Shell) -> None:
+    """An empty listing prints nothing to standard output, and says so on the other."""
+    result = filled("events", "--reason", "never")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "no such events" in result.stderr
+
+
+def test_a_wrong_filter_is_wrong_usage(filled: Shell) -> None:
+    """A state that does not exist ends with exit code 2."""
+    assert filled("events", "--state", "gone").exit_code == 2
+
+
+@pytest.mark.parametrize("is_running", [False, True], ids=["stopped", "running"])
+def test_replay_moves_events_back_to_waiting(filled: Shell, daemon: Daemon, *, is_running: bool) -> None:
+    """All dead events of one reason are replayed; the others stay."""
+    environ = {"FORWARDER_OPERATOR_LISTEN": daemon().address} if is_running else {}
+    result = filled("replay", "--state", "dead", "--reason", "no id", "--yes", **environ)
+    assert (result.exit_code, result.stdout) == (0, "replayed 2\n")
+    dead = _events(filled("events", "--json", "--state", "dead", **environ))
+    assert [event["reason"] for event in dead] == ["too deep"]
+
+
+def test_it_asks_before_it_acts(filled: Shell) -> None:
+    """Without --yes the number and the kind are asked about; a no changes nothing."""
+    refused = filled("discard", "--state", "dead", typed="n\n")
+    assert refused.exit_code == 1
+    assert "Discard 3 events in state dead?" in refused.output
+    agreed = filled("discard", "--state", "dead", "--json", typed="y\n")
+    assert json.loads(agreed.stdout) == {"discarded": 3}
+    assert filled("discard", "--state", "dead", "--yes").stdout == "discarded 0\n"
+
+
+def test_sequences_that_cannot_be_moved_are_a_failure(filled: Shell) -> None:
+    """What is unknown or still waiting is counted, and the exit code is 1."""
+    sequences = [str(event["sequence"]) for event in _events(filled("events", "--json"))]
+    result = filled("replay", *sequences, "--yes")
+    assert result.exit_code == 1
+    assert "replayed 4" in result.stdout
+    assert "2 of them could not be replayed" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [(), ("1", "--state", "dead"), ("1", "--reason", "x"), ("x",), ("--state", "pending")],
+    ids=["nothing", "both", "reason of a sequence", "no number", "pending"],
+)
+def test_a_wish_must_be_clear(filled: Shell, words: tuple[str, ...]) -> None:
+    """Either sequences or a state; anything else is wrong usage."""
+    assert filled("replay", *words).exit_code == 2
+
+
+def test_the_audit_log_names_the_command(filled: Shell, daemon: Daemon) -> None:
+    """Who replayed is written down with the user's name."""
+    address = daemon().address
+    filled("replay", "--state", "delivered", "--yes", FORWARDER_OPERATOR_LISTEN=address)
+    assert _events(filled("events", "--json", "--state", "delivered", FORWARDER_OPERATOR_LISTEN=address)) == []
+    (line,) = asyncio.run(_got(address, "/api/audit"))["audit"]
+    assert line["action"] == "replay"
+    assert line["who"].startswith("cli:")
+
+
+async def _got(address: str, path: str) -> Any:
+    async with aiohttp.ClientSession(f"http://{address}") as http, http.get(path) as answer:
+        return await answer.json()
+
+
+def test_following_prints_what_comes(filled: Shell, daemon: Daemon) -> None:
+    """--follow starts with the newest events, oldest first, and prints new ones until Ctrl-C, which is no failure."""
+    running = daemon()
+    printed: list[str] = []
+
+    def on_print(text: str) -> None:
+        printed.append(text)
+        if len(printed) == 2:
+            running.append(77)
+        if len(printed) == 3:
+            raise KeyboardInterrupt
+
+    result = filled(
+        "events", "--follow", "--json", "--limit", "2", heard=on_print, FORWARDER_OPERATOR_LISTEN=running.address
+    )
+    assert result.exit_code == 0
+    assert [json.loads(text)["event"] for text in printed][-1] == "Message Opened"
+    assert [json.loads(text)["message_id"] for text in printed[:2]] == ["m5", "m6"]
+
+
+def test_a_stranger_at_the_address_is_recognised(filled: Shell) -> None:
+    """What answers but is not the daemon is said to be that."""
+
+    def stranger() -> tuple[socket.socket, threading.Thread]:
+        listening = socket.create_server(("127.0.0.1", 0))
+
+        def serve() -> None:
+            for _ in range(2):
+                connection, _ = listening.accept()
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nhi!\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        return listening, thread
+
+    listening, thread = stranger()
+    with listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        result = filled("status", FORWARDER_OPERATOR_LISTEN=address)
+        thread.join(5)
+    assert result.exit_code == 1
+    assert "is not this daemon" in result.output
