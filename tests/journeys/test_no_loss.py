@@ -7,7 +7,7 @@ from collections.abc import Callable
 import aiohttp
 import pytest
 
-from forwarder.demo.behaviour import UNAVAILABLE, WRONG_KEY
+from forwarder.demo.behaviour import UNAVAILABLE, WRONG_KEY, HangsUp
 from forwarder.demo.data_plane import DataPlane
 from forwarder.demo.facts import Ledger
 from forwarder.demo.gateway_rules import Refusal
@@ -74,6 +74,8 @@ async def test_3000_webhooks_survive_an_outage_and_a_kill(
     milestones = Milestones()
 
     async def misfortune() -> None:
+        await milestones.wait(EVENTS // 8)
+        plane.script.once(HangsUp(takes_effect=True))
         await milestones.wait(EVENTS // 4)
         plane.script.behave(UNAVAILABLE)
         await milestones.wait(EVENTS // 2)
@@ -89,6 +91,10 @@ async def test_3000_webhooks_survive_an_outage_and_a_kill(
         )
     books = await daemon.wait_for_books(OUTBOUND, lambda books: books["pending"] == 0, timeout_s=60)
 
+    # All of it really happened: the outage was met, the kill was felt by senders, a batch was sent twice.
+    assert plane.requests - len(plane.answers) > 1
+    assert player.statuses[0] > 0
+    assert (daemon.starts, ledger.duplicates > 0) == (2, True)
     assert ledger.acknowledged == EVENTS
     assert list(ledger.missing()) == []
     assert list(ledger.wrong) == []
