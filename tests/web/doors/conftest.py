@@ -1,0 +1,148 @@
+"""What the tests of the doors share: a spool that can be full or shut, a clock, and a receiver between them."""
+
+import hashlib
+import hmac
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from io import StringIO
+from itertools import count
+from typing import Any
+
+import pytest
+import structlog
+
+from forwarder.errors import ForwarderError
+from forwarder.model import Envelope, Receipt, RouteName
+from forwarder.ports import Spool
+from forwarder.telemetry.metrics import Metrics
+from forwarder.telemetry.reporter import Reporter
+from forwarder.web.admission import DoorSettings
+from forwarder.web.doors import Reply
+from forwarder.web.receive import Receiver
+
+NOW_MS = 1_767_225_640_123
+WEBHOOK_SECRET = "whsec-of-the-webhook"
+EVENTS_KEY = "key-of-the-bus"
+INBOUND_KEY = "key-of-the-source"
+SETTINGS = DoorSettings(
+    routes=frozenset(RouteName),
+    webhook_secrets=("retired-secret", WEBHOOK_SECRET),
+    events_keys=(EVENTS_KEY,),
+    inbound_keys=("retired-key", INBOUND_KEY),
+    body_bytes_max=100_000,
+    signature_age_max_s=93_600,
+)
+
+
+class StoppedClock:
+    """A clock that stands."""
+
+    def wall_ms(self) -> int:
+        """Return `NOW_MS`."""
+        return NOW_MS
+
+    def monotonic_s(self) -> float:
+        """Return a fixed time."""
+        return 1_000.0
+
+
+class ShortSpool:
+    """The part of a spool that doors use: it keeps, knows duplicates, and can be made to refuse."""
+
+    def __init__(self) -> None:
+        self.kept: list[Envelope] = []
+        self.appends = 0
+        self.refusal: ForwarderError | Exception | None = None
+        self._keys: set[bytes] = set()
+
+    async def append(self, envelopes: Sequence[Envelope]) -> Receipt:
+        """Keep what is new."""
+        self.appends += 1
+        if self.refusal is not None:
+            raise self.refusal
+        accepted = 0
+        for envelope in envelopes:
+            if envelope.event_key not in self._keys:
+                self._keys.add(envelope.event_key)
+                self.kept.append(envelope)
+                accepted += 1
+        return Receipt(accepted=accepted, duplicates=len(envelopes) - accepted)
+
+
+@dataclass
+class House:
+    """A receiver with everything around it at hand."""
+
+    receiver: Receiver
+    spool: ShortSpool
+    metrics: Metrics
+    log: StringIO
+    reporter: Reporter
+    headers: dict[str, str] = field(default_factory=dict)
+
+    async def post(self, path: str, body: bytes, method: str = "POST", **headers: str) -> Reply:
+        """Send a request through both steps; header names are given with underscores."""
+        names = {name.replace("_", "-"): value for name, value in (self.headers | headers).items()}
+        admission = self.receiver.admit(method, path, names.get)
+        return admission if isinstance(admission, Reply) else await self.receiver.receive(admission, body)
+
+    def rejections(self) -> dict[tuple[str, str], float]:
+        """Return how often each door turned away for each reason."""
+        return {
+            (sample.labels["endpoint"], sample.labels["reason"]): sample.value
+            for metric in self.metrics.rejected.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total")
+        }
+
+    def payloads(self) -> list[bytes]:
+        """Return what is kept."""
+        return [envelope.payload for envelope in self.spool.kept]
+
+
+def build(**changes: Any) -> House:
+    """Make a receiver whose settings differ from the usual ones in what is given."""
+    log, metrics, spool = StringIO(), Metrics(), ShortSpool()
+    reporter = Reporter(
+        metrics,
+        structlog.wrap_logger(
+            structlog.PrintLogger(log),
+            processors=[structlog.processors.JSONRenderer()],
+            wrapper_class=structlog.BoundLogger,
+        ),
+    )
+    numbers: Iterator[int] = count()
+    settings = replace(SETTINGS, **changes)
+    stored: Any = spool
+    whole: Spool = stored
+    receiver = Receiver(
+        settings,
+        spool=whole,
+        clock=StoppedClock(),
+        reporter=reporter,
+        unique=lambda: next(numbers).to_bytes(16, "big"),
+    )
+    return House(receiver, spool, metrics, log, reporter)
+
+
+@pytest.fixture
+def house() -> House:
+    """Return a receiver with the usual settings."""
+    return build()
+
+
+@pytest.fixture
+def build_house() -> Callable[..., House]:
+    """Return what makes a receiver with other settings."""
+    return build
+
+
+@pytest.fixture
+def sign() -> Callable[..., str]:
+    """Return what makes Courier's header for a body."""
+
+    def made(body: bytes, *, secret: str = WEBHOOK_SECRET, at_ms: int = NOW_MS) -> str:
+        mac = hmac.new(secret.encode(), f"{at_ms}.".encode() + body, hashlib.sha256)
+        return f"t={at_ms},signature={mac.hexdigest()}"
+
+    return made
