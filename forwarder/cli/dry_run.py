@@ -112,12 +112,7 @@ def inbound_mapper(settings: Settings) -> RudderstackToCourier:
     """Return the mapper as the daemon would have it, with the pinned links alone; raises `RulesInvalid`."""
     file = settings.links
     pinned = read_link_file(file.read_text("utf-8"), file=str(file)) if file else LinkFile()
-    return RudderstackToCourier(
-        lambda: pinned.links,
-        is_relay=settings.inbound_mode == "relay",
-        profile_keys=pinned.profile_keys,
-        sync_engage_lists=pinned.syncs_engage_lists,
-    )
+    return RudderstackToCourier.of(lambda: pinned.links, pinned, is_relay=settings.inbound_mode == "relay")
 
 
 def outbound_outcome(mapper: CourierToRudderStack, payload: bytes, *, at_ms: int, source: str) -> Outcome:

@@ -1,5 +1,7 @@
 """The TOML file of links (`FORWARDER_LINKS`): read with every mistake named, written so that it reads back.
 
+    loop_guard = true             # false lets Courier's own events that come back start automations
+
     [[link]]
     event = "Order Completed"     # for identify and group: the type's own name
     target = "order-completed"    # id or alias of the automation
@@ -31,7 +33,7 @@ from forwarder.mapping.traits import PROFILE_KEYS
 
 _PROBLEMS_MAX: Final = 20  # shown at once; a file of another kind would have thousands
 
-_SECTIONS: Final = ("link", "traits", "segment")
+_SECTIONS: Final = ("link", "traits", "segment", "loop_guard")
 _KEYS: Final = ("type", "event", "to", "target", "source")
 _SYNC_LISTS: Final = "sync_lists"
 
@@ -45,6 +47,7 @@ class LinkFile:
     links: Links = field(default_factory=Links)
     profile_keys: Mapping[str, str] = field(default_factory=lambda: PROFILE_KEYS)
     syncs_engage_lists: bool = False
+    guards_loops: bool = True
 
 
 def read_link_file(text: str, *, file: str) -> LinkFile:
@@ -84,6 +87,7 @@ class _Reader:
             links=self._links(tables.get("link", [])),
             profile_keys=self._profile_keys(tables.get("traits", {})),
             syncs_engage_lists=self._sync_lists(tables.get("segment", {})),
+            guards_loops=self._switch(("loop_guard",), tables.get("loop_guard", True)),
         )
 
     def _links(self, blocks: object) -> Links:
@@ -126,11 +130,12 @@ class _Reader:
         for key in table:
             if key != _SYNC_LISTS:
                 self._tell(("segment", key), f"unknown{_did_you_mean(key, (_SYNC_LISTS,))}")
-        value = table.get(_SYNC_LISTS, False)
+        return self._switch(("segment", _SYNC_LISTS), table.get(_SYNC_LISTS, False))
+
+    def _switch(self, place: Place, value: object) -> bool:
         if not isinstance(value, bool):
-            self._tell(("segment", _SYNC_LISTS), "must be true or false")
-            return False
-        return value
+            self._tell(place, "must be true or false")
+        return bool(value)
 
     def _tell(self, place: Place, problem: str) -> None:
         """Add a problem; a key that is missing is told at the head of its table."""

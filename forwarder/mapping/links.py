@@ -14,7 +14,7 @@ from forwarder.errors import RulesInvalid
 EVENT_LENGTH_MAX = 1_024  # characters
 TARGET_LENGTH_MAX = 256  # characters
 LINKS_MAX = 5_000
-LINKS_PER_EVENT_MAX = 50  # all of them run, one call each
+LINKS_PER_EVENT_MAX = 20  # all of them run, one call each
 
 # Segment's older name for a track call's event, as Courier's event map has it.
 _SEGMENT_TRACK = "Segment-TrackEvent:"

@@ -7,7 +7,7 @@ it; so a link that changes meanwhile does not shift it.
 """
 
 from collections.abc import Callable, Mapping
-from typing import assert_never
+from typing import Self, assert_never
 
 from forwarder.courier.calls import CallMaker
 from forwarder.errors import Unmappable
@@ -16,6 +16,7 @@ from forwarder.mapping.engage import computation_of, list_changes
 from forwarder.mapping.event_data import data_of
 from forwarder.mapping.inline_automation import InlineAutomation, read_inline_automation
 from forwarder.mapping.integrations import switched_off
+from forwarder.mapping.link_file import LinkFile
 from forwarder.mapping.links import Link, Links, LinkSource, LinkType, TargetKind
 from forwarder.mapping.loop_guard import came_from_courier
 from forwarder.mapping.relay import relay
@@ -38,11 +39,24 @@ class RudderstackToCourier:
         is_relay: bool = False,
         profile_keys: Mapping[str, str] = PROFILE_KEYS,
         sync_engage_lists: bool = False,
+        guards_loops: bool = True,
     ) -> None:
         self._links = links
         self._is_relay = is_relay
         self._profile_keys = profile_keys
         self._sync_engage_lists = sync_engage_lists
+        self._guards_loops = guards_loops
+
+    @classmethod
+    def of(cls, links: Callable[[], Links], file: LinkFile, *, is_relay: bool) -> Self:
+        """Return a mapper with these links and with what the file says beside its links."""
+        return cls(
+            links,
+            is_relay=is_relay,
+            profile_keys=file.profile_keys,
+            sync_engage_lists=file.syncs_engage_lists,
+            guards_loops=file.guards_loops,
+        )
 
     def map(self, lease: Lease) -> Mapped:
         """Return the Courier calls in order, or why there are none; raises only `Unmappable`."""
@@ -50,7 +64,8 @@ class RudderstackToCourier:
         call = read_call(envelope.payload)
         # An SDK's data plane is its events' first stop: nobody before us has honoured `All`.
         is_first_stop = envelope.source == "v1"
-        why_not = came_from_courier(call) or switched_off(call.raw.get("integrations"), is_first_stop=is_first_stop)
+        loop = came_from_courier(call) if self._guards_loops else ""
+        why_not = loop or switched_off(call.raw.get("integrations"), is_first_stop=is_first_stop)
         if why_not:
             return Filtered(reason=why_not)
         if call.type in _FILTERED_TYPES:

@@ -183,6 +183,7 @@ def test_every_mistake_of_a_file_is_named_with_its_line() -> None:
         ("link = 3", "links.toml:1: link: must be written as"),
         ("traits = 3", "links.toml:1: traits: must be a table"),
         ("segment = 3", "links.toml:1: segment: must be a table"),
+        ("loop_guard = 1", "links.toml:1: loop_guard: must be true or false"),
         ('[[link]]\n"event" = "x"\n', "links.toml:1: link.target: is missing"),
         ('link = [{event = "e", target = ".."}]', "links.toml:1: link.target: consists of dots"),
         ('[[link]]\nevent = "e"\ntarget = "t"\n' * 3 + '[[link]]\nevent="f"\n', "links.toml:10: link.target"),

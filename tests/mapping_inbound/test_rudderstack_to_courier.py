@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forwarder.errors import Unmappable
+from forwarder.mapping.link_file import read_link_file
 from forwarder.mapping.links import Link, Links, LinkType, TargetKind
 from forwarder.mapping.rudderstack_to_courier import RudderstackToCourier
 from forwarder.mapping.traits import profile_from
@@ -282,6 +283,19 @@ def test_traits_are_renamed_without_losing_any() -> None:
         "a": {"b": 1},
     }
     assert profile_from({"mobile": "1", "phone": "2"}, names) == {"phone_number": "1", "phone": "2"}
+
+
+def test_the_loop_guard_can_be_switched_off_in_the_file(lease_of: Any, outcome: Any) -> None:
+    """What the links file says beside its links reaches the mapper: renames, Engage's lists, the loop guard."""
+    text = 'loop_guard = false\n[traits]\nplan = "tier"\n[segment]\nsync_lists = true\n'
+    mapper = RudderstackToCourier.of(Links, read_link_file(text, file="links.toml"), is_relay=False)
+    personas = {**_ENGAGE["personas"], "computation_class": "journey_step"}
+    context = {"integration": {"name": "Courier"}, "personas": personas}
+    event = {"type": "identify", "userId": "u", "traits": {"plan": "pro", "vip": True}, "context": context}
+    assert [call[1:] for call in outcome(mapper, lease_of(event))["calls"]] == [
+        ["POST /profiles/u", {"profile": {"tier": "pro", "vip": True}}],
+        ["PUT /lists/vip-aud_1/subscriptions/u", {}],
+    ]
 
 
 def test_a_change_of_links_counts_from_the_next_event(lease_of: Any) -> None:
