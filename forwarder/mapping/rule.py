@@ -1,6 +1,6 @@
 """One rule: when it applies, and what it does to a mapped event. Pure.
 
-Within a rule the actions happen in this order: filter, rename, set, hash, remove.
+Within a rule the actions happen in this order: filter, rename, set, copy, hash, remove.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from forwarder.mapping.fields import is_blank_id
+from forwarder.mapping.fields import id_text
 from forwarder.mapping.mapped import MappedEvent
 from forwarder.mapping.paths import REMOVED, Path
 from forwarder.mapping.patterns import found_in
@@ -67,6 +67,7 @@ class Rule:
     is_filter: bool = False
     rename: str = ""
     assignments: tuple[tuple[Path, Any], ...] = ()
+    copies: tuple[tuple[Path, Path], ...] = ()  # to, from
     hashed: tuple[Path, ...] = ()
     removed: tuple[Path, ...] = ()
 
@@ -80,6 +81,9 @@ class Rule:
             tree = {**tree, "event": self.rename}
         for path, value in self.assignments:
             tree = path.put(tree, value)
+        for path, source in self.copies:
+            if values := source.values(tree):
+                tree = path.put(tree, values[0])
         for path in self.hashed:
             tree = path.changed(tree, hasher)
         for path in self.removed:
@@ -108,8 +112,8 @@ def event_of(tree: dict[str, Any], event: MappedEvent) -> MappedEvent:
     return msgspec.structs.replace(
         event,
         event=tree["event"],
-        user_id=_id(tree.get("userId")),
-        anonymous_id=_id(tree.get("anonymousId")),
+        user_id=id_text(tree.get("userId")),
+        anonymous_id=id_text(tree.get("anonymousId")),
         properties=tree["properties"],
         context=tree["context"],
     )
@@ -140,10 +144,6 @@ def hasher_with(salt: str) -> Hasher:
 
 def _remove(_: Any) -> Any:
     return REMOVED
-
-
-def _id(value: Any) -> str:
-    return value if isinstance(value, str) and not is_blank_id(value) else ""
 
 
 def _is_same(value: Any, operand: Any) -> bool:

@@ -16,7 +16,7 @@ RULES_MAX = 200
 EVENT_CHARACTERS_MAX = 200
 
 _TOP_KEYS = ("salt", "rule")
-_RULE_KEYS = ("name", "when", "filter", "rename", "set", "hash", "remove")
+_RULE_KEYS = ("name", "when", "filter", "rename", "set", "copy", "hash", "remove")
 _CONDITION_KEYS = ("field", "not", *(operator.value for operator in Operator))
 # Stamped last, so that our own events can be told when they come back.
 _FIXED_CONTEXT = ("integration", "library")
@@ -72,12 +72,13 @@ class _Reader:
             is_filter=self._typed(table, "filter", bool, place, default=False),
             rename=self._rename(table, place),
             assignments=self._assignments(table, place),
+            copies=self._copies(table, place),
             hashed=self._paths(table, "hash", place),
             removed=self._paths(table, "remove", place),
         )
-        changes = rule.rename or rule.assignments or rule.hashed or rule.removed
+        changes = rule.rename or rule.assignments or rule.copies or rule.hashed or rule.removed
         if not rule.is_filter and not changes and not self._has_problem_in(place):
-            self._report(place, "does nothing: give it filter = true, rename, set, hash or remove")
+            self._report(place, "does nothing: give it filter = true, rename, set, copy, hash or remove")
         if rule.is_filter and changes:
             self._report((*place, "filter"), "leaves nothing to change: put the changes into a rule of their own")
         return rule
@@ -150,6 +151,18 @@ class _Reader:
             for name, item in value.items()
         ]
         return tuple((path, item) for path, item in read if path is not None)
+
+    def _copies(self, table: dict[str, Any], place: Place) -> tuple[tuple[Path, Path], ...]:
+        place = (*place, "copy")
+        value = table.get("copy", {})
+        if not isinstance(value, dict):
+            self._report(place, 'is no table: write copy = {"properties.team" = "data.metadata.team"}')
+            return ()
+        read = [
+            (self._target(name, (*place, name)), self._path(item, (*place, name), READABLE_ROOTS))
+            for name, item in value.items()
+        ]
+        return tuple((to, source) for to, source in read if to is not None and source is not None)
 
     def _assigned(self, name: str, value: Any, place: Place) -> Any:
         if name in ("userId", "anonymousId") and not isinstance(value, str):

@@ -141,6 +141,17 @@ def test_setting_makes_what_is_missing_on_the_way() -> None:
     assert event.user_id == "u2"
 
 
+def test_copying_takes_the_first_value() -> None:
+    """A path gets the first value of another, of the webhook too; where there is none it stays as it is."""
+    event = _applied(
+        '[[rule]]\ncopy = {"userId" = "data.recipient", "properties.first" = "data.providers[].provider",'
+        ' "properties.status" = "data.nowhere", "anonymousId" = "data.sent"}',
+    )
+    assert (event.user_id, event.anonymous_id) == ("maya.okafor@example.com", "1767228324560")
+    assert event.properties["first"] == "sendgrid"
+    assert event.properties["status"] == "SENT"
+
+
 def test_removing_takes_out_what_is_there() -> None:
     """A removed path is gone, in every element too; one that is not there is no mistake."""
     event = _applied(
@@ -284,6 +295,12 @@ def test_the_salt_is_in_no_repr() -> None:
             'rule[1].set."properties.a": holds a value',
             id="not a number",
         ),
+        pytest.param('[[rule]]\ncopy = "x"', "r.toml:2: rule[1].copy: is no table", id="copy"),
+        pytest.param(
+            '[[rule]]\ncopy = {"data.id" = "event", "userId" = 1}',
+            "rule[1].copy.userId: is no path",
+            id="copy of a number",
+        ),
         pytest.param('[[rule]]\nset = "x"', "r.toml:2: rule[1].set: is no table", id="set"),
         pytest.param("[[rule]]\nset.userId = 1", "r.toml:2: rule[1].set.userId: is no text", id="id no text"),
         pytest.param(
@@ -326,12 +343,13 @@ def test_the_documents_example_does_what_it_says(field: str) -> None:
         simulated = _event(data={**_DATA, "status": "SIMULATED"})
         assert rules.apply(simulated) == Filtered(reason="rule no test sends")
         return
-    data = {**_DATA, "status": "UNDELIVERABLE", "reason": "BOUNCED", "error": "550"}
+    data = {**_DATA, "status": "UNDELIVERABLE", "reason": "BOUNCED", "error": "550", "notification": "T1"}
     event = rules.apply(_event(event="Message Undeliverable", data=data, properties=data))
     assert isinstance(event, MappedEvent)
     assert event.event == "Notification Bounced"
     assert event.properties["team"] == "growth"
     assert event.context["app"] == {"name": "shop"}
+    assert event.properties["template"] == "T1"
     assert "error" not in event.properties
     assert "maya" not in json.dumps([event.properties, event.context, event.user_id])
 
