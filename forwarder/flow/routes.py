@@ -3,8 +3,11 @@
 from collections.abc import Callable
 
 from forwarder.flow.backoff import Backoff
+from forwarder.flow.calls import CallDelivery
+from forwarder.flow.carrier import Carrier
 from forwarder.flow.concurrency import ConcurrencyLimit
 from forwarder.flow.delivery import BatchDelivery, DeliveryLimits
+from forwarder.flow.families import Families
 from forwarder.flow.gate import PROBE_EVERY_S, Gate
 from forwarder.flow.route import Route
 from forwarder.flow.settlement import Settlement
@@ -42,5 +45,51 @@ def batch_route(
         reporter=reporter,
         clock=clock,
         rng=rng,
+    )
+    return Route(name=name, spool=spool, delivery=delivery, gate=gate, reporter=reporter, clock=clock)
+
+
+def call_route(
+    name: RouteName,
+    *,
+    spool: Spool,
+    mapper: Mapper,
+    sink: Sink,
+    concurrency_max: int,
+    reporter: Reporter,
+    clock: Clock,
+    rng: Callable[[], float],
+    backoff: Backoff | None = None,
+    probe_every_s: float = PROBE_EVERY_S,
+) -> Route:
+    """Make a route that delivers call by call, in order per user; `rng` gives numbers in [0, 1)."""
+    backoff = backoff or Backoff()
+
+    def make_gate() -> Gate:
+        return Gate(backoff=backoff, rng=rng, probe_every_s=probe_every_s)
+
+    gate = make_gate()
+    settlement = Settlement(route=name, spool=spool, reporter=reporter, clock=clock)
+    concurrency = ConcurrencyLimit(initial=8, floor=4, ceiling=concurrency_max)
+    families = Families(route=name, gate=gate, make_gate=make_gate, reporter=reporter, clock=clock, rng=rng)
+    carrier = Carrier(
+        route=name,
+        sink=sink,
+        settlement=settlement,
+        concurrency=concurrency,
+        families=families,
+        backoff=backoff,
+        reporter=reporter,
+        clock=clock,
+        rng=rng,
+    )
+    delivery = CallDelivery(
+        route=name,
+        mapper=mapper,
+        carrier=carrier,
+        settlement=settlement,
+        concurrency=concurrency,
+        families=families,
+        reporter=reporter,
     )
     return Route(name=name, spool=spool, delivery=delivery, gate=gate, reporter=reporter, clock=clock)

@@ -15,7 +15,7 @@ from forwarder.flow.backoff import Backoff
 from forwarder.flow.batcher import BatchLimits
 from forwarder.flow.delivery import DeliveryLimits
 from forwarder.flow.route import Route
-from forwarder.flow.routes import batch_route
+from forwarder.flow.routes import batch_route, call_route
 from forwarder.model import (
     Answer,
     Attempt,
@@ -40,6 +40,7 @@ from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
+IN = RouteName.RUDDERSTACK_TO_COURIER
 
 
 @dataclass
@@ -297,6 +298,30 @@ class ScriptedSink:
         return [delivery.body for batch in self.batches for delivery in batch.deliveries]
 
 
+class PlanMapper:
+    """The payload lists the calls, separated by blanks: `family:name`; a table may replace it."""
+
+    def __init__(self) -> None:
+        self.table: dict[bytes, str] = {}
+
+    def map(self, lease: Lease) -> Mapped:
+        """Map."""
+        if lease.envelope.payload == b"crash-me":
+            raise KeyError
+        if lease.envelope.payload == b"unlinked":
+            return Unmapped(reason="nothing is linked")
+        text = self.table.get(lease.envelope.payload, lease.envelope.payload.decode())
+        return tuple(
+            Delivery(
+                sequence=lease.sequence,
+                operation=f"POST /{call.split(':')[0]}/{call.split(':')[1]}",
+                body=b'{"of":"%s"}' % lease.envelope.payload,
+                family=call.split(":")[0],
+            )
+            for call in text.split()
+        )
+
+
 class TapeReporter(Reporter):
     """A reporter that keeps its log lines."""
 
@@ -387,3 +412,40 @@ def bench(spool: FakeSpool) -> MakeBench:
         return Bench(spool=spool, sink=sink, route=route, reporter=reporter)
 
     return make
+
+
+@pytest.fixture
+def call_bench(spool: FakeSpool) -> MakeBench:
+    """Return a maker of benches for the route by calls."""
+
+    def make(
+        judge: Judge,
+        *,
+        mapper: PlanMapper | None = None,
+        backoff: Backoff | None = None,
+        probe_every_s: float = 0.03,
+        concurrency_max: int = 32,
+    ) -> Bench:
+        sink = ScriptedSink(judge)
+        reporter = TapeReporter()
+        route = call_route(
+            IN,
+            spool=spool,
+            mapper=mapper or PlanMapper(),
+            sink=sink,
+            concurrency_max=concurrency_max,
+            reporter=reporter,
+            clock=SystemClock(),
+            rng=random.Random(7).random,  # noqa: S311 - jitter, not a secret
+            backoff=backoff or Backoff(first_s=0.01, max_s=0.05),
+            probe_every_s=probe_every_s,
+        )
+        return Bench(spool=spool, sink=sink, route=route, reporter=reporter)
+
+    return make
+
+
+@pytest.fixture
+def plan_mapper() -> PlanMapper:
+    """Return a mapper whose table a test may change."""
+    return PlanMapper()
