@@ -52,6 +52,7 @@ class CourierToRudderStack:
 
     def encoded(self, envelope: Envelope) -> bytes | Filtered:
         """Return the track call's JSON, complete but for `sentAt`; else as `map`."""
+        _refuse_deep(envelope.payload)
         event = _good(read(envelope.payload))
         entry = event.deciding_provider() if event.type == vocabulary.MESSAGE_UPDATED else {}
         native = (
@@ -108,14 +109,15 @@ class CourierToRudderStack:
         )
 
     def _encode(self, call: TrackCall) -> bytes:
-        try:
-            body = self._calls.encode(call)
-        except RecursionError:
-            raise Unmappable(f"nested deeper than {LEVELS_MAX} levels") from None
-        # Fewer brackets than levels is the usual case and needs no look at the values.
-        if body.count(b"{") + body.count(b"[") > LEVELS_MAX and is_deeper(body, levels_max=LEVELS_MAX):
-            raise Unmappable(f"nested deeper than {LEVELS_MAX} levels")
+        body = self._calls.encode(call)
+        _refuse_deep(body)  # rules may have put one thing into another
         return body
+
+
+def _refuse_deep(text: bytes) -> None:
+    # Fewer brackets than levels is the usual case and needs no look at the values.
+    if text.count(b"{") + text.count(b"[") > LEVELS_MAX and is_deeper(text, levels_max=LEVELS_MAX):
+        raise Unmappable(f"nested deeper than {LEVELS_MAX} levels")
 
 
 def _good(event: CourierEvent) -> CourierEvent:

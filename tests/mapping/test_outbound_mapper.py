@@ -4,11 +4,14 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from forwarder.courier.wire import envelope
 from forwarder.errors import Unmappable
 from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack, Preset
 from forwarder.mapping.explanation import explain
+from forwarder.mapping.fields import is_blank_id
 from forwarder.mapping.rules import Rules
 from forwarder.mapping.selection import EventSelection
 from forwarder.model import Delivery, Lease
@@ -55,12 +58,69 @@ def test_what_is_nested_deeper_never_leaves(levels: int) -> None:
     ).encode()
     explanation = explain(_mapper(), payload, received_at_ms=_RECEIVED_AT_MS)
     assert explanation.outcome == "dead"
-    assert "nested" in explanation.reason
+    assert explanation.reason == "nested deeper than 200 levels"
+
+
+def test_rules_cannot_nest_deeper() -> None:
+    """Whatever rules put into one another, and whatever they are let loose on, the limit holds."""
+    deeper = explain(
+        _mapper(rules='salt = ""\n[[rule]]\nhash = ["properties.deep"]\ncopy = {"properties.a.b.c" = "data.deep"}'),
+        json.dumps({"type": "message:updated", "data": _nested(200)}).encode(),
+        received_at_ms=_RECEIVED_AT_MS,
+    )
+    assert deeper.reason == "nested deeper than 200 levels"
 
 
 def test_many_brackets_side_by_side_are_not_depth() -> None:
     """Long lists, and brackets inside texts, count as what they are."""
     assert _sent(_message(tags=[[] for _ in range(300)], text='["{' * 300))["event"] == "Message Sent"
+
+
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+_entries = st.dictionaries(
+    st.sampled_from(["provider", "channel", "status", "error", "sent", "delivered"]),
+    st.sampled_from(["sendgrid", "email", "SENT", {"key": "push:apn"}, "550 bounced", 1_767_228_324_560]) | _values,
+)
+_datas = st.dictionaries(
+    st.sampled_from(
+        ["id", "status", "sent", "delivered", "recipient", "recipientId", "user_id", "providers", "reason", "metadata"]
+    ),
+    st.sampled_from(["SENT", "DELIVERED", "UNDELIVERABLE", "usr_1", "maya@example.com", 1_767_228_324_560])
+    | st.lists(_entries, max_size=3)
+    | _values,
+)
+_kinds = st.sampled_from(["message:updated", "audiences:user:matched", "notification:published", "x:y"])
+_RULES = """salt = "s"
+[[rule]]
+when = { field = "data.providers[].error", matches = "bounc" }
+rename = "Bounced"
+set = { "context.traits.a.b" = 1, "properties.providers[].x" = 2 }
+hash = ["properties.recipient", "userId", "context.traits.email"]
+remove = ["properties.id", "anonymousId"]
+"""
+
+
+@settings(max_examples=200, deadline=None)
+@given(kind=_kinds, data=_datas, preset=st.sampled_from(["courier", "channel"]), rules=st.sampled_from(["", _RULES]))
+def test_any_event_of_good_form_is_a_good_call_or_has_a_reason(
+    kind: str, data: dict[str, Any], preset: Preset, rules: str
+) -> None:
+    """Whatever stands in the data, the call has the name, id and time that the gateway needs, or a reason."""
+    payload = json.dumps({"type": kind, "data": data}).encode()
+    explanation = explain(_mapper(preset=preset, rules=rules), payload, received_at_ms=_RECEIVED_AT_MS)
+    if explanation.call is None:
+        assert explanation.reason
+        return
+    call = explanation.call
+    assert call["type"] == "track"
+    assert call["event"]
+    assert call["integrations"]["All"] is True
+    assert not is_blank_id(call["userId"] or call["anonymousId"])
+    assert "2010" <= call["timestamp"][:4] < "2100"
 
 
 def test_the_delivery_is_the_leases() -> None:
