@@ -190,7 +190,6 @@ def _schemas() -> Json:
         sqlite_version=_TEXT,
     )
     number: Json = {"type": "number"}
-    link = _link(_object(**_LINK_FIELDS, pinned=_FLAG))
     event_type = _object(
         route=_ROUTE,
         type=_TEXT,
@@ -224,15 +223,8 @@ def _schemas() -> Json:
         "Selection": _selection(),
         "Replayed": _object(replayed=_WHOLE, next_after=maybe_whole),
         "Discarded": _object(discarded=_WHOLE, next_after=maybe_whole),
-        "Link": link,
-        "Links": _object(links=_list(_ref("Link"))),
-        "LinksChange": {
-            "type": "object",
-            "properties": dict.fromkeys(("add", "remove"), _list(_link(_object(**_LINK_FIELDS))) | {"maxItems": 1_000}),
-            "additionalProperties": False,
-        },
-        "LinksChanged": _object(added=_WHOLE, removed=_WHOLE),
         "RouteState": _object(route=_ROUTE, state=_TEXT),
+        **_link_schemas(),
     }
 
 
@@ -248,6 +240,20 @@ _LINK_FIELDS: Json = {
 def _link(described: Json) -> Json:
     """Return the description of a link, of which only event and target are required."""
     return described | {"required": ["event", "target"]}
+
+
+def _link_schemas() -> Json:
+    changes = _list(_link(_object(**_LINK_FIELDS))) | {"maxItems": 1_000}
+    return {
+        "Link": _link(_object(**_LINK_FIELDS, pinned=_FLAG)),
+        "Links": _object(links=_list(_ref("Link"))),
+        "LinksChange": {
+            "type": "object",
+            "properties": {"add": changes, "remove": changes},
+            "additionalProperties": False,
+        },
+        "LinksChanged": _object(added=_WHOLE, removed=_WHOLE),
+    }
 
 
 def _selection() -> Json:
