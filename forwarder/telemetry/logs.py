@@ -57,6 +57,7 @@ class Logs:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
             _without_exception_text,
+            _in_order,
             _renderer(log_format, is_terminal=stream.isatty()),
         ]
         wrapper = structlog.make_filtering_bound_logger(LEVELS[log_level])
@@ -126,6 +127,11 @@ def _without_exception_text(_: WrappedLogger, __: str, line: EventDict) -> Event
         line["error"] = type(error).__name__
         line["at"] = places(error)
     return line
+
+
+def _in_order(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
+    """Put first what people look for first."""
+    return {"time": line.pop("time"), "level": line.pop("level"), "event": line.pop("event"), **line}
 
 
 def places(error: BaseException) -> list[str]:

@@ -5,16 +5,9 @@ Absent: the page, which is for people.
 
 from typing import Any
 
-from forwarder.model import RouteName, State
+from forwarder.web.operator_schemas import ROUTE, STATE, TEXT, WHOLE, schemas
 
 Json = dict[str, Any]
-
-_TEXT: Json = {"type": "string"}
-_WHOLE: Json = {"type": "integer", "minimum": 0}
-_MOMENT: Json = {"type": ["string", "null"], "format": "date-time"}
-_FLAG: Json = {"type": "boolean"}
-_ROUTE: Json = {"type": "string", "enum": [route.value for route in RouteName]}
-_STATE: Json = {"type": "string", "enum": [state.value for state in State]}
 
 
 def document(version: str) -> Json:
@@ -29,7 +22,7 @@ def document(version: str) -> Json:
         "security": [{}, {"token": []}],
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-            "schemas": _schemas(),
+            "schemas": schemas(),
             "responses": {"Error": _answer("What is wrong, and what to do.", "Error")},
         },
         "paths": _merged(_reading(), _acting()),
@@ -41,17 +34,17 @@ def _reading() -> Json:
         "/metrics": {
             "get": {
                 "summary": "Metrics for Prometheus",
-                "responses": {"200": {"description": "Text format.", "content": {"text/plain": {"schema": _TEXT}}}},
+                "responses": {"200": {"description": "Text format.", "content": {"text/plain": {"schema": TEXT}}}},
             }
         },
         "/api/status": _get("State of both routes, the books and the spool", "Status"),
         "/api/events": _get("List events, newest first (oldest first with `after`)", "EventPage", _filters()),
         "/api/events/{sequence}": _get("One event with its payload and its attempts", "EventDetail", [_SEQUENCE]),
-        "/api/event-types": _get("Event types seen, last seen first", "EventTypes", [_query("route", _ROUTE), _LIMIT]),
+        "/api/event-types": _get("Event types seen, last seen first", "EventTypes", [_query("route", ROUTE), _LIMIT]),
         "/api/reasons": _get(
             "Settled events grouped by reason, largest first",
             "Reasons",
-            [_query("route", _ROUTE), _query("state", _STATE, "dead unless said"), _LIMIT],
+            [_query("route", ROUTE), _query("state", STATE, "dead unless said"), _LIMIT],
         ),
         "/api/audit": _get("Who did what, newest first", "Audit", [_LIMIT]),
         "/api/settings": _get("Effective settings with their source, secrets masked", "Settings"),
@@ -70,7 +63,7 @@ def _acting() -> Json:
         paths[f"/api/routes/{{route}}/{act}"] = _post(
             f"{act.capitalize()} a route, also over a restart",
             "RouteState",
-            parameters=[{"name": "route", "in": "path", "required": True, "schema": _ROUTE}],
+            parameters=[{"name": "route", "in": "path", "required": True, "schema": ROUTE}],
         )
     return paths
 
@@ -115,160 +108,19 @@ def _query(name: str, schema: Json, description: str = "") -> Json:
 
 
 _LIMIT: Json = _query("limit", {"type": "integer", "minimum": 1, "maximum": 500, "default": 50})
-_SEQUENCE: Json = {"name": "sequence", "in": "path", "required": True, "schema": _WHOLE}
+_SEQUENCE: Json = {"name": "sequence", "in": "path", "required": True, "schema": WHOLE}
 
 
 def _filters() -> list[Json]:
     time = "ISO 8601, or milliseconds since 1970"
     return [
-        _query("route", _ROUTE),
-        _query("state", _STATE),
-        *(_query(name, _TEXT, "exact") for name in ("event", "user_id", "message_id", "reason")),
-        _query("text", _TEXT, "part of the payload; scans a bounded number of the newest, see `is_cut`"),
-        _query("from", _TEXT, f"inclusive; {time}"),
-        _query("to", _TEXT, f"exclusive; {time}"),
-        _query("before", _WHOLE, "strictly older sequences: the next page"),
-        _query("after", _WHOLE, "strictly newer sequences: to follow"),
+        _query("route", ROUTE),
+        _query("state", STATE),
+        *(_query(name, TEXT, "exact") for name in ("event", "user_id", "message_id", "reason")),
+        _query("text", TEXT, "part of the payload; scans a bounded number of the newest, see `is_cut`"),
+        _query("from", TEXT, f"inclusive; {time}"),
+        _query("to", TEXT, f"exclusive; {time}"),
+        _query("before", WHOLE, "strictly older sequences: the next page"),
+        _query("after", WHOLE, "strictly newer sequences: to follow"),
         _LIMIT,
     ]
-
-
-def _object(**properties: Json) -> Json:
-    return {"type": "object", "properties": properties, "required": list(properties)}
-
-
-def _list(of: Json) -> Json:
-    return {"type": "array", "items": of}
-
-
-def _ref(name: str) -> Json:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _event_fields() -> Json:
-    return {
-        "sequence": _WHOLE,
-        "route": _ROUTE,
-        "state": _STATE,
-        **dict.fromkeys(("event", "type", "message_id", "user_id", "source"), _TEXT),
-        **dict.fromkeys(("received_at", "settled_at", "retry_at"), _MOMENT),
-        "attempts": _WHOLE,
-        "reason": _TEXT,
-        "is_discarded": _FLAG,
-        "size_bytes": _WHOLE,
-    }
-
-
-def _schemas() -> Json:
-    maybe_text: Json = {"type": ["string", "null"]}
-    maybe_number: Json = {"type": ["number", "null"]}
-    maybe_whole: Json = {"type": ["integer", "null"]}
-    counts = dict.fromkeys(("accepted", "pending", "delivered", "filtered", "unmapped", "dead"), _WHOLE)
-    stop = _object(scope=_TEXT, state=_TEXT, reason=_TEXT, since=_MOMENT, next_try_at=_MOMENT)
-    attempt = _object(
-        at=_MOMENT, duration_ms=_WHOLE, operation=_TEXT, status=maybe_whole, outcome=_TEXT, reason=_TEXT, answer=_TEXT
-    )
-    route = _object(
-        name=_ROUTE,
-        state={"type": "string", "enum": ["running", "paused", "held", "backing_off", "off"]},
-        since=_MOMENT,
-        reason=_TEXT,
-        stops=_list(stop),
-        in_flight=_WHOLE,
-        concurrency_limit=_WHOLE,
-        retrying=_WHOLE,
-        unsettled_bytes=_WHOLE,
-        oldest_age_s=maybe_number,
-        books={"oneOf": [_object(**counts, is_balanced=_FLAG), {"type": "null"}]},
-    )
-    spool = _object(
-        size_bytes=_WHOLE,
-        cap_bytes=_WHOLE,
-        is_accepting=_FLAG,
-        refusal=_TEXT,
-        corrupt_rows=_WHOLE,
-        sqlite_version=_TEXT,
-    )
-    number: Json = {"type": "number"}
-    event_type = _object(
-        route=_ROUTE,
-        type=_TEXT,
-        event=_TEXT,
-        count=_WHOLE,
-        first_at=_MOMENT,
-        last_at=_MOMENT,
-        links=_list(_ref("Link")),
-    )
-    reason = _object(reason=_TEXT, count=_WHOLE, sample_sequence=_WHOLE, last_at=_MOMENT)
-    return {
-        "Error": _object(error=_TEXT),
-        "Document": {"type": "object"},
-        "Event": _object(**_event_fields()),
-        "EventPage": _object(events=_list(_ref("Event")), next_before=maybe_whole, is_cut=_FLAG),
-        "EventDetail": _object(
-            **_event_fields(),
-            event_key=_TEXT,
-            payload=maybe_text,
-            payload_encoding=maybe_text,
-            progress=maybe_text,
-            attempt_log=_list(attempt),
-        ),
-        "Status": _object(
-            version=_TEXT, now=_MOMENT, started_at=_MOMENT, uptime_s=number, spool=spool, routes=_list(route)
-        ),
-        "EventTypes": _object(event_types=_list(event_type)),
-        "Reasons": _object(state=_STATE, reasons=_list(reason)),
-        "Audit": _object(audit=_list(_object(at=_MOMENT, who=_TEXT, action=_TEXT, detail=_TEXT))),
-        "Settings": _object(settings=_list(_object(variable=_TEXT, value=_TEXT, origin=_TEXT, is_secret=_FLAG))),
-        "Selection": _selection(),
-        "Replayed": _object(replayed=_WHOLE, next_after=maybe_whole),
-        "Discarded": _object(discarded=_WHOLE, next_after=maybe_whole),
-        "RouteState": _object(route=_ROUTE, state=_TEXT),
-        **_link_schemas(),
-    }
-
-
-_LINK_FIELDS: Json = {
-    "type": {"type": "string", "enum": ["track", "identify", "group"], "default": "track"},
-    "event": _TEXT,
-    "to": {"type": "string", "enum": ["automation", "journey", "template", "list"], "default": "automation"},
-    "target": _TEXT,
-    "source": {"type": "string", "enum": ["", "rudderstack", "segment"], "default": ""},
-}
-
-
-def _link(described: Json) -> Json:
-    """Return the description of a link, of which only event and target are required."""
-    return described | {"required": ["event", "target"]}
-
-
-def _link_schemas() -> Json:
-    changes = _list(_link(_object(**_LINK_FIELDS))) | {"maxItems": 1_000}
-    return {
-        "Link": _link(_object(**_LINK_FIELDS, pinned=_FLAG)),
-        "Links": _object(links=_list(_ref("Link"))),
-        "LinksChange": {
-            "type": "object",
-            "properties": {"add": changes, "remove": changes},
-            "additionalProperties": False,
-        },
-        "LinksChanged": _object(added=_WHOLE, removed=_WHOLE),
-    }
-
-
-def _selection() -> Json:
-    limit = {"type": "integer", "minimum": 1, "maximum": 1_000}
-    by_state: Json = {
-        "type": "object",
-        "properties": {"state": _STATE, "reason": _TEXT, "route": _ROUTE, "after": _WHOLE, "limit": limit},
-        "required": ["state"],
-        "additionalProperties": False,
-        "description": "Oldest first; pass the answer's next_after as `after` until it is null.",
-    }
-    by_sequence: Json = {
-        "type": "object",
-        "properties": {"sequences": _list(_WHOLE) | {"minItems": 1, "maxItems": 1_000}},
-        "required": ["sequences"],
-        "additionalProperties": False,
-    }
-    return {"oneOf": [by_sequence, by_state]}

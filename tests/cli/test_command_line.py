@@ -76,7 +76,7 @@ def test_a_sample_to_nobody_fails(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("listen", "url"),
     [
-        (Address("0.0.0.0", 1), "http://127.0.0.1:1"),  # noqa: S104,RUF100
+        (Address("0.0.0.0", 1), "http://127.0.0.1:1"),  # noqa: S104 - a value to be read, nothing is bound
         (Address("::", 1), "http://[::1]:1"),
         (Address("10.0.0.1", 1), "http://10.0.0.1:1"),
     ],

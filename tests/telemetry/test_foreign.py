@@ -33,7 +33,7 @@ def test_an_unknown_library_is_named_only() -> None:
     """A library whose templates we do not know may have put values into its message."""
     lines, log = _capture()
     with foreign_logs_captured(log):
-        logging.getLogger("other.module").warning("user a@b.c failed")  # noqa: G004,RUF100
+        logging.getLogger("other.module").warning("user a@b.c failed")
     assert lines.calls[0].kwargs == {"event": "foreign.logged", "logger": "other.module", "reason": "other.module"}
 
 

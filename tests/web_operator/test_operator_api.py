@@ -154,8 +154,8 @@ async def test_routes_are_paused_and_resumed(operate: Start) -> None:
         ("POST", "/api/discard", b"{}", 400, "give sequences"),
     ],
 )
-async def test_what_is_wrong_is_said_in_json(  # noqa: PLR0917,RUF100
-    operate: Start, method: str, path: str, body: bytes | None, status: int, said: str
+async def test_what_is_wrong_is_said_in_json(
+    operate: Start, *, method: str, path: str, body: bytes | None, status: int, said: str
 ) -> None:
     """Every error is JSON that says what is wrong and what to write."""
     operated = await operate()
