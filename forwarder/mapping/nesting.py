@@ -8,6 +8,8 @@ _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
 
 def is_deeper(text: bytes, *, levels_max: int) -> bool:
     """Tell whether well-formed JSON text nests objects and lists deeper than so many levels."""
+    if text.count(b"{") + text.count(b"[") <= levels_max:
+        return False  # most events: too few brackets to be that deep, and counting is much quicker than walking
     level = 0
     for token in _TOKEN.finditer(text):
         first = token[0][:1]
