@@ -67,11 +67,11 @@ def test_what_may_not_be_written(text: str, remedy: str) -> None:
     "text", [".*.*x", "a*a*b", "(a|b)a*a*c", "a{1,50}a{1,50}a{1,50}b", "^.*a.*b$", "[a-z]*[a-z]*$x"]
 )
 def test_the_worst_of_what_may_be_written_ends_soon(text: str) -> None:
-    """Searching a hostile value takes less than half a second, whatever its length."""
+    """Searching a hostile value takes less than half a second of work, whatever its length."""
     pattern = compile_bounded(text)
-    began = time.perf_counter()
+    began = time.process_time()
     found_in(pattern, "a" * 1_000_000)
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 def test_only_the_beginning_is_searched() -> None:
