@@ -57,6 +57,17 @@ class Connection(web.RequestHandler):
         super().__init__(manager, loop=loop, **options)
         self._reporter = reporter
 
+    def data_received(self, data: bytes) -> None:
+        """Take bytes in, and notice when the framing of the body that is being read is broken.
+
+        aiohttp queues its complaint behind the request, whose reader would wait for the rest in vain.
+        """
+        super().data_received(data)
+        request = self._current_request
+        if self._messages and request is not None and not request.content.is_eof():
+            request.content.set_exception(web.RequestPayloadError("broken framing"))
+            request.content.feed_eof()  # nothing of it is worth waiting for
+
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Report what aiohttp would have logged with a traceback, whose text may quote the request."""
         del args

@@ -25,7 +25,7 @@ from forwarder.web.receive import UNKNOWN_ENDPOINT, Receiver
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _DRAIN_READ_S = 1.0  # what a half-read body still gets once the daemon stops
-_CLOSE_S = 2.0  # for answers on their way when the connections are closed
+_CLOSE_S = 0.5  # for answers on their way when the connections are closed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +132,8 @@ class PublicListener:
         if self._sockets is not None:
             self._sockets.close()
         if self._server is not None:
+            self._server.pre_shutdown()  # idle connections end at once
+            await asyncio.sleep(0)
             await self._server.shutdown(_CLOSE_S)
             self._reporter.listener_stopped()
             self._server = None
