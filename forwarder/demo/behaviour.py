@@ -60,10 +60,6 @@ class Script:
         self._once: deque[Behaviour] = deque()
         self._standing: Behaviour | None = None
 
-    def __repr__(self) -> str:
-        """Show what is set."""
-        return f"Script(once={list(self._once)}, standing={self._standing})"
-
     def once(self, *behaviours: Behaviour) -> None:
         """Play these for the next requests, one each, before anything that stands."""
         self._once.extend(behaviours)

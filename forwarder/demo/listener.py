@@ -56,11 +56,6 @@ class Listener:
         """Return the base URL without a trailing slash; stable over `refuse` and `listen`."""
         return f"http://{HOST}:{self._port}"
 
-    @property
-    def is_listening(self) -> bool:
-        """Tell whether connections are taken."""
-        return self._socket is not None
-
     async def listen(self) -> None:
         """Take connections; on the port that was used before, if there was one."""
         if self._socket is not None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
@@ -222,6 +223,14 @@ async def test_an_expiration_lies_between_a_day_and_a_year(api: CourierApi, ahea
     headers = {"Idempotency-Key": "k", "x-idempotency-expiration": at}
 
     assert (await call(api, "POST", "/automations/welcome/invoke", {"recipient": "u"}, headers))[0] == status
+
+
+async def test_an_expiration_may_be_iso_8601(api: CourierApi) -> None:
+    """With a zone or without one, which is UTC then."""
+    for zone in (UTC, None):
+        at = (datetime.now(UTC) + timedelta(days=30)).replace(tzinfo=zone).isoformat()
+        headers = {"Idempotency-Key": f"k{zone}", "x-idempotency-expiration": at}
+        assert (await call(api, "POST", "/automations/welcome/invoke", {"recipient": "u"}, headers))[0] == 200
 
 
 async def test_put_ignores_idempotency_keys(api: CourierApi) -> None:
