@@ -11,15 +11,19 @@ from pathlib import Path
 
 from forwarder import __version__
 from forwarder.clock import SystemClock
+from forwarder.courier.client import CourierClient
+from forwarder.courier.sink import CourierSink
+from forwarder.courier.tenant_order import TenantOrder
 from forwarder.daemon import Daemon, stop_signals
 from forwarder.errors import RulesInvalid
 from forwarder.flow.batcher import BatchLimits
 from forwarder.flow.delivery import DeliveryLimits
 from forwarder.flow.route import Route
-from forwarder.flow.routes import batch_route
+from forwarder.flow.routes import batch_route, call_route
 from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack
 from forwarder.mapping.link_file import LinkFile, read_link_file
 from forwarder.mapping.link_store import LinkStore
+from forwarder.mapping.rudderstack_to_courier import RudderstackToCourier
 from forwarder.mapping.rules import Rules
 from forwarder.mapping.selection import EventSelection
 from forwarder.model import RouteName
@@ -103,6 +107,8 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Daemon:
     routes: list[Route] = []
     if RouteName.COURIER_TO_RUDDERSTACK in settings.routes:
         routes.append(outbound_route(settings, base, rules))
+    if RouteName.RUDDERSTACK_TO_COURIER in settings.routes:
+        routes.append(inbound_route(settings, base, links))
     probes: tuple[Probeable, ...] = (spool, *routes)
     listener = PublicListener(
         host=settings.listen.host,
@@ -143,6 +149,33 @@ def outbound_route(settings: Settings, base: Foundation, rules: Rules) -> Route:
             clock=base.clock,
         ),
         limits=delivery_limits(settings),
+        concurrency_max=settings.concurrency_max,
+        reporter=base.reporter,
+        clock=base.clock,
+        rng=random.random,
+    )
+
+
+def inbound_route(settings: Settings, base: Foundation, links: LinkStore) -> Route:
+    """Make the route RudderStack / Segment → Courier."""
+    assert settings.courier_api_key is not None  # noqa: S101  settings.together saw to it
+    client = CourierClient(
+        base.transport,
+        base_url=settings.courier_api_url,
+        api_key=settings.courier_api_key.get_secret_value(),
+        clock=base.clock,
+    )
+    return call_route(
+        RouteName.RUDDERSTACK_TO_COURIER,
+        spool=base.spool,
+        mapper=RudderstackToCourier(
+            links.book.links,
+            is_relay=settings.inbound_mode == "relay",
+            profile_keys=links.book.file.profile_keys,
+            sync_engage_lists=links.book.file.syncs_engage_lists,
+            guards_loops=links.book.file.guards_loops,
+        ),
+        sink=CourierSink(client, TenantOrder(base.spool), clock=base.clock),
         concurrency_max=settings.concurrency_max,
         reporter=base.reporter,
         clock=base.clock,
