@@ -75,8 +75,6 @@ def from_array(body: bytes) -> Iterator[Element | None]:
 def from_lines(body: bytes) -> Iterator[Element | None]:
     """Read one value a line; blank lines do not count, and a line that is no JSON is a refused element."""
     lines = [line for line in (line.strip(_BLANKS) for line in trimmed(body).split(b"\n")) if line]
-    if not lines:
-        raise NotJson("the body is empty")
     if len(lines) > ELEMENTS_MAX:
         raise _too_many()
     return map(_line, lines)
@@ -203,6 +201,8 @@ def _items(body: bytes) -> Iterator[bytes]:
                 raise _too_many()
             if item := body[start : token.start()].strip(_BLANKS):
                 yield item
+            elif mark == b"," or count > 1:
+                raise NotJson(f"a value is missing at byte {token.start()}")
             start = token.end()
         if depth <= 0:
             break

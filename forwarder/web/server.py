@@ -84,7 +84,7 @@ class PublicListener:
         if self._sockets is not None:
             return
         limits = self._limits
-        self._server = Server(
+        server = Server(
             self._respond,
             reporter=self._reporter,
             connections_max=limits.connections_max,
@@ -98,10 +98,11 @@ class PublicListener:
         )
         try:
             self._sockets = await asyncio.get_running_loop().create_server(
-                self._server, self._host, self._port, reuse_address=True, backlog=1024
+                server, self._host, self._port, reuse_address=True, backlog=1024
             )
         except OSError as error:
             raise SettingsInvalid(_why_not(self._host, self._port, error)) from None
+        self._server = server
         self._health.is_listening = True
         self._reporter.listener_started(host=self._host, port=self.port)
 
@@ -121,7 +122,8 @@ class PublicListener:
             self._sockets.close()
         soon = asyncio.get_running_loop().time() + _DRAIN_READ_S
         for reader in self._readers:
-            reader.reschedule(soon)
+            if not reader.expired():
+                reader.reschedule(min(soon, reader.when() or soon))
         while self._in_flight:
             self._is_idle.clear()
             await self._is_idle.wait()

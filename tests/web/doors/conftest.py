@@ -78,6 +78,7 @@ class House:
     metrics: Metrics
     log: StringIO
     reporter: Reporter
+    clock: StoppedClock = field(default_factory=StoppedClock)
     headers: dict[str, str] = field(default_factory=dict)
 
     async def post(self, path: str, body: bytes, method: str = "POST", **headers: str) -> Reply:

@@ -51,12 +51,27 @@ def test_brackets_cut_as_the_decoder_does(values: list[dict[str, object]]) -> No
         Element(_DEEP, None),
         None,
     ]
+    assert list(elements.from_array(b'[{"s":"\\ud800","d":' + _DEEP + b"},[],{}]"))[1:] == [None, Element(b"{}", {})]
     assert elements.batch_of(b'{"q":"\\"[","batch":' + array + b',"z":{}}') == array
 
 
 @pytest.mark.parametrize(
     "body",
-    [b"[1,2", b"[1]]", _DEEP + b"x", b"[" + _DEEP, b"[" + _DEEP + b",", b"[1,]", b"[,]", b"]", b'["\\q"]', b'["a\nb"]'],
+    [
+        b"[%b,]" % _DEEP,
+        b"[,%b]" % _DEEP,
+        b"[%b,,1]" % _DEEP,
+        b"[1,2",
+        b"[1]]",
+        _DEEP + b"x",
+        b"[" + _DEEP,
+        b"[" + _DEEP + b",",
+        b"[1,]",
+        b"[,]",
+        b"]",
+        b'["\\q"]',
+        b'["a\nb"]',
+    ],
 )
 def test_what_is_no_json_is_said_to_be_none(body: bytes) -> None:
     """Damage is noticed also where only brackets are counted."""

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.model import RouteName
+from forwarder.web.admission import Admission, DoorSettings
 from forwarder.web.doors import DOORS, Reply
+from forwarder.web.receive import Receiver
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 WEBHOOKS = json.loads((VECTORS / "courier_webhooks.json").read_text("utf-8"))
@@ -30,6 +32,14 @@ BASIC = {"authorization": "Basic " + base64.b64encode(b"key-of-the-source:").dec
 BAD_KEY = {"authorization": "Bearer key-of-somebody"}
 WEBHOOK = b'{"type":"message:updated","data":{"id":"1-a","status":"SENT","sent":1767225640000}}'
 CALL = b'{"type":"track","event":"Order","userId":"u1","messageId":"m1"}'
+SETTINGS = DoorSettings(
+    routes=frozenset(RouteName),
+    webhook_secrets=(),
+    events_keys=(),
+    inbound_keys=("key-of-the-source",),
+    body_bytes_max=1_000,
+    signature_age_max_s=1,
+)
 PLAIN = "text/plain; charset=utf-8"
 
 Sign = Callable[..., str]
@@ -561,6 +571,23 @@ async def test_a_deep_line_does_not_swallow_the_next(house: Any) -> None:
     reply = await house.post("/events", deep(5000) + b"\n" + WEBHOOK + b"\n", **BUS)
     assert answer(reply)["accepted"] == 2
     assert house.payloads() == [deep(5000), WEBHOOK]
+
+
+async def test_no_json_beside_a_deep_element_is_400(house: Any) -> None:
+    """Also where only brackets could be counted, an element that is no JSON makes the request none."""
+    reply = await house.post("/events", b"[" + deep(5000) + b',{"a":NaN}]', **BUS)
+    assert reply.status == 400
+    assert house.spool.appends == 0
+
+
+async def test_by_default_nothing_unique_repeats(house: Any) -> None:
+    """Two equal events that carry neither id nor time are two events."""
+    receiver = Receiver(SETTINGS, spool=house.spool, clock=house.clock, reporter=house.reporter)
+    for _ in range(2):
+        admission = receiver.admit("POST", "/v1/track", KEY.get)
+        assert isinstance(admission, Admission)
+        await receiver.receive(admission, b"{}")
+    assert len(house.spool.kept) == 2
 
 
 async def test_too_many_events_are_413(build_house: Build) -> None:
