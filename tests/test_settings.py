@@ -126,6 +126,7 @@ def test_an_incomplete_route_says_what_is_missing(environ: dict[str, str], said:
         ("FORWARDER_BATCH_WAIT_MAX_S", "nan", "seconds"),
         ("FORWARDER_DRAIN_MAX_S", "-1", "seconds"),
         ("FORWARDER_EVENTS", ", ,", "no name"),
+        ("FORWARDER_SPOOL", "memory", "it is none of sqlite, jetstream"),
         ("FORWARDER_EVENTS", "native,Message Snt", "did you mean Message Sent?"),
         ("FORWARDER_LOG_LEVEL", "warn", "did you mean warning?"),
         ("FORWARDER_RULES", "/nowhere.toml", "no such file"),
@@ -226,6 +227,15 @@ def test_a_dollar_in_a_secret_stays(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("COURIER_WEBHOOK_SECRET='a${HOME}b'\n")
     read = load({k: v for k, v in _OUTBOUND.items() if k != "COURIER_WEBHOOK_SECRET"}, tmp_path)
     assert read.courier_webhook_secrets[0].get_secret_value() == "a${HOME}b"
+
+
+def test_a_file_without_leave_to_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rules file that this user may not read is an error before the daemon starts."""
+    rules = tmp_path / "rules.toml"
+    rules.write_text("")
+    # Root may read everything, so the system's answer is stood in for.
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert "cannot be read by this user" in _problems(_OUTBOUND | {"FORWARDER_RULES": str(rules)}, tmp_path)
 
 
 def test_an_empty_value_is_unset(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -16,6 +16,7 @@ _FOLLOW_S = 0.5
 _PAGE = 500
 
 Filters = Mapping[str, str | None]
+Events = Sequence[dict[str, Any]]
 
 
 @click.command(
@@ -50,11 +51,11 @@ def events(*, limit: int, follow: bool, as_json: bool, url: str | None, **filter
 
 async def _list(filters: Filters, *, limit: int, follow: bool, as_json: bool, url: str | None) -> None:
     async with operator(command_settings(), url) as client:
-        found = await _newest(client, filters, limit=limit)
-        for event in reversed(found) if follow else found:
+        found = await _newest(client, filters, limit=max(limit, _PAGE) if follow else limit)
+        for event in reversed(found[:limit]) if follow else found:
             _print(event, as_json=as_json)
         if follow:
-            await _follow(client, filters, after=found[0]["sequence"] if found else 0, as_json=as_json)
+            await _follow(client, filters, found, as_json=as_json)
         elif not found and not as_json:
             click.echo("no such events", err=True)
 
@@ -71,14 +72,37 @@ async def _newest(client: OperatorClient, filters: Filters, *, limit: int) -> li
     return found
 
 
-async def _follow(client: OperatorClient, filters: Filters, *, after: int, as_json: bool) -> None:
+async def _follow(client: OperatorClient, filters: Filters, found: Events, *, as_json: bool) -> None:
+    """Print what comes after `found` (newest first) until cancelled."""
+    # Without a state or reason what is new has a new sequence. With one an old event may come into it.
+    news = _newcomers if filters.get("state") or filters.get("reason") else _arrivals
+    async for event in news(client, filters, found):
+        _print(event, as_json=as_json)
+
+
+async def _arrivals(client: OperatorClient, filters: Filters, found: Events) -> AsyncIterator[dict[str, Any]]:
+    after = max((event["sequence"] for event in found), default=0)
     while True:
         page = await client.get("/api/events", **filters, after=after, limit=_PAGE)
         for event in page["events"]:
-            _print(event, as_json=as_json)
+            yield event
             after = event["sequence"]
         if len(page["events"]) < _PAGE:
             await asyncio.sleep(_FOLLOW_S)
+
+
+async def _newcomers(client: OperatorClient, filters: Filters, found: Events) -> AsyncIterator[dict[str, Any]]:
+    floor = 0
+    while True:
+        known = {event["sequence"] for event in found}
+        if len(found) >= _PAGE:
+            # Below a full page nobody looked: what slides into it from there is old, not new.
+            floor = max(floor, min(known))
+        await asyncio.sleep(_FOLLOW_S)
+        found = (await client.get("/api/events", **filters, limit=_PAGE))["events"]
+        for event in reversed(found):
+            if event["sequence"] > floor and event["sequence"] not in known:
+                yield event
 
 
 def _print(event: Mapping[str, Any], *, as_json: bool) -> None:

@@ -143,20 +143,6 @@ def _link(described: Json) -> Json:
     return described | {"required": ["event", "target"]}
 
 
-def _link_schemas() -> Json:
-    changes = _list(_link(_object(**_LINK_FIELDS))) | {"maxItems": 1_000}
-    return {
-        "Link": _link(_object(**_LINK_FIELDS, pinned=FLAG)),
-        "Links": _object(links=_list(_ref("Link"))),
-        "LinksChange": {
-            "type": "object",
-            "properties": {"add": changes, "remove": changes},
-            "additionalProperties": False,
-        },
-        "LinksChanged": _object(added=WHOLE, removed=WHOLE),
-    }
-
-
 def _selection() -> Json:
     limit = {"type": "integer", "minimum": 1, "maximum": 1_000}
     by_state: Json = {

@@ -115,7 +115,6 @@ class DaemonThread:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
         self.address = ""
-        self.append: Callable[[int], None] = self._append
         self._spool: SqliteSpool | None = None
 
     async def _serve(self) -> None:
@@ -143,7 +142,7 @@ class DaemonThread:
         await running
         await spool.close()
 
-    def _append(self, number: int) -> None:
+    def append(self, number: int) -> None:
         """Receive one more event."""
         envelope = Envelope(
             route=ROUTE,
@@ -155,6 +154,18 @@ class DaemonThread:
         )
         assert self._spool is not None
         asyncio.run_coroutine_threadsafe(self._spool.append([envelope]), self._loop).result(5)
+
+    def replay_and_bury(self, sequences: list[int]) -> None:
+        """Replay some events, then bury everything that waits."""
+        spool = self._spool
+        assert spool is not None
+
+        async def bury() -> None:
+            await spool.exhume(sequences)
+            leases = await spool.lease(ROUTE, fresh_max=100, retry_max=100, bytes_max=1_000_000)
+            await spool.bury([lease.sequence for lease in leases], reason="no id")
+
+        asyncio.run_coroutine_threadsafe(bury(), self._loop).result(5)
 
     def start(self) -> None:
         """Start and wait until it listens."""

@@ -96,6 +96,19 @@ def test_a_folder_that_cannot_be_made_fails(tmp_path: Path) -> None:
     assert _levels(_local(tmp_path / "file"))["data folder"] == "fail"
 
 
+def test_a_folder_that_takes_no_file_fails() -> None:
+    """A folder whose file system refuses new files is found by trying."""
+    settings = Settings.model_validate(_BOTH | {"FORWARDER_DATA_DIR": "/proc/data"})
+    assert _levels(list(local_findings(settings, now_ms=_NOW_MS)))["data folder"] == "fail"
+
+
+def test_an_old_sqlite_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library from before the fix of the log's reset is refused, whatever the spool says."""
+    monkeypatch.setattr("apsw.sqlite_lib_version", lambda: "3.40.1")
+    (finding,) = [one for one in _local(tmp_path) if one.name == "spool"]
+    assert (finding.level, "3.51.3 is needed" in finding.text) == ("fail", True)
+
+
 def test_doubts_and_open_folders_are_warnings(tmp_path: Path) -> None:
     """What probably was not meant is a warning, which fails nothing."""
     (tmp_path / "data").mkdir(mode=0o755)

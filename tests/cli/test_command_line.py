@@ -47,6 +47,12 @@ def test_each_shell_gets_its_completion(shell: Shell, kind: str) -> None:
     assert "_FORWARDER_COMPLETE" in result.stdout
 
 
+def test_the_commands_are_listed_in_the_order_they_are_needed(shell: Shell) -> None:
+    """Help lists run first, not what the alphabet says."""
+    listed = [line.split()[0] for line in shell("--help").stdout.splitlines() if line.startswith("  ") and line.split()]
+    assert listed.index("run") < listed.index("check") < listed.index("events") < listed.index("completion")
+
+
 def test_an_unknown_command_is_wrong_usage(shell: Shell) -> None:
     """A misspelt command ends with 2."""
     assert shell("staus").exit_code == 2

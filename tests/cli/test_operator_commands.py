@@ -178,6 +178,33 @@ def test_following_prints_what_comes(filled: Shell, daemon: Daemon) -> None:
     assert [json.loads(text)["message_id"] for text in printed[:2]] == ["m5", "m6"]
 
 
+def test_following_a_state_prints_what_comes_into_it(filled: Shell, daemon: Daemon) -> None:
+    """An old event that dies after a newer one is printed too, once."""
+    running = daemon()
+    printed: list[int] = []
+
+    def on_print(text: str) -> None:
+        printed.append(json.loads(text)["sequence"])
+        if len(printed) == 3:
+            running.replay_and_bury([1, 4])
+        if len(printed) == 6:
+            raise KeyboardInterrupt
+
+    environ = {"FORWARDER_OPERATOR_LISTEN": running.address}
+    assert filled("events", "--follow", "--json", "--state", "dead", heard=on_print, **environ).exit_code == 0
+    assert printed[:3] == [1, 2, 3]
+    assert sorted(printed[3:]) == [4, 5, 6]
+
+
+def test_long_listings_are_read_page_by_page(filled: Shell, daemon: Daemon) -> None:
+    """A limit above one page is met by several requests."""
+    running = daemon()
+    for number in range(100, 620):
+        running.append(number)
+    found = _events(filled("events", "--json", "--limit", "510", FORWARDER_OPERATOR_LISTEN=running.address))
+    assert len({event["sequence"] for event in found}) == 510
+
+
 def test_a_stranger_at_the_address_is_recognised(filled: Shell) -> None:
     """What answers but is not the daemon is said to be that."""
 
@@ -202,3 +229,67 @@ def test_a_stranger_at_the_address_is_recognised(filled: Shell) -> None:
         thread.join(5)
     assert result.exit_code == 1
     assert "is not this daemon" in result.output
+
+
+def test_ctrl_c_ends_watching_without_failure(filled: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaving a watch is no failure."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("forwarder.cli.show.status_lines", interrupted)
+    assert filled("status", "--watch").exit_code == 0
+
+
+def test_a_user_without_a_name_is_unknown(filled: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's user need not have a name."""
+
+    def nameless() -> str:
+        raise KeyError
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    assert filled("status").exit_code == 0
+
+
+def test_a_daemon_that_breaks_off_is_said(filled: Shell) -> None:
+    """A connection that ends in the middle of an answer is told as such, and what to do."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            for body in (b"{}", b""):
+                connection, _ = listening.accept()
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n" + body)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        result = filled("status", FORWARDER_OPERATOR_LISTEN=f"127.0.0.1:{listening.getsockname()[1]}")
+        thread.join(5)
+    assert result.exit_code == 1
+    assert "the daemon went away" in result.output
+
+
+def test_what_speaks_no_http_is_said(filled: Shell) -> None:
+    """Something else on that port is recognised before anything is asked of it."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"SSH-2.0-OpenSSH\r\n\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        result = filled("status", FORWARDER_OPERATOR_LISTEN=f"127.0.0.1:{listening.getsockname()[1]}")
+        thread.join(5)
+    assert result.exit_code == 1
+    assert "speaks no HTTP" in result.output
+
+
+def test_an_error_of_the_daemon_is_passed_on(filled: Shell, daemon: Daemon) -> None:
+    """What the daemon refuses is told in its own words."""
+    result = filled("events", "--text", "x" * 2_000, FORWARDER_OPERATOR_LISTEN=daemon().address)
+    assert result.exit_code == 1
+    assert "the daemon answered 400: text is longer than" in result.output

@@ -1,5 +1,6 @@
 """The log: shape, limits, and what never gets in."""
 
+import asyncio
 import io
 import json
 from dataclasses import dataclass
@@ -27,12 +28,26 @@ class SetClock:
         return self.now_s
 
 
+class TellingStream(io.StringIO):
+    """A stream that tells when a summary was written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = asyncio.Event()
+
+    def write(self, text: str) -> int:
+        """Keep the text."""
+        if "log.suppressed" in text:
+            self.told.set()
+        return super().write(text)
+
+
 @dataclass
 class Book:
     """A log with everything a test looks at."""
 
     logs: Logs
-    stream: io.StringIO
+    stream: TellingStream
     clock: SetClock
     metrics: Metrics
 
@@ -42,7 +57,7 @@ class Book:
 
 
 def _book(log_format: str = "json", log_level: str = "info") -> Book:
-    stream, clock, metrics = io.StringIO(), SetClock(), Metrics()
+    stream, clock, metrics = TellingStream(), SetClock(), Metrics()
     logs = Logs(stream=stream, log_format=log_format, log_level=log_level, metrics=metrics, clock=clock)
     return Book(logs, stream, clock, metrics)
 
@@ -133,6 +148,20 @@ def test_a_stream_that_is_gone_stops_nothing() -> None:
     book = _book()
     book.stream.close()
     book.logs.logger.warning("spool.refusing")
+
+
+async def test_the_summaries_come_by_themselves() -> None:
+    """A flood before a silence is told when its minute is over, without another line to carry it."""
+    book = _book()
+    for _ in range(7):
+        book.logs.logger.error("route.held", reason="401")
+    book.clock.now_s = 61
+    worker = RepeatSummaries(book.logs, interval_s=0.001)
+    running = asyncio.create_task(worker.run())
+    await asyncio.wait_for(book.stream.told.wait(), 5)
+    await worker.drain()
+    await running
+    assert book.lines()[-1]["of"] == "route.held"
 
 
 @pytest.mark.parametrize("value", ["\ud800", "a\nb", "\x1b[31m"], ids=["lone surrogate", "newline", "escape"])

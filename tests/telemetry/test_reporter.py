@@ -38,6 +38,14 @@ def _reporter() -> tuple[Reporter, CapturingLogger]:
         (lambda r: r.history_yielded(events=2), "spool.history_yielded"),
         (lambda r: r.row_quarantined(sequence=3), "spool.row_quarantined"),
         (lambda r: r.settlement_waiting(reason="disk", events=3), "spool.settlement_waiting"),
+        (lambda r: r.request_crashed("/events", error="KeyError", where="x.py:1"), "request.crashed"),
+        (lambda r: r.listener_started(host="h", port=1), "listener.started"),
+        (lambda r: r.listener_stopped(), "listener.stopped"),
+        (lambda r: r.operator_failed(ValueError("x")), "operator.failed"),
+        (lambda r: r.daemon_ready(version="1"), "daemon.ready"),
+        (lambda r: r.daemon_draining(drain_max_s=1), "daemon.draining"),
+        (lambda r: r.drain_cut_off(workers=["a"]), "daemon.drain_cut_off"),
+        (lambda r: r.worker_stuck(worker="a"), "worker.stuck"),
     ],
 )
 def test_each_fact_is_one_line(fact: Fact, line: str) -> None:
