@@ -65,7 +65,7 @@ def judge(asked: Asked, status: int, headers: Mapping[str, str], body: bytes, *,
         return Refused(reason=f"{status}: Courier refused the {asked.family} call", words=_words(body))
     if status == HTTPStatus.NOT_FOUND and asked.family in _NAMED and error_message(body) is not None:
         named = _NAMED[asked.family]
-        words = f'{named} "{_target(asked)}": {_words(body)}'
+        words = f"{named} {_target(asked)}: {_words(body)}"
         return Refused(reason=f"404: Courier knows no such {named}", words=words)
     if status in _LATER or status in _SERVER_ERRORS or status == HTTPStatus.TOO_MANY_REQUESTS:
         return _later(asked, status, headers, now_ms=now_ms)
@@ -144,9 +144,10 @@ def _words(body: bytes) -> str:
 def _target(asked: Asked) -> str:
     """Return which template, journey or list was asked for."""
     if asked.family == Family.SEND:
-        return _send_template(asked.body)
-    segments = asked.operation.split("/")
-    return unquote(segments[2]) if len(segments) > len(("POST ", "lists")) else ""
+        return f'"{_send_template(asked.body)}"'
+    if asked.operation == "POST /automations/invoke":
+        return "in the event's own steps"
+    return f'"{unquote(asked.operation.split("/")[2])}"'
 
 
 def _send_template(body: bytes) -> str:

@@ -4,7 +4,7 @@ A tenant is the exception: what an event brings to it is read, merged and writte
 under the tenant's lock. Deliberately absent: retries, order and idempotency suffixes, which are the flow's.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote
@@ -56,28 +56,45 @@ class CourierSink:
         """Make the one call and say what came of it; raises nothing that Courier can cause."""
         (delivery,) = batch.deliveries
         if delivery.operation.startswith(_TENANT):
-            return await self._write_tenant(delivery)
+            return await self._bring_to_tenant(delivery)
         answer, _ = await self._exchange(delivery)
         return answer
 
-    async def _write_tenant(self, delivery: Delivery) -> Answer:
+    async def _bring_to_tenant(self, delivery: Delivery) -> Answer:
+        tenant_id = unquote(delivery.operation.removeprefix(_TENANT))
+        with self._tenants.visit(tenant_id) as tenant:
+            # Read without the lock: the many events that change nothing then do not wait for each other.
+            writes = tenant.writes
+            read = await self._read_tenant(delivery)
+            async with tenant.lock:
+                if tenant.writes != writes:  # written since: what was read is old
+                    read = await self._read_tenant(delivery)
+                if not read.is_known:
+                    return _unread(read.answer)
+                is_newest = delivery.sequence >= await self._tenants.newest(tenant_id)
+                body = merged(tenant_id, read.existing, read_wish(delivery.body), is_newest=is_newest)
+                answer = read.answer
+                if not changes_nothing(read.existing, body):
+                    tenant.writes += 1  # before it is known to be one: the answer may be lost
+                    answer, _ = await self._exchange(replace(delivery, body=msgspec.json.encode(body)))
+                if not isinstance(answer.verdict, Delivered):
+                    return answer
+                await self._tenants.applied(tenant_id, delivery.sequence)
+            # Before anyone hears of it: after a crash in between, this event is simply applied again.
+            await self._tenants.keep(tenant_id)
+            return answer
+
+    async def _read_tenant(self, delivery: Delivery) -> "_Read":
         path = delivery.operation.removeprefix("PUT ")
-        tenant_id = unquote(path.removeprefix("/tenants/"))
-        async with self._tenants.turn(tenant_id):
-            read = replace(delivery, operation=f"GET {path}", body=b"", idempotency_key="")
-            answer, response = await self._exchange(read)
-            existing = _tenant_in(response)
-            if existing is None and not _is_absent(response):
-                return _unread(answer)
-            is_newest = delivery.sequence >= await self._tenants.newest(tenant_id)
-            body = merged(tenant_id, existing, read_wish(delivery.body), is_newest=is_newest)
-            if not is_newest and changes_nothing(existing, body):
-                return answer
-            written, _ = await self._exchange(replace(delivery, body=msgspec.json.encode(body)))
-            if isinstance(written.verdict, Delivered):
-                # Before anyone hears of it: after a crash in between, this event is simply applied again.
-                await self._tenants.was_applied(tenant_id, delivery.sequence)
-            return written
+        answer, response = await self._exchange(
+            replace(delivery, operation=f"GET {path}", body=b"", idempotency_key="")
+        )
+        if response is None:
+            return _Read(answer=answer)
+        if response.status == HTTPStatus.NOT_FOUND:
+            return _Read(answer=answer, is_known=error_message(response.body) is not None)
+        existing = _tenant_in(response)
+        return _Read(answer=answer, existing=existing, is_known=existing is not None)
 
     async def _exchange(self, delivery: Delivery) -> tuple[Answer, HttpResponse | None]:
         started_ms, started_s = self._clock.wall_ms(), self._clock.monotonic_s()
@@ -105,20 +122,23 @@ class CourierSink:
         return _answer(verdict, attempt), response
 
 
-def _tenant_in(response: HttpResponse | None) -> dict[str, Any] | None:
-    if response is None or response.status != HTTPStatus.OK:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Read:
+    """What reading a tenant brought: `existing` None and `is_known` True means that there is none."""
+
+    answer: Answer
+    existing: dict[str, Any] | None = None
+    is_known: bool = False
+
+
+def _tenant_in(response: HttpResponse) -> dict[str, Any] | None:
+    if response.status != HTTPStatus.OK:
         return None
     try:
         tenant = msgspec.json.decode(response.body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return None
     return tenant if isinstance(tenant, dict) else None
-
-
-def _is_absent(response: HttpResponse | None) -> bool:
-    if response is None or response.status != HTTPStatus.NOT_FOUND:
-        return False
-    return error_message(response.body) is not None
 
 
 def _unread(answer: Answer) -> Answer:

@@ -200,7 +200,7 @@ def _operations_of(seen: list[Recorded]) -> list[tuple[str, str]]:
 
 async def test_a_tenant_is_read_on_the_sdks_path(server: RecordingServer) -> None:
     """The read before the write asks where the SDK asks."""
-    await _ours(server, lambda calls: calls.write_tenant(_OTHER, name="", properties={}))
+    await _ours(server, lambda calls: calls.write_tenant(_OTHER, name="New", properties={}))
     ours = server.seen.pop()
     theirs: Any = await _theirs(server, lambda sdk: sdk.tenants.retrieve(_OTHER))
     assert _operations_of([ours]) == _operations_of([theirs])

@@ -120,6 +120,14 @@ def test_a_refusal_says_which_template_but_not_in_what_is_logged(family: str, wo
     assert "u1" not in verdict.reason
 
 
+def test_steps_of_the_event_itself_name_no_template() -> None:
+    """A refused ad-hoc run says that the template stood in the event's own steps."""
+    asked = Asked(operation="POST /automations/invoke", family="automations")
+    verdict = judge(asked, 404, {}, _ERROR, now_ms=_NOW_MS)
+    assert isinstance(verdict, Refused)
+    assert verdict.words == "automation template in the event's own steps: Bad thing u1"
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"message": []}', b"{"])
 def test_an_unreadable_send_names_no_template(body: bytes) -> None:
     """A refused send whose body is of another shape is refused all the same."""

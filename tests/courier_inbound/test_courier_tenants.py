@@ -155,8 +155,9 @@ async def test_a_write_that_failed_does_not_count_as_applied(
 async def test_the_order_survives_a_restart(memory: Any) -> None:
     """What was applied is known to the next daemon; an older event never takes its place."""
     order = TenantOrder(memory)
-    await order.was_applied("t1", 9)
-    await order.was_applied("t1", 5)
+    await order.applied("t1", 9)
+    await order.applied("t1", 5)
+    await order.keep("t1")
     again = TenantOrder(memory)
     assert await again.newest("t1") == 9
     assert await again.newest("t2") == 0
@@ -168,7 +169,7 @@ async def test_the_memory_of_tenants_is_bounded(memory: Any, monkeypatch: pytest
     monkeypatch.setattr("forwarder.courier.tenant_order._TENANTS_PER_SHARD_MAX", 2)
     order = TenantOrder(memory)
     for tenant, sequence in (("a", 1), ("b", 2), ("a", 3), ("c", 4)):
-        await order.was_applied(tenant, sequence)
+        await order.applied(tenant, sequence)
     assert [await order.newest(tenant) for tenant in "abc"] == [3, 0, 4]
 
 
@@ -176,33 +177,31 @@ async def test_a_full_disk_keeps_the_order_in_memory(memory: Any) -> None:
     """With the disk full an applied event still counts until the restart."""
     memory.is_full = True
     order = TenantOrder(memory)
-    await order.was_applied("t1", 9)
+    await order.applied("t1", 9)
+    await order.keep("t1")
     assert await order.newest("t1") == 9
     assert memory.values == {}
 
 
-async def test_writers_of_one_tenant_take_turns_and_others_do_not_wait(memory: Any) -> None:
-    """One tenant has one writer at a time; another tenant's writer passes; no lock is left behind."""
+async def test_visitors_share_a_tenant_and_leave_nothing_behind(memory: Any) -> None:
+    """All who are at a tenant share its lock; another tenant has its own; the last one clears up."""
     order = TenantOrder(memory)
-    told: list[str] = []
-    is_in, may_finish = asyncio.Event(), asyncio.Event()
+    with order.visit("t1") as first, order.visit("t1") as second, order.visit("t2") as other:
+        assert first is second
+        assert first is not other
+    with order.visit("t1") as later:
+        assert later is not first
 
-    async def write(tenant: str, name: str) -> None:
-        async with order.turn(tenant):
-            told.append(f"{name} in")
-            if name == "first":
-                is_in.set()
-                await may_finish.wait()
-            told.append(f"{name} out")
 
-    first = asyncio.create_task(write("t1", "first"))
-    second = asyncio.create_task(write("t1", "second"))
-    await is_in.wait()
-    await write("t2", "other")
-    may_finish.set()
-    await asyncio.gather(first, second)
-    assert told == ["first in", "other in", "other out", "first out", "second in", "second out"]
-    assert order._locks == {}  # noqa: SLF001 -- that nothing is left behind shows nowhere else
+async def test_an_event_that_changes_nothing_is_applied_without_a_write(
+    sink: CourierSink, transport: Any, batch_of: BatchOf, memory: Any
+) -> None:
+    """A tenant that already is what an event wants is not written, and the event counts as its newest."""
+    transport.answer((200, b'{"id": "t1", "name": "Acme", "properties": {"plan": "pro"}}'))
+    answer = await sink.send(batch_of("PUT /tenants/t1", _wish(plan="pro"), family="tenants", sequence=9))
+    assert isinstance(answer.verdict, Delivered)
+    assert transport.operations() == ["GET /tenants/t1"]
+    assert await TenantOrder(memory).newest("t1") == 9
 
 
 async def test_concurrent_group_events_lose_nothing(sink: CourierSink, transport: Any, batch_of: BatchOf) -> None:
