@@ -143,6 +143,10 @@ class Aftermath:
             self._gate.postpone(now_s=now_s)
             await self._settlement.give_back(parcel.leases, attempt=attempt, reason=later.reason)
             return True
+        if parcel.is_probe:  # not one of those in hand: memory would grow with every probe of an outage
+            self._back_off(later, started_s, now_s)
+            await self._settlement.give_back(parcel.leases)
+            return True
         others_passed = parcel.failures > 0 and self._passes > parcel.passes_seen
         parcel.failures += 1
         parcel.passes_seen = self._passes

@@ -12,8 +12,9 @@ from forwarder.flow.concurrency import ConcurrencyLimit
 from forwarder.flow.families import Families
 from forwarder.flow.mapped import sort_out
 from forwarder.flow.plans import Plan, new_plan, read_plan, replan
-from forwarder.flow.route import Appetite, ScopeStop, Spawn
+from forwarder.flow.route import Appetite, Spawn
 from forwarder.flow.settlement import Settlement
+from forwarder.flow.status import ScopeStop
 from forwarder.model import Lease, RouteName
 from forwarder.ports import Mapper
 from forwarder.telemetry.reporter import Reporter
@@ -103,6 +104,10 @@ class CallDelivery:
 
     def advance(self, *, now_s: float) -> None:
         """Do nothing: an event starts when it is taken."""
+
+    def lacks_untried(self) -> bool:
+        """Tell that nothing is kept in hand that failed."""
+        return False
 
     def due_at_s(self, *, now_s: float) -> float | None:
         """Return when the route's backoff ends; all other timers are the spool's."""

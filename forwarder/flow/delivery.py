@@ -14,8 +14,9 @@ from forwarder.flow.concurrency import ConcurrencyLimit
 from forwarder.flow.gate import Gate
 from forwarder.flow.mapped import sort_out
 from forwarder.flow.parcels import Parcel, Parcels, batch_of
-from forwarder.flow.route import Appetite, ScopeStop, Spawn
+from forwarder.flow.route import Appetite, Spawn
 from forwarder.flow.settlement import Settlement
+from forwarder.flow.status import ScopeStop
 from forwarder.model import Delivery, Lease, RouteName, TryLater
 from forwarder.ports import Clock, Mapper, Sink
 from forwarder.telemetry.reporter import Reporter
@@ -107,7 +108,7 @@ class BatchDelivery:
         limit = self._concurrency.limit
         events = 2 * (limit + 1) * self._limits.batch.deliveries_max + self._parcels.waiting_events - self.in_hand
         bytes_left = _IN_HAND_BYTES_MAX - self._in_hand_bytes
-        if events <= 0 or bytes_left <= 0 or self._parcels.ready > limit:
+        if events <= 0 or bytes_left <= 0 or self._parcels.untried > limit:
             return None
         events = min(events, _LEASE_EVENTS_MAX)
         return Appetite(fresh_max=events, retry_max=max(1, events // 4), bytes_max=min(bytes_left, _LEASE_BYTES_MAX))
@@ -144,6 +145,10 @@ class BatchDelivery:
             if parcel is None:
                 return
             self._send(parcel)
+
+    def lacks_untried(self) -> bool:
+        """Tell whether the route backs off and everything in hand has failed."""
+        return not self._gate.is_open and self._parcels.ready > 0 and not self._parcels.untried
 
     def due_at_s(self, *, now_s: float) -> float | None:
         """Return when time alone makes `advance` do something."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from forwarder.flow.gate import Gate, StopKind
-from forwarder.flow.route import ScopeStop, scope_stop
+from forwarder.flow.status import ScopeStop, scope_stop
 from forwarder.model import RouteName
 from forwarder.ports import Clock
 from forwarder.telemetry.reporter import Reporter

@@ -69,6 +69,11 @@ class Parcels:
         return len(self._ready)
 
     @property
+    def untried(self) -> int:
+        """How many of them never failed; the open batch counts as one."""
+        return sum(not parcel.failures for parcel in self._ready) + bool(len(self._batcher))
+
+    @property
     def waiting_events(self) -> int:
         """How many events wait for their own retry."""
         return sum(len(parcel.leases) for _, parcel in self._waiting)

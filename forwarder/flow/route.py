@@ -10,11 +10,17 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from forwarder.flow.gate import Gate
+from forwarder.flow.status import RouteStatus, ScopeStop, scope_stop
 from forwarder.model import Lease, RouteName
 from forwarder.ports import Clock, Spool
 from forwarder.telemetry.reporter import Reporter
 
+# What a route shows is part of its face: who uses routes finds it here.
+__all__ = ["Appetite", "Route", "RouteDelivery", "RouteStatus", "ScopeStop", "Spawn"]
+
 _REST_MAX_S: Final = 1.0  # the loop turns at least so often, which is what the watchdog looks at
+_FRUITLESS_MAX: Final = 3
+_FRUITLESS_REST_S: Final = 0.02
 
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -58,6 +64,9 @@ class RouteDelivery(Protocol):
     def advance(self, *, now_s: float) -> None:
         """Start every request that may go now."""
 
+    def lacks_untried(self) -> bool:
+        """Tell whether the route backs off and all in hand has failed: then another event is the better probe."""
+
     def due_at_s(self, *, now_s: float) -> float | None:
         """Return when `advance` should be called again although nothing happened; None for never."""
 
@@ -67,34 +76,8 @@ class RouteDelivery(Protocol):
     def close(self) -> None:
         """Give back, and send nothing any more: what comes back from flight is settled or released."""
 
-    def stops(self) -> Sequence["ScopeStop"]:
+    def stops(self) -> Sequence[ScopeStop]:
         """Return what stands still within the route (families of calls)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScopeStop:
-    """One scope that stands still, as people see it. Wall-clock milliseconds."""
-
-    scope: str
-    state: str  # "held" or "backing_off"
-    reason: str
-    since_ms: int
-    next_try_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RouteStatus:
-    """What people see of a route. `stop` is the route's own; `families` stand still within it."""
-
-    name: RouteName
-    state: str  # one of `telemetry.reporter.ROUTE_STATES`
-    since_ms: int
-    reason: str
-    stop: ScopeStop | None
-    families: tuple[ScopeStop, ...]
-    in_flight: int
-    in_hand: int
-    concurrency_limit: int
 
 
 class Route:
@@ -117,6 +100,7 @@ class Route:
         self._is_paused = False
         self._is_draining = False
         self._probes_newest = False
+        self._fruitless = 0  # calls to work in a row that led to none
         self._state = ""
         self._state_since_ms = clock.wall_ms()
         self._turned_at_s = clock.monotonic_s()
@@ -214,13 +198,25 @@ class Route:
                 bytes_max=appetite.bytes_max,
             )
             if leases:
+                self._fruitless = 0
                 self._delivery.take(leases)
             else:
                 self._hungry.set()
+        if not leases and self._delivery.lacks_untried():
+            await self._probe_backoff(now_s)
         self._delivery.advance(now_s=self._clock.monotonic_s())
         if leases:
             await asyncio.sleep(0)  # let the requests start before more is leased
         return bool(leases)
+
+    async def _probe_backoff(self, now_s: float) -> None:
+        # What is in hand may be poison, all of it: every other probe is an event that is not.
+        if not self._gate.admits(now_s=now_s, in_flight=self._delivery.in_flight):
+            return
+        self._probes_newest = not self._probes_newest
+        lease = await self._spool.lease_newest(self._route) if self._probes_newest else None
+        if lease is not None:
+            self._delivery.probe(lease)
 
     async def _probe(self, now_s: float) -> None:
         if not self._gate.admits(now_s=now_s, in_flight=self._delivery.in_flight):
@@ -257,9 +253,13 @@ class Route:
         # work that nobody can take would wake it without end.
         while True:
             await self._hungry.wait()
-            if await self._spool.wait_for_work(self._route, timeout_s=_REST_MAX_S):
-                self._hungry.clear()
-                self._wake.set()
+            if not await self._spool.wait_for_work(self._route, timeout_s=_REST_MAX_S):
+                continue
+            if self._fruitless > _FRUITLESS_MAX:  # there is work, but none that is wanted: all is on a retry, say
+                await asyncio.sleep(_FRUITLESS_REST_S)
+            self._fruitless += 1
+            self._hungry.clear()
+            self._wake.set()
 
     def _current_state(self) -> str:
         if self._is_paused:
@@ -278,18 +278,3 @@ class Route:
 
 def _spawn(tasks: asyncio.TaskGroup, work: Coroutine[Any, Any, None]) -> None:
     tasks.create_task(work)
-
-
-def scope_stop(scope: str, gate: Gate, clock: Clock) -> ScopeStop | None:
-    """Return what people see of a gate; None while it is open."""
-    stop = gate.stop
-    if stop is None:
-        return None
-    wait_ms = round(max(0.0, stop.retry_at_s - clock.monotonic_s()) * 1000)
-    return ScopeStop(
-        scope=scope,
-        state="held" if stop.is_hold else "backing_off",
-        reason=stop.reason,
-        since_ms=stop.since_ms,
-        next_try_ms=clock.wall_ms() + wait_ms,
-    )

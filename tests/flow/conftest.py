@@ -67,6 +67,7 @@ class FakeSpool:
         self.memory: dict[str, bytes] = {}
         self.clock = SystemClock()
         self.lent_max = 0
+        self._lent_now = 0
         self._changed = asyncio.Event()
 
     def add(self, payload: bytes, *, partition_key: str = "", route: RouteName = OUT, key: bytes = b"") -> int:
@@ -108,7 +109,8 @@ class FakeSpool:
     def _lend(self, sequence: int) -> Lease:
         row = self.rows[sequence]
         row.is_lent = True
-        self.lent_max = max(self.lent_max, sum(each.is_lent for each in self.rows.values()))
+        self._lent_now += 1
+        self.lent_max = max(self.lent_max, self._lent_now)
         return Lease(
             sequence=sequence,
             attempt=row.attempt,
@@ -157,6 +159,7 @@ class FakeSpool:
             row = self.rows[sequence]
             assert row.is_lent, f"{sequence} is not lent"
             row.state, row.reason, row.is_lent = state, reason, False
+            self._lent_now -= 1
             row.settlements += 1
             if attempt:
                 row.attempts.append(attempt)
@@ -189,6 +192,7 @@ class FakeSpool:
             row = self.rows[sequence]
             assert row.is_lent
             row.is_lent, row.not_before_ms, row.reason = False, not_before_ms, reason
+            self._lent_now -= 1
             if counts:
                 row.attempt += 1
                 row.first_failed_at_ms = row.first_failed_at_ms or self.clock.wall_ms()

@@ -9,7 +9,7 @@ import pytest
 from forwarder.flow.backoff import Backoff
 from forwarder.flow.batcher import BatchLimits
 from forwarder.flow.delivery import DeliveryLimits
-from forwarder.model import Batch, Delivered, Effect, Held, Refused, State, TryLater, Verdict
+from forwarder.model import Batch, Delivered, Effect, Filtered, Held, Refused, State, TryLater, Verdict
 
 POISON = b'{"poison":1}'
 
@@ -437,7 +437,7 @@ async def test_memory_is_flat_in_an_outage(bench: Any, spool: Any) -> None:
 
 async def test_concurrency_grows_with_success(bench: Any, spool: Any) -> None:
     """A destination that answers well gets more requests at a time, never more than the limit."""
-    _fill(spool, 6_000)
+    _fill(spool, 3_000)
 
     async def steady(_batch: Batch) -> Verdict:
         await asyncio.sleep(0.01)
@@ -459,3 +459,79 @@ async def test_alive(bench: Any) -> None:
         assert run.route.is_alive(now_s=now_s, within_s=10)
         assert not run.route.is_alive(now_s=now_s + 60, within_s=10)
         assert "running" in repr(run.route)
+
+
+async def test_filtered_by_the_destination(bench: Any, spool: Any) -> None:
+    """A verdict of filtered settles the whole batch as such."""
+    _fill(spool, 3)
+    run = bench(lambda _batch: Filtered(reason="not wanted there"))
+    async with run.running():
+        await run.settled()
+    assert {(row.state, row.reason) for row in spool.rows.values()} == {(State.FILTERED, "not wanted there")}
+
+
+async def test_refusals_and_failures_between_holds(bench: Any, spool: Any) -> None:
+    """A batch that is refused while the route is held for another reason ends that hold and is bisected."""
+    _fill(spool, 4)
+    script: list[Verdict] = [Held(reason="403: forbidden", scope="route"), Refused(reason="400: refused")]
+    run = bench(lambda _batch: script.pop(0) if script else Delivered())
+    async with run.running():
+        await run.settled()
+    assert spool.states() == {State.DELIVERED: 3, State.DEAD: 1}
+
+
+async def test_hold_for_refusals_is_not_ended_by_an_outage(bench: Any, spool: Any) -> None:
+    """Only an acceptance ends a hold that refusals began: a 500 in between buries nobody."""
+    for _ in range(12):
+        spool.add(POISON)
+    is_out = False
+    run = bench(lambda _batch: _later() if is_out else Refused(reason="400: refused"))
+    async with run.running():
+        await run.until(lambda: "route.held" in run.reporter.events())
+        is_out = True
+        await run.until(lambda: isinstance(run.sink.verdicts[-1], TryLater))
+        assert run.route.status().state == "held"
+        is_out = False
+        await asyncio.sleep(0.1)
+        assert run.route.status().state == "held"
+    assert spool.states() == {State.PENDING: 12}
+
+
+async def test_unwanted_work_does_not_spin(bench: Any, spool: Any) -> None:
+    """A spool that keeps calling to work which it then does not lend costs little."""
+    calls = 0
+
+    async def always(*_args: object, **_kwargs: object) -> bool:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(0)
+        return True
+
+    spool.wait_for_work = always
+    run = bench(_yes)
+    async with run.running():
+        await asyncio.sleep(0.3)
+    assert calls < 40
+
+
+async def test_many_failing_batches_wait_in_the_spool(bench: Any, spool: Any) -> None:
+    """Batches that fail while others succeed do not fill the memory: beyond a limit they wait in the spool."""
+    for number in range(1_500):
+        spool.add(b'{"poison":%d}' % number if number % 2 else b'{"good":%d}' % number)
+    limits = DeliveryLimits(
+        batch=BatchLimits(deliveries_max=100, bytes_max=1_800, wait_max_s=0.01), delivery_bytes_max=5_000
+    )
+    sick = True
+
+    def judge(batch: Batch) -> Verdict:
+        first = batch.deliveries[0].sequence
+        is_bad = first % 400 > 100 and first < 1_400
+        return _later() if sick and is_bad else Delivered()
+
+    run = bench(judge, limits=limits, backoff=Backoff(first_s=0.2, max_s=0.2))
+    async with run.running():
+        await run.until(lambda: spool.states()[State.DELIVERED] > 300, within_s=10)
+        sick = False
+        await run.settled(within_s=10)
+    assert spool.states() == {State.DELIVERED: 1_500}
+    assert spool.lent_max <= 2 * (4 + 1) * 100 + 1_100
