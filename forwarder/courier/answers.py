@@ -65,7 +65,7 @@ def judge(asked: Asked, status: int, headers: Mapping[str, str], body: bytes, *,
         return Refused(reason=f"{status}: Courier refused the {asked.family} call", words=_words(body))
     if status == HTTPStatus.NOT_FOUND and asked.family in _NAMED and error_message(body) is not None:
         named = _NAMED[asked.family]
-        words = f"{named} {_target(asked)}: {_words(body)}"
+        words = f"{_target(asked)}: {_words(body)}"
         return Refused(reason=f"404: Courier knows no such {named}", words=words)
     if status in _LATER or status in _SERVER_ERRORS or status == HTTPStatus.TOO_MANY_REQUESTS:
         return _later(asked, status, headers, now_ms=now_ms)

@@ -106,10 +106,10 @@ def test_no_answer_says_whether_the_request_left(*, request_left: bool, effect: 
 @pytest.mark.parametrize(
     ("family", "words"),
     [
-        ("automations", 'automation template "café": Bad thing u1'),
-        ("journeys", 'journey "j/1": Bad thing u1'),
-        ("send", 'notification template "T1": Bad thing u1'),
-        ("lists", 'list "l1": Bad thing u1'),
+        ("automations", '"café": Bad thing u1'),
+        ("journeys", '"j/1": Bad thing u1'),
+        ("send", '"T1": Bad thing u1'),
+        ("lists", '"l1": Bad thing u1'),
     ],
 )
 def test_a_refusal_says_which_template_but_not_in_what_is_logged(family: str, words: str) -> None:
@@ -125,7 +125,7 @@ def test_steps_of_the_event_itself_name_no_template() -> None:
     asked = Asked(operation="POST /automations/invoke", family="automations")
     verdict = judge(asked, 404, {}, _ERROR, now_ms=_NOW_MS)
     assert isinstance(verdict, Refused)
-    assert verdict.words == "automation template in the event's own steps: Bad thing u1"
+    assert verdict.words == "in the event's own steps: Bad thing u1"
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"message": []}', b"{"])
@@ -133,7 +133,7 @@ def test_an_unreadable_send_names_no_template(body: bytes) -> None:
     """A refused send whose body is of another shape is refused all the same."""
     verdict = judge(Asked(operation="POST /send", family="send", body=body), 404, {}, _ERROR, now_ms=_NOW_MS)
     assert isinstance(verdict, Refused)
-    assert verdict.words.startswith('notification template ""')
+    assert verdict.words.startswith('"": ')
 
 
 def test_words_are_cut_and_need_no_error_object() -> None:
