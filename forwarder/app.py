@@ -34,6 +34,7 @@ from forwarder.rudderstack.sink import REQUEST_BYTES_MAX, RudderstackSink, frami
 from forwarder.settings import Settings
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
+from forwarder.telemetry.foreign import foreign_logs_captured
 from forwarder.telemetry.logs import Logs, RepeatSummaries
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.notify import notifier
@@ -98,6 +99,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Daemon:
         clock=clock,
     )
     stack.callback(logs.flush, is_last=True)
+    stack.enter_context(foreign_logs_captured(logs.logger))
     reporter = Reporter(metrics, logs.logger)
     spool = await SqliteSpool.open(settings.data_dir, limits=spool_limits(settings), clock=clock, reporter=reporter)
     stack.push_async_callback(spool.close)
@@ -168,12 +170,11 @@ def inbound_route(settings: Settings, base: Foundation, links: LinkStore) -> Rou
     return call_route(
         RouteName.RUDDERSTACK_TO_COURIER,
         spool=base.spool,
-        mapper=RudderstackToCourier(
+        mapper=RudderstackToCourier.of(
             links.book.links,
+            links.book.file,
             is_relay=settings.inbound_mode == "relay",
-            profile_keys=links.book.file.profile_keys,
-            sync_engage_lists=links.book.file.syncs_engage_lists,
-            guards_loops=links.book.file.guards_loops,
+            on_loop=base.reporter.loop_stopped,
         ),
         sink=CourierSink(client, TenantOrder(base.spool), clock=base.clock),
         concurrency_max=settings.concurrency_max,
