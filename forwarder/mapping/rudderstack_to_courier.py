@@ -30,7 +30,10 @@ _FILTERED_TYPES = frozenset({"page", "screen", "alias"})
 
 
 class RudderstackToCourier:
-    """Map inbound events. `links` is asked at every event, so that a change counts from the next one on."""
+    """Map inbound events. `links` is asked at every event, so that a change counts from the next one on.
+
+    `on_loop` is told why an event of Courier's own that came back is filtered.
+    """
 
     def __init__(
         self,
@@ -40,15 +43,24 @@ class RudderstackToCourier:
         profile_keys: Mapping[str, str] = PROFILE_KEYS,
         sync_engage_lists: bool = False,
         guards_loops: bool = True,
+        on_loop: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._links = links
         self._is_relay = is_relay
         self._profile_keys = profile_keys
         self._sync_engage_lists = sync_engage_lists
         self._guards_loops = guards_loops
+        self._on_loop = on_loop
 
     @classmethod
-    def of(cls, links: Callable[[], Links], file: LinkFile, *, is_relay: bool) -> Self:
+    def of(
+        cls,
+        links: Callable[[], Links],
+        file: LinkFile,
+        *,
+        is_relay: bool,
+        on_loop: Callable[[str], None] = lambda _: None,
+    ) -> Self:
         """Return a mapper with these links and with what the file says beside its links."""
         return cls(
             links,
@@ -56,6 +68,7 @@ class RudderstackToCourier:
             profile_keys=file.profile_keys,
             sync_engage_lists=file.syncs_engage_lists,
             guards_loops=file.guards_loops,
+            on_loop=on_loop,
         )
 
     def map(self, lease: Lease) -> Mapped:
@@ -65,6 +78,8 @@ class RudderstackToCourier:
         # An SDK's data plane is its events' first stop: nobody before us has honoured `All`.
         is_first_stop = envelope.source == "v1"
         loop = came_from_courier(call) if self._guards_loops else ""
+        if loop:
+            self._on_loop(loop)
         why_not = loop or switched_off(call.raw.get("integrations"), is_first_stop=is_first_stop)
         if why_not:
             return Filtered(reason=why_not)

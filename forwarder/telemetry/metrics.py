@@ -52,6 +52,11 @@ class Metrics:
         self.rejected = Counter(
             "forwarder_rejected", "Requests turned away at a door.", ["endpoint", "reason"], registry=r
         )
+        self.loops_stopped = Counter(
+            "forwarder_loops_stopped",
+            "Events of Courier's own that came back and were filtered, so that none starts what sent it.",
+            registry=r,
+        )
         self.quarantined = Counter(
             "forwarder_rows_quarantined", "Damaged rows of the spool that were set aside.", registry=r
         )

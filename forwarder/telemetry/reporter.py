@@ -20,15 +20,18 @@ class Reporter:
     def __init__(self, metrics: Metrics, log: structlog.typing.FilteringBoundLogger) -> None:
         self.metrics = metrics
         self._log = log
+        # Looked up once: these are counted with every request. It also shows them as 0 before the first.
+        self._received = {route: metrics.received.labels(route.value) for route in RouteName}
+        self._duplicates = {route: metrics.duplicates.labels(route.value) for route in RouteName}
 
     # --- the doors ---
 
     def events_received(self, route: RouteName, *, accepted: int, duplicates: int) -> None:
         """Count what one request brought, once it is on disk."""
         if accepted:
-            self.metrics.received.labels(route.value).inc(accepted)
+            self._received[route].inc(accepted)
         if duplicates:
-            self.metrics.duplicates.labels(route.value).inc(duplicates)
+            self._duplicates[route].inc(duplicates)
 
     def request_rejected(self, endpoint: str, reason: str) -> None:
         """Tell of a request that a door turned away; `reason` is one of a closed set of snake_case words."""
@@ -72,6 +75,11 @@ class Reporter:
     def request_failed(self, route: RouteName, *, reason: str, status: int | None, events: int) -> None:
         """Tell of a request whose events must wait."""
         self._log.warning("request.failed", route=route.value, reason=reason, status=status, events=events)
+
+    def loop_stopped(self, reason: str) -> None:
+        """Tell that an event of Courier's own came back and goes nowhere; `reason` is one of the loop guard's."""
+        self.metrics.loops_stopped.inc()
+        self._log.warning("loop.stopped", reason=reason)
 
     # --- the state of a route ---
 

@@ -298,6 +298,15 @@ def test_the_loop_guard_can_be_switched_off_in_the_file(lease_of: Any, outcome: 
     ]
 
 
+def test_whoever_asked_is_told_of_every_loop(lease_of: Any) -> None:
+    """A loop that was stopped is told once, with its reason; nothing else is."""
+    told: list[str] = []
+    mapper = _mapper(on_loop=told.append)
+    mapper.map(lease_of({**_TRACK, "context": {"integration": {"name": "Courier"}}}))
+    mapper.map(lease_of(_TRACK))
+    assert told == ["loop guard: marked as Courier's own event"]
+
+
 def test_a_change_of_links_counts_from_the_next_event(lease_of: Any) -> None:
     """The mapper asks for the links at every event."""
     current = [Links()]

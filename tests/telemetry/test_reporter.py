@@ -35,6 +35,7 @@ def _reporter() -> tuple[Reporter, CapturingLogger]:
         (lambda r: r.route_resumed(_ROUTE, who="page"), "route.resumed"),
         (lambda r: r.spool_refusing(reason="cap"), "spool.refusing"),
         (lambda r: r.spool_accepting(), "spool.accepting"),
+        (lambda r: r.loop_stopped("loop guard: marked as Courier's own event"), "loop.stopped"),
         (lambda r: r.history_yielded(events=2), "spool.history_yielded"),
         (lambda r: r.row_quarantined(sequence=3), "spool.row_quarantined"),
         (lambda r: r.settlement_waiting(reason="disk", events=3), "spool.settlement_waiting"),
