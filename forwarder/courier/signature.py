@@ -10,14 +10,16 @@ secrets and bytes come in. Deliberately absent: what is answered, and where secr
 import hmac
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 # Every part is compared with every secret, so a long header must not buy a lot of hashing.
 SIGNATURES_MAX = 8
 # Both clocks may be a little wrong; a signature from further ahead was not made by Courier just now.
 CLOCK_SKEW_MAX_S = 300
 
+# The form that Courier sends; whatever else is allowed is read part by part.
+_USUAL = re.compile(r"t=([0-9]{1,16}),signature=([0-9a-fA-F]{64})", re.ASCII)
 _TIME = re.compile(r"[0-9]{1,16}", re.ASCII)
 _SHA256_HEX = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 _SECONDS_DIGITS_MAX = 10  # ten digits of seconds last until the year 2286; as milliseconds they end in 1970
@@ -33,8 +35,7 @@ class Proof(Enum):
     OUTSIDE_AGE = "outside_age"  # matches, but was signed too long ago, or in the future
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signature:
+class Signature(NamedTuple):
     """A header of good form: one time, and one signature or several (Courier rotates its secrets)."""
 
     time_text: bytes  # as it stood in the header, because this text is what was signed
@@ -76,6 +77,8 @@ def parse(header: str | None) -> Signature | Proof:
     """
     if not header:
         return Proof.MISSING
+    if usual := _USUAL.fullmatch(header):
+        return Signature(usual[1].encode("ascii"), (bytes.fromhex(usual[2]),))
     times: list[str] = []
     digests: list[bytes] = []
     for part in header.split(","):
@@ -86,7 +89,7 @@ def parse(header: str | None) -> Signature | Proof:
             digests.append(bytes.fromhex(value))
     if len(times) != 1 or not digests or not _TIME.fullmatch(times[0]):
         return Proof.MALFORMED
-    return Signature(time_text=times[0].encode("ascii"), digests=tuple(digests))
+    return Signature(times[0].encode("ascii"), tuple(digests))
 
 
 def verify(header: str | None, body: bytes, *, secrets: Sequence[bytes], now_ms: int, age_max_s: float) -> Proof:

@@ -7,13 +7,14 @@ unpack. Deliberately absent: what is in the body.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from forwarder.courier import signature as courier_signature
 from forwarder.courier.signature import Proof, Signature
 from forwarder.model import RouteName
 from forwarder.ports import Clock
 from forwarder.web.answers import Rejected
-from forwarder.web.doors import DOORS, REFUSED, UNAVAILABLE, Door, Guard
+from forwarder.web.doors import DOORS, REFUSED, UNAVAILABLE, Door, Guard, Shape
 from forwarder.web.keys import Credential, KeyRing, is_segment_signature
 from forwarder.web.unpack import CorruptGzip, TooLarge, gunzip
 
@@ -39,8 +40,7 @@ class DoorSettings:
     signature_age_max_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """A request whose headers were good enough to read its body."""
 
     door: Door
@@ -60,6 +60,7 @@ class Porter:
         self._events_keys = KeyRing(settings.events_keys)
         self._inbound_keys = KeyRing(settings.inbound_keys)
         self._open = frozenset(id(door) for door in DOORS.values() if self._is_on(door))
+        self._limit_digits = len(str(settings.body_bytes_max))
         self.is_draining = False
 
     def admit(self, door: Door, header: Header) -> Admission:
@@ -75,7 +76,8 @@ class Porter:
             segment_signature = self._judge_key(door, header)
         is_packed = _is_packed(header)
         self._judge_length(header)
-        return Admission(door, is_packed, _has_lines(header), signature, segment_signature)
+        has_lines = door.shape is Shape.EVENTS and _has_lines(header)
+        return Admission(door, is_packed, has_lines, signature, segment_signature)
 
     def open(self, admission: Admission, body: bytes) -> bytes:
         """Compare the body with its signature, if that is what proves it, and return it unpacked."""
@@ -119,7 +121,9 @@ class Porter:
 
     def _judge_length(self, header: Header) -> None:
         declared = header("content-length")
-        if declared and declared.isascii() and declared.isdigit() and int(declared) > self._settings.body_bytes_max:
+        if declared is None or len(declared) < self._limit_digits:
+            return
+        if declared.isascii() and declared.isdigit() and int(declared) > self._settings.body_bytes_max:
             raise too_large(self._settings.body_bytes_max)
 
     def _open_signed(self, admission: Admission, signature: Signature, body: bytes) -> bytes:
