@@ -6,7 +6,7 @@ from zlib import crc32
 import apsw
 
 from forwarder.ports import EventDetail
-from forwarder.spool.reading.rows import EVENT_COLUMNS, attempt_of, event_row
+from forwarder.spool.reading.rows import EVENT_COLUMNS, attempt_of, damaged_row, event_row, is_pending
 from forwarder.spool.reading.standings import standing_of
 from forwarder.spool.store.attempts import unpack_ids
 
@@ -20,7 +20,10 @@ _ATTEMPTS_MAX = 10
 
 def read_detail(connection: apsw.Connection, sequence: int) -> EventDetail | None:
     """Return the event, or None when it is not known."""
-    row = connection.execute(_EVENT, (sequence,)).fetchone()
+    try:
+        row = connection.execute(_EVENT, (sequence,)).fetchone()
+    except apsw.CorruptError:
+        return _damaged(connection, sequence)
     if row is None:
         return None
     event_key, checksum, payload = row[9:]
@@ -30,10 +33,20 @@ def read_detail(connection: apsw.Connection, sequence: int) -> EventDetail | Non
     return EventDetail(
         row=event_row(row[:9], standing_of(connection, row[1], sequence)),
         event_key=event_key,
-        payload=payload if payload is not None and crc32(payload) == checksum else None,
+        payload=payload if isinstance(payload, bytes) and crc32(payload) == checksum else None,
         progress=progress[0] if progress else b"",
         attempts=tuple(attempt_of(values) for values in attempts),
     )
+
+
+def _damaged(connection: apsw.Connection, sequence: int) -> EventDetail | None:
+    """Show what is known beside a row that cannot be read."""
+    for route in (0, 1):
+        standing = standing_of(connection, route, sequence)
+        if not is_pending(standing):
+            row = damaged_row(sequence, route, standing)
+            return EventDetail(row=row, event_key=b"", payload=None, progress=b"", attempts=())
+    return None
 
 
 def _attempt_ids(connection: apsw.Connection, route: int, sequence: int) -> list[int]:

@@ -10,7 +10,7 @@ import apsw
 
 from forwarder.model import State
 from forwarder.ports import EventPage, EventQuery, EventRow
-from forwarder.spool.reading.rows import EVENT_COLUMNS, EventValues, damaged_row, event_row
+from forwarder.spool.reading.rows import EVENT_COLUMNS, EventValues, damaged_row, event_row, is_pending
 from forwarder.spool.reading.standings import standing_of
 from forwarder.spool.reading.streams import PrintStream, Stream, TableStream, UnionStream, built_to, label_needle
 from forwarder.spool.reading.times import BlockTimes
@@ -18,7 +18,6 @@ from forwarder.spool.store.codes import PENDING, ROUTE_CODES, ROUTES, STATE_CODE
 from forwarder.spool.store.segments import KIND_EVENT, KIND_MESSAGE, KIND_ROUTE, KIND_USER
 
 _BUDGET_S = 0.12
-_LAST = 2**62
 _EVENT = f"SELECT {EVENT_COLUMNS} FROM events WHERE sequence = ?"  # noqa: S608 - our own columns
 _HAS_TEXT = "SELECT instr(payload, ?) FROM events WHERE sequence = ?"
 
@@ -69,7 +68,11 @@ class _Walk:
         query = self._query
         if query.after_sequence is not None:
             return query.after_sequence + 1
-        return _LAST if query.before_sequence is None else query.before_sequence - 1
+        if query.before_sequence is not None:
+            return query.before_sequence - 1
+        # The last one ever given, so that the walk begins near something even where a page is damaged.
+        row = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
+        return 0 if row is None else int(row[0])
 
     def _is_spent(self) -> bool:
         if self._query.text is not None and self._scanned >= self._query.scan_max:
@@ -117,7 +120,7 @@ class _Walk:
             return None
         for route in (0, 1):
             standing = standing_of(self._connection, route, sequence)
-            if standing.state != PENDING and query.route in (None, ROUTES[route]):
+            if not is_pending(standing) and query.route in (None, ROUTES[route]):
                 return damaged_row(sequence, route, standing)
         return None
 

@@ -33,10 +33,9 @@ class TableStream:
     ) -> None:
         compare, order = (">=", "ASC") if is_up else ("<=", "DESC")
         # Table and condition are this package's own words; values are bound.
-        self._sql = (
-            f"SELECT sequence FROM {table} WHERE {condition} AND sequence {compare} ? "  # noqa: S608
-            f"ORDER BY sequence {order} LIMIT {_CHUNK}"
-        )
+        select = f"SELECT sequence FROM {table} WHERE {condition} AND sequence"  # noqa: S608
+        self._sql = f"{select} {compare} ? ORDER BY sequence {order} LIMIT {_CHUNK}"
+        self._one_sql = f"{select} = ?"
         self._connection = connection
         self._values = tuple(values)
         self._is_up = is_up
@@ -50,9 +49,25 @@ class TableStream:
             if candidate >= sequence if self._is_up else candidate <= sequence:
                 return candidate
             self._position += 1
-        rows = self._connection.execute(self._sql, (*self._values, sequence)).fetchall()
-        self._chunk, self._position = [row[0] for row in rows], 0
+        try:
+            rows = self._connection.execute(self._sql, (*self._values, sequence)).fetchall()
+            self._chunk = [row[0] for row in rows]
+        except apsw.CorruptError:
+            self._chunk = self._salvage(sequence)
+        self._position = 0
         return self._chunk[0] if self._chunk else None
+
+    def _salvage(self, sequence: int) -> list[int]:
+        """Return the next sequences beside a damaged page one by one; what cannot be read may be one, too."""
+        found: list[int] = []
+        for candidate in range(sequence, sequence + _CHUNK) if self._is_up else range(sequence, sequence - _CHUNK, -1):
+            try:
+                row = self._connection.execute(self._one_sql, (*self._values, candidate)).fetchone()
+            except apsw.CorruptError:
+                row = (candidate,)
+            if row is not None:
+                found.append(candidate)
+        return found
 
 
 class UnionStream:

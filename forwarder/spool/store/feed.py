@@ -3,15 +3,14 @@
 Runs on the writer thread between commits, so that what it saw and what was committed have one order.
 """
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import apsw
 
 from forwarder.spool.store.lanes import Promoted
-from forwarder.spool.store.rows import read_candidates
-from forwarder.spool.store.settlement import quarantine
+from forwarder.spool.store.rows import UnreadableRows, read_candidates
+from forwarder.spool.store.settlement import RowsDamaged, quarantine
 from forwarder.spool.store.transaction import Candidate, Transaction
 
 _READY = (
@@ -45,12 +44,18 @@ class Fed:
 
 
 def feed(transaction: Transaction, wish: FeedWish) -> Fed:
-    """Bring what the desk asks for; damaged rows are quarantined on the way."""
+    """Bring what the desk asks for; damaged payloads are quarantined on the way.
+
+    Raises `RowsDamaged` for rows that cannot be read at all.
+    """
     fed = Fed(ready_to=wish.after)
-    if wish.ready_max:
-        _feed_ready(transaction, wish, fed)
-    for is_retry in (0, 1):
-        _feed_due(transaction, wish, fed, is_retry)
+    try:
+        if wish.ready_max:
+            _feed_ready(transaction, wish, fed)
+        for is_retry in (0, 1):
+            _feed_due(transaction, wish, fed, is_retry)
+    except UnreadableRows as unreadable:
+        raise RowsDamaged(wish.route, unreadable.sequences) from unreadable
     return fed
 
 
@@ -113,7 +118,10 @@ def newest(transaction: Transaction, route: int, *, known: frozenset[int]) -> tu
     ).fetchall()
     promoted: list[Promoted] = []
     for sequence in sorted((row[0] for row in rows if row[0] not in known), reverse=True):
-        candidates, damaged = read_candidates(transaction, array("q", [sequence]))
+        try:
+            candidates, damaged = read_candidates(transaction, [sequence])
+        except UnreadableRows as unreadable:
+            raise RowsDamaged(route, unreadable.sequences) from unreadable
         if candidates:
             return candidates[0], promoted
         promoted += quarantine(transaction, route, damaged)
@@ -126,7 +134,10 @@ def fetch_promoted(transaction: Transaction, promoted: Sequence[Promoted]) -> li
     waiting = [p for p in promoted if p.due is None]
     while waiting:
         routes = {p.sequence: p.route for p in waiting}
-        read, damaged = read_candidates(transaction, sorted(routes))
+        try:
+            read, damaged = read_candidates(transaction, sorted(routes))
+        except UnreadableRows as unreadable:
+            raise RowsDamaged(waiting[0].route, unreadable.sequences) from unreadable
         candidates += read
         followers = [f for s in damaged for f in quarantine(transaction, routes[s], [s])]
         waiting = [p for p in followers if p.due is None]

@@ -2,6 +2,8 @@
 
 from forwarder.spool.store.transaction import Transaction
 
+CORRUPT_ROW = "corrupt row"
+
 
 def intern_reason(transaction: Transaction, route: int, state: int, reason: str, *, count: int) -> int | None:
     """Return the reason's id and add `count` events to it; None for no reason."""

@@ -6,7 +6,7 @@ from forwarder.spool.capacity import event_bytes
 from forwarder.spool.recurrence import lane_of
 from forwarder.spool.store import lanes
 from forwarder.spool.store.codes import DEAD, PENDING, ROUTES, SETTLED_CODES, Account
-from forwarder.spool.store.reasons import drop_reason
+from forwarder.spool.store.reasons import CORRUPT_ROW, drop_reason
 from forwarder.spool.store.transaction import Transaction
 
 
@@ -32,23 +32,18 @@ def discard(transaction: Transaction, sequences: Sequence[int]) -> int:
 
 
 def _exhume_one(transaction: Transaction, sequence: int) -> int:
-    execute = transaction.execute
-    event = execute(
-        "SELECT route, partition, size FROM events WHERE sequence = ? AND payload IS NOT NULL", (sequence,)
+    found = _outcome(transaction, sequence)
+    if found is None:
+        return 0
+    route, state, reason_id, is_discarded = found
+    event = transaction.execute(
+        "SELECT partition, size FROM events WHERE sequence = ? AND payload IS NOT NULL", (sequence,)
     ).fetchone()
     if event is None:
         return 0
-    route, partition, size = event
-    for state in SETTLED_CODES:
-        outcome = execute(
-            "DELETE FROM outcomes WHERE route = ? AND state = ? AND sequence = ? RETURNING reason_id, is_discarded",
-            (route, state, sequence),
-        ).fetchone()
-        if outcome is not None:
-            break
-    else:
-        return 0
-    drop_reason(transaction, outcome[0], count=1 - outcome[1], rows=1)
+    partition, size = event
+    transaction.execute("DELETE FROM outcomes WHERE route = ? AND state = ? AND sequence = ?", (route, state, sequence))
+    drop_reason(transaction, reason_id, count=1 - is_discarded, rows=1)
     _stand_up(transaction, route, sequence, lane_of(ROUTES[route].value, partition))
     transaction.book(route, state, -1)
     transaction.book(route, PENDING, 1)
@@ -56,6 +51,20 @@ def _exhume_one(transaction: Transaction, sequence: int) -> int:
     if state == DEAD:
         transaction.book(route, Account.DEAD_BYTES, -event_bytes(size))
     return 1
+
+
+def _outcome(transaction: Transaction, sequence: int) -> tuple[int, int, int | None, int] | None:
+    """Return where a settled event is; None for others, and for damaged rows, which nothing can replay."""
+    for route in (0, 1):
+        for state in SETTLED_CODES:
+            row = transaction.execute(
+                "SELECT o.reason_id, o.is_discarded FROM outcomes o LEFT JOIN reasons r USING (reason_id) "
+                "WHERE o.route = ? AND o.state = ? AND o.sequence = ? AND r.reason IS NOT ?",
+                (route, state, sequence, CORRUPT_ROW),
+            ).fetchone()
+            if row is not None:
+                return route, state, row[0], row[1]
+    return None
 
 
 def _stand_up(transaction: Transaction, route: int, sequence: int, lane: int) -> None:

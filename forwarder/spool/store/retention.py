@@ -29,7 +29,10 @@ class Sweep:
 
     def step(self, transaction: Transaction, *, before_ms: int) -> bool:
         """Do a part of the walk; tell whether it has come to its end."""
-        rows: list[OutcomeRow] = transaction.execute(_OUTCOMES, (self._cursor, _ROWS_PER_STEP)).fetchall()
+        start = self._cursor
+        # Moved on first: a damaged page ends this step, and the next one begins behind it.
+        self._cursor += _ROWS_PER_STEP
+        rows: list[OutcomeRow] = transaction.execute(_OUTCOMES, (start, _ROWS_PER_STEP)).fetchall()
         purge(transaction, [row for row in rows if row[6] is not None and row[6] < before_ms])
         # Nothing is settled before it was received, so behind the first young one all are young.
         is_young = any(before_ms <= row[7] <= transaction.now_ms for row in rows)

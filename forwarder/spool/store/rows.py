@@ -5,7 +5,7 @@ is quarantined, which means settled as dead with a reason of its own.
 """
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from zlib import crc32
 
 import apsw
@@ -31,39 +31,52 @@ Row = tuple[
 ]
 
 
+class UnreadableRows(Exception):
+    """SQLite cannot read these rows; the transaction that met them cannot write any more."""
+
+    def __init__(self, sequences: Sequence[int]) -> None:
+        super().__init__(f"{len(sequences)} rows cannot be read")
+        self.sequences = sequences
+
+
 def read_candidates(transaction: Transaction, sequences: Sequence[int]) -> tuple[list[Candidate], list[int]]:
-    """Return the pending events of these sequences, oldest first, and those whose rows are damaged."""
+    """Return the pending events of these sequences, oldest first, and those whose payloads are damaged.
+
+    Raises `UnreadableRows` when SQLite cannot read some of them at all.
+    """
     if not sequences:
         return [], []
     try:
-        rows: Iterable[Row] = transaction.execute(_MANY, (apsw.carray(array("q", sequences)),)).fetchall()
-        found = {row[0] for row in rows}
-        missing = [sequence for sequence in sequences if sequence not in found]
+        rows: list[Row] = transaction.execute(_MANY, (apsw.carray(array("q", sequences)),)).fetchall()
     except apsw.CorruptError:
-        rows, missing = _read_singly(transaction, sequences)
+        rows = _read_singly(transaction, sequences)
+    found = {row[0] for row in rows}
+    damaged = [sequence for sequence in sequences if sequence not in found]
     candidates: list[Candidate] = []
     for row in rows:
         payload = row[11]
-        if payload is None or crc32(payload) != row[10]:
-            missing.append(row[0])
-            continue
-        candidates.append(_candidate(row, payload))
-    return candidates, missing
+        # Damage can change a value's type, too.
+        if isinstance(payload, bytes) and crc32(payload) == row[10]:
+            candidates.append(_candidate(row, payload))
+        else:
+            damaged.append(row[0])
+    return candidates, damaged
 
 
-def _read_singly(transaction: Transaction, sequences: Sequence[int]) -> tuple[list[Row], list[int]]:
+def _read_singly(transaction: Transaction, sequences: Sequence[int]) -> list[Row]:
     rows: list[Row] = []
-    damaged: list[int] = []
+    unreadable: list[int] = []
     for sequence in sequences:
         try:
             row = transaction.execute(_ONE, (sequence,)).fetchone()
         except apsw.CorruptError:
-            row = None
-        if row is None:
-            damaged.append(sequence)
-        else:
+            unreadable.append(sequence)
+            continue
+        if row is not None:
             rows.append(row)
-    return rows, damaged
+    if unreadable:
+        raise UnreadableRows(unreadable)
+    return rows
 
 
 def _candidate(row: Row, payload: bytes) -> Candidate:

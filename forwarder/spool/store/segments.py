@@ -7,6 +7,7 @@ value up means searching four megabytes per million events, which memory does in
 checked against the event itself.
 """
 
+import contextlib
 from array import array
 from zlib import crc32
 
@@ -16,6 +17,11 @@ from forwarder.spool.store.transaction import Transaction
 
 SEGMENT_EVENTS = 2_048
 KIND_EVENT, KIND_USER, KIND_MESSAGE, KIND_ROUTE = range(4)
+LabelRow = tuple[int, int, int, str, str, str]
+_LABELS = (
+    "SELECT sequence, route, received_at_ms, event, user_id, message_id FROM events "
+    "WHERE sequence >= ? AND sequence < ?"
+)
 _LAG_MAX = 4  # segments: beyond it they are built even while events arrive
 
 
@@ -30,6 +36,7 @@ class Segments:
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
         self._built = 0
+        self._salvaged: list[LabelRow] | None = None
         self.forget_changes()
 
     def forget_changes(self) -> None:
@@ -43,13 +50,13 @@ class Segments:
         return waiting > 0 if is_idle else waiting > _LAG_MAX
 
     def step(self, transaction: Transaction) -> None:
-        """Build the next block. A damaged page leaves its events out of it."""
+        """Build the next block. What is on a damaged page is left out of it."""
         segment = self._built
         first = segment * SEGMENT_EVENTS
         prints = [array("I", bytes(4 * SEGMENT_EVENTS)) for _ in range(3)]
         routes = bytearray(SEGMENT_EVENTS)
         low_ms, high_ms = 2**62, 0
-        for sequence, route, at_ms, event, user_id, message_id in _labels(transaction, first):
+        for sequence, route, at_ms, event, user_id, message_id in self._labels(transaction, first):
             position = sequence - first
             prints[KIND_EVENT][position] = fingerprint(event)
             prints[KIND_USER][position] = fingerprint(user_id)
@@ -60,6 +67,17 @@ class Segments:
         rows.append((KIND_ROUTE, segment, low_ms, high_ms, bytes(routes)))
         transaction.executemany("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?)", rows)
         self._built = segment + 1
+        self._salvaged = None
+
+    def _labels(self, transaction: Transaction, first: int) -> list[LabelRow]:
+        if self._salvaged is not None:
+            return self._salvaged
+        try:
+            return transaction.execute(_LABELS, (first, first + SEGMENT_EVENTS)).fetchall()
+        except apsw.CorruptError:
+            # A transaction that met a damaged page cannot write: the next one takes what was readable.
+            self._salvaged = _read_singly(self._connection, first)
+            raise
 
 
 def drop_empty_segments(transaction: Transaction) -> None:
@@ -70,12 +88,9 @@ def drop_empty_segments(transaction: Transaction) -> None:
         transaction.execute("DELETE FROM segments WHERE kind = ? AND segment < ?", (kind, lowest // SEGMENT_EVENTS - 1))
 
 
-def _labels(transaction: Transaction, first: int) -> list[tuple[int, int, int, str, str, str]]:
-    sql = (
-        "SELECT sequence, route, received_at_ms, event, user_id, message_id FROM events "
-        "WHERE sequence >= ? AND sequence < ?"
-    )
-    try:
-        return transaction.execute(sql, (first, first + SEGMENT_EVENTS)).fetchall()
-    except apsw.CorruptError:
-        return []
+def _read_singly(connection: apsw.Connection, first: int) -> list[LabelRow]:
+    rows: list[LabelRow] = []
+    for sequence in range(first, first + SEGMENT_EVENTS):
+        with contextlib.suppress(apsw.CorruptError):
+            rows += connection.execute(_LABELS, (sequence, sequence + 1)).fetchall()
+    return rows

@@ -13,7 +13,7 @@ from forwarder.spool.store import lanes
 from forwarder.spool.store.attempts import add_id, write_attempt
 from forwarder.spool.store.codes import DEAD, PENDING, ROUTE_CODES, Account
 from forwarder.spool.store.lanes import Promoted
-from forwarder.spool.store.reasons import drop_reason, intern_reason
+from forwarder.spool.store.reasons import CORRUPT_ROW, drop_reason, intern_reason
 from forwarder.spool.store.transaction import Candidate, Transaction
 
 _OUTCOME = "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)"
@@ -58,6 +58,19 @@ class Settled:
     promoted: list[Promoted] = field(default_factory=list)
 
 
+class RowsDamaged(Exception):
+    """A transaction met rows that cannot be read: it must be rolled back, and they be set aside first."""
+
+    def __init__(self, route: int, sequences: Sequence[int]) -> None:
+        super().__init__(f"{len(sequences)} rows cannot be read")
+        self._route = route
+        self._sequences = sequences
+
+    def set_aside(self, transaction: Transaction) -> None:
+        """Quarantine them, in a transaction that did not read them."""
+        quarantine(transaction, self._route, self._sequences)
+
+
 def settle(transaction: Transaction, settlement: Settlement) -> Settled:
     """Write the final state of lent events."""
     result = Settled()
@@ -89,10 +102,10 @@ def settle(transaction: Transaction, settlement: Settlement) -> Settled:
 
 
 def quarantine(transaction: Transaction, route: int, sequences: Sequence[int]) -> list[Promoted]:
-    """Settle damaged rows as dead, without reading them."""
+    """Settle damaged rows as dead, without reading them. Who followed them may be lent then."""
     promoted: list[Promoted] = []
     for sequence in sequences:
-        reason_id = intern_reason(transaction, route, DEAD, "corrupt row", count=1)
+        reason_id = intern_reason(transaction, route, DEAD, CORRUPT_ROW, count=1)
         transaction.execute("DELETE FROM ready WHERE route = ? AND sequence = ?", (route, sequence))
         transaction.execute("DELETE FROM blocked WHERE route = ? AND sequence = ?", (route, sequence))
         transaction.execute("DELETE FROM waiting WHERE route = ? AND sequence = ?", (route, sequence))
@@ -112,6 +125,7 @@ def quarantine(transaction: Transaction, route: int, sequences: Sequence[int]) -
         transaction.book(route, Account.PENDING, -1)
         transaction.book(route, Account.DEAD, 1)
         transaction.book(route, Account.CORRUPT, 1)
+        transaction.book(route, Account.UNSETTLED_BYTES, -event_bytes(0))
         transaction.quarantined.append(sequence)
     return promoted
 

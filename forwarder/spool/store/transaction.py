@@ -84,6 +84,10 @@ class Transaction:
 
     def write_books(self) -> None:
         """Write the changed accounts; the last thing before the commit."""
+        for route in (0, 1):
+            # The size of a row that could not be read is not known: with nothing pending the rest is its.
+            if not self.balance(route, Account.PENDING):
+                self.book(route, Account.UNSETTLED_BYTES, -self.balance(route, Account.UNSETTLED_BYTES))
         self.executemany(
             "INSERT INTO books VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET amount = amount + excluded.amount",
             [(route, account, amount) for (route, account), amount in self._changes.items() if amount],

@@ -5,6 +5,7 @@ A job that fails does not fail its commit-mates: the group is rolled back and ea
 disk shuts the doors and keeps settlements until they can be written.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from forwarder.spool.store.disk import Reserve
 from forwarder.spool.store.housekeeping import Housekeeping
 from forwarder.spool.store.intake import Intake, take_in
 from forwarder.spool.store.keys import KnownKeys
+from forwarder.spool.store.settlement import RowsDamaged
 from forwarder.spool.store.transaction import Memory, Transaction, load_memory
 
 _GROUP_MAX = 2_000  # jobs in one commit
@@ -174,7 +176,7 @@ class Writer:
     def _commit_singly(self, jobs: Sequence[AppendJob | Job]) -> None:
         for job in jobs:
             try:
-                self._tell(self._attempt([job]))
+                self._tell(self._attempt_around_damage(job))
             except _DISK_ERRORS as error:
                 self._give_up_reserve(error)
                 self._turn_away([job])
@@ -187,6 +189,18 @@ class Writer:
                     self._fail(job, _cannot_write(error))
             except Exception as error:  # noqa: BLE001 - the thread must outlive any one job
                 self._fail(job, error)
+
+    def _attempt_around_damage(self, job: AppendJob | Job) -> Notice:
+        """Set aside the damaged rows that a job meets, until it meets no more.
+
+        SQLite refuses to write in a transaction that has met a damaged page, so that takes one of its own.
+        """
+        while True:
+            try:
+                return self._attempt([job])
+            except RowsDamaged as damage:
+                aside = Job(damage.set_aside, _ignore, _ignore)
+                self._tell(self._attempt([aside]))
 
     def _attempt(self, jobs: Sequence[AppendJob | Job]) -> Notice:
         connection = self._connection
@@ -244,7 +258,7 @@ class Writer:
         """Write down what is owed, oldest first; then open the doors once the reserve is back."""
         while self._owed:
             try:
-                self._tell(self._attempt([self._owed[0]]))
+                self._tell(self._attempt_around_damage(self._owed[0]))
             except Exception:  # noqa: BLE001 - still no room; tried again at the next turn
                 return
             self._owed.pop(0)
@@ -310,7 +324,12 @@ class Writer:
         for job in self._owed:
             self._fail(job, SpoolClosed("the spool closed before the disk had room for this settlement"))
         self._fold(apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        self._connection.close()
+        with contextlib.suppress(apsw.Error):  # a full disk: the log is left beside the database, nothing is lost
+            self._connection.close()
+
+
+def _ignore(_result: Any) -> None:
+    """Hear nothing: the notice itself tells of quarantined rows."""
 
 
 def _answer(appends: Sequence[AppendJob], notice: Notice) -> None:

@@ -1,0 +1,194 @@
+"""Damage is set aside and shown; what is sound is served on."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import apsw
+import pytest
+
+from forwarder.errors import SpoolLocked, SpoolUnusable
+from forwarder.model import RouteName, State
+from forwarder.ports import AuditRow, EventQuery
+from forwarder.spool.reading.archive import SqliteArchive
+
+OUT = RouteName.COURIER_TO_RUDDERSTACK
+
+
+async def lease(spool, *, fresh=1_000):
+    """Lend what there is."""
+    leases = await spool.lease(OUT, fresh_max=fresh, retry_max=100, bytes_max=10**7)
+    return [one.sequence for one in leases]
+
+
+async def closed_with(open_sqlite, make_envelope, count, folder, **kwargs):
+    """Make a folder with so many pending events."""
+    spool = await open_sqlite(folder)
+    await spool.append([make_envelope(n, **kwargs) for n in range(1, count + 1)])
+    await spool.close()
+    return folder / "spool.db"
+
+
+async def test_a_damaged_payload_is_quarantined(open_sqlite, reporter, make_envelope, tmp_path):
+    """A payload that fails its checksum ends dead as a corrupt row; the rest, and its partition, go on."""
+    path = await closed_with(open_sqlite, make_envelope, 4, tmp_path / "one", partition="")
+    connection = apsw.Connection(str(path))
+    connection.execute("UPDATE events SET payload = 'rotten' WHERE sequence = 2")
+    connection.close()
+    spool = await open_sqlite(tmp_path / "one")
+    assert await lease(spool) == [1, 3, 4]
+    facts = await spool.facts()
+    assert facts.corrupt_rows == 1
+    assert facts.books[OUT].dead == 1
+    assert facts.books[OUT].is_balanced()
+    assert "quarantined 2" in reporter.facts
+    detail = await spool.event(2)
+    assert (detail.row.state, detail.row.reason, detail.payload) == (State.DEAD, "corrupt row", None)
+
+
+async def test_a_damaged_head_lets_its_partition_go_on(open_sqlite, make_envelope, tmp_path):
+    """The next of a partition is lent when its head turns out to be damaged, however many are."""
+    path = await closed_with(open_sqlite, make_envelope, 5, tmp_path / "one", partition="p")
+    connection = apsw.Connection(str(path))
+    connection.execute("UPDATE events SET payload = 'rotten' WHERE sequence < 4")
+    connection.close()
+    spool = await open_sqlite(tmp_path / "one")
+    assert await lease(spool) == [4]
+    assert (await spool.facts()).corrupt_rows == 3
+    await spool.complete([4], state=State.DELIVERED)
+    assert await lease(spool) == [5]
+
+
+async def test_a_damaged_retry_is_quarantined(open_sqlite, make_envelope, tmp_path):
+    """An event on a retry whose row went bad does not come back for ever."""
+    spool = await open_sqlite(tmp_path / "one")
+    await spool.append([make_envelope(n, partition="p") for n in range(1, 3)])
+    await lease(spool)
+    await spool.release([1], not_before_ms=0, reason="busy")
+    await spool.close()
+    connection = apsw.Connection(str(tmp_path / "one" / "spool.db"))
+    connection.execute("UPDATE events SET payload = 'rotten' WHERE sequence = 1")
+    connection.close()
+    spool = await open_sqlite(tmp_path / "one")
+    assert await lease(spool) == [2]
+    facts = await spool.facts()
+    assert (facts.retrying[OUT], facts.corrupt_rows) == (0, 1)
+    assert facts.unsettled_bytes[OUT] < 1_000
+
+
+async def test_a_damaged_page_does_not_stop_the_rest(open_sqlite, reporter, make_envelope, tmp_path):
+    """Events on a page that cannot be read are quarantined; all others are lent, listed and settled."""
+    path = await closed_with(open_sqlite, make_envelope, 200, tmp_path / "one", payload=b"x" * 600)
+    connection = apsw.Connection(str(path))
+    leaves = connection.execute(
+        "SELECT pageno FROM dbstat WHERE name = 'events' AND pagetype = 'leaf' ORDER BY pageno"
+    ).fetchall()
+    connection.close()
+    with path.open("r+b") as file:
+        file.seek((leaves[len(leaves) // 2][0] - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    spool = await open_sqlite(tmp_path / "one")
+    sound: list[int] = []
+    while leases := await lease(spool, fresh=50):
+        sound += leases
+        await spool.complete(leases, state=State.DELIVERED)
+    facts = await spool.facts()
+    assert 0 < facts.corrupt_rows < 20
+    assert len(sound) == 200 - facts.corrupt_rows
+    assert facts.books[OUT].is_balanced()
+    rows = (await spool.events(EventQuery(limit=500))).rows
+    assert {row.sequence for row in rows} >= set(sound)
+    dead = (await spool.events(EventQuery(state=State.DEAD, limit=500))).rows
+    assert len(dead) == facts.corrupt_rows
+    assert (await spool.event(dead[0].sequence)).payload is None
+    assert (await spool.append([make_envelope(1_000)])).accepted == 1
+    assert await lease(spool) == [201]
+
+
+@pytest.mark.parametrize("content", [b"this is no database" * 300, b"SQLite format 3\0" + b"\xff" * 9_000])
+async def test_a_file_that_is_no_database_is_refused(open_sqlite, tmp_path, content):
+    """The refusal names the file and says what to do; the lock is free again."""
+    folder = tmp_path / "one"
+    folder.mkdir()
+    (folder / "spool.db").write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(SpoolUnusable, match="spool.db"):
+            await open_sqlite(folder)
+
+
+async def test_a_newer_schema_is_refused(open_sqlite, tmp_path):
+    """A folder that a later version wrote is left alone, by daemon and commands."""
+    spool = await open_sqlite(tmp_path / "one")
+    await spool.close()
+    connection = apsw.Connection(str(tmp_path / "one" / "spool.db"))
+    connection.pragma("user_version", 99)
+    connection.close()
+    with pytest.raises(SpoolUnusable, match="newer"):
+        await open_sqlite(tmp_path / "one")
+    with pytest.raises(SpoolUnusable, match="newer"):
+        await SqliteArchive.open(tmp_path / "one")
+
+
+async def test_a_folder_has_one_owner(open_sqlite, tmp_path):
+    """A second spool in the same folder is refused with the owner's pid; after a close it is welcome."""
+    spool = await open_sqlite(tmp_path / "one")
+    with pytest.raises(SpoolLocked, match=str(os.getpid())):
+        await open_sqlite(tmp_path / "one")
+    await spool.close()
+    await open_sqlite(tmp_path / "one")
+
+
+async def test_the_folder_is_closed_to_others(open_sqlite, make_envelope, tmp_path):
+    """The folder is 0700 and every file in it 0600, whatever the umask."""
+    spool = await open_sqlite(tmp_path / "one")
+    await spool.append([make_envelope(1)])
+    await spool.events(EventQuery())
+    assert stat.S_IMODE((tmp_path / "one").stat().st_mode) == 0o700
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "one").iterdir()}
+    assert "spool.db-wal" in modes
+    assert set(modes.values()) == {0o600}
+
+
+async def test_a_path_that_cannot_be_a_folder_is_refused(open_sqlite, tmp_path):
+    """The refusal names the setting to change."""
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SpoolUnusable, match="FORWARDER_DATA_DIR"):
+        await open_sqlite(tmp_path / "file")
+
+
+async def test_a_stopped_daemons_folder_can_be_read(open_sqlite, make_envelope, tmp_path):
+    """An archive needs no daemon, takes no lock and changes nothing."""
+    with pytest.raises(SpoolUnusable, match="holds no spool"):
+        await SqliteArchive.open(tmp_path)
+    spool = await open_sqlite(tmp_path / "one")
+    await spool.append([make_envelope(1), make_envelope(2)])
+    await lease(spool, fresh=1)
+    await spool.complete([1], state=State.DELIVERED)
+    archive = await SqliteArchive.open(tmp_path / "one")
+    await spool.close()
+    facts = await archive.facts()
+    assert (facts.books[OUT].accepted, facts.books[OUT].pending) == (2, 1)
+    assert [row.sequence for row in (await archive.events(EventQuery())).rows] == [2, 1]
+    with pytest.raises(SpoolUnusable):
+        await archive.write_audit(AuditRow(at_ms=1, who="cli", action="replay", detail=""))
+    await archive.close()
+    await archive.close()
+
+
+async def test_a_killed_daemons_folder_can_be_read(tmp_path):
+    """What is only in the log of a killed daemon is read too, and its lock is gone with it."""
+    code = (
+        "import sys; from pathlib import Path; from forwarder.spool.store.database import open_writer\n"
+        "connection = open_writer(Path(sys.argv[1]))\n"
+        "connection.execute(\"INSERT INTO audit (at_ms, who, action, detail) VALUES (1, 'a', 'b', 'c')\")\n"
+        "import os; os.kill(os.getpid(), 9)"
+    )
+    folder = tmp_path / "one"
+    folder.mkdir()
+    root = str(Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code, folder], env={**os.environ, "PYTHONPATH": root}, check=False)
+    archive = await SqliteArchive.open(folder)
+    assert len(await archive.audit(limit=5)) == 1
+    await archive.close()

@@ -1,0 +1,162 @@
+"""A full disk shuts the doors and nothing else: no crash, no loss, and it recovers by itself."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from forwarder.errors import SpoolClosed, SpoolFull
+from forwarder.model import RouteName, State
+from forwarder.ports import EventQuery
+from forwarder.spool.limits import SpoolLimits
+
+OUT = RouteName.COURIER_TO_RUDDERSTACK
+SMALL = SpoolLimits(reserve_bytes=65_536)
+
+
+async def lease(spool, *, fresh=100, retry=100):
+    """Lend what there is."""
+    leases = await spool.lease(OUT, fresh_max=fresh, retry_max=retry, bytes_max=10**7)
+    return [one.sequence for one in leases]
+
+
+async def eventually(check, *, within_s=5.0):
+    """Wait until something holds."""
+    async with asyncio.timeout(within_s):
+        while not check():
+            await asyncio.sleep(0.02)
+
+
+async def test_settlements_are_kept_until_the_disk_has_room(open_sqlite, disk, reporter, make_envelope):
+    """While settling cannot commit, nothing is lent and nothing is lost; then all of it is written down."""
+    spool = await open_sqlite(limits=SMALL, vfs=disk.vfs_name)
+    await spool.append([make_envelope(n) for n in range(1, 6)])
+    assert await lease(spool, fresh=3) == [1, 2, 3]
+    disk.is_full = True
+    settling = [
+        asyncio.create_task(spool.complete([1], state=State.DELIVERED)),
+        asyncio.create_task(spool.bury([2], reason="refused")),
+        asyncio.create_task(spool.release([3], not_before_ms=0)),
+    ]
+    await eventually(lambda: any(fact.startswith("waiting") for fact in reporter.facts))
+    assert await lease(spool) == []
+    assert await spool.lease_newest(OUT) is None
+    assert await spool.wait_for_work(OUT, timeout_s=0.01) is False
+    with pytest.raises(SpoolFull) as refused:
+        await spool.append([make_envelope(6)])
+    assert refused.value.retry_after_s > 0
+    facts = await spool.facts()
+    assert not facts.is_accepting
+    assert facts.refusal
+    assert facts.books[OUT].pending == 5
+    assert not any(task.done() for task in settling)
+    disk.is_full = False
+    await asyncio.wait_for(asyncio.gather(*settling), 5)
+    await eventually(lambda: "accepting" in reporter.facts)
+    assert await lease(spool) == [3, 4, 5]
+    await spool.append([make_envelope(6)])
+    books = (await spool.facts()).books[OUT]
+    assert (books.accepted, books.delivered, books.dead, books.pending) == (6, 1, 1, 4)
+    assert books.is_balanced()
+
+
+async def test_the_first_refused_append_stores_nothing(open_sqlite, disk, reporter, make_envelope):
+    """The append that finds the disk full is refused whole, and its key stays unknown."""
+    spool = await open_sqlite(limits=SMALL, vfs=disk.vfs_name)
+    disk.is_full = True
+    with pytest.raises(SpoolFull):
+        await spool.append([make_envelope(1), make_envelope(2)])
+    assert reporter.facts[0].startswith("refusing")
+    disk.is_full = False
+    await eventually(lambda: "accepting" in reporter.facts)
+    assert (await spool.append([make_envelope(1)])).accepted == 1
+    assert [row.sequence for row in (await spool.events(EventQuery())).rows] == [1]
+
+
+@pytest.mark.parametrize("budget_bytes", range(0, 60_000, 6_000))
+async def test_a_disk_that_fills_at_any_point_keeps_the_books(open_sqlite, disk, reporter, make_envelope, budget_bytes):
+    """Wherever in a transaction the last byte goes, each append is whole or refused."""
+    spool = await open_sqlite(limits=SMALL, vfs=disk.vfs_name)
+    await spool.append([make_envelope(0)])
+    await lease(spool)
+    disk.budget_bytes = budget_bytes
+    appends = [spool.append([make_envelope(n), make_envelope(n + 100)]) for n in range(1, 20)]
+    results = await asyncio.gather(*appends, return_exceptions=True)
+    settling = asyncio.create_task(spool.complete([1], state=State.DELIVERED))
+    await asyncio.sleep(0.01)
+    disk.budget_bytes = None
+    await asyncio.wait_for(settling, 5)
+    await eventually(lambda: not reporter.facts or reporter.facts[-1] == "accepting")
+    taken = sum(1 for result in results if not isinstance(result, BaseException))
+    assert all(isinstance(result, SpoolFull) for result in results if isinstance(result, BaseException))
+    books = (await spool.facts()).books[OUT]
+    assert (books.accepted, books.delivered) == (1 + 2 * taken, 1)
+    assert books.is_balanced()
+    assert len((await spool.events(EventQuery(limit=100))).rows) == books.accepted
+
+
+async def test_a_disk_that_cannot_be_written_is_like_a_full_one(open_sqlite, disk, reporter, make_envelope):
+    """An I/O error shuts the doors until it passes."""
+    spool = await open_sqlite(limits=SMALL, vfs=disk.vfs_name)
+    disk.is_broken = True
+    with pytest.raises(SpoolFull):
+        await spool.append([make_envelope(1)])
+    disk.is_broken = False
+    await eventually(lambda: "accepting" in reporter.facts)
+    assert (await spool.append([make_envelope(1)])).accepted == 1
+
+
+async def test_closing_on_a_full_disk_ends(open_sqlite, disk, make_envelope, tmp_path):
+    """What could not be settled is told so, and is pending after the next start."""
+    spool = await open_sqlite(limits=SMALL, vfs=disk.vfs_name)
+    await spool.append([make_envelope(1)])
+    await lease(spool)
+    disk.is_full = True
+    settling = asyncio.create_task(spool.complete([1], state=State.DELIVERED))
+    await asyncio.sleep(0.05)
+    await asyncio.wait_for(spool.close(), 5)
+    with pytest.raises(SpoolClosed):
+        await settling
+    disk.is_full = False
+    again = await open_sqlite(tmp_path / "data", limits=SMALL, vfs=disk.vfs_name)
+    assert await lease(again) == [1]
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """Mount a real disk of three MiB; skip where that is not allowed."""
+    mount, umount = shutil.which("mount"), shutil.which("umount")
+    if os.geteuid() or mount is None or umount is None:
+        pytest.skip("mounting needs root")
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    done = subprocess.run([mount, "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], check=False, capture_output=True)
+    if done.returncode:
+        pytest.skip("mounting is not allowed here")
+    yield folder
+    subprocess.run([umount, "-l", folder], check=True)
+
+
+async def test_a_real_disk_fills_and_recovers(open_sqlite, reporter, make_envelope, tiny_disk: Path):
+    """On a disk of three MiB: refused when full, settled from the reserve, accepting once there is room."""
+    limits = SpoolLimits(reserve_bytes=262_144, wal_pages_max=100)
+    spool = await open_sqlite(tiny_disk / "data", limits=limits)
+    stuffing = tiny_disk / "stuffing"
+    stuffing.write_bytes(b"x" * 1_000_000)
+    number = 0
+    with pytest.raises(SpoolFull):
+        while True:
+            number += 1
+            await spool.append([make_envelope(number, payload=b"x" * 5_000)])
+    leases = await lease(spool, fresh=1_000)
+    assert leases
+    await asyncio.wait_for(spool.complete(leases, state=State.DELIVERED), 5)
+    assert (await spool.facts()).books[OUT].delivered == len(leases)
+    stuffing.unlink()
+    await eventually(lambda: reporter.facts[-1] == "accepting")
+    assert (await spool.append([make_envelope(number)])).accepted == 1
+    assert (await spool.facts()).books[OUT].is_balanced()
+    await spool.close()
