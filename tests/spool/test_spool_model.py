@@ -1,0 +1,214 @@
+"""The spool on SQLite behaves as the one in memory, whatever is done to them, and across restarts."""
+
+import asyncio
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import structlog
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from forwarder.model import Attempt, Envelope, Labels, Recurrence, RouteName, State
+from forwarder.ports import EventQuery
+from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.memory import MemorySpool
+from forwarder.spool.sqlite import SqliteSpool
+from forwarder.telemetry.metrics import Metrics
+from forwarder.telemetry.reporter import Reporter
+
+# A small cache and few events per key, so that cursors, partitions and duplicates all meet.
+LIMITS = SpoolLimits(cache_bytes_max=60, reserve_bytes=4_096)
+ROUTES = list(RouteName)
+SETTLED = (State.DELIVERED, State.FILTERED, State.UNMAPPED)
+
+
+class Clock:
+    """A clock that the steps move."""
+
+    now_ms = 1_700_000_000_000
+
+    def wall_ms(self) -> int:
+        """Return the time."""
+        return self.now_ms
+
+    def monotonic_s(self) -> float:
+        """Return the time in seconds."""
+        return self.now_ms / 1000
+
+
+numbers = st.integers(0, 30)
+few = st.integers(1, 4)
+picks = st.lists(st.integers(0, 9), min_size=1, max_size=3)
+steps = st.one_of(
+    st.tuples(st.just("append"), st.lists(st.tuples(numbers, st.booleans()), min_size=1, max_size=5)),
+    st.tuples(st.just("recur"), st.integers(0, 2), st.sampled_from(["in", "out"])),
+    st.tuples(st.just("lease"), st.sampled_from(ROUTES), few, few, st.sampled_from([1, 20, 10_000])),
+    st.tuples(st.just("newest"), st.sampled_from(ROUTES)),
+    st.tuples(st.just("complete"), picks, st.sampled_from(SETTLED), st.booleans()),
+    st.tuples(st.just("bury"), picks, st.sampled_from(["refused", "too deep"])),
+    st.tuples(st.just("release"), picks, st.sampled_from([-1, 0, 500, 5_000]), st.booleans(), st.booleans()),
+    st.tuples(st.just("note"), picks),
+    st.tuples(st.just("exhume"), st.lists(st.integers(1, 30), min_size=1, max_size=3)),
+    st.tuples(st.just("discard"), st.lists(st.integers(1, 30), min_size=1, max_size=3)),
+    st.tuples(st.just("wait"), st.sampled_from([100, 1_000, 10_000])),
+    st.tuples(st.just("restart")),
+)
+
+
+class Pair:
+    """Both spools, driven alike."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = Clock()
+        self.model = MemorySpool(limits=LIMITS, clock=self.clock)
+        self.lent: list[int] = []
+
+    async def open(self) -> None:
+        """Open the real one."""
+        reporter = Reporter(Metrics(), structlog.get_logger())
+        self.real = await SqliteSpool.open(self.folder, limits=LIMITS, clock=self.clock, reporter=reporter)
+
+    async def both(self, name: str, *args: object, **kwargs: object) -> object:
+        """Do the same to both and compare what they say."""
+        expected = await getattr(self.model, name)(*args, **kwargs)
+        got = await getattr(self.real, name)(*args, **kwargs)
+        assert got == expected, (name, args, kwargs)
+        return got
+
+    def chosen(self, picks: list[int]) -> list[int]:
+        """Return some of the lent ones."""
+        return list(dict.fromkeys(self.lent[pick % len(self.lent)] for pick in picks)) if self.lent else []
+
+    async def step(self, name: str, *args: object) -> None:
+        """Do one step."""
+        await getattr(self, f"do_{name}")(*args)
+        await self.compare()
+
+    async def do_append(self, items: list[tuple[int, bool]]) -> None:
+        """Append."""
+        await self.both("append", [self.envelope(number, has_order=has_order) for number, has_order in items])
+
+    async def do_recur(self, subject: int, side: str) -> None:
+        """Append an event without an id."""
+        recurrence = Recurrence(resend_s=1, resend_max_s=8, subject=bytes([subject]), side=side)
+        key = bytes([subject]) + side.encode()
+        await self.both("append", [self.envelope(1, key=key, recurrence=recurrence)])
+
+    def envelope(
+        self,
+        number: int,
+        *,
+        has_order: bool = False,
+        key: bytes | None = None,
+        recurrence: Recurrence | None = None,
+    ) -> Envelope:
+        """Return an envelope."""
+        return Envelope(
+            route=ROUTES[number % 2],
+            event_key=number.to_bytes(16, "big") if key is None else key.ljust(16, b"."),
+            partition_key=f"p{number % 3}" if has_order else "",
+            received_at_ms=self.clock.now_ms,
+            payload=b"%d" % number * 5,
+            labels=Labels(type="t", event=f"e{number % 2}", message_id=f"m{number}", user_id=f"u{number % 4}"),
+            recurrence=recurrence,
+        )
+
+    async def do_lease(self, route: RouteName, fresh: int, retry: int, size: int) -> None:
+        """Lease."""
+        leases = await self.both("lease", route, fresh_max=fresh, retry_max=retry, bytes_max=size)
+        self.lent += [lease.sequence for lease in leases]  # type: ignore[attr-defined]  # both returned leases
+
+    async def do_newest(self, route: RouteName) -> None:
+        """Lease from the other end."""
+        lease = await self.both("lease_newest", route)
+        if lease is not None:
+            self.lent.append(lease.sequence)  # type: ignore[attr-defined]  # both returned a lease
+
+    async def do_complete(self, picks: list[int], state: State, has_attempt: bool) -> None:  # noqa: FBT001 - drawn
+        """Complete."""
+        sequences = self.chosen(picks)
+        reason = "" if state is State.DELIVERED else f"was {state}"
+        await self.both("complete", sequences, state=state, reason=reason, attempt=self.attempt(has_attempt))
+        self.lent = [s for s in self.lent if s not in sequences]
+
+    async def do_bury(self, picks: list[int], reason: str) -> None:
+        """Bury."""
+        sequences = self.chosen(picks)
+        await self.both("bury", sequences, reason=reason, attempt=self.attempt(has_one=True))
+        self.lent = [s for s in self.lent if s not in sequences]
+
+    async def do_release(self, picks: list[int], delay: int, counts: bool, has_attempt: bool) -> None:  # noqa: FBT001 - drawn
+        """Release."""
+        sequences = self.chosen(picks)
+        due_ms = self.clock.now_ms + delay if delay >= 0 else 0
+        attempt = self.attempt(has_attempt)
+        await self.both("release", sequences, not_before_ms=due_ms, reason="busy", attempt=attempt, counts=counts)
+        self.lent = [s for s in self.lent if s not in sequences]
+
+    def attempt(self, has_one: bool) -> Attempt | None:  # noqa: FBT001 - drawn
+        """Return an attempt, or none."""
+        if not has_one:
+            return None
+        return Attempt(
+            at_ms=self.clock.now_ms, duration_ms=1, operation="POST", status=503, outcome="o", reason="r", answer=b"a"
+        )
+
+    async def do_note(self, picks: list[int]) -> None:
+        """Note progress."""
+        for sequence in self.chosen(picks):
+            await self.both("note", sequence, b"at %d" % self.clock.now_ms)
+
+    async def do_exhume(self, sequences: list[int]) -> None:
+        """Replay."""
+        await self.both("exhume", sequences)
+
+    async def do_discard(self, sequences: list[int]) -> None:
+        """Discard."""
+        await self.both("discard", sequences)
+
+    async def do_wait(self, ms: int) -> None:
+        """Let time pass."""
+        self.clock.now_ms += ms
+
+    async def do_restart(self) -> None:
+        """Close the real one with everything lent, and open it again."""
+        await self.model.release(self.lent, not_before_ms=0, counts=False)
+        # As if never lent is what a restart makes of a lease; a retry keeps its time.
+        await self.real.release(self.lent, not_before_ms=0, counts=False)
+        self.lent.clear()
+        await self.real.close()
+        await self.open()
+
+    async def compare(self) -> None:
+        """Compare what people see."""
+        expected, got = await self.model.facts(), await self.real.facts()
+        assert got.books == expected.books
+        assert all(books.is_balanced() for books in got.books.values())
+        for name in ("unsettled_bytes", "retrying", "oldest_pending_ms"):
+            assert getattr(got, name) == getattr(expected, name), name
+        await self.both("events", EventQuery(limit=100))
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(steps, min_size=5, max_size=40))
+def test_both_spools_do_the_same(history):
+    """Any history gives the same leases, books and listings in both, and the books always balance."""
+
+    async def run() -> None:
+        with TemporaryDirectory() as folder:
+            pair = Pair(Path(folder) / "data")
+            await pair.open()
+            try:
+                for step in history:
+                    await pair.step(*step)
+                for state in State:
+                    await pair.both("reasons", None, state, limit=10)
+                    await pair.both("events", EventQuery(state=state, event="e1"))
+                for row in (await pair.real.events(EventQuery(limit=100))).rows:
+                    await pair.both("event", row.sequence)
+                await pair.both("event_types", None, limit=10)
+            finally:
+                await pair.real.close()
+
+    asyncio.run(run())
