@@ -47,6 +47,8 @@ from forwarder.web.operator_api import api_routes
 from forwarder.web.operator_auth import OperatorGuard
 from forwarder.web.operator_desk import OperatorDesk
 from forwarder.web.operator_links import link_routes
+from forwarder.web.pages.render import Renderer
+from forwarder.web.pages.routes import page_routes
 from forwarder.web.receive import Receiver
 from forwarder.web.server import PublicListener
 
@@ -200,7 +202,13 @@ def operator(settings: Settings, base: Foundation, routes: Sequence[Route], link
     )
     token = settings.operator_token.get_secret_value() if settings.operator_token else None
     guard = OperatorGuard(token=token, own_hosts=frozenset({settings.operator_listen.host.casefold()}))
-    app = operator_app((*api_routes(desk), *link_routes(desk)), guard=guard, reporter=base.reporter, clock=base.clock)
+    render = Renderer(clock=base.clock, version=__version__)
+    app = operator_app(
+        (*api_routes(desk), *link_routes(desk), *page_routes(desk, render)),
+        guard=guard,
+        reporter=base.reporter,
+        clock=base.clock,
+    )
     return OperatorListener(app, host=settings.operator_listen.host, port=settings.operator_listen.port)
 
 

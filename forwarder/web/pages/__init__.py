@@ -1,0 +1,1 @@
+"""The operator's page: every path that answers people with HTML, one module per page."""
