@@ -200,6 +200,7 @@ def _flows(stage: Stage) -> tuple[Flow, ...]:
             delivered=ledger.delivered,
             ended=ledger.silent,
             waiting=len(ledger.missing()),
+            resent=ledger.resent,
             duplicates=ledger.duplicates,
         )
         for title, ledger in ledgers.items()

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
-_BAR = 24  # characters
+_BAR = 8  # characters
+_WIDTH = 80  # columns that a frame needs; a line that wraps would break the count of lines to go up
 _PLAIN_EVERY_S = 2.0
 _CODES = {"bold": "1", "dim": "2", "green": "32", "yellow": "33", "red": "31"}
 
@@ -23,6 +24,7 @@ class Flow:
     delivered: int  # seen at the destination
     ended: int  # rightly going nowhere: filtered or unmapped
     waiting: int  # on disk, not delivered yet
+    resent: int  # posts of events that were accepted before: the daemon suppresses them
     duplicates: int  # copies that the destination got beyond the first
 
 
@@ -76,7 +78,7 @@ def frame(scene: Scene, paint: Paint) -> list[str]:
     ]
     lines += [_flow_line(flow, scene.rates[flow.title], paint) for flow in scene.flows]
     lines += ["", f"  data plane: {_plane(scene, paint)}", ""]
-    lines += [paint(f"  {latest}", "dim") for latest in scene.latest]
+    lines += [paint(f"  {latest}"[: _WIDTH - 1], "dim") for latest in scene.latest]
     return [*lines, "", paint("  Ctrl-C ends it with a summary.", "dim")]
 
 
@@ -95,7 +97,7 @@ def summary(result: Result, paint: Paint) -> list[str]:
     lines = [paint("Summary, from what the senders were told and what the destinations really got", "bold")]
     lines += [
         f"  {flow.title}: accepted {flow.accepted}, delivered {flow.delivered}, "
-        f"filtered or unmapped {flow.ended}, duplicates {flow.duplicates}"
+        f"filtered or unmapped {flow.ended}, resends suppressed {flow.resent}, duplicates {flow.duplicates}"
         for flow in result.flows
     ]
     lines.append(f"  outages of the data plane on the way: {result.outages}")
@@ -114,7 +116,8 @@ class Screen:
 
     def __init__(self, stream: TextIO, environ: Mapping[str, str] = os.environ) -> None:
         self._stream = stream
-        self.is_live = stream.isatty() and environ.get("TERM") != "dumb"
+        is_wide = shutil.get_terminal_size().columns >= _WIDTH
+        self.is_live = stream.isatty() and is_wide and environ.get("TERM") != "dumb"
         self.paint = Paint(is_on=self.is_live and not environ.get("NO_COLOR"))
         self._height = 0
         self._line_due_s = 0.0
@@ -131,13 +134,10 @@ class Screen:
                 self._line_due_s = scene.elapsed_s + _PLAIN_EVERY_S
                 self.say(plain_line(scene))
             return
-        width = shutil.get_terminal_size().columns
         lines = frame(scene, self.paint)
-        # A line that wraps would break the count of lines to go up: only plain ones can be too long.
-        shown = [line if "\x1b" in line else line[: width - 1] for line in lines]
         back = f"\x1b[{self._height}A" if self._height else ""
-        self._write(back + "".join(f"\x1b[2K{line}\n" for line in shown) + "\x1b[J")
-        self._height = len(shown)
+        self._write(back + "".join(f"\x1b[2K{line}\n" for line in lines) + "\x1b[J")
+        self._height = len(lines)
 
     def _write(self, text: str) -> None:
         self._stream.write(text)
@@ -147,7 +147,7 @@ class Screen:
 def _flow_line(flow: Flow, rates: tuple[float, float], paint: Paint) -> str:
     numbers = f"{rates[0]:>7.0f}{rates[1]:>7.0f}{flow.accepted:>10}{flow.delivered:>11}"
     waiting = paint(f"{flow.waiting:>9}", *(["yellow"] if flow.waiting else []))
-    bar = "#" * min(_BAR, flow.waiting // 4)
+    bar = "#" * min(_BAR, flow.waiting // 5)
     return f"  {flow.title:<24}{numbers}{waiting} {paint(bar, 'yellow')}"
 
 

@@ -54,6 +54,7 @@ class Ledger:
         self.acknowledged = 0  # distinct events whose post was answered 2xx
         self.delivered = 0  # distinct events that arrived
         self.duplicates = 0  # further arrivals of the same event
+        self.resent = 0  # acknowledgements of events that were acknowledged before
         self.silent = 0  # acknowledged events that rightly never arrive
         self.wrong: deque[str] = deque(maxlen=_WRONGS_MAX)  # what is not as it must be, in words
         self._open: dict[Key, _Open] = {}
@@ -67,9 +68,10 @@ class Ledger:
             self._open.setdefault(facts.key, _Open(facts=facts))
 
     def acknowledge(self, key: Key) -> None:
-        """Note that a post of the event was answered 2xx; further ones change nothing."""
+        """Note that a post of the event was answered 2xx; further ones count as resends."""
         found = self._open.get(key)
         if found is None or found.is_acknowledged:
+            self.resent += 1
             return
         found.is_acknowledged = True
         self.acknowledged += 1

@@ -53,6 +53,7 @@ def test_an_equal_copy_is_a_duplicate_and_no_mistake() -> None:
     ledger.see(SEEN)
 
     assert (ledger.delivered, ledger.duplicates, ledger.acknowledged, list(ledger.wrong)) == (1, 2, 1, [])
+    assert ledger.resent == 1
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ INBOUND = RouteName.RUDDERSTACK_TO_COURIER.value
 FAILING = "customer-0007"
 USERS = 200
 EVENTS_PER_USER = 10
-RATES = ChaosRates(rate_limited=0.005, error=0.04, lost=0.02, silent=0.03, silent_error=0.01, late=0.01)
+RATES = ChaosRates(rate_limited=0.003, error=0.03, lost=0.01, silent=0.02, silent_error=0.005, late=0.005)
 
 
 async def test_order_and_once_only_hold_through_chaos_and_a_kill(

@@ -7,6 +7,8 @@ import re
 import signal
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -19,13 +21,11 @@ from forwarder.model import RouteName
 pytestmark = [pytest.mark.journey, pytest.mark.slow]
 
 
-async def started(folder: Path, *arguments: str) -> tuple[asyncio.subprocess.Process, str]:
-    """Start the command on free ports in an empty folder; return it and the page's address."""
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("FORWARDER_", "COURIER_", "RUDDERSTACK_"))
-    }
+@asynccontextmanager
+async def started(folder: Path, *arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """Have the command run on free ports in an empty folder; give it and the page's address."""
+    ours = ("FORWARDER_", "COURIER_", "RUDDERSTACK_")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     page_port = free_port()
     listen = {
         "FORWARDER_LISTEN": f"127.0.0.1:{free_port()}",
@@ -38,15 +38,20 @@ async def started(folder: Path, *arguments: str) -> tuple[asyncio.subprocess.Pro
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    return process, f"http://127.0.0.1:{page_port}"
+    try:
+        yield process, f"http://127.0.0.1:{page_port}"
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def page_is_up(process: asyncio.subprocess.Process, url: str) -> None:
-    """Return when the command told the page's address; the page answers then."""
+    """Return when the command told the page's address; its listener answers then."""
     assert process.stdout is not None
     line = await asyncio.wait_for(process.stdout.readline(), 20)
     assert url in line.decode(), line
-    async with aiohttp.ClientSession() as http, http.get(url) as response:
+    async with aiohttp.ClientSession() as http, http.get(f"{url}/metrics") as response:
         assert response.status == 200
 
 
@@ -61,10 +66,10 @@ async def ended(process: asyncio.subprocess.Process) -> str:
 
 async def test_it_shows_both_routes_and_an_outage_and_loses_nothing(tmp_path: Path) -> None:
     """Both routes advance within any ten seconds, the outage included; it ends by itself with lost 0."""
-    process, url = await started(tmp_path, "--seconds", "16")
-    await page_is_up(process, url)
-    longest_s = await longest_standstill(process, url, watch_s=14)
-    output = await ended(process)
+    async with started(tmp_path, "--seconds", "16") as (process, url):
+        await page_is_up(process, url)
+        longest_s = await longest_standstill(process, url, watch_s=14)
+        output = await ended(process)
 
     assert max(longest_s.values()) < 10, longest_s
     last = output.strip().splitlines()[-1]
@@ -95,9 +100,10 @@ async def longest_standstill(process: asyncio.subprocess.Process, url: str, *, w
 
 async def test_ctrl_c_ends_it_with_the_summary(tmp_path: Path) -> None:
     """Ctrl-C at any time is a good end: what waits is delivered, the summary printed, exit 0."""
-    process, url = await started(tmp_path)
-    await page_is_up(process, url)
-    await asyncio.sleep(3)
-    process.send_signal(signal.SIGINT)
+    async with started(tmp_path) as (process, url):
+        await page_is_up(process, url)
+        await asyncio.sleep(3)
+        process.send_signal(signal.SIGINT)
+        output = await ended(process)
 
-    assert (await ended(process)).strip().splitlines()[-1].endswith("lost 0")
+    assert output.strip().splitlines()[-1].endswith("lost 0")
