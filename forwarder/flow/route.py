@@ -124,7 +124,7 @@ class Route:
                 while not self._is_draining:
                     await self._turn()
                 self._delivery.close()
-                watcher.cancel()
+                await _end(watcher)
         finally:
             self._finished.set()
 
@@ -274,6 +274,13 @@ class Route:
             self._state = state
             self._state_since_ms = self._clock.wall_ms()
             self._reporter.route_state_changed(self._route, state)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    # More than once: `asyncio.wait_for` of Python 3.11 swallows a cancellation that meets a result.
+    while not task.done():
+        task.cancel()
+        await asyncio.wait((task,), timeout=0.05)
 
 
 def _spawn(tasks: asyncio.TaskGroup, work: Coroutine[Any, Any, None]) -> None:

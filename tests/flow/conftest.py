@@ -381,6 +381,12 @@ MakeBench = Callable[..., Bench]
 
 
 @pytest.fixture
+def make_reporter() -> Callable[[Metrics], Reporter]:
+    """Return a maker of reporters that say nothing."""
+    return lambda _metrics: TapeReporter()
+
+
+@pytest.fixture
 def spool() -> FakeSpool:
     """Return an empty spool."""
     return FakeSpool()
