@@ -37,6 +37,14 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
+@pytest.hookimpl
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a case of raw bytes by their number: parallel workers must agree, and gzip puts the time into its bytes."""
+    if isinstance(val, bytes) and not (val.isascii() and val.decode().isprintable()):
+        return f"{argname} of {len(val)} bytes"
+    return None
+
+
 class _ClientResponse(aiohttp.ClientResponse):
     """What aioresponses 0.7.9 makes, with the argument that aiohttp 3.14 added and it does not pass."""
 
