@@ -6,6 +6,7 @@ What arrives here is not HTTP, or met a bug of ours. Deliberately absent: everyt
 import asyncio
 import resource
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
@@ -82,7 +83,7 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """Answer what could not be read as HTTP, or what a bug of ours left unanswered; then hang up."""
         del message  # it quotes what was sent
-        if status >= 500:  # noqa: PLR2004
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             self._reporter.request_crashed(NOT_HTTP_ENDPOINT, error=type(exc).__name__, where="http")
             rejected = Rejected(status, "internal_error", "internal error")
         else:

@@ -66,7 +66,7 @@ class PublicListener:
         self._server: Server | None = None
         self._sockets: asyncio.Server | None = None
         self._in_flight = 0
-        self._held_bytes = 0
+        self.held_bytes = 0  # of bodies that did not come at once
         self._is_idle = asyncio.Event()
         self._is_drained = asyncio.Event()
         self._readers: set[asyncio.Timeout] = set()
@@ -176,7 +176,7 @@ class PublicListener:
                 return await self._receiver.receive(admission, bytes(body))
             return replace(self._receiver.reject(admission, rejected), closes=True)
         finally:
-            self._held_bytes -= len(body)
+            self.held_bytes -= len(body)
 
     async def _read(self, content: StreamReader, body: bytearray) -> Rejected | None:
         """Read the rest of a body, within the limits of time and size; return why that did not work."""
@@ -186,10 +186,10 @@ class PublicListener:
                 async with timeout:
                     while chunk := await content.readany():
                         body += chunk
-                        self._held_bytes += len(chunk)
+                        self.held_bytes += len(chunk)
                         if len(body) > body_bytes_max:
                             return too_large(body_bytes_max)
-                        if self._held_bytes > bodies_bytes_max:
+                        if self.held_bytes > bodies_bytes_max:
                             return _come_back("too_much_at_once", "too many large bodies at once")
         except TimeoutError:
             return draining() if self._receiver.is_draining else _come_back("body_slow", "the body came too slowly")

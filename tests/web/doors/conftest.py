@@ -1,5 +1,6 @@
 """What the tests of the doors share: a spool that can be full or shut, a clock, and a receiver between them."""
 
+import asyncio
 import hashlib
 import hmac
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,6 @@ from typing import Any
 import pytest
 import structlog
 
-from forwarder.errors import ForwarderError
 from forwarder.model import Envelope, Receipt, RouteName
 from forwarder.ports import Spool
 from forwarder.telemetry.metrics import Metrics
@@ -52,12 +52,17 @@ class ShortSpool:
     def __init__(self) -> None:
         self.kept: list[Envelope] = []
         self.appends = 0
-        self.refusal: ForwarderError | Exception | None = None
+        self.refusal: Exception | None = None
+        self.gate: asyncio.Event | None = None  # while it is not set, nothing is committed
+        self.asked = asyncio.Event()
         self._keys: set[bytes] = set()
 
     async def append(self, envelopes: Sequence[Envelope]) -> Receipt:
         """Keep what is new."""
         self.appends += 1
+        self.asked.set()
+        if self.gate is not None:
+            await self.gate.wait()
         if self.refusal is not None:
             raise self.refusal
         accepted = 0

@@ -25,7 +25,7 @@ def encoded(value: object, *, is_ascii: bool) -> bytes:
 
 @settings(max_examples=150, deadline=None)
 @given(values=st.lists(_VALUES, max_size=5), is_ascii=st.booleans())
-def test_an_array_is_cut_into_the_bytes_it_was_made_of(values: list[object], is_ascii: bool) -> None:  # noqa: FBT001
+def test_an_array_is_cut_into_the_bytes_it_was_made_of(values: list[object], *, is_ascii: bool) -> None:
     """What is cut out of an array, a batch or lines is what was put in; what is no object is None."""
     pieces = [encoded(value, is_ascii=is_ascii) for value in values]
     expected = [piece if isinstance(value, dict) else None for piece, value in zip(pieces, values, strict=True)]
@@ -108,7 +108,7 @@ def test_the_batch_of_an_object(body: bytes, batch: bytes | None) -> None:
     ("body", "expected"),
     [(b"{}\n{}", True), (b"7\nx", True), (b"{\n}x", False), (b"{}", False), (b"x\n{}", False), (b"[1,\n2", False)],
 )
-def test_lines_are_told_from_a_broken_document(body: bytes, expected: bool) -> None:  # noqa: FBT001
+def test_lines_are_told_from_a_broken_document(body: bytes, *, expected: bool) -> None:
     """One value a line is assumed only where the first line is one."""
     assert elements.looks_like_lines(body) is expected
 

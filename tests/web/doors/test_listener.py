@@ -16,7 +16,6 @@ import aiohttp
 import pytest
 
 from forwarder.errors import SettingsInvalid
-from forwarder.model import Receipt
 from forwarder.web.health import Health
 from forwarder.web.server import ListenerLimits, PublicListener
 
@@ -44,6 +43,7 @@ class Running:
     """A listener that serves, and the house behind it."""
 
     listener: PublicListener
+    health: Health
     house: Any
     task: asyncio.Task[None]
 
@@ -69,16 +69,17 @@ async def serve(build_house: Callable[..., Any]) -> AsyncIterator[Serve]:
 
     async def start(*, limits: ListenerLimits | None = None, **changes: Any) -> Running:
         house = build_house(**changes)
+        health = Health(clock=StoppedClock())
         listener = PublicListener(
             host="127.0.0.1",
             port=0,
             receiver=house.receiver,
-            health=Health(clock=StoppedClock()),
+            health=health,
             reporter=house.reporter,
             limits=limits,
         )
         await listener.start()
-        started.append(Running(listener, house, asyncio.create_task(listener.run())))
+        started.append(Running(listener, health, house, asyncio.create_task(listener.run())))
         return started[-1]
 
     yield start
@@ -256,7 +257,7 @@ async def test_a_client_that_hangs_up_leaves_nothing(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("is_chunked", [True, False])
-async def test_a_body_above_the_limit_is_not_read_to_its_end(serve: Serve, is_chunked: bool) -> None:  # noqa: FBT001
+async def test_a_body_above_the_limit_is_not_read_to_its_end(serve: Serve, *, is_chunked: bool) -> None:
     """Declared or not, a body that is too large is answered 413 and its connection ends."""
     running = await serve(body_bytes_max=50_000)
     async with connected(running) as (reader, writer):
@@ -317,7 +318,7 @@ async def test_bodies_together_have_a_limit(serve: Serve) -> None:
         second.write(request("/events", part, BUS, length=90_000))
         async with asyncio.timeout(5):
             assert status_of(await reader.read()) == 503
-    await until(lambda: not running.listener._held_bytes)  # noqa: SLF001  memory is what this is about
+    await until(lambda: not running.listener.held_bytes)
 
 
 async def test_connections_have_a_limit(serve: Serve) -> None:
@@ -393,25 +394,11 @@ async def test_a_port_is_free_again_at_once(serve: Serve) -> None:
         again.bind(("127.0.0.1", running.listener.port or 0))
 
 
-class SlowSpool:
-    """A spool whose commit happens when it is told to."""
-
-    def __init__(self) -> None:
-        self.asked = asyncio.Event()
-        self.go = asyncio.Event()
-
-    async def append(self, envelopes: Any) -> Receipt:
-        """Wait, then keep."""
-        self.asked.set()
-        await self.go.wait()
-        return Receipt(accepted=len(envelopes), duplicates=0)
-
-
 async def test_a_drain_finishes_what_is_in_hand(serve: Serve) -> None:
     """While stopping, what was admitted is stored and answered, what comes is 503, and nobody new gets in."""
     running = await serve()
-    spool = SlowSpool()
-    running.house.receiver._spool = spool  # noqa: SLF001  a spool that waits
+    spool = running.house.spool
+    spool.gate = asyncio.Event()
     port = running.listener.port
     async with connected(running) as (first_reader, first), connected(running) as (second_reader, second):
         first.write(request("/events", EVENT, BUS).replace(b"Connection: close\r\n", b""))
@@ -426,7 +413,7 @@ async def test_a_drain_finishes_what_is_in_hand(serve: Serve) -> None:
         assert status_of(refused) == 503
         assert b"Connection: close" in refused
         assert not draining.done()
-        spool.go.set()
+        spool.gate.set()
         async with asyncio.timeout(5):
             assert status_of(await first_reader.read()) == 200
             await draining
@@ -456,14 +443,14 @@ async def test_a_drain_closes_idle_connections(serve: Serve) -> None:
             await running.listener.drain()
             await running.task
             assert await reader.read() == b""
-    assert not running.listener._health.is_listening  # noqa: SLF001
+    assert not running.health.is_listening
 
 
 async def test_a_cancelled_listener_lets_go(serve: Serve) -> None:
     """At the deadline the listener is cancelled with requests in hand, and nothing of it is left."""
     running = await serve()
-    spool = SlowSpool()
-    running.house.receiver._spool = spool  # noqa: SLF001
+    spool = running.house.spool
+    spool.gate = asyncio.Event()
     async with connected(running) as (_, writer):
         writer.write(request("/events", EVENT, BUS))
         await spool.asked.wait()
