@@ -201,11 +201,10 @@ class MemoryArchive:
         order = self._records.by_sequence if is_tail else reversed(self._records.by_sequence)
         matching = (r for s in order if _matches(r := self._records.by_sequence[s], query))
         rows: list[EventRow] = []
-        scanned, last = 0, None
-        for record in matching:
+        last = None
+        for scanned, record in enumerate(matching):
             if query.text is not None and scanned >= query.scan_max:
                 return EventPage(rows=tuple(rows), next_before=None if is_tail else last, is_cut=True)
-            scanned += 1
             if query.text is None or query.text.encode() in record.envelope.payload:
                 if len(rows) >= query.limit:
                     return EventPage(rows=tuple(rows), next_before=None if is_tail else last, is_cut=False)
@@ -236,7 +235,7 @@ class MemoryArchive:
         """Group by reason."""
         groups: dict[str, list[Record]] = {}
         for record in self._records.by_sequence.values():
-            is_meant = record.state is state and record.reason and not record.is_discarded
+            is_meant = record.is_settled and record.state is state and record.reason and not record.is_discarded
             if is_meant and route in (None, record.envelope.route):
                 groups.setdefault(record.reason, []).append(record)
         rows = [
@@ -244,7 +243,7 @@ class MemoryArchive:
                 reason=reason,
                 count=len(records),
                 sample_sequence=records[-1].sequence,
-                last_at_ms=max(r.settled_at_ms or 0 for r in records),
+                last_at_ms=records[-1].settled_at_ms or 0,
             )
             for reason, records in groups.items()
         ]

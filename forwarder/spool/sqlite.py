@@ -7,6 +7,7 @@ hands reading to the archive. SQL is in `store/` and `reading/`.
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,7 +74,7 @@ class SqliteSpool:
         lock.acquire()
         spool = cls(data_dir, lock, limits, clock, reporter)
         try:
-            await spool._start(vfs)  # noqa: SLF001 - its own class
+            await spool._start(vfs)
         except BaseException:
             lock.release()
             raise
@@ -112,11 +113,12 @@ class SqliteSpool:
         desk = self._desks[code]
         leases: Sequence[Lease] = ()
         for _ in range(_FEEDS_PER_LEASE_MAX):
-            if self._is_owing or self._is_closed:
+            if not self._may_lend():
                 return ()
             if desk.wants_feed(now_ms=self._clock.wall_ms()):
                 await asyncio.shield(self._feed(code, fresh_max=fresh_max, retry_max=retry_max))
-            if self._is_owing or self._is_closed:
+            # It may have changed while the feed was under way.
+            if not self._may_lend():
                 return ()
             leases = desk.take(fresh_max=fresh_max, retry_max=retry_max, bytes_max=bytes_max)
             if leases or not desk.wants_feed(now_ms=self._clock.wall_ms()):
@@ -205,7 +207,7 @@ class SqliteSpool:
         self._refuse_closed()
         count = 0
         for chunk in _chunks(sequences):
-            count += await self._submit(lambda t, chunk=chunk: exhume(t, chunk), heard=self._reset_desks)
+            count += await self._submit(partial(exhume, sequences=chunk), heard=self._reset_desks)
         self._wake()
         return count
 
@@ -214,7 +216,7 @@ class SqliteSpool:
         self._refuse_closed()
         count = 0
         for chunk in _chunks(sequences):
-            count += await self._submit(lambda t, chunk=chunk: discard(t, chunk))
+            count += await self._submit(partial(discard, sequences=chunk))
         return count
 
     async def remember(self, key: str, value: bytes) -> None:
@@ -222,9 +224,7 @@ class SqliteSpool:
         self._refuse_closed()
         if len(value) > self._limits.remember_bytes_max:
             raise ValueError(f"{key}: {len(value)} bytes are more than {self._limits.remember_bytes_max}")
-        await self._submit(
-            lambda t: t.execute("INSERT OR REPLACE INTO remembered VALUES (?, ?)", (key, value)) and None
-        )
+        await self._submit(lambda t: t.execute("INSERT OR REPLACE INTO remembered VALUES (?, ?)", (key, value)))
 
     async def recall(self, key: str) -> bytes | None:
         """Return what `remember` kept, or None."""
@@ -281,7 +281,7 @@ class SqliteSpool:
         self._refuse_closed()
         values = (row.at_ms, row.who, row.action, row.detail)
         await self._submit(
-            lambda t: t.execute("INSERT INTO audit (at_ms, who, action, detail) VALUES (?, ?, ?, ?)", values) and None
+            lambda t: t.execute("INSERT INTO audit (at_ms, who, action, detail) VALUES (?, ?, ?, ?)", values)
         )
 
     # --- Probeable ---
@@ -362,6 +362,9 @@ class SqliteSpool:
                 claims.append((desk, candidates))
         return claims
 
+    def _may_lend(self) -> bool:
+        return not self._is_owing and not self._is_closed
+
     def _reset_desks(self, _count: int) -> None:
         for desk in self._desks:
             desk.reset()
@@ -374,7 +377,7 @@ class SqliteSpool:
         wish = desk.wish(now_ms=self._clock.wall_ms(), fresh_max=fresh_max, retry_max=retry_max)
         generation = desk.generation
         future: asyncio.Future[None] = self._loop.create_future()
-        done, failed = self._callbacks(future)
+        done, _ = self._callbacks(future)
 
         def work(transaction: Transaction, wish: FeedWish = wish) -> tuple[Fed, list[Candidate]]:
             fed = feed(transaction, wish)

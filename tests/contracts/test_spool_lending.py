@@ -1,29 +1,42 @@
 """What every spool promises about storing, lending and settling."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import pytest
 
 from forwarder.errors import SpoolClosed, SpoolFull
-from forwarder.model import Attempt, Lease, Receipt, RouteName, State
+from forwarder.model import Attempt, Envelope, Lease, Receipt, RouteName, State
 from forwarder.ports import EventQuery
 from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.memory import MemorySpool
+from forwarder.spool.sqlite import SqliteSpool
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 IN = RouteName.RUDDERSTACK_TO_COURIER
 
 
-async def lease_all(spool, route=OUT, *, fresh=100, retry=100, size=1_000_000):
+async def lease_all(
+    spool: MemorySpool | SqliteSpool,
+    route: RouteName = OUT,
+    *,
+    fresh: int = 100,
+    retry: int = 100,
+    size: int = 1_000_000,
+) -> Sequence[Lease]:
     """Lend what there is."""
     return await spool.lease(route, fresh_max=fresh, retry_max=retry, bytes_max=size)
 
 
-def numbers(leases) -> list[int]:
+def numbers(leases: Sequence[Lease]) -> list[int]:
     """Return the leases' sequences."""
     return [lease.sequence for lease in leases]
 
 
-async def test_an_envelope_comes_back_as_it_was_stored(spool, make_envelope):
+async def test_an_envelope_comes_back_as_it_was_stored(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
     """A lease carries the very envelope that was appended."""
     envelope = make_envelope(1, partition="u1", route=IN)
     await spool.append([envelope])
@@ -32,7 +45,9 @@ async def test_an_envelope_comes_back_as_it_was_stored(spool, make_envelope):
     ]
 
 
-async def test_the_oldest_come_first_and_each_to_one_caller(spool, make_envelope):
+async def test_the_oldest_come_first_and_each_to_one_caller(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
     """Leases go out in the order of arrival, and no event is lent twice."""
     await spool.append([make_envelope(n) for n in range(1, 8)])
     first = await lease_all(spool, fresh=3)
@@ -42,14 +57,16 @@ async def test_the_oldest_come_first_and_each_to_one_caller(spool, make_envelope
     assert not await lease_all(spool)
 
 
-async def test_routes_do_not_mix(spool, make_envelope):
+async def test_routes_do_not_mix(spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]) -> None:
     """A lease of one route never holds an event of the other; sequences are unique over both."""
     await spool.append([make_envelope(1), make_envelope(2, route=IN), make_envelope(3)])
     assert numbers(await lease_all(spool, OUT)) == [1, 3]
     assert numbers(await lease_all(spool, IN)) == [2]
 
 
-async def test_the_same_key_is_stored_once(spool, make_envelope):
+async def test_the_same_key_is_stored_once(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
     """A known key counts as a duplicate, within one append, across appends and after settlement."""
     assert await spool.append([make_envelope(1), make_envelope(1), make_envelope(2)]) == Receipt(
         accepted=2, duplicates=1
@@ -58,32 +75,40 @@ async def test_the_same_key_is_stored_once(spool, make_envelope):
     assert await spool.append([make_envelope(2), make_envelope(3)]) == Receipt(accepted=1, duplicates=1)
 
 
-async def test_the_same_key_on_the_other_route_is_another_event(spool, make_envelope):
+async def test_the_same_key_on_the_other_route_is_another_event(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
     """Keys are known per route."""
     assert (await spool.append([make_envelope(1)])).accepted == 1
     assert (await spool.append([make_envelope(1, route=IN)])).accepted == 1
 
 
-async def test_concurrent_appends_of_one_key_store_it_once(spool, make_envelope):
+async def test_concurrent_appends_of_one_key_store_it_once(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
     """However many copies arrive at once, one is accepted."""
     receipts = await asyncio.gather(*(spool.append([make_envelope(1)]) for _ in range(20)))
     assert sum(r.accepted for r in receipts) == 1
     assert sum(r.duplicates for r in receipts) == 19
 
 
-async def test_an_empty_append_is_nothing(spool):
+async def test_an_empty_append_is_nothing(spool: MemorySpool | SqliteSpool) -> None:
     """Appending nothing is answered and stores nothing."""
     assert await spool.append([]) == Receipt(accepted=0, duplicates=0)
 
 
-async def test_a_lease_stops_before_its_bytes_but_lends_one(spool, make_envelope):
+async def test_a_lease_stops_before_its_bytes_but_lends_one(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
     """The payloads' sum stays within `bytes_max`, except that one event is always lent."""
     await spool.append([make_envelope(n, payload=b"x" * 100) for n in range(1, 6)])
     assert numbers(await lease_all(spool, size=10)) == [1]
     assert numbers(await lease_all(spool, size=250)) == [2, 3]
 
 
-async def test_a_released_event_waits_for_its_time(spool, make_envelope, clock, failed_attempt):
+async def test_a_released_event_waits_for_its_time(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any, failed_attempt: Attempt
+) -> None:
     """An event on a retry is lent again when due, with its attempt counted and its first failure kept."""
     await spool.append([make_envelope(1)])
     leases = await lease_all(spool)
@@ -99,7 +124,9 @@ async def test_a_released_event_waits_for_its_time(spool, make_envelope, clock, 
     assert (third.attempt, third.first_failed_at_ms) == (3, first_failed_ms)
 
 
-async def test_a_release_that_does_not_count_leaves_the_attempt(spool, make_envelope, clock):
+async def test_a_release_that_does_not_count_leaves_the_attempt(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
+) -> None:
     """A hold or a drain gives the event back as if never lent."""
     await spool.append([make_envelope(1), make_envelope(2)])
     await lease_all(spool, fresh=1)
@@ -113,7 +140,9 @@ async def test_a_release_that_does_not_count_leaves_the_attempt(spool, make_enve
     assert (later.sequence, later.attempt) == (1, 1)
 
 
-async def test_fresh_and_retried_events_have_limits_of_their_own(spool, make_envelope):
+async def test_fresh_and_retried_events_have_limits_of_their_own(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
     """`retry_max` bounds what failed before, `fresh_max` the rest."""
     await spool.append([make_envelope(n) for n in range(1, 5)])
     await spool.release(numbers(await lease_all(spool, fresh=3)), not_before_ms=0)
@@ -122,7 +151,9 @@ async def test_fresh_and_retried_events_have_limits_of_their_own(spool, make_env
     assert numbers(await lease_all(spool)) == [3]
 
 
-async def test_one_partition_is_lent_one_at_a_time_in_order(spool, make_envelope, clock):
+async def test_one_partition_is_lent_one_at_a_time_in_order(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
+) -> None:
     """Of a partition only the oldest pending event is lent, also while it waits for a retry."""
     await spool.append([make_envelope(n, route=IN, partition="a" if n % 2 else "b") for n in range(1, 7)])
     assert numbers(await lease_all(spool, IN)) == [1, 2]
@@ -136,7 +167,9 @@ async def test_one_partition_is_lent_one_at_a_time_in_order(spool, make_envelope
     assert numbers(await lease_all(spool, IN)) == [3, 6]
 
 
-async def test_later_events_of_a_partition_join_the_queue(spool, make_envelope):
+async def test_later_events_of_a_partition_join_the_queue(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
     """An event that arrives while its partition's head is lent waits for it."""
     await spool.append([make_envelope(1, partition="a")])
     await lease_all(spool)
@@ -146,7 +179,9 @@ async def test_later_events_of_a_partition_join_the_queue(spool, make_envelope):
     assert numbers(await lease_all(spool)) == [2]
 
 
-async def test_progress_survives_a_release(spool, make_envelope):
+async def test_progress_survives_a_release(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
     """What `note` kept comes with the next lease, and stays after a replay."""
     await spool.append([make_envelope(1)])
     await lease_all(spool)
@@ -160,7 +195,9 @@ async def test_progress_survives_a_release(spool, make_envelope):
     assert replayed.progress == b"first call done"
 
 
-async def test_progress_survives_a_release_that_does_not_count(spool, make_envelope):
+async def test_progress_survives_a_release_that_does_not_count(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
     """What `note` kept comes with the next lease of an event that was given back at once."""
     await spool.append([make_envelope(1)])
     await lease_all(spool)
@@ -170,7 +207,9 @@ async def test_progress_survives_a_release_that_does_not_count(spool, make_envel
     assert again.progress == b"planned"
 
 
-async def test_settling_what_is_not_lent_changes_nothing(spool, make_envelope):
+async def test_settling_what_is_not_lent_changes_nothing(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
     """An event is settled once: unknown, unlent and settled ones are left alone."""
     await spool.append([make_envelope(1), make_envelope(2)])
     await lease_all(spool, fresh=1)
@@ -182,7 +221,9 @@ async def test_settling_what_is_not_lent_changes_nothing(spool, make_envelope):
     assert (books.accepted, books.delivered, books.pending, books.filtered, books.dead) == (2, 1, 1, 0, 0)
 
 
-async def test_a_replay_makes_settled_events_pending_again(spool, make_envelope):
+async def test_a_replay_makes_settled_events_pending_again(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
     """`exhume` starts an event anew at its place; pending and unknown ones are skipped; the key stays known."""
     await spool.append([make_envelope(n) for n in range(1, 5)])
     await lease_all(spool, fresh=3)
@@ -196,7 +237,9 @@ async def test_a_replay_makes_settled_events_pending_again(spool, make_envelope)
     assert await spool.append([make_envelope(1)]) == Receipt(accepted=0, duplicates=1)
 
 
-async def test_a_replayed_older_event_waits_for_the_one_in_flight(spool, make_envelope):
+async def test_a_replayed_older_event_waits_for_the_one_in_flight(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
     """After a replay the oldest pending one is next, and still only one of the partition is lent."""
     await spool.append([make_envelope(n, partition="a") for n in range(1, 4)])
     await lease_all(spool)
@@ -212,7 +255,9 @@ async def test_a_replayed_older_event_waits_for_the_one_in_flight(spool, make_en
     assert numbers(await lease_all(spool)) == [3]
 
 
-async def test_a_replayed_older_event_overtakes_a_waiting_head(spool, make_envelope, clock):
+async def test_a_replayed_older_event_overtakes_a_waiting_head(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
+) -> None:
     """A head that waits for its retry steps back behind an older event that was dug out."""
     await spool.append([make_envelope(n, partition="a") for n in range(1, 3)])
     await lease_all(spool)
@@ -227,7 +272,9 @@ async def test_a_replayed_older_event_overtakes_a_waiting_head(spool, make_envel
     assert (second.sequence, second.attempt) == (2, 2)
 
 
-async def test_the_newest_due_event_can_be_lent(spool, make_envelope, clock):
+async def test_the_newest_due_event_can_be_lent(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
+) -> None:
     """`lease_newest` takes from the other end, never what is lent, waits, or stands behind its partition's head."""
     await spool.append([make_envelope(n) for n in range(1, 4)])
     await spool.append([make_envelope(4, partition="a"), make_envelope(5, partition="a")])
@@ -247,7 +294,9 @@ async def test_the_newest_due_event_can_be_lent(spool, make_envelope, clock):
     assert (again.sequence, again.attempt) == (3, 2)
 
 
-async def test_a_probe_given_back_is_lent_in_its_place(spool, make_envelope):
+async def test_a_probe_given_back_is_lent_in_its_place(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
     """An event that was lent from the far end and returned comes once, in order."""
     await spool.append([make_envelope(n) for n in range(1, 4)])
     await spool.lease_newest(OUT)
@@ -256,7 +305,9 @@ async def test_a_probe_given_back_is_lent_in_its_place(spool, make_envelope):
     assert not await lease_all(spool)
 
 
-async def test_waiting_ends_with_the_commit(spool, make_envelope):
+async def test_waiting_ends_with_the_commit(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
     """`wait_for_work` is True once an append committed, and False at the time-out before."""
     assert await spool.wait_for_work(OUT, timeout_s=0.01) is False
     waiting = asyncio.create_task(spool.wait_for_work(OUT, timeout_s=5))
@@ -267,7 +318,9 @@ async def test_waiting_ends_with_the_commit(spool, make_envelope):
     assert await spool.wait_for_work(OUT, timeout_s=0.01) is False
 
 
-async def test_waiting_ends_when_a_retry_falls_due(spool, make_envelope, clock):
+async def test_waiting_ends_when_a_retry_falls_due(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
+) -> None:
     """A due time that passes is work."""
     await spool.append([make_envelope(1)])
     await lease_all(spool)
@@ -279,7 +332,9 @@ async def test_waiting_ends_when_a_retry_falls_due(spool, make_envelope, clock):
     assert numbers(await lease_all(spool)) == [1]
 
 
-async def test_waiting_ends_when_a_partition_moves_on(spool, make_envelope):
+async def test_waiting_ends_when_a_partition_moves_on(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
     """The next of a partition is work as soon as its head is settled."""
     await spool.append([make_envelope(1, partition="a"), make_envelope(2, partition="a")])
     await lease_all(spool)
@@ -290,7 +345,7 @@ async def test_waiting_ends_when_a_partition_moves_on(spool, make_envelope):
     assert numbers(await lease_all(spool)) == [2]
 
 
-async def test_small_values_are_remembered(spool):
+async def test_small_values_are_remembered(spool: MemorySpool | SqliteSpool) -> None:
     """`remember` keeps up to 4 MiB and replaces; `recall` of the unknown is None."""
     assert await spool.recall("pause") is None
     await spool.remember("pause", b"1")
@@ -302,7 +357,7 @@ async def test_small_values_are_remembered(spool):
         await spool.remember("links", b"x" * 4_194_305)
 
 
-async def test_a_closed_spool_refuses(spool, make_envelope):
+async def test_a_closed_spool_refuses(spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]) -> None:
     """After `close`, which may be called again, every call raises `SpoolClosed`."""
     await spool.append([make_envelope(1)])
     await spool.close()
@@ -327,7 +382,7 @@ async def test_a_closed_spool_refuses(spool, make_envelope):
             await call
 
 
-async def test_closing_wakes_who_waits(spool):
+async def test_closing_wakes_who_waits(spool: MemorySpool | SqliteSpool) -> None:
     """A waiter hears of the end."""
     waiting = asyncio.create_task(spool.wait_for_work(OUT, timeout_s=30))
     await asyncio.sleep(0)
@@ -336,7 +391,9 @@ async def test_closing_wakes_who_waits(spool):
         await asyncio.wait_for(waiting, 1)
 
 
-async def test_the_cap_refuses_new_events_and_recovers(open_spool, make_envelope):
+async def test_the_cap_refuses_new_events_and_recovers(
+    open_spool: Callable[..., Awaitable[MemorySpool | SqliteSpool]], make_envelope: Callable[..., Envelope]
+) -> None:
     """What is unsettled or dead is never dropped for new events: they are refused for later, all or none."""
     spool = await open_spool(SpoolLimits(bytes_max=1_000_000))
     number = 0
@@ -355,7 +412,9 @@ async def test_the_cap_refuses_new_events_and_recovers(open_spool, make_envelope
     assert await spool.append([make_envelope(number, payload=b"x" * 50_000)]) == Receipt(accepted=1, duplicates=0)
 
 
-async def test_one_route_cannot_shut_the_others_door(open_spool, make_envelope):
+async def test_one_route_cannot_shut_the_others_door(
+    open_spool: Callable[..., Awaitable[MemorySpool | SqliteSpool]], make_envelope: Callable[..., Envelope]
+) -> None:
     """While both routes run, neither's unsettled bytes take more than three quarters of the cap."""
     spool = await open_spool(SpoolLimits(bytes_max=1_000_000, is_shared=True))
     number = 0
@@ -367,7 +426,9 @@ async def test_one_route_cannot_shut_the_others_door(open_spool, make_envelope):
     assert (await spool.append([make_envelope(1, route=IN, payload=b"x" * 50_000)])).accepted == 1
 
 
-async def test_attempts_are_kept_with_the_event(spool, make_envelope, failed_attempt):
+async def test_attempts_are_kept_with_the_event(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], failed_attempt: Attempt
+) -> None:
     """The last ten attempts are shown, oldest first, with the answer's first 2,048 bytes."""
     await spool.append([make_envelope(1)])
     for number in range(12):

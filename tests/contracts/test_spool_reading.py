@@ -1,21 +1,25 @@
 """What every spool promises to those who look at it."""
 
 import itertools
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import pytest
 
 from forwarder.errors import NoSuchEvent
-from forwarder.model import Labels, RouteName, State
-from forwarder.ports import AuditRow, EventQuery, EventTypeRow, ReasonGroup
+from forwarder.model import Envelope, Labels, Lease, RouteName, State
+from forwarder.ports import AuditRow, EventQuery, EventRow, EventTypeRow, ReasonGroup
 from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.memory import MemorySpool
+from forwarder.spool.sqlite import SqliteSpool
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 IN = RouteName.RUDDERSTACK_TO_COURIER
 
 
-async def lease_all(spool, route=OUT, *, fresh=100_000):
+async def lease_all(spool: MemorySpool | SqliteSpool, route: RouteName = OUT, *, fresh: int = 100_000) -> list[int]:
     """Lend what there is, however often it takes."""
-    leases = []
+    leases: list[Lease] = []
     while more := await spool.lease(route, fresh_max=fresh - len(leases), retry_max=1_000, bytes_max=10**9):
         leases += more
         if len(leases) >= fresh:
@@ -24,7 +28,9 @@ async def lease_all(spool, route=OUT, *, fresh=100_000):
 
 
 @pytest.fixture
-async def filled(spool, make_envelope, clock):
+async def filled(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
+) -> MemorySpool | SqliteSpool:
     """Return a spool with 24 events in every state, on both routes."""
     for number in range(1, 25):
         route = IN if number % 4 == 0 else OUT
@@ -43,7 +49,7 @@ async def filled(spool, make_envelope, clock):
     return spool
 
 
-FILTERS = {
+FILTERS: dict[str, list[Any]] = {
     "route": [None, OUT, IN],
     "state": [None, *State],
     "event": [None, "event 1", "none such"],
@@ -53,7 +59,7 @@ FILTERS = {
 }
 
 
-def expected(rows, query: EventQuery) -> list[int]:
+def expected(rows: Sequence[EventRow], query: EventQuery) -> list[int]:
     """Say what a query must find, newest first."""
     return [
         r.sequence
@@ -69,7 +75,7 @@ def expected(rows, query: EventQuery) -> list[int]:
     ]
 
 
-async def test_every_combination_of_filters_is_exact(filled):
+async def test_every_combination_of_filters_is_exact(filled: MemorySpool | SqliteSpool) -> None:
     """A listing holds exactly the events that match all filters, newest first."""
     rows = (await filled.events(EventQuery(limit=100))).rows
     assert [r.sequence for r in rows] == list(range(24, 0, -1))
@@ -80,7 +86,7 @@ async def test_every_combination_of_filters_is_exact(filled):
         assert (page.next_before, page.is_cut) == (None, False)
 
 
-async def test_a_range_of_time_is_exact(filled):
+async def test_a_range_of_time_is_exact(filled: MemorySpool | SqliteSpool) -> None:
     """`received_from_ms` is inclusive, `received_to_ms` exclusive."""
     rows = (await filled.events(EventQuery(limit=100))).rows
     for low, high in ((5, 9), (0, 3), (20, 99), (7, 7)):
@@ -92,7 +98,7 @@ async def test_a_range_of_time_is_exact(filled):
         assert [r.sequence for r in (await filled.events(query)).rows] == expected(rows, query)
 
 
-async def test_pages_meet_without_gap_or_overlap(filled):
+async def test_pages_meet_without_gap_or_overlap(filled: MemorySpool | SqliteSpool) -> None:
     """Going on from `next_before` lists everything once."""
     seen: list[int] = []
     before = None
@@ -105,7 +111,7 @@ async def test_pages_meet_without_gap_or_overlap(filled):
     assert seen == [n for n in range(24, 0, -1) if n % 4]
 
 
-async def test_tailing_lists_what_is_newer_oldest_first(filled):
+async def test_tailing_lists_what_is_newer_oldest_first(filled: MemorySpool | SqliteSpool) -> None:
     """`after_sequence` lists strictly newer events in the order of arrival."""
     page = await filled.events(EventQuery(after_sequence=20, limit=3))
     assert [r.sequence for r in page.rows] == [21, 22, 23]
@@ -114,7 +120,7 @@ async def test_tailing_lists_what_is_newer_oldest_first(filled):
     assert not (await filled.events(EventQuery(after_sequence=24))).rows
 
 
-async def test_a_text_search_is_bounded_and_goes_on(filled):
+async def test_a_text_search_is_bounded_and_goes_on(filled: MemorySpool | SqliteSpool) -> None:
     """Free text looks at `scan_max` rows, says when it was cut, and goes on from `next_before`."""
     page = await filled.events(EventQuery(text='"n":3}', scan_max=10))
     assert (page.rows, page.next_before, page.is_cut) == ((), 15, True)
@@ -122,7 +128,7 @@ async def test_a_text_search_is_bounded_and_goes_on(filled):
     assert ([r.sequence for r in page.rows], page.next_before, page.is_cut) == ([3], None, False)
 
 
-async def test_rows_show_where_an_event_is(filled, clock):
+async def test_rows_show_where_an_event_is(filled: MemorySpool | SqliteSpool, clock: Any) -> None:
     """A row carries state, attempts, reason, times, door and size."""
     retry = (await filled.event(14)).row
     assert (retry.state, retry.attempts, retry.reason) == (State.PENDING, 1, "busy")
@@ -137,7 +143,9 @@ async def test_rows_show_where_an_event_is(filled, clock):
     assert dead.size_bytes == len(b'{"n":9}')
 
 
-async def test_an_event_is_shown_whole(filled, make_envelope):
+async def test_an_event_is_shown_whole(
+    filled: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
     """The detail carries key, payload and progress; an unknown sequence is `NoSuchEvent`."""
     detail = await filled.event(9)
     assert detail.event_key == make_envelope(9).event_key
@@ -147,7 +155,7 @@ async def test_an_event_is_shown_whole(filled, make_envelope):
         await filled.event(99)
 
 
-async def test_the_books_balance(filled):
+async def test_the_books_balance(filled: MemorySpool | SqliteSpool) -> None:
     """The facts show each route's account, its depth and its retries."""
     facts = await filled.facts()
     out, into = facts.books[OUT], facts.books[IN]
@@ -161,7 +169,9 @@ async def test_the_books_balance(filled):
     assert facts.unsettled_bytes[OUT] > facts.unsettled_bytes[IN] > 0
 
 
-async def test_the_oldest_pending_event_is_known(spool, make_envelope, clock):
+async def test_the_oldest_pending_event_is_known(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
+) -> None:
     """The age of the oldest pending event counts from its arrival, wherever it waits."""
     assert (await spool.facts()).oldest_pending_ms == {OUT: None, IN: None}
     start_ms = clock.now_ms
@@ -177,7 +187,7 @@ async def test_the_oldest_pending_event_is_known(spool, make_envelope, clock):
     assert (await spool.facts()).oldest_pending_ms[OUT] == start_ms + 5
 
 
-async def test_reasons_are_grouped_largest_first(filled, clock):
+async def test_reasons_are_grouped_largest_first(filled: MemorySpool | SqliteSpool, clock: Any) -> None:
     """Groups count settled events exactly, with a sample; discarded ones are left out."""
     assert list(await filled.reasons(None, State.DEAD, limit=10)) == [
         ReasonGroup(reason="refused", count=4, sample_sequence=12, last_at_ms=clock.now_ms),
@@ -192,7 +202,9 @@ async def test_reasons_are_grouped_largest_first(filled, clock):
     assert not (await filled.event(12)).row.is_discarded
 
 
-async def test_event_types_are_counted(spool, make_envelope, clock):
+async def test_event_types_are_counted(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
+) -> None:
     """Each type and name has one row per route, last seen first."""
     first_ms = clock.now_ms
     await spool.append([make_envelope(1), make_envelope(2)])
@@ -207,7 +219,9 @@ async def test_event_types_are_counted(spool, make_envelope, clock):
     assert [row.route for row in await spool.event_types(IN, limit=10)] == [IN]
 
 
-async def test_event_types_are_bounded(open_spool, make_envelope):
+async def test_event_types_are_bounded(
+    open_spool: Callable[..., Awaitable[MemorySpool | SqliteSpool]], make_envelope: Callable[..., Envelope]
+) -> None:
     """Invented names beyond the limit are stored but not listed; known ones go on being counted."""
     spool = await open_spool(SpoolLimits(event_types_max=3))
     envelopes = [make_envelope(n, labels=Labels(type="t", event=f"e{n}")) for n in range(1, 6)]
@@ -217,7 +231,7 @@ async def test_event_types_are_bounded(open_spool, make_envelope):
     assert {row.event: row.count for row in rows} == {"e1": 2, "e2": 1, "e3": 1}
 
 
-async def test_the_audit_log_keeps_who_did_what(spool):
+async def test_the_audit_log_keeps_who_did_what(spool: MemorySpool | SqliteSpool) -> None:
     """Entries come back newest first."""
     rows = [AuditRow(at_ms=n, who="page", action="replay", detail=str(n)) for n in range(3)]
     for row in rows:
@@ -225,7 +239,9 @@ async def test_the_audit_log_keeps_who_did_what(spool):
     assert list(await spool.audit(limit=2)) == [rows[2], rows[1]]
 
 
-async def test_labels_may_hold_anything_json_can(spool, make_envelope):
+async def test_labels_may_hold_anything_json_can(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
     """A lone surrogate in a label or a key of order does not stop an event."""
     labels = Labels(type="t", event="caf\u00e9 \ud800", message_id="\u2028", user_id="\x00")
     await spool.append([make_envelope(1, labels=labels, partition="\udfff")])

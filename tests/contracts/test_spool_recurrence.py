@@ -1,9 +1,14 @@
 """What every spool promises about events that carry neither id nor time."""
 
+from collections.abc import Awaitable, Callable
+from typing import Any
+
 import pytest
 
-from forwarder.model import Receipt, Recurrence, RouteName
+from forwarder.model import Envelope, Receipt, Recurrence, RouteName
 from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.memory import MemorySpool
+from forwarder.spool.sqlite import SqliteSpool
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 NEW = Receipt(accepted=1, duplicates=0)
@@ -12,7 +17,7 @@ MINUTE_MS = 60_000
 HOUR_MS = 3_600_000
 
 
-def recurrence(side="matched", *, subject: bytes | None = b"audience and user") -> Recurrence:
+def recurrence(side: str = "matched", *, subject: bytes | None = b"audience and user") -> Recurrence:
     """Return what the audience events have."""
     return Recurrence(resend_s=1_200, resend_max_s=93_600, subject=subject, side=side)
 
@@ -22,7 +27,9 @@ def recurrence(side="matched", *, subject: bytes | None = b"audience and user") 
     [(0, COPY), (20 * MINUTE_MS, COPY), (20 * MINUTE_MS + 1, NEW)],
     ids=["at once", "within twenty minutes", "later"],
 )
-async def test_without_a_subject_only_the_short_time_counts(spool, make_envelope, clock, gap_ms, receipt):
+async def test_without_a_subject_only_the_short_time_counts(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any, gap_ms: int, receipt: Receipt
+) -> None:
     """An equal event is a resend within twenty minutes of its last copy, else new."""
     envelope = make_envelope(1, recurrence=recurrence(subject=None))
     assert await spool.append([envelope]) == NEW
@@ -30,7 +37,9 @@ async def test_without_a_subject_only_the_short_time_counts(spool, make_envelope
     assert await spool.append([make_envelope(1, recurrence=recurrence(subject=None))]) == receipt
 
 
-async def test_every_copy_prolongs_the_short_time(spool, make_envelope, clock):
+async def test_every_copy_prolongs_the_short_time(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
+) -> None:
     """The twenty minutes count from the last copy, not from the first."""
     await spool.append([make_envelope(1, recurrence=recurrence(subject=None))])
     for _ in range(4):
@@ -41,14 +50,18 @@ async def test_every_copy_prolongs_the_short_time(spool, make_envelope, clock):
 @pytest.mark.parametrize(
     ("gap_ms", "receipt"), [(25 * HOUR_MS, COPY), (26 * HOUR_MS + 1, NEW)], ids=["within 26 hours", "later"]
 )
-async def test_without_its_opposite_a_late_copy_is_a_resend(spool, make_envelope, clock, gap_ms, receipt):
+async def test_without_its_opposite_a_late_copy_is_a_resend(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any, gap_ms: int, receipt: Receipt
+) -> None:
     """A user cannot enter twice without having left: up to 26 hours it is the same event."""
     await spool.append([make_envelope(1, recurrence=recurrence())])
     clock.now_ms += gap_ms
     assert await spool.append([make_envelope(1, recurrence=recurrence())]) == receipt
 
 
-async def test_the_opposite_in_between_makes_it_new(spool, make_envelope, clock):
+async def test_the_opposite_in_between_makes_it_new(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
+) -> None:
     """Entered, left, entered again: three events, each with a key of its own."""
     await spool.append([make_envelope(1, recurrence=recurrence())])
     clock.now_ms += HOUR_MS
@@ -61,7 +74,9 @@ async def test_the_opposite_in_between_makes_it_new(spool, make_envelope, clock)
     assert leases[0].envelope.event_key != make_envelope(1).event_key
 
 
-async def test_an_opposite_of_another_subject_does_not_count(spool, make_envelope, clock):
+async def test_an_opposite_of_another_subject_does_not_count(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
+) -> None:
     """Another user's leaving says nothing about this one."""
     await spool.append([make_envelope(1, recurrence=recurrence())])
     clock.now_ms += HOUR_MS
@@ -70,7 +85,9 @@ async def test_an_opposite_of_another_subject_does_not_count(spool, make_envelop
     assert await spool.append([make_envelope(1, recurrence=recurrence())]) == COPY
 
 
-async def test_an_opposite_before_it_does_not_count(spool, make_envelope, clock):
+async def test_an_opposite_before_it_does_not_count(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
+) -> None:
     """What matters is what came since this occurrence began."""
     await spool.append([make_envelope(2, recurrence=recurrence("unmatched"))])
     await spool.append([make_envelope(1, recurrence=recurrence())])
@@ -78,13 +95,17 @@ async def test_an_opposite_before_it_does_not_count(spool, make_envelope, clock)
     assert await spool.append([make_envelope(1, recurrence=recurrence())]) == COPY
 
 
-async def test_copies_within_one_append_are_one_event(spool, make_envelope):
+async def test_copies_within_one_append_are_one_event(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
     """A request that brings the same event twice brings it once."""
     envelope = make_envelope(1, recurrence=recurrence())
-    assert await spool.append([envelope, envelope]) == COPY.__class__(accepted=1, duplicates=1)
+    assert await spool.append([envelope, envelope]) == Receipt(accepted=1, duplicates=1)
 
 
-async def test_keys_live_as_long_as_the_retention(open_spool, make_envelope, clock):
+async def test_keys_live_as_long_as_the_retention(
+    open_spool: Callable[..., Awaitable[MemorySpool | SqliteSpool]], make_envelope: Callable[..., Envelope], clock: Any
+) -> None:
     """A copy is recognised over the whole retention, and may be taken for new some time after."""
     spool = await open_spool(SpoolLimits(retention_s=80_000))
     await spool.append([make_envelope(1)])

@@ -1,29 +1,38 @@
 """Damage is set aside and shown; what is sound is served on."""
 
+import asyncio
 import os
 import stat
-import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 
 from forwarder.errors import SpoolLocked, SpoolUnusable
-from forwarder.model import RouteName, State
+from forwarder.model import Envelope, RouteName, State
 from forwarder.ports import AuditRow, EventQuery
 from forwarder.spool.reading.archive import SqliteArchive
+from forwarder.spool.sqlite import SqliteSpool
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 
 
-async def lease(spool, *, fresh=1_000):
+async def lease(spool: SqliteSpool, *, fresh: int = 1_000) -> list[int]:
     """Lend what there is."""
     leases = await spool.lease(OUT, fresh_max=fresh, retry_max=100, bytes_max=10**7)
     return [one.sequence for one in leases]
 
 
-async def closed_with(open_sqlite, make_envelope, count, folder, **kwargs):
+async def closed_with(
+    open_sqlite: Callable[..., Awaitable[SqliteSpool]],
+    make_envelope: Callable[..., Envelope],
+    count: int,
+    folder: Path,
+    **kwargs: Any,
+) -> Path:
     """Make a folder with so many pending events."""
     spool = await open_sqlite(folder)
     await spool.append([make_envelope(n, **kwargs) for n in range(1, count + 1)])
@@ -31,7 +40,12 @@ async def closed_with(open_sqlite, make_envelope, count, folder, **kwargs):
     return folder / "spool.db"
 
 
-async def test_a_damaged_payload_is_quarantined(open_sqlite, reporter, make_envelope, tmp_path):
+async def test_a_damaged_payload_is_quarantined(
+    open_sqlite: Callable[..., Awaitable[SqliteSpool]],
+    reporter: Any,
+    make_envelope: Callable[..., Envelope],
+    tmp_path: Path,
+) -> None:
     """A payload that fails its checksum ends dead as a corrupt row; the rest, and its partition, go on."""
     path = await closed_with(open_sqlite, make_envelope, 4, tmp_path / "one", partition="")
     connection = apsw.Connection(str(path))
@@ -48,7 +62,9 @@ async def test_a_damaged_payload_is_quarantined(open_sqlite, reporter, make_enve
     assert (detail.row.state, detail.row.reason, detail.payload) == (State.DEAD, "corrupt row", None)
 
 
-async def test_a_damaged_head_lets_its_partition_go_on(open_sqlite, make_envelope, tmp_path):
+async def test_a_damaged_head_lets_its_partition_go_on(
+    open_sqlite: Callable[..., Awaitable[SqliteSpool]], make_envelope: Callable[..., Envelope], tmp_path: Path
+) -> None:
     """The next of a partition is lent when its head turns out to be damaged, however many are."""
     path = await closed_with(open_sqlite, make_envelope, 5, tmp_path / "one", partition="p")
     connection = apsw.Connection(str(path))
@@ -61,7 +77,9 @@ async def test_a_damaged_head_lets_its_partition_go_on(open_sqlite, make_envelop
     assert await lease(spool) == [5]
 
 
-async def test_a_damaged_retry_is_quarantined(open_sqlite, make_envelope, tmp_path):
+async def test_a_damaged_retry_is_quarantined(
+    open_sqlite: Callable[..., Awaitable[SqliteSpool]], make_envelope: Callable[..., Envelope], tmp_path: Path
+) -> None:
     """An event on a retry whose row went bad does not come back for ever."""
     spool = await open_sqlite(tmp_path / "one")
     await spool.append([make_envelope(n, partition="p") for n in range(1, 3)])
@@ -78,16 +96,19 @@ async def test_a_damaged_retry_is_quarantined(open_sqlite, make_envelope, tmp_pa
     assert facts.unsettled_bytes[OUT] < 1_000
 
 
-async def test_a_damaged_page_does_not_stop_the_rest(open_sqlite, reporter, make_envelope, tmp_path):
+async def test_a_damaged_page_does_not_stop_the_rest(
+    open_sqlite: Callable[..., Awaitable[SqliteSpool]],
+    make_envelope: Callable[..., Envelope],
+    tmp_path: Path,
+) -> None:
     """Events on a page that cannot be read are quarantined; all others are lent, listed and settled."""
     path = await closed_with(open_sqlite, make_envelope, 200, tmp_path / "one", payload=b"x" * 600)
     connection = apsw.Connection(str(path))
-    leaves = connection.execute(
-        "SELECT pageno FROM dbstat WHERE name = 'events' AND pagetype = 'leaf' ORDER BY pageno"
-    ).fetchall()
+    pages = connection.execute("SELECT pageno FROM dbstat WHERE name = 'events' AND pagetype = 'leaf' ORDER BY pageno")
+    leaves = [int(str(row[0])) for row in pages]
     connection.close()
     with path.open("r+b") as file:
-        file.seek((leaves[len(leaves) // 2][0] - 1) * 4096)
+        file.seek((leaves[len(leaves) // 2] - 1) * 4096)
         file.write(b"\xff" * 4096)
     spool = await open_sqlite(tmp_path / "one")
     sound: list[int] = []
@@ -108,17 +129,19 @@ async def test_a_damaged_page_does_not_stop_the_rest(open_sqlite, reporter, make
 
 
 @pytest.mark.parametrize("content", [b"this is no database" * 300, b"SQLite format 3\0" + b"\xff" * 9_000])
-async def test_a_file_that_is_no_database_is_refused(open_sqlite, tmp_path, content):
+async def test_a_file_that_is_no_database_is_refused(
+    open_sqlite: Callable[..., Awaitable[SqliteSpool]], tmp_path: Path, content: bytes
+) -> None:
     """The refusal names the file and says what to do; the lock is free again."""
     folder = tmp_path / "one"
     folder.mkdir()
     (folder / "spool.db").write_bytes(content)
     for _ in range(2):
-        with pytest.raises(SpoolUnusable, match="spool.db"):
+        with pytest.raises(SpoolUnusable, match=r"spool\.db"):
             await open_sqlite(folder)
 
 
-async def test_a_newer_schema_is_refused(open_sqlite, tmp_path):
+async def test_a_newer_schema_is_refused(open_sqlite: Callable[..., Awaitable[SqliteSpool]], tmp_path: Path) -> None:
     """A folder that a later version wrote is left alone, by daemon and commands."""
     spool = await open_sqlite(tmp_path / "one")
     await spool.close()
@@ -131,7 +154,7 @@ async def test_a_newer_schema_is_refused(open_sqlite, tmp_path):
         await SqliteArchive.open(tmp_path / "one")
 
 
-async def test_a_folder_has_one_owner(open_sqlite, tmp_path):
+async def test_a_folder_has_one_owner(open_sqlite: Callable[..., Awaitable[SqliteSpool]], tmp_path: Path) -> None:
     """A second spool in the same folder is refused with the owner's pid; after a close it is welcome."""
     spool = await open_sqlite(tmp_path / "one")
     with pytest.raises(SpoolLocked, match=str(os.getpid())):
@@ -140,7 +163,9 @@ async def test_a_folder_has_one_owner(open_sqlite, tmp_path):
     await open_sqlite(tmp_path / "one")
 
 
-async def test_the_folder_is_closed_to_others(open_sqlite, make_envelope, tmp_path):
+async def test_the_folder_is_closed_to_others(
+    open_sqlite: Callable[..., Awaitable[SqliteSpool]], make_envelope: Callable[..., Envelope], tmp_path: Path
+) -> None:
     """The folder is 0700 and every file in it 0600, whatever the umask."""
     spool = await open_sqlite(tmp_path / "one")
     await spool.append([make_envelope(1)])
@@ -151,14 +176,18 @@ async def test_the_folder_is_closed_to_others(open_sqlite, make_envelope, tmp_pa
     assert set(modes.values()) == {0o600}
 
 
-async def test_a_path_that_cannot_be_a_folder_is_refused(open_sqlite, tmp_path):
+async def test_a_path_that_cannot_be_a_folder_is_refused(
+    open_sqlite: Callable[..., Awaitable[SqliteSpool]], tmp_path: Path
+) -> None:
     """The refusal names the setting to change."""
     (tmp_path / "file").write_text("x")
     with pytest.raises(SpoolUnusable, match="FORWARDER_DATA_DIR"):
         await open_sqlite(tmp_path / "file")
 
 
-async def test_a_stopped_daemons_folder_can_be_read(open_sqlite, make_envelope, tmp_path):
+async def test_a_stopped_daemons_folder_can_be_read(
+    open_sqlite: Callable[..., Awaitable[SqliteSpool]], make_envelope: Callable[..., Envelope], tmp_path: Path
+) -> None:
     """An archive needs no daemon, takes no lock and changes nothing."""
     with pytest.raises(SpoolUnusable, match="holds no spool"):
         await SqliteArchive.open(tmp_path)
@@ -177,7 +206,7 @@ async def test_a_stopped_daemons_folder_can_be_read(open_sqlite, make_envelope, 
     await archive.close()
 
 
-async def test_a_killed_daemons_folder_can_be_read(tmp_path):
+async def test_a_killed_daemons_folder_can_be_read(tmp_path: Path) -> None:
     """What is only in the log of a killed daemon is read too, and its lock is gone with it."""
     code = (
         "import sys; from pathlib import Path; from forwarder.spool.store.database import open_writer\n"
@@ -188,7 +217,10 @@ async def test_a_killed_daemons_folder_can_be_read(tmp_path):
     folder = tmp_path / "one"
     folder.mkdir()
     root = str(Path(__file__).parents[2])
-    subprocess.run([sys.executable, "-c", code, folder], env={**os.environ, "PYTHONPATH": root}, check=False)
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, folder, env={**os.environ, "PYTHONPATH": root}
+    )
+    await child.wait()
     archive = await SqliteArchive.open(folder)
     assert len(await archive.audit(limit=5)) == 1
     await archive.close()

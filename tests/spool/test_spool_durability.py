@@ -4,28 +4,33 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from forwarder.errors import ForwarderError
-from forwarder.model import RouteName, State
+from forwarder.model import Envelope, Lease, RouteName, State
 from forwarder.ports import EventQuery
 from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.sqlite import SqliteSpool
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 IN = RouteName.RUDDERSTACK_TO_COURIER
 
 
-async def lease(spool, route=OUT, *, fresh=100):
+async def lease(spool: SqliteSpool, route: RouteName = OUT, *, fresh: int = 100) -> Sequence[Lease]:
     """Lend what there is."""
     return await spool.lease(route, fresh_max=fresh, retry_max=100, bytes_max=10**7)
 
 
-async def work_until_cut(spool, disk, make_envelope, folder, *, rounds=40):
+async def work_until_cut(
+    spool: SqliteSpool, disk: Any, make_envelope: Callable[..., Envelope], folder: Path, *, rounds: int = 40
+) -> tuple[set[int], set[int]]:
     """Append, settle and give back; cut the power in the middle of it; return what was acknowledged."""
     acknowledged: set[int] = set()
     settled: set[int] = set()
 
-    async def append(number):
+    async def append(number: int) -> None:
         await spool.append([make_envelope(number, partition="p" if number % 5 == 0 else "")])
         acknowledged.add(number)
 
@@ -49,14 +54,19 @@ async def work_until_cut(spool, disk, make_envelope, folder, *, rounds=40):
     raise AssertionError
 
 
-async def survivors(spool):
+async def survivors(spool: SqliteSpool) -> tuple[set[int], set[int]]:
     """Return the numbers of all events and of the delivered ones."""
     rows = (await spool.events(EventQuery(limit=100_000))).rows
     numbers = {int(row.labels.message_id[1:]): row.state for row in rows}
     return set(numbers), {n for n, state in numbers.items() if state is State.DELIVERED}
 
 
-async def test_a_power_cut_loses_nothing_acknowledged(open_sqlite, disk, make_envelope, tmp_path):
+async def test_a_power_cut_loses_nothing_acknowledged(
+    open_sqlite: Callable[..., Awaitable[SqliteSpool]],
+    disk: Any,
+    make_envelope: Callable[..., Envelope],
+    tmp_path: Path,
+) -> None:
     """What was answered is there after the cut, settled events stay settled, and the books balance."""
     spool = await open_sqlite(limits=SpoolLimits(wal_pages_max=50), vfs=disk.vfs_name)
     after = tmp_path / "after"
@@ -68,7 +78,12 @@ async def test_a_power_cut_loses_nothing_acknowledged(open_sqlite, disk, make_en
     assert (await again.facts()).books[OUT].is_balanced()
 
 
-async def test_the_power_cut_would_be_noticed(open_sqlite, disk, make_envelope, tmp_path):
+async def test_the_power_cut_would_be_noticed(
+    open_sqlite: Callable[..., Awaitable[SqliteSpool]],
+    disk: Any,
+    make_envelope: Callable[..., Envelope],
+    tmp_path: Path,
+) -> None:
     """Control: on a disk that does not sync, the same check finds events missing."""
     spool = await open_sqlite(limits=SpoolLimits(wal_pages_max=50), vfs=disk.vfs_name)
     disk.is_lying = True
@@ -89,6 +104,7 @@ from forwarder.clock import SystemClock
 from forwarder.model import Envelope, RouteName, State
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
+from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
 
@@ -100,7 +116,7 @@ async def main():
     spool = await SqliteSpool.open(Path(sys.argv[1]), limits=SpoolLimits(), clock=clock, reporter=reporter)
     numbers = iter(range(1, 10**9))
 
-    async def append():
+    async def append() -> None:
         for number in numbers:
             await spool.append([Envelope(
                 route=ROUTES[number % 2], event_key=number.to_bytes(16, "big"), partition_key=str(number % 7),
@@ -109,7 +125,7 @@ async def main():
             sys.stdout.write(f"{number}\\n")
             sys.stdout.flush()
 
-    async def settle(route):
+    async def settle(route: RouteName):
         while True:
             await spool.wait_for_work(route, timeout_s=1)
             leases = await spool.lease(route, fresh_max=10, retry_max=10, bytes_max=10**6)
@@ -125,7 +141,9 @@ asyncio.run(main())
 """
 
 
-async def test_kill_9_loses_nothing_acknowledged(open_sqlite, tmp_path):
+async def test_kill_9_loses_nothing_acknowledged(
+    open_sqlite: Callable[..., Awaitable[SqliteSpool]], tmp_path: Path
+) -> None:
     """A process that is killed in full flight leaves every acknowledged event, and books that balance."""
     folder = tmp_path / "killed"
     child = await asyncio.create_subprocess_exec(
@@ -137,7 +155,7 @@ async def test_kill_9_loses_nothing_acknowledged(open_sqlite, tmp_path):
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert child.stdout is not None
-    acknowledged = set()
+    acknowledged: set[int] = set()
     while len(acknowledged) < 600:
         acknowledged.add(int(await asyncio.wait_for(child.stdout.readline(), 20)))
     child.send_signal(signal.SIGKILL)

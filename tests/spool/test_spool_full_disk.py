@@ -4,33 +4,38 @@ import asyncio
 import os
 import shutil
 import subprocess
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from forwarder.errors import SpoolClosed, SpoolFull
-from forwarder.model import RouteName, State
+from forwarder.model import Envelope, RouteName, State
 from forwarder.ports import EventQuery
 from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.sqlite import SqliteSpool
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 SMALL = SpoolLimits(reserve_bytes=65_536)
 
 
-async def lease(spool, *, fresh=100, retry=100):
+async def lease(spool: SqliteSpool, *, fresh: int = 100, retry: int = 100) -> list[int]:
     """Lend what there is."""
     leases = await spool.lease(OUT, fresh_max=fresh, retry_max=retry, bytes_max=10**7)
     return [one.sequence for one in leases]
 
 
-async def eventually(check, *, within_s=5.0):
+async def eventually(check: Callable[[], bool], *, within_s: float = 5.0) -> None:
     """Wait until something holds."""
     async with asyncio.timeout(within_s):
         while not check():
             await asyncio.sleep(0.02)
 
 
-async def test_settlements_are_kept_until_the_disk_has_room(open_sqlite, disk, reporter, make_envelope):
+async def test_settlements_are_kept_until_the_disk_has_room(
+    open_sqlite: Callable[..., Awaitable[SqliteSpool]], disk: Any, reporter: Any, make_envelope: Callable[..., Envelope]
+) -> None:
     """While settling cannot commit, nothing is lent and nothing is lost; then all of it is written down."""
     spool = await open_sqlite(limits=SMALL, vfs=disk.vfs_name)
     await spool.append([make_envelope(n) for n in range(1, 6)])
@@ -63,7 +68,9 @@ async def test_settlements_are_kept_until_the_disk_has_room(open_sqlite, disk, r
     assert books.is_balanced()
 
 
-async def test_the_first_refused_append_stores_nothing(open_sqlite, disk, reporter, make_envelope):
+async def test_the_first_refused_append_stores_nothing(
+    open_sqlite: Callable[..., Awaitable[SqliteSpool]], disk: Any, reporter: Any, make_envelope: Callable[..., Envelope]
+) -> None:
     """The append that finds the disk full is refused whole, and its key stays unknown."""
     spool = await open_sqlite(limits=SMALL, vfs=disk.vfs_name)
     disk.is_full = True
@@ -77,7 +84,13 @@ async def test_the_first_refused_append_stores_nothing(open_sqlite, disk, report
 
 
 @pytest.mark.parametrize("budget_bytes", range(0, 60_000, 6_000))
-async def test_a_disk_that_fills_at_any_point_keeps_the_books(open_sqlite, disk, reporter, make_envelope, budget_bytes):
+async def test_a_disk_that_fills_at_any_point_keeps_the_books(
+    open_sqlite: Callable[..., Awaitable[SqliteSpool]],
+    disk: Any,
+    reporter: Any,
+    make_envelope: Callable[..., Envelope],
+    budget_bytes: int,
+) -> None:
     """Wherever in a transaction the last byte goes, each append is whole or refused."""
     spool = await open_sqlite(limits=SMALL, vfs=disk.vfs_name)
     await spool.append([make_envelope(0)])
@@ -98,7 +111,9 @@ async def test_a_disk_that_fills_at_any_point_keeps_the_books(open_sqlite, disk,
     assert len((await spool.events(EventQuery(limit=100))).rows) == books.accepted
 
 
-async def test_a_disk_that_cannot_be_written_is_like_a_full_one(open_sqlite, disk, reporter, make_envelope):
+async def test_a_disk_that_cannot_be_written_is_like_a_full_one(
+    open_sqlite: Callable[..., Awaitable[SqliteSpool]], disk: Any, reporter: Any, make_envelope: Callable[..., Envelope]
+) -> None:
     """An I/O error shuts the doors until it passes."""
     spool = await open_sqlite(limits=SMALL, vfs=disk.vfs_name)
     disk.is_broken = True
@@ -109,7 +124,12 @@ async def test_a_disk_that_cannot_be_written_is_like_a_full_one(open_sqlite, dis
     assert (await spool.append([make_envelope(1)])).accepted == 1
 
 
-async def test_closing_on_a_full_disk_ends(open_sqlite, disk, make_envelope, tmp_path):
+async def test_closing_on_a_full_disk_ends(
+    open_sqlite: Callable[..., Awaitable[SqliteSpool]],
+    disk: Any,
+    make_envelope: Callable[..., Envelope],
+    tmp_path: Path,
+) -> None:
     """What could not be settled is told so, and is pending after the next start."""
     spool = await open_sqlite(limits=SMALL, vfs=disk.vfs_name)
     await spool.append([make_envelope(1)])
@@ -126,7 +146,7 @@ async def test_closing_on_a_full_disk_ends(open_sqlite, disk, make_envelope, tmp
 
 
 @pytest.fixture
-def tiny_disk(tmp_path):
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     """Mount a real disk of three MiB; skip where that is not allowed."""
     mount, umount = shutil.which("mount"), shutil.which("umount")
     if os.geteuid() or mount is None or umount is None:
@@ -140,7 +160,12 @@ def tiny_disk(tmp_path):
     subprocess.run([umount, "-l", folder], check=True)
 
 
-async def test_a_real_disk_fills_and_recovers(open_sqlite, reporter, make_envelope, tiny_disk: Path):
+async def test_a_real_disk_fills_and_recovers(
+    open_sqlite: Callable[..., Awaitable[SqliteSpool]],
+    reporter: Any,
+    make_envelope: Callable[..., Envelope],
+    tiny_disk: Path,
+) -> None:
     """On a disk of three MiB: refused when full, settled from the reserve, accepting once there is room."""
     limits = SpoolLimits(reserve_bytes=262_144, wal_pages_max=100)
     spool = await open_sqlite(tiny_disk / "data", limits=limits)

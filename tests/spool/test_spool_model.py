@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import structlog
 from hypothesis import HealthCheck, given, settings
@@ -69,7 +70,7 @@ class Pair:
         reporter = Reporter(Metrics(), structlog.get_logger())
         self.real = await SqliteSpool.open(self.folder, limits=LIMITS, clock=self.clock, reporter=reporter)
 
-    async def both(self, name: str, *args: object, **kwargs: object) -> object:
+    async def both(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Do the same to both and compare what they say."""
         expected = await getattr(self.model, name)(*args, **kwargs)
         got = await getattr(self.real, name)(*args, **kwargs)
@@ -80,7 +81,7 @@ class Pair:
         """Return some of the lent ones."""
         return list(dict.fromkeys(self.lent[pick % len(self.lent)] for pick in picks)) if self.lent else []
 
-    async def step(self, name: str, *args: object) -> None:
+    async def step(self, name: str, *args: Any) -> None:
         """Do one step."""
         await getattr(self, f"do_{name}")(*args)
         await self.compare()
@@ -96,12 +97,7 @@ class Pair:
         await self.both("append", [self.envelope(1, key=key, recurrence=recurrence)])
 
     def envelope(
-        self,
-        number: int,
-        *,
-        has_order: bool = False,
-        key: bytes | None = None,
-        recurrence: Recurrence | None = None,
+        self, number: int, *, has_order: bool = False, key: bytes | None = None, recurrence: Recurrence | None = None
     ) -> Envelope:
         """Return an envelope."""
         return Envelope(
@@ -117,13 +113,13 @@ class Pair:
     async def do_lease(self, route: RouteName, fresh: int, retry: int, size: int) -> None:
         """Lease."""
         leases = await self.both("lease", route, fresh_max=fresh, retry_max=retry, bytes_max=size)
-        self.lent += [lease.sequence for lease in leases]  # type: ignore[attr-defined]  # both returned leases
+        self.lent += [lease.sequence for lease in leases]
 
     async def do_newest(self, route: RouteName) -> None:
         """Lease from the other end."""
         lease = await self.both("lease_newest", route)
         if lease is not None:
-            self.lent.append(lease.sequence)  # type: ignore[attr-defined]  # both returned a lease
+            self.lent.append(lease.sequence)
 
     async def do_complete(self, picks: list[int], state: State, has_attempt: bool) -> None:  # noqa: FBT001 - drawn
         """Complete."""
@@ -192,7 +188,7 @@ class Pair:
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(steps, min_size=5, max_size=40))
-def test_both_spools_do_the_same(history):
+def test_both_spools_do_the_same(history: list[tuple[Any, ...]]) -> None:
     """Any history gives the same leases, books and listings in both, and the books always balance."""
 
     async def run() -> None:

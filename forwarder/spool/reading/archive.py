@@ -25,9 +25,10 @@ from forwarder.ports import (
     SpoolFacts,
 )
 from forwarder.spool.reading.detail import read_detail
+from forwarder.spool.reading.groups import group_by_reason
 from forwarder.spool.reading.search import search
 from forwarder.spool.store.codes import ROUTE_CODES, ROUTES, STATE_CODES, Account
-from forwarder.spool.store.database import open_reader
+from forwarder.spool.store.database import Reader, open_reader
 
 T = TypeVar("T")
 BookAmounts = dict[tuple[int, int], int]
@@ -105,18 +106,9 @@ class SqliteArchive:
 
     async def reasons(self, route: RouteName | None, state: State, *, limit: int) -> Sequence[ReasonGroup]:
         """Group settled, not discarded events by reason, largest first."""
-        rows = await self._read(
-            lambda connection: connection.execute(
-                "SELECT reason, sum(count), max(sample), max(last_at_ms) FROM (SELECT reason, count, last_at_ms, "
-                "(SELECT max(sequence) FROM outcomes o WHERE o.reason_id = r.reason_id AND is_discarded = 0) AS sample "
-                "FROM reasons r WHERE state = ?1 AND count > 0 AND (?2 IS NULL OR route = ?2)) "
-                "GROUP BY reason ORDER BY 2 DESC, reason LIMIT ?3",
-                (STATE_CODES[state], _code(route), limit),
-            ).fetchall()
+        return await self._read(
+            lambda connection: group_by_reason(connection, STATE_CODES[state], _code(route), limit=limit)
         )
-        return [
-            ReasonGroup(reason=row[0], count=row[1], sample_sequence=row[2] or 0, last_at_ms=row[3]) for row in rows
-        ]
 
     async def audit(self, *, limit: int) -> Sequence[AuditRow]:
         """List the audit log, newest first."""
@@ -138,12 +130,12 @@ class SqliteArchive:
         )
         return None if row is None else bytes(row[0])
 
-    async def _read(self, work: Callable[[apsw.Connection], T]) -> T:
+    async def _read(self, work: Callable[[Reader], T]) -> T:
         if self._is_closed:
             raise SpoolClosed("the spool is closed")
         return await asyncio.get_running_loop().run_in_executor(self._executor, lambda: self._in_one_view(work))
 
-    def _in_one_view(self, work: Callable[[apsw.Connection], T]) -> T:
+    def _in_one_view(self, work: Callable[[Reader], T]) -> T:
         """Run several statements over one moment of the database."""
         self._connection.execute("BEGIN")
         try:
@@ -151,7 +143,7 @@ class SqliteArchive:
         finally:
             self._connection.execute("ROLLBACK")
 
-    def _facts(self, connection: apsw.Connection) -> SpoolFacts:
+    def _facts(self, connection: Reader) -> SpoolFacts:
         if self._live is not None:
             amounts, refusal, cap = self._live()
         else:
@@ -194,7 +186,7 @@ def _books(amounts: BookAmounts, route: int) -> Books:
     )
 
 
-def _oldest_ms(connection: apsw.Connection, route: int) -> int | None:
+def _oldest_ms(connection: Reader, route: int) -> int | None:
     # What is blocked stands behind an older one, so it is never the oldest.
     row = connection.execute(
         "SELECT received_at_ms FROM events WHERE sequence = (SELECT min(oldest) FROM ("

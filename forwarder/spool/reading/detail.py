@@ -9,8 +9,9 @@ from forwarder.ports import EventDetail
 from forwarder.spool.reading.rows import EVENT_COLUMNS, attempt_of, damaged_row, event_row, is_pending
 from forwarder.spool.reading.standings import standing_of
 from forwarder.spool.store.attempts import unpack_ids
+from forwarder.spool.store.database import Reader
 
-_EVENT = f"SELECT {EVENT_COLUMNS}, event_key, checksum, payload FROM events WHERE sequence = ?"
+_EVENT = f"SELECT {EVENT_COLUMNS}, event_key, checksum, payload FROM events WHERE sequence = ?"  # noqa: S608 - our own columns
 _ATTEMPTS = (
     "SELECT at_ms, duration_ms, operation, status, outcome, reason, answer FROM attempts "
     "WHERE attempt_id IN carray(?) ORDER BY attempt_id"
@@ -18,7 +19,7 @@ _ATTEMPTS = (
 _ATTEMPTS_MAX = 10
 
 
-def read_detail(connection: apsw.Connection, sequence: int) -> EventDetail | None:
+def read_detail(connection: Reader, sequence: int) -> EventDetail | None:
     """Return the event, or None when it is not known."""
     try:
         row = connection.execute(_EVENT, (sequence,)).fetchone()
@@ -39,7 +40,7 @@ def read_detail(connection: apsw.Connection, sequence: int) -> EventDetail | Non
     )
 
 
-def _damaged(connection: apsw.Connection, sequence: int) -> EventDetail | None:
+def _damaged(connection: Reader, sequence: int) -> EventDetail | None:
     """Show what is known beside a row that cannot be read."""
     for route in (0, 1):
         standing = standing_of(connection, route, sequence)
@@ -49,7 +50,7 @@ def _damaged(connection: apsw.Connection, sequence: int) -> EventDetail | None:
     return None
 
 
-def _attempt_ids(connection: apsw.Connection, route: int, sequence: int) -> list[int]:
+def _attempt_ids(connection: Reader, route: int, sequence: int) -> list[int]:
     retry = connection.execute(
         "SELECT attempt_ids FROM retries WHERE route = ? AND sequence = ?", (route, sequence)
     ).fetchone()

@@ -15,6 +15,7 @@ from forwarder.spool.reading.standings import standing_of
 from forwarder.spool.reading.streams import PrintStream, Stream, TableStream, UnionStream, built_to, label_needle
 from forwarder.spool.reading.times import BlockTimes
 from forwarder.spool.store.codes import PENDING, ROUTE_CODES, ROUTES, STATE_CODES
+from forwarder.spool.store.database import Reader
 from forwarder.spool.store.segments import KIND_EVENT, KIND_MESSAGE, KIND_ROUTE, KIND_USER
 
 _BUDGET_S = 0.12
@@ -22,13 +23,13 @@ _EVENT = f"SELECT {EVENT_COLUMNS} FROM events WHERE sequence = ?"  # noqa: S608 
 _HAS_TEXT = "SELECT instr(payload, ?) FROM events WHERE sequence = ?"
 
 
-def search(connection: apsw.Connection, query: EventQuery, *, now_s: Callable[[], float]) -> EventPage:
+def search(connection: Reader, query: EventQuery, *, now_s: Callable[[], float]) -> EventPage:
     """Return one page; `now_s` is a monotonic clock."""
     return _Walk(connection, query, now_s).page()
 
 
 class _Walk:
-    def __init__(self, connection: apsw.Connection, query: EventQuery, now_s: Callable[[], float]) -> None:
+    def __init__(self, connection: Reader, query: EventQuery, now_s: Callable[[], float]) -> None:
         self._connection = connection
         self._query = query
         self._now_s = now_s

@@ -1,9 +1,8 @@
 """Find out where events are: an event is where its sequence is found."""
 
-import apsw
-
 from forwarder.spool.reading.rows import Standing
 from forwarder.spool.store.codes import PENDING, SETTLED_CODES
+from forwarder.spool.store.database import Reader
 
 _OUTCOME = (
     "SELECT o.state, o.settled_at_ms, o.attempts, r.reason, o.is_discarded FROM outcomes o "
@@ -15,7 +14,7 @@ _RETRY = (
 )
 
 
-def standing_of(connection: apsw.Connection, route: int, sequence: int) -> Standing:
+def standing_of(connection: Reader, route: int, sequence: int) -> Standing:
     """Return where an event of this route is."""
     for state in SETTLED_CODES:
         row = connection.execute(_OUTCOME, (route, state, sequence)).fetchone()

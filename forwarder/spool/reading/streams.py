@@ -9,6 +9,7 @@ from typing import Protocol
 
 import apsw
 
+from forwarder.spool.store.database import Reader
 from forwarder.spool.store.segments import SEGMENT_EVENTS, fingerprint
 
 _CHUNK = 64
@@ -29,7 +30,7 @@ class TableStream:
     """The sequences that a statement selects, read in chunks."""
 
     def __init__(
-        self, connection: apsw.Connection, table: str, condition: str, values: Sequence[object], *, is_up: bool
+        self, connection: Reader, table: str, condition: str, values: Sequence[object], *, is_up: bool
     ) -> None:
         compare, order = (">=", "ASC") if is_up else ("<=", "DESC")
         # Table and condition are this package's own words; values are bound.
@@ -90,7 +91,7 @@ class PrintStream:
     """
 
     def __init__(
-        self, connection: apsw.Connection, *, kind: int, needle: bytes, built_to: int, rest: Stream, is_up: bool
+        self, connection: Reader, *, kind: int, needle: bytes, built_to: int, rest: Stream, is_up: bool
     ) -> None:
         self._connection = connection
         self._kind = kind
@@ -158,7 +159,7 @@ def label_needle(text: str) -> bytes:
     return fingerprint(text).to_bytes(_PRINT_BYTES, "little")
 
 
-def built_to(connection: apsw.Connection) -> int:
+def built_to(connection: Reader) -> int:
     """Return the first sequence that is in no block of prints yet."""
     row = connection.execute("SELECT max(segment) FROM segments WHERE kind = 0").fetchone()
     return 0 if row[0] is None else (int(row[0]) + 1) * SEGMENT_EVENTS

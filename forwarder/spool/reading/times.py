@@ -4,10 +4,9 @@ Sequences follow the time of arrival only roughly (a clock may be set back), so 
 own earliest and latest time, and what is left is checked row by row.
 """
 
-import apsw
-
 from forwarder.ports import EventQuery
 from forwarder.spool.reading.streams import TableStream
+from forwarder.spool.store.database import Reader
 from forwarder.spool.store.segments import KIND_ROUTE, SEGMENT_EVENTS
 
 _FOREVER_MS = 2**62
@@ -16,14 +15,14 @@ _FOREVER_MS = 2**62
 class BlockTimes:
     """The sequences that may have been received within the query's range."""
 
-    def __init__(self, connection: apsw.Connection, query: EventQuery, built_to: int, *, is_up: bool) -> None:
+    def __init__(self, connection: Reader, query: EventQuery, built_to: int, *, is_up: bool) -> None:
         from_ms = query.received_from_ms if query.received_from_ms is not None else 0
         to_ms = query.received_to_ms if query.received_to_ms is not None else _FOREVER_MS
         rows = connection.execute(
             "SELECT segment FROM segments WHERE kind = ? AND high_ms >= ? AND low_ms < ? ORDER BY segment",
             (KIND_ROUTE, from_ms, to_ms),
         ).fetchall()
-        self._blocks = [row[0] for row in rows] if is_up else [row[0] for row in reversed(rows)]
+        self._blocks: list[int] = [row[0] for row in (rows if is_up else reversed(rows))]
         self._position = 0
         self._built_to = built_to
         self._is_up = is_up

@@ -3,6 +3,7 @@
 import os
 from importlib import resources
 from pathlib import Path
+from typing import Any, Protocol
 
 import apsw
 
@@ -13,6 +14,16 @@ SCHEMA_VERSION = 1
 _PAGE_BYTES = 4096
 _CACHE_KIB = 65_536
 _BUSY_MS = 5_000
+
+
+class Reader(Protocol):
+    """A connection as those see it who read: rows are typed by who knows the schema."""
+
+    def execute(self, statements: str, bindings: Any = None, /) -> Any:
+        """Run a statement."""
+
+    def pragma(self, name: str, /) -> Any:
+        """Return a setting or a fact of the database."""
 
 
 def prepare_folder(folder: Path) -> None:

@@ -1,8 +1,7 @@
 """What is tidied between commits, in steps small enough that no append notices."""
 
-import apsw
-
 from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.store.database import Reader
 from forwarder.spool.store.keys import KnownKeys
 from forwarder.spool.store.retention import Sweep
 from forwarder.spool.store.segments import Segments, drop_empty_segments
@@ -17,7 +16,7 @@ _PAGES_PER_VACUUM = 200
 class Housekeeping:
     """Decide what to tidy next and do one step of it: space first, then age, then order."""
 
-    def __init__(self, connection: apsw.Connection, limits: SpoolLimits, keys: KnownKeys) -> None:
+    def __init__(self, connection: Reader, limits: SpoolLimits, keys: KnownKeys) -> None:
         self._connection = connection
         self._retention_ms = limits.retention_s * 1000
         self._keys = keys

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import apsw
 
+from forwarder.spool.store.database import Reader
 from forwarder.spool.store.transaction import Transaction
 
 BUCKETS_PER_RETENTION = 8
@@ -26,7 +27,7 @@ class Bucket:
 class KnownKeys:
     """Look keys up in all buckets and add to the newest. Lives on the writer thread."""
 
-    def __init__(self, connection: apsw.Connection, *, retention_s: int) -> None:
+    def __init__(self, connection: Reader, *, retention_s: int) -> None:
         self._connection = connection
         self._retention_ms = retention_s * 1000
         self._span_ms = max(1, self._retention_ms // BUCKETS_PER_RETENTION)

@@ -15,12 +15,10 @@ from forwarder.spool.recurrence import lane_of
 from forwarder.spool.store.codes import ROUTES
 from forwarder.spool.store.transaction import Candidate, Transaction
 
-_COLUMNS = (
-    "e.sequence, e.route, e.event_key, e.partition, e.received_at_ms, e.source, e.type, e.event, e.message_id, "
-    "e.user_id, e.checksum, e.payload, p.data, r.attempts, r.first_failed_ms, r.not_before_ms"
-)
 _PENDING = (
-    f"SELECT {_COLUMNS} FROM events e LEFT JOIN progress p USING (sequence) "
+    "SELECT e.sequence, e.route, e.event_key, e.partition, e.received_at_ms, e.source, e.type, e.event, e.message_id, "
+    "e.user_id, e.checksum, e.payload, p.data, r.attempts, r.first_failed_ms, r.not_before_ms "
+    "FROM events e LEFT JOIN progress p USING (sequence) "
     "LEFT JOIN retries r ON r.route = e.route AND r.sequence = e.sequence"
 )
 _ONE = f"{_PENDING} WHERE e.sequence = ?"

@@ -13,6 +13,7 @@ from zlib import crc32
 
 import apsw
 
+from forwarder.spool.store.database import Reader
 from forwarder.spool.store.transaction import Transaction
 
 SEGMENT_EVENTS = 2_048
@@ -33,7 +34,7 @@ def fingerprint(text: str) -> int:
 class Segments:
     """Build the blocks that are full."""
 
-    def __init__(self, connection: apsw.Connection) -> None:
+    def __init__(self, connection: Reader) -> None:
         self._connection = connection
         self._built = 0
         self._salvaged: list[LabelRow] | None = None
@@ -73,11 +74,12 @@ class Segments:
         if self._salvaged is not None:
             return self._salvaged
         try:
-            return transaction.execute(_LABELS, (first, first + SEGMENT_EVENTS)).fetchall()
+            rows: list[LabelRow] = transaction.execute(_LABELS, (first, first + SEGMENT_EVENTS)).fetchall()
         except apsw.CorruptError:
             # A transaction that met a damaged page cannot write: the next one takes what was readable.
             self._salvaged = _read_singly(self._connection, first)
             raise
+        return rows
 
 
 def drop_empty_segments(transaction: Transaction) -> None:
@@ -88,7 +90,7 @@ def drop_empty_segments(transaction: Transaction) -> None:
         transaction.execute("DELETE FROM segments WHERE kind = ? AND segment < ?", (kind, lowest // SEGMENT_EVENTS - 1))
 
 
-def _read_singly(connection: apsw.Connection, first: int) -> list[LabelRow]:
+def _read_singly(connection: Reader, first: int) -> list[LabelRow]:
     rows: list[LabelRow] = []
     for sequence in range(first, first + SEGMENT_EVENTS):
         with contextlib.suppress(apsw.CorruptError):

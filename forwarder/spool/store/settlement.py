@@ -18,6 +18,9 @@ from forwarder.spool.store.transaction import Candidate, Transaction
 
 _OUTCOME = "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)"
 
+_READY = "INSERT OR IGNORE INTO ready VALUES (?, ?)"
+_BLOCK = "INSERT OR IGNORE INTO blocked VALUES (?, ?)"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
@@ -176,7 +179,7 @@ def _release_one(
     is_behind = _is_behind(transaction, candidate)
     ids = add_id(ids, attempt_id, attempts_max=transaction.limits.attempts_max)
     if not attempts and not wish.not_before_ms and not ids:
-        execute(f"INSERT OR IGNORE INTO {'blocked' if is_behind else 'ready'} VALUES (?, ?)", (route, sequence))
+        execute(_BLOCK if is_behind else _READY, (route, sequence))
         return Released(candidate, 0, None, None, is_behind)
     execute("DELETE FROM blocked WHERE route = ? AND sequence = ?", (route, sequence))
     reason_id = intern_reason(transaction, route, PENDING, wish.reason, count=1)

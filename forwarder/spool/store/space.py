@@ -11,6 +11,7 @@ from forwarder.model import State
 from forwarder.spool.capacity import YIELD_FRACTION
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.store.codes import STATE_CODES
+from forwarder.spool.store.database import Reader
 from forwarder.spool.store.keys import KnownKeys
 from forwarder.spool.store.retention import OutcomeRow, purge
 from forwarder.spool.store.transaction import Transaction
@@ -26,7 +27,7 @@ _OLDEST_ROWS = (
 _REST_MS = 5_000  # after everything was given: before it is looked through again
 
 
-def used_bytes(connection: apsw.Connection) -> int:
+def used_bytes(connection: Reader) -> int:
     """Return the bytes of the pages that hold something."""
     pages = int(connection.pragma("page_count")) - int(connection.pragma("freelist_count"))
     return pages * 4096
@@ -35,7 +36,7 @@ def used_bytes(connection: apsw.Connection) -> int:
 class Yielding:
     """Give history up, as long as more than nine tenths of the cap are used."""
 
-    def __init__(self, connection: apsw.Connection, limits: SpoolLimits, keys: KnownKeys) -> None:
+    def __init__(self, connection: Reader, limits: SpoolLimits, keys: KnownKeys) -> None:
         self._connection = connection
         self._threshold = int(limits.bytes_max * YIELD_FRACTION)
         self._keys = keys

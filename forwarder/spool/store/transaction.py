@@ -5,13 +5,16 @@ here and reach memory only when the commit succeeded, so that a rolled-back tran
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import apsw
 
 from forwarder.model import Lease
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.store.codes import Account
+from forwarder.spool.store.database import Reader
 
 BookChanges = defaultdict[tuple[int, int], int]
 
@@ -54,8 +57,9 @@ class Transaction:
 
     def __init__(self, connection: apsw.Connection, memory: Memory, limits: SpoolLimits, *, now_ms: int) -> None:
         self.connection = connection
-        self.execute = connection.execute
-        self.executemany = connection.executemany
+        # Rows are typed where they are read: SQLite's own types are wider than the schema's.
+        self.execute: Callable[..., Any] = connection.execute
+        self.executemany: Callable[..., Any] = connection.executemany
         self.limits = limits
         self.now_ms = now_ms
         self.sequence = memory.sequence
@@ -110,11 +114,13 @@ class Transaction:
             memory.event_types |= self.new_event_types
 
 
-def load_memory(connection: apsw.Connection) -> Memory:
+def load_memory(connection: Reader) -> Memory:
     """Read what a fresh writer must know."""
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
+    books: list[tuple[int, int, int]] = connection.execute("SELECT * FROM books").fetchall()
+    types: list[tuple[int, str, str]] = connection.execute("SELECT route, type, event FROM event_types").fetchall()
     return Memory(
-        sequence=int(row[0]) if row else 0,
-        books={(route, account): amount for route, account, amount in connection.execute("SELECT * FROM books")},
-        event_types=set(connection.execute("SELECT route, type, event FROM event_types")),
+        sequence=row[0] if row else 0,
+        books={(route, account): amount for route, account, amount in books},
+        event_types=set(types),
     )

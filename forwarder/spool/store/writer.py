@@ -77,7 +77,7 @@ class Writer:
 
     name = "spool writer"
 
-    def __init__(  # noqa: D417 - the parts it is made of
+    def __init__(
         self,
         connection: apsw.Connection,
         *,
