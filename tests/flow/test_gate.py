@@ -1,5 +1,8 @@
 """The standing of one scope."""
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from forwarder.flow.backoff import Backoff
 from forwarder.flow.gate import Gate, StopKind
 
@@ -70,3 +73,27 @@ def test_hold_replaces_a_backoff_and_keeps_its_own_kind() -> None:
     assert gate.stop.kind is StopKind.REFUSALS
     assert gate.back_off("500", after_s=None, started_s=5.0, now_s=5.0, now_ms=0) is None
     assert gate.is_held
+
+
+@settings(deadline=None, max_examples=100)
+@given(steps=st.lists(st.sampled_from(["later", "hold", "refusals", "answer", "postpone"]), max_size=40))
+def test_a_stop_lets_one_through_at_a_time(steps: list[str]) -> None:
+    """Whatever happens, a stopped gate admits nothing beside a request in flight, and one in the end."""
+    gate = _gate()
+    now_s = 0.0
+    for step in steps:
+        now_s += 1.0
+        match step:
+            case "later":
+                gate.back_off("500", after_s=None, started_s=now_s, now_s=now_s, now_ms=0)
+            case "hold":
+                gate.hold("401", kind=StopKind.HELD, now_s=now_s, now_ms=0)
+            case "refusals":
+                gate.hold("ten", kind=StopKind.REFUSALS, now_s=now_s, now_ms=0)
+            case "answer":
+                gate.release(started_s=now_s)
+                assert gate.is_open
+            case _:
+                gate.postpone(now_s=now_s)
+        assert gate.is_open or not gate.admits(now_s=now_s + 1e6, in_flight=1)
+        assert gate.admits(now_s=now_s + 301.0, in_flight=0)
