@@ -6,11 +6,11 @@ from dataclasses import asdict
 
 import click
 
+from forwarder.checks import Finding, is_failed, local_findings
 from forwarder.cli import show
-from forwarder.cli.check_local import local_findings
 from forwarder.cli.check_vendors import vendor_findings
 from forwarder.cli.exits import FAILED, ending
-from forwarder.cli.findings import Finding, is_failed
+from forwarder.cli.findings import line
 from forwarder.cli.options import AS_JSON, daemon_settings
 from forwarder.clock import SystemClock
 from forwarder.settings import Settings
@@ -54,4 +54,4 @@ def _print(settings: Settings, findings: list[Finding]) -> None:
             click.echo(f"{row.variable:<30}  {show.plain(row.value, 44)}  {row.origin}")
     click.echo("")
     for finding in findings:
-        click.echo(finding.line())
+        click.echo(line(finding))

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from forwarder.cli.check_local import local_findings
+from forwarder.checks import Finding, local_findings
 from forwarder.cli.check_vendors import judged_courier, judged_rudderstack, skewed, vendor_findings
-from forwarder.cli.findings import Finding
 from forwarder.clock import SystemClock
 from forwarder.demo.courier_api import CourierApi
 from forwarder.demo.data_plane import DataPlane

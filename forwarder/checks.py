@@ -1,22 +1,28 @@
-"""What `forwarder check` looks at on this machine: settings, files, the data folder, the spool, the clock."""
+"""Is everything on this machine as it must be: settings, files, the data folder, the spool, the clock?
+
+For `forwarder check` and for the page's settings. Deliberately absent: the vendors, and how a finding is shown.
+"""
 
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Literal
 
 import apsw
 
-from forwarder.cli import show
-from forwarder.cli.findings import Finding
 from forwarder.errors import RulesInvalid, SpoolUnusable
 from forwarder.mapping.link_file import read_link_file
 from forwarder.mapping.rules import Rules
 from forwarder.settings import Settings
 from forwarder.settings.together import doubts
 from forwarder.spool.store.database import DATABASE_NAME, open_reader
+from forwarder.web.pages.text import size
+
+Level = Literal["ok", "warn", "fail"]
 
 # The first with the fix for WAL databases whose log is reset while it is read.
 _SQLITE_MIN = (3, 51, 3)
@@ -24,14 +30,35 @@ _YEARS = range(2026, 2100)
 _PRIVATE = 0o077
 
 
-def local_findings(settings: Settings, *, now_ms: int) -> Iterator[Finding]:
-    """Look at everything that needs no network. Changes nothing but a file that is made and removed."""
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. `text` says how it is and, unless ok, what to do."""
+
+    level: Level
+    name: str
+    text: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for programs."""
+        return asdict(self)
+
+
+def is_failed(findings: Sequence[Finding]) -> bool:
+    """Tell whether something must be put right before the daemon can work."""
+    return any(finding.level == "fail" for finding in findings)
+
+
+def local_findings(settings: Settings, *, now_ms: int, reads_spool: bool = True) -> Iterator[Finding]:
+    """Look at everything that needs no network. Changes nothing but a file that is made and removed.
+
+    `reads_spool` False leaves out what takes long: reading the whole database.
+    """
     yield Finding("ok", "settings", "routes: " + ", ".join(route.value for route in settings.routes))
     for doubt in doubts(settings):
         yield Finding("warn", "settings", doubt)
     yield from _files(settings)
     yield from _folder(settings)
-    yield _spool(settings)
+    yield _spool(settings, reads_it=reads_spool)
     yield _clock(now_ms)
 
 
@@ -66,12 +93,12 @@ def _folder(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "warn",
             "data folder",
-            f"{show.size(free)} free, less than FORWARDER_SPOOL_BYTES_MAX ({show.size(settings.spool_bytes_max)}) may "
+            f"{size(free)} free, less than FORWARDER_SPOOL_BYTES_MAX ({size(settings.spool_bytes_max)}) may "
             "take: make room or lower the cap, so that history yields before the disk is full",
         )
     if folder.exists() and folder.stat().st_mode & _PRIVATE:
         yield Finding("warn", "data folder", f"others may enter {folder}: `chmod 700` it (the daemon will)")
-    yield Finding("ok", "data folder", f"{folder} can be written, {show.size(free)} free")
+    yield Finding("ok", "data folder", f"{folder} can be written, {size(free)} free")
 
 
 def _is_writable(folder: Path) -> bool:
@@ -87,13 +114,15 @@ def _is_writable(folder: Path) -> bool:
     return True
 
 
-def _spool(settings: Settings) -> Finding:
+def _spool(settings: Settings, *, reads_it: bool) -> Finding:
     version = apsw.sqlite_lib_version()
     if tuple(int(part) for part in version.split(".")) < _SQLITE_MIN:
         needed = ".".join(str(part) for part in _SQLITE_MIN)
         return Finding("fail", "spool", f"SQLite {version} is too old, {needed} is needed: install a current apsw")
     if not (settings.data_dir / DATABASE_NAME).exists():
         return Finding("ok", "spool", f"not made yet, SQLite {version}")
+    if not reads_it:
+        return Finding("ok", "spool", f"SQLite {version}; its pages were not read")
     try:
         connection = open_reader(settings.data_dir)
         try:
