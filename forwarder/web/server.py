@@ -18,7 +18,7 @@ from forwarder.errors import SettingsInvalid
 from forwarder.telemetry.reporter import Reporter
 from forwarder.web.admission import DRAIN_RETRY_S, draining, too_large
 from forwarder.web.answers import Rejected
-from forwarder.web.connection import Server, response
+from forwarder.web.connection import Server, answer
 from forwarder.web.doors import UNAVAILABLE, Reply, Words
 from forwarder.web.health import Health
 from forwarder.web.receive import UNKNOWN_ENDPOINT, Receiver
@@ -153,7 +153,7 @@ class PublicListener:
             self._in_flight -= 1
             if not self._in_flight:
                 self._is_idle.set()
-        return response(reply, closes=self._receiver.is_draining)
+        return answer(reply, request, closes=self._receiver.is_draining)
 
     async def _reply(self, request: web.BaseRequest) -> Reply:
         method, path = request.method, request.path

@@ -3,12 +3,14 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from forwarder.web.connection import Connection, Server
+from forwarder.web.connection import Connection, Server, answer, response
+from forwarder.web.doors import Reply
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
@@ -18,17 +20,20 @@ async def ask(build_house: Callable[..., Any]) -> AsyncIterator[Callable[..., An
     """Return what serves one request by a given coroutine and returns the raw answer and the house."""
     servers: list[tuple[Server, asyncio.Server]] = []
 
-    async def asked(respond: Callable[..., Any]) -> tuple[bytes, Any]:
+    async def asked(respond: Callable[..., Any], request: bytes = REQUEST) -> tuple[bytes, Any]:
         house = build_house()
         server = Server(respond, reporter=house.reporter, connections_max=10)
         sockets = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
         servers.append((server, sockets))
         reader, writer = await asyncio.open_connection(*sockets.sockets[0].getsockname())
-        writer.write(REQUEST)
-        async with asyncio.timeout(5):
-            answer = await reader.read()
+        writer.write(request)
+        raw = b""
+        with suppress(TimeoutError):  # a connection that is kept stays open
+            async with asyncio.timeout(0.5):
+                while part := await reader.read(65_536):
+                    raw += part
         writer.close()
-        return answer, house
+        return raw, house
 
     yield asked
     for server, sockets in servers:
@@ -44,10 +49,10 @@ async def test_an_error_in_the_answering_is_a_500(ask: Callable[..., Any], caplo
         raise LookupError("secret-word")
 
     with caplog.at_level(logging.DEBUG):
-        answer, house = await ask(respond)
-    assert answer.startswith(b"HTTP/1.1 500 ")
+        raw, house = await ask(respond)
+    assert raw.startswith(b"HTTP/1.1 500 ")
     assert "LookupError" in house.log.getvalue()
-    assert b"secret-word" not in answer + house.log.getvalue().encode() + caplog.text.encode()
+    assert b"secret-word" not in raw + house.log.getvalue().encode() + caplog.text.encode()
 
 
 async def test_an_error_after_the_answer_began_cuts_it_off(ask: Callable[..., Any]) -> None:
@@ -60,10 +65,59 @@ async def test_an_error_after_the_answer_began_cuts_it_off(ask: Callable[..., An
         await begun.write(b"12345")
         raise LookupError
 
-    answer, house = await ask(respond)
-    assert answer.count(b"HTTP/1.1") == 1
-    assert answer.endswith(b"12345")
+    raw, house = await ask(respond)
+    assert raw.count(b"HTTP/1.1") == 1
+    assert raw.endswith(b"12345")
     assert house.rejections() == {("other", "internal_error"): 1}
+
+
+@pytest.mark.parametrize("body", [b"ok", b""])
+async def test_the_quick_answer_is_the_usual_one(ask: Callable[..., Any], body: bytes) -> None:
+    """What is written in one piece differs from what aiohttp builds only in the order of its headers."""
+    reply = Reply(200, body, "text/plain; charset=utf-8")
+    kept = REQUEST.replace(b"GET", b"POST").replace(b"close", b"keep-alive")
+
+    async def quick(request: web.BaseRequest) -> web.StreamResponse:
+        chosen = answer(reply, request, closes=False)
+        assert repr(chosen) == "<QuickAnswer 200>"
+        return chosen
+
+    async def usual(request: web.BaseRequest) -> web.StreamResponse:
+        del request
+        return response(reply)
+
+    answers = [(await ask(respond, kept))[0] for respond in (quick, usual)]
+    heads = [raw.partition(b"\r\n\r\n")[0].split(b"\r\n") for raw in answers]
+    one, other = (sorted(line for line in head if not line.startswith(b"Date: ")) for head in heads)
+    assert one == other
+    assert len(heads[0]) == len(heads[1]) == len(one) + 1
+    assert all(raw.endswith(b"\r\n\r\n" + body) for raw in answers)
+
+
+@pytest.mark.parametrize(
+    ("reply", "request_head", "closes"),
+    [
+        (Reply(202, b"x"), b"POST / HTTP/1.1\r\nHost: x\r\n\r\n", False),
+        (Reply(200, b"x", headers=(("X", "y"),)), b"POST / HTTP/1.1\r\nHost: x\r\n\r\n", False),
+        (Reply(200, b"x", closes=True), b"POST / HTTP/1.1\r\nHost: x\r\n\r\n", False),
+        (Reply(200, b"x"), b"POST / HTTP/1.1\r\nHost: x\r\n\r\n", True),
+        (Reply(200, b"x"), b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", False),
+        (Reply(200, b"x"), b"POST / HTTP/1.0\r\n\r\n", False),
+        (Reply(200, b"x"), b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n", False),
+    ],
+)
+async def test_whatever_is_not_usual_is_left_to_aiohttp(
+    ask: Callable[..., Any], reply: Reply, request_head: bytes, *, closes: bool
+) -> None:
+    """Only a plain 200 to a POST on a connection that is kept is written in one piece."""
+    chosen: list[web.StreamResponse] = []
+
+    async def respond(request: web.BaseRequest) -> web.StreamResponse:
+        chosen.append(answer(reply, request, closes=closes))
+        return chosen[0]
+
+    await ask(respond, request_head)
+    assert isinstance(chosen[0], web.Response)
 
 
 async def test_what_aiohttp_would_log_is_told_by_its_type(build_house: Callable[..., Any]) -> None:
