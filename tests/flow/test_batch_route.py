@@ -50,7 +50,7 @@ async def test_lone_event_leaves_at_once(bench: Any, spool: Any) -> None:
     )
     run = bench(_yes, limits=limits)
     async with run.running():
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # the route has gone to sleep
         spool.add(b"{}")
         await run.until(lambda: bool(run.sink.batches), within_s=0.1)
         await run.settled()
@@ -180,7 +180,7 @@ async def test_false_refusals_are_delivered_after_the_hold(bench: Any, spool: An
     run = bench(lambda _batch: Refused(reason="400: refused") if is_mad else Delivered())
     async with run.running():
         await run.until(lambda: "route.held" in run.reporter.events())
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # several probes' worth
         is_mad = False
         await run.settled()
     assert spool.states() == {State.DELIVERED: 40}
@@ -324,12 +324,12 @@ async def test_pause_survives_a_restart(bench: Any, spool: Any) -> None:
     async with run.running():
         await run.route.pause(who="ops")
         spool.add(b"{}")
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # what must not happen has time to
         assert run.sink.batches == []
         assert run.route.status().state == "paused"
     again = bench(_yes)
     async with again.running():
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # what must not happen has time to
         assert again.route.status().state == "paused"
         assert spool.lent() == 0
         await again.route.resume(who="ops")
@@ -397,7 +397,7 @@ async def test_answer_after_the_drain_began_is_not_queued(bench: Any, spool: Any
         task = tasks.create_task(run.route.run())
         await run.until(lambda: len(run.sink.batches) == 1)
         drain = tasks.create_task(run.route.drain())
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # the drain has begun
         answer.set()
         await drain
         await task
@@ -418,7 +418,7 @@ async def test_hung_destination_can_be_cancelled(bench: Any, spool: Any) -> None
     task = asyncio.get_running_loop().create_task(run.route.run())
     await run.until(lambda: len(run.sink.batches) == 1)
     drain = asyncio.get_running_loop().create_task(run.route.drain())
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.02)  # the drain has begun
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -454,7 +454,7 @@ async def test_alive(bench: Any) -> None:
     """The watchdog sees a loop that turns, and one that does not."""
     run = bench(_yes)
     async with run.running():
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # the loop has turned
         now_s = asyncio.get_running_loop().time()
         assert run.route.is_alive(now_s=now_s, within_s=10)
         assert not run.route.is_alive(now_s=now_s + 60, within_s=10)
@@ -492,7 +492,7 @@ async def test_hold_for_refusals_is_not_ended_by_an_outage(bench: Any, spool: An
         await run.until(lambda: isinstance(run.sink.verdicts[-1], TryLater))
         assert run.route.status().state == "held"
         is_out = False
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # several probes' worth
         assert run.route.status().state == "held"
     assert spool.states() == {State.PENDING: 12}
 
@@ -510,7 +510,7 @@ async def test_unwanted_work_does_not_spin(bench: Any, spool: Any) -> None:
     spool.wait_for_work = always
     run = bench(_yes)
     async with run.running():
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.3)  # what is counted below needs time to happen
     assert calls < 40
 
 
