@@ -214,7 +214,7 @@ async def test_held_family(call_bench: Any, spool: Any) -> None:
     run = call_bench(judge)
     async with run.running():
         await run.until(lambda: spool.states()[State.DELIVERED] == 10)
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.15)  # several probes' worth
         assert [stop.state for stop in run.route.status().families] == ["held"]
         is_forbidden = False
         await run.settled()
@@ -239,7 +239,7 @@ async def test_unauthorised_holds_the_route(call_bench: Any, spool: Any) -> None
         is_wrong = True
         await run.until(lambda: run.route.status().state == "held")
         await run.until(lambda: spool.lent() <= 1)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # several probes' worth
         is_wrong = False
         await run.settled()
     assert spool.states() == {State.DELIVERED: 20}
@@ -291,7 +291,7 @@ async def test_outage(call_bench: Any, spool: Any) -> None:
         await run.until(lambda: run.route.status().state == "backing_off")
         await run.until(lambda: spool.lent() == 0)
         before = len(run.sink.batches)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # what is counted below needs time to happen
         assert len(run.sink.batches) - before < 50
         is_down = False
         await run.settled()
@@ -313,7 +313,7 @@ async def test_retries_use_at_most_half_of_the_slots(call_bench: Any, spool: Any
     run = call_bench(slow)
     async with run.running():
         await run.until(lambda: run.sink.in_flight == 4)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # a fifth one has time to start
         assert run.sink.in_flight == 4
         _add(spool, "send:new", "n")
         await run.until(lambda: "POST /send/new" in _operations(run))
@@ -368,7 +368,7 @@ async def test_drain_ends_between_two_calls(call_bench: Any, spool: Any) -> None
         task = tasks.create_task(run.route.run())
         await run.until(lambda: len(run.sink.batches) == 1)
         drain = tasks.create_task(run.route.drain())
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # the drain has begun
         gate.set()
         await drain
         await task
