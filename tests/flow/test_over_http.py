@@ -179,7 +179,7 @@ async def test_data_plane_that_is_away(bridge: OpenBridge) -> None:
     async with bridge() as run:
         await run.data_plane.refuse()
         await run.fill(150)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.3)  # several attempts' worth
         assert run.route.status().state == "backing_off"
         await run.data_plane.listen()
         assert (await run.settled()).delivered == 150
