@@ -204,5 +204,5 @@ async def test_signals(number: signal.Signals) -> None:
         await asyncio.wait_for(stop.wait(), 1)
         assert codes == []
         os.kill(os.getpid(), number)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # the second signal has been handled
     assert codes == [128 + number]
