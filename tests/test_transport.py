@@ -144,7 +144,7 @@ async def test_blip_is_bridged(transport: AiohttpTransport) -> None:
     runner = web.ServerRunner(web.Server(handler), shutdown_timeout=0.1)
     await runner.setup()
     exchange = asyncio.create_task(patient.exchange(_request(f"http://127.0.0.1:{port}")))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # the first try has been refused
     await web.TCPSite(runner, "127.0.0.1", port).start()
     assert (await exchange).body == b"ok"
     await patient.close()
@@ -277,7 +277,7 @@ async def test_cancelling_leaves_a_usable_transport(transport: AiohttpTransport)
 
     async with _serving(handler) as url:
         task = asyncio.create_task(transport.exchange(_request(url)))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # the request is on its way
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
