@@ -235,7 +235,7 @@ async def test_broken_chunks_are_no_event(serve: Serve) -> None:
     async with connected(running) as (reader, writer):
         writer.write(head + b"2\r\n{}\r\n")
         await writer.drain()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # the good chunk has been read
         writer.write(b"ZZ\r\n{}\r\n0\r\n\r\n")
         async with asyncio.timeout(5):
             assert status_of(await reader.read()) == 503
@@ -314,7 +314,7 @@ async def test_bodies_together_have_a_limit(serve: Serve) -> None:
     async with connected(running) as (_, first), connected(running) as (reader, second):
         first.write(request("/events", part, BUS, length=90_000))
         await first.drain()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # the first body has been read
         second.write(request("/events", part, BUS, length=90_000))
         async with asyncio.timeout(5):
             assert status_of(await reader.read()) == 503
@@ -325,10 +325,10 @@ async def test_connections_have_a_limit(serve: Serve) -> None:
     """A client above the limit is cut off at once; when another leaves, there is room again."""
     running = await serve(limits=ListenerLimits(connections_max=2))
     async with connected(running), connected(running):
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # both are counted
         with suppress(ConnectionError):
             assert await running.say(request("/livez", b"", method="GET")) == b""
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # both are counted off
     assert status_of(await running.say(request("/livez", b"", method="GET"))) == 200
     assert running.house.rejections() == {("other", "too_many_connections"): 1}
 
@@ -404,7 +404,7 @@ async def test_a_drain_finishes_what_is_in_hand(serve: Serve) -> None:
         first.write(request("/events", EVENT, BUS).replace(b"Connection: close\r\n", b""))
         await spool.asked.wait()
         draining = asyncio.create_task(running.listener.drain())
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # the drain has begun
         with pytest.raises(OSError, match=r".*"):
             await asyncio.open_connection("127.0.0.1", port)
         second.write(request("/events", EVENT, BUS).replace(b"Connection: close\r\n", b""))
@@ -426,7 +426,7 @@ async def test_a_drain_does_not_wait_for_a_slow_sender(serve: Serve) -> None:
     async with connected(running) as (reader, writer):
         writer.write(request("/events", EVENT[:5], BUS, length=len(EVENT)))
         await writer.drain()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # the half body has been read
         async with asyncio.timeout(5):
             await running.listener.drain()
             assert status_of(await reader.read()) == 503
@@ -438,7 +438,7 @@ async def test_a_drain_closes_idle_connections(serve: Serve) -> None:
     """Connections that wait for nothing do not keep the daemon from stopping."""
     running = await serve()
     async with connected(running) as (reader, _):
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # the connection is idle
         async with asyncio.timeout(5):
             await running.listener.drain()
             await running.task
