@@ -99,7 +99,7 @@ async def test_a_disk_that_fills_at_any_point_keeps_the_books(
     appends = [spool.append([make_envelope(n), make_envelope(n + 100)]) for n in range(1, 20)]
     results = await asyncio.gather(*appends, return_exceptions=True)
     settling = asyncio.create_task(spool.complete([1], state=State.DELIVERED))
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)  # settling meets the full disk
     disk.budget_bytes = None
     await asyncio.wait_for(settling, 5)
     await eventually(lambda: not reporter.facts or reporter.facts[-1] == "accepting")
@@ -136,7 +136,7 @@ async def test_closing_on_a_full_disk_ends(
     await lease(spool)
     disk.is_full = True
     settling = asyncio.create_task(spool.complete([1], state=State.DELIVERED))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # settling meets the full disk
     await asyncio.wait_for(spool.close(), 5)
     with pytest.raises(SpoolClosed):
         await settling
