@@ -102,7 +102,7 @@ async def test_ctrl_c_ends_it_with_the_summary(tmp_path: Path) -> None:
     """Ctrl-C at any time is a good end: what waits is delivered, the summary printed, exit 0."""
     async with started(tmp_path) as (process, url):
         await page_is_up(process, url)
-        await asyncio.sleep(3)
+        await asyncio.sleep(3)  # the streams are in full flow
         process.send_signal(signal.SIGINT)
         output = await ended(process)
 
