@@ -23,6 +23,7 @@ from forwarder.demo.listener import HOST
 
 _OURS = ("FORWARDER_", "COURIER_", "RUDDERSTACK_")
 _LOOK_AGAIN_S = 0.01
+_LAST_WORDS = 4_000  # characters of the log that an error quotes
 
 
 class DaemonFailed(Exception):
@@ -70,13 +71,13 @@ class DaemonProcess:
         async with aiohttp.ClientSession() as http:
             while time.monotonic() - started_s < ready_max_s:
                 if not self.is_running:
-                    raise DaemonFailed(f"it ended at its start:\n{self.logs()}")
+                    raise DaemonFailed(f"it ended at its start:\n{self._last_words()}")
                 with contextlib.suppress(aiohttp.ClientError):
                     async with http.get(f"{self.url}/readyz") as response:
                         if response.status == HTTPStatus.OK:
                             return time.monotonic() - started_s
                 await asyncio.sleep(_LOOK_AGAIN_S)
-        raise DaemonFailed(f"it was not ready within {ready_max_s} s:\n{self.logs()}")
+        raise DaemonFailed(f"it was not ready within {ready_max_s} s:\n{self._last_words()}")
 
     async def spawn(self) -> None:
         """Start the process without waiting for anything."""
@@ -106,7 +107,7 @@ class DaemonProcess:
         try:
             return await asyncio.wait_for(self.process.wait(), timeout_s)
         except TimeoutError:
-            raise DaemonFailed(f"it did not stop within {timeout_s} s:\n{self.logs()}") from None
+            raise DaemonFailed(f"it did not stop within {timeout_s} s:\n{self._last_words()}") from None
 
     async def books(self, route: str) -> Books:
         """Return the account of one route, as `/metrics` shows it."""
@@ -123,7 +124,7 @@ class DaemonProcess:
                 if books and is_reached(books):
                     return books
             await asyncio.sleep(_LOOK_AGAIN_S)
-        raise DaemonFailed(f"{route} stayed at {books} for {timeout_s} s; the log:\n{self.logs()}")
+        raise DaemonFailed(f"{route} stayed at {books} for {timeout_s} s; the log:\n{self._last_words()}")
 
     def logs(self) -> str:
         """Return what all its starts wrote, oldest first."""
@@ -133,6 +134,9 @@ class DaemonProcess:
         """Return those of the marks that a log holds, the settings' own values among them when given."""
         logs = self.logs()
         return [mark for mark in marks if mark in logs]
+
+    def _last_words(self) -> str:
+        return self.logs()[-_LAST_WORDS:]
 
     def _environment(self) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
