@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from forwarder.clock import SystemClock
+from forwarder.errors import Unmappable
 from forwarder.flow.backoff import Backoff
 from forwarder.flow.batcher import BatchLimits
 from forwarder.flow.delivery import DeliveryLimits
@@ -249,6 +250,8 @@ class EchoMapper:
             return Filtered(reason="a rule")
         if b"unlinked" in payload:
             return Unmapped(reason="nothing is linked")
+        if b"hopeless" in payload:
+            raise Unmappable("no type")
         if b"crash-me" in payload:
             raise KeyError(payload)
         return (Delivery(sequence=lease.sequence, operation="track", body=payload),)

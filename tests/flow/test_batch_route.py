@@ -308,13 +308,14 @@ async def test_sizes(bench: Any, spool: Any) -> None:
 
 async def test_what_goes_nowhere_is_settled_without_a_request(bench: Any, spool: Any) -> None:
     """Filtered, unmapped and mis-mapped events are settled by state and take no batch along."""
-    for payload in (b"filter-me", b"unlinked", b"crash-me", b"{}", b"filter-me"):
+    for payload in (b"filter-me", b"unlinked", b"crash-me", b"{}", b"filter-me", b"hopeless"):
         spool.add(payload)
     run = bench(_yes)
     async with run.running():
         await run.settled()
-    assert spool.states() == {State.FILTERED: 2, State.UNMAPPED: 1, State.DEAD: 1, State.DELIVERED: 1}
+    assert spool.states() == {State.FILTERED: 2, State.UNMAPPED: 1, State.DEAD: 2, State.DELIVERED: 1}
     assert spool.rows[3].reason == "a bug in the mapping: KeyError"
+    assert spool.rows[6].reason == "no type"
     assert run.sink.sent() == [b"{}"]
 
 
@@ -516,22 +517,18 @@ async def test_unwanted_work_does_not_spin(bench: Any, spool: Any) -> None:
 
 async def test_many_failing_batches_wait_in_the_spool(bench: Any, spool: Any) -> None:
     """Batches that fail while others succeed do not fill the memory: beyond a limit they wait in the spool."""
-    for number in range(1_500):
-        spool.add(b'{"poison":%d}' % number if number % 2 else b'{"good":%d}' % number)
-    limits = DeliveryLimits(
-        batch=BatchLimits(deliveries_max=100, bytes_max=1_800, wait_max_s=0.01), delivery_bytes_max=5_000
-    )
-    sick = True
+    _fill(spool, 3_000)
+    is_sick = True
 
     def judge(batch: Batch) -> Verdict:
         first = batch.deliveries[0].sequence
-        is_bad = first % 400 > 100 and first < 1_400
-        return _later() if sick and is_bad else Delivered()
+        is_bad = first % 400 > 100 and first < 2_900
+        return _later() if is_sick and is_bad else Delivered()
 
-    run = bench(judge, limits=limits, backoff=Backoff(first_s=0.2, max_s=0.2))
+    run = bench(judge, backoff=Backoff(first_s=0.5, max_s=0.5))
     async with run.running():
-        await run.until(lambda: spool.states()[State.DELIVERED] > 300, within_s=10)
-        sick = False
+        await run.until(lambda: any(row.attempt > 1 for row in spool.rows.values()), within_s=10)
+        is_sick = False
         await run.settled(within_s=10)
-    assert spool.states() == {State.DELIVERED: 1_500}
+    assert spool.states() == {State.DELIVERED: 3_000}
     assert spool.lent_max <= 2 * (4 + 1) * 100 + 1_100
