@@ -27,7 +27,7 @@ from forwarder.mapping.rudderstack_to_courier import RudderstackToCourier
 from forwarder.mapping.rules import Rules
 from forwarder.mapping.selection import EventSelection
 from forwarder.model import RouteName
-from forwarder.ports import Probeable
+from forwarder.ports import Probeable, Worker
 from forwarder.rudderstack.calls import TrackCalls
 from forwarder.rudderstack.credential import WriteKey
 from forwarder.rudderstack.sink import REQUEST_BYTES_MAX, RudderstackSink, framing_bytes
@@ -38,9 +38,11 @@ from forwarder.telemetry.foreign import foreign_logs_captured
 from forwarder.telemetry.logs import Logs, RepeatSummaries
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.notify import notifier
+from forwarder.telemetry.rates import Rates
 from forwarder.telemetry.reporter import Reporter
 from forwarder.transport import AiohttpTransport
 from forwarder.web.admission import DoorSettings
+from forwarder.web.explain import Explain, explainer
 from forwarder.web.health import Health
 from forwarder.web.operator import OperatorListener, operator_app
 from forwarder.web.operator_api import api_routes
@@ -48,7 +50,7 @@ from forwarder.web.operator_auth import OperatorGuard
 from forwarder.web.operator_desk import OperatorDesk
 from forwarder.web.operator_links import link_routes
 from forwarder.web.pages.render import Renderer
-from forwarder.web.pages.routes import page_routes
+from forwarder.web.pages.routes import make_page
 from forwarder.web.receive import Receiver
 from forwarder.web.server import PublicListener
 
@@ -122,7 +124,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Daemon:
         reporter=reporter,
     )
     return Daemon(
-        stages=((listener,), routes, (operator(settings, base, routes, links), RepeatSummaries(logs))),
+        stages=((listener,), routes, (*operator(settings, base, routes, rules, links), RepeatSummaries(logs))),
         probes=probes,
         notifier=notifier(os.environ, pid=os.getpid()),
         reporter=reporter,
@@ -140,12 +142,7 @@ def outbound_route(settings: Settings, base: Foundation, rules: Rules) -> Route:
     return batch_route(
         RouteName.COURIER_TO_RUDDERSTACK,
         spool=base.spool,
-        mapper=CourierToRudderStack(
-            TrackCalls(version=__version__),
-            preset=settings.event_names,
-            selection=EventSelection.of(settings.events),
-            rules=rules,
-        ),
+        mapper=outbound_mapper(settings, rules),
         sink=RudderstackSink(
             transport=base.transport,
             url=settings.rudderstack_data_plane_url,
@@ -186,8 +183,41 @@ def inbound_route(settings: Settings, base: Foundation, links: LinkStore) -> Rou
     )
 
 
-def operator(settings: Settings, base: Foundation, routes: Sequence[Route], links: LinkStore) -> OperatorListener:
-    """Make the operator's listener: metrics, API and page."""
+def outbound_mapper(settings: Settings, rules: Rules) -> CourierToRudderStack:
+    """Return what maps Courier's events."""
+    return CourierToRudderStack(
+        TrackCalls(version=__version__),
+        preset=settings.event_names,
+        selection=EventSelection.of(settings.events),
+        rules=rules,
+    )
+
+
+def inbound_mapper(settings: Settings, links: LinkStore) -> RudderstackToCourier:
+    """Return what maps calls; it sees every change of the links at once."""
+    return RudderstackToCourier(
+        links.book.links,
+        is_relay=settings.inbound_mode == "relay",
+        profile_keys=links.book.file.profile_keys,
+        sync_engage_lists=links.book.file.syncs_engage_lists,
+        guards_loops=links.book.file.guards_loops,
+    )
+
+
+def explainers(settings: Settings, rules: Rules, links: LinkStore) -> dict[RouteName, Explain]:
+    """Return what tells people how an event is mapped, for each route that runs; with mappers of their own."""
+    made: dict[RouteName, Explain] = {}
+    if RouteName.COURIER_TO_RUDDERSTACK in settings.routes:
+        made[RouteName.COURIER_TO_RUDDERSTACK] = explainer(outbound_mapper(settings, rules))
+    if RouteName.RUDDERSTACK_TO_COURIER in settings.routes:
+        made[RouteName.RUDDERSTACK_TO_COURIER] = explainer(inbound_mapper(settings, links))
+    return made
+
+
+def operator(
+    settings: Settings, base: Foundation, routes: Sequence[Route], rules: Rules, links: LinkStore
+) -> Sequence[Worker]:
+    """Make the operator's listener (metrics, API and page) and what samples and streams for the page."""
     desk = OperatorDesk(
         archive=base.spool,
         spool=base.spool,
@@ -199,17 +229,21 @@ def operator(settings: Settings, base: Foundation, routes: Sequence[Route], link
         started_at_ms=base.clock.wall_ms(),
         settings_rows=[asdict(row) for row in settings.rows()],
         links=links,
+        explain=explainers(settings, rules, links),
     )
     token = settings.operator_token.get_secret_value() if settings.operator_token else None
     guard = OperatorGuard(token=token, own_hosts=frozenset({settings.operator_listen.host.casefold()}))
     render = Renderer(clock=base.clock, version=__version__)
+    rates = Rates(metrics=base.metrics, clock=base.clock)
+    page, stream = make_page(desk, render, rates)
     app = operator_app(
-        (*api_routes(desk), *link_routes(desk), *page_routes(desk, render)),
+        (*api_routes(desk), *link_routes(desk), *page),
         guard=guard,
         reporter=base.reporter,
         clock=base.clock,
     )
-    return OperatorListener(app, host=settings.operator_listen.host, port=settings.operator_listen.port)
+    listener = OperatorListener(app, host=settings.operator_listen.host, port=settings.operator_listen.port)
+    return listener, stream, rates
 
 
 def door_settings(settings: Settings) -> DoorSettings:

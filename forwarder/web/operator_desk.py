@@ -15,6 +15,7 @@ from forwarder.ports import Archive, AuditRow, Clock, EventTypeRow, Spool
 from forwarder.telemetry.collector import BookCollector
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
+from forwarder.web.explain import Explain
 
 LABEL_CHARACTERS_MAX = 256  # of what the spool keeps to look an event up by
 LINKS_SHOWN_MAX = 20  # in one line of the audit log
@@ -68,6 +69,7 @@ class OperatorDesk:
     settings_rows: Sequence[Mapping[str, object]] = ()  # variable, value (masked), origin, is_secret
     books: BookCollector = field(default_factory=BookCollector)
     links: LinkKeeper | None = None
+    explain: Mapping[RouteName, Explain] = field(default_factory=dict)  # of routes that run; see `web.explain`
     _links_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:

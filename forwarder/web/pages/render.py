@@ -80,9 +80,7 @@ class Renderer:
         rendered = self._environment.get_template(template).render(
             now_ms=now_ms,
             version=self._version,
-            navigation=NAVIGATION,
-            can_log_out=self._can_log_out,
-            **{"here": "", "did": "", **context},
+            **{"navigation": NAVIGATION, "can_log_out": self._can_log_out, "here": "", "did": "", **context},
         )
         return rendered.encode("utf-8", "replace").decode()
 
@@ -124,7 +122,7 @@ def _environment() -> Environment:
         "route": _route,
         "plural": _plural,
     }
-    environment.globals |= {"link": _link, "routes": ROUTE_LABELS}
+    environment.globals |= {"link": link, "routes": ROUTE_LABELS}
     return environment
 
 
@@ -142,8 +140,8 @@ def _path(value: object) -> str:
     return quote(str(value).encode("utf-8", "replace"), safe="")
 
 
-def _link(path: str, **query: object) -> str:
-    """Build a link with a query; what is None or empty is left out."""
+def link(path: str, **query: object) -> str:
+    """Return a link with a query; what is None or empty is left out."""
     given = {name: str(value).encode("utf-8", "replace") for name, value in query.items() if value not in (None, "")}
     return f"{path}?{urlencode(given)}" if given else path
 

@@ -1,23 +1,42 @@
 """Every route of the page, put together.
 
-A page's module offers one function that returns its routes; they are listed in `page_routes`, and nowhere else.
+A page's module offers what returns its routes; they are listed in `page_routes`, and nowhere else.
 """
 
 from collections.abc import Sequence
 
 from aiohttp import web
 
+from forwarder.telemetry.rates import Rates
 from forwarder.web.operator_desk import OperatorDesk
 from forwarder.web.pages.acts import as_page
 from forwarder.web.pages.assets import asset_routes
+from forwarder.web.pages.event import EventPages
+from forwarder.web.pages.events import Events
+from forwarder.web.pages.overview import Overview
 from forwarder.web.pages.render import Renderer
+from forwarder.web.pages.stream import Stream
 
 
-def page_routes(desk: OperatorDesk, render: Renderer) -> Sequence[web.RouteDef]:
-    """Return the routes of every page and of the files they load, to be put beside those of the API."""
-    pages: tuple[web.RouteDef, ...] = ()
-    del desk
-    return (*asset_routes(), *(_told_as_page(route, render) for route in pages))
+def page_routes(desk: OperatorDesk, render: Renderer, *, overview: Overview, stream: Stream) -> Sequence[web.RouteDef]:
+    """Return the routes of every page, of the files they load and of their stream, to be put beside the API's."""
+    pages = (
+        *overview.routes(),
+        *Events(desk=desk, render=render).routes(),
+        *EventPages(desk=desk, render=render).routes(),
+    )
+    return (
+        *asset_routes(),
+        web.get("/api/stream", stream.serve),
+        *(_told_as_page(route, render) for route in pages),
+    )
+
+
+def make_page(desk: OperatorDesk, render: Renderer, rates: Rates) -> tuple[Sequence[web.RouteDef], Stream]:
+    """Return the page's routes, and the worker behind its stream, which the daemon must run."""
+    overview = Overview(desk=desk, render=render, rates=rates)
+    stream = Stream(archive=desk.archive, clock=desk.clock, reporter=desk.reporter, render=render, parts=overview.parts)
+    return page_routes(desk, render, overview=overview, stream=stream), stream
 
 
 def _told_as_page(route: web.RouteDef, render: Renderer) -> web.RouteDef:

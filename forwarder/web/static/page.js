@@ -2,10 +2,11 @@
 //
 // What templates may use:
 //   form[data-confirm="question"]   asks in a dialog, then posts with confirmed=1 (without script the server asks)
-//   button[data-copy="text"]        copies; hidden until this script runs
+//   button[data-copy="text"]        copies, or [data-copy-from="id"] that element's text; hidden until this script runs
 //   time[data-at="ms"]              its text is kept as an age
 //   [data-stream="url"]             opens the stream; its events fill [data-live="name"] and [data-tail]
 //   [data-tail]                     tbody that takes new rows; [data-tail-note] tells what was skipped
+//   [data-poll="url"]               is filled from there every second until the answer says that it ended
 //   [data-filter]                   the field that "/" focuses;  table.rows: j, k and Enter walk its rows
 "use strict";
 
@@ -38,11 +39,12 @@ function askFirst(event) {
 }
 
 async function copy(event) {
-  const button = event.target.closest("button[data-copy]");
+  const button = event.target.closest("button[data-copy], button[data-copy-from]");
   if (!button) return;
+  const words = button.dataset.copy ?? byId(button.dataset.copyFrom).textContent;
   const told = button.textContent;
   try {
-    await navigator.clipboard.writeText(button.dataset.copy);
+    await navigator.clipboard.writeText(words);
     button.textContent = "Copied";
   } catch {
     button.textContent = "Select and copy by hand";
@@ -120,6 +122,7 @@ function follow(place) {
   let isPaused = false;
   let waiting = [];
   let skipped = 0;
+  let hasMore = false;
   const stream = new EventSource(place.dataset.stream);
 
   const tell = () => {
@@ -127,6 +130,7 @@ function follow(place) {
     const parts = [];
     if (isPaused) parts.push(`Tail paused; ${waiting.length} row(s) wait`);
     if (skipped) parts.push(`${skipped.toLocaleString()} more came than are shown`);
+    else if (hasMore) parts.push("More came than are shown");
     note.textContent = parts.join(". ");
   };
   stream.addEventListener("open", () => tellConnection(true, "Live"));
@@ -140,6 +144,7 @@ function follow(place) {
   stream.addEventListener("events", (event) => {
     const told = JSON.parse(event.data);
     skipped += told.skipped;
+    hasMore ||= told.is_more;
     if (tail) {
       document.querySelector("[data-tail-empty]")?.remove();
       if (isPaused) waiting = waiting.concat(told.rows).slice(-ROWS_SHOWN_MAX);
@@ -168,6 +173,18 @@ function follow(place) {
     });
   }
   addEventListener("pagehide", () => stream.close(), { once: true });
+}
+
+// --- long work ---
+
+async function poll(place) {
+  let isEnded = false;
+  try {
+    const answer = await fetch(place.dataset.poll, { headers: { Accept: "text/html" } });
+    if (answer.ok) place.replaceChildren(markup(await answer.text()));
+    isEnded = answer.headers.has("X-Job-Ended") || (answer.status >= 400 && answer.status < 500);
+  } catch { /* the daemon is away; ask again */ }
+  if (!isEnded) setTimeout(() => poll(place), 1000);
 }
 
 // --- keys ---
@@ -213,8 +230,9 @@ document.addEventListener("click", copy);
 document.addEventListener("keydown", onKey);
 byId("help-open").hidden = false;
 byId("help-open").addEventListener("click", () => byId("help").showModal());
-for (const button of all("button[data-copy]")) button.hidden = false;
+for (const button of all("button[data-copy], button[data-copy-from]")) button.hidden = false;
 setInterval(refreshAges, 1000);
 document.querySelector(".top nav a[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+for (const place of all("[data-poll]")) poll(place);
 const streamed = document.querySelector("[data-stream]");
 if (streamed) follow(streamed);

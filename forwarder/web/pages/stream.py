@@ -1,0 +1,203 @@
+"""The live stream of the page: server-sent events, from one poller for all who look.
+
+The daemon is asked once a second whoever and however many look, and not at all when nobody does. A client that does
+not keep up loses messages, is told how many rows, and slows nobody. Deliberately absent: what the parts look like.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from forwarder.errors import ForwarderError
+from forwarder.ports import Archive, Clock, EventQuery, EventRow, SpoolFacts
+from forwarder.telemetry.reporter import Reporter
+from forwarder.web.pages.filters import read_filters
+from forwarder.web.pages.render import Renderer
+from forwarder.web.pages.topic import News, Topic, catch_up
+
+CLIENTS_MAX: Final = 16
+_MESSAGES_MAX: Final = 8  # that wait for one client
+_TICK_S: Final = 1.0
+_WRITE_MAX_S: Final = 10.0  # then the client is gone, whatever its socket says
+_RETRY_MS: Final = 1_500
+_SEQUENCE_DIGITS_MAX: Final = 18
+
+Parts = Callable[[SpoolFacts], Mapping[str, str]]
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class _Client:
+    """One page that looks. `query` None: it shows no list."""
+
+    query: EventQuery | None
+    wants_parts: bool
+    messages: asyncio.Queue[bytes] = field(default_factory=lambda: asyncio.Queue(_MESSAGES_MAX))
+    lost_rows: int = 0
+
+    def tell(self, message: bytes, *, rows: int = 0) -> None:
+        """Queue a message, or lose it when the client does not keep up."""
+        try:
+            self.messages.put_nowait(message)
+        except asyncio.QueueFull:
+            self.lost_rows += rows
+
+
+class Stream:
+    """`ports.Worker`: poll while somebody looks, until drained. `serve` is the handler of `/api/stream`."""
+
+    name = "stream"
+
+    def __init__(
+        self,
+        *,
+        archive: Archive,
+        clock: Clock,
+        reporter: Reporter,
+        render: Renderer,
+        parts: Parts,
+        tick_s: float = _TICK_S,
+    ) -> None:
+        self._archive = archive
+        self._clock = clock
+        self._reporter = reporter
+        self._render = render
+        self._parts = parts
+        self._tick_s = tick_s
+        self._clients: set[_Client] = set()
+        self._topics: dict[EventQuery, Topic] = {}
+        self._somebody = asyncio.Event()
+        self._drained = asyncio.Event()
+
+    # --- what the daemon calls ---
+
+    async def run(self) -> None:
+        """Poll for those who look; see `ports.Worker`."""
+        while not self._drained.is_set():
+            if self._clients:
+                await self._tick()
+                await self._rest(self._tick_s)
+            else:
+                self._somebody.clear()
+                await self._rest(None)
+
+    async def drain(self) -> None:
+        """Say goodbye to everybody and make `run` return."""
+        self._drained.set()
+        self._somebody.set()
+        for client in self._clients:
+            while client.messages.full():
+                client.messages.get_nowait()
+            client.tell(message("bye", {}))
+
+    # --- what the listener calls ---
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """Stream until the client leaves or the daemon stops."""
+        if self._drained.is_set():
+            raise web.HTTPServiceUnavailable(reason="the daemon is stopping")
+        if len(self._clients) >= CLIENTS_MAX:
+            raise web.HTTPServiceUnavailable(reason=f"{CLIENTS_MAX} pages look already", headers={"Retry-After": "5"})
+        client = _client(request)
+        self._clients.add(client)
+        try:
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+            await response.prepare(request)
+            await response.write(f"retry: {_RETRY_MS}\n\n".encode())
+            await self._catch_up(client, _after(request))
+            self._somebody.set()
+            await self._write(client, response)
+        finally:
+            self._clients.discard(client)
+        return response
+
+    async def _write(self, client: _Client, response: web.StreamResponse) -> None:
+        with suppress(ConnectionError, TimeoutError):
+            while not (self._drained.is_set() and client.messages.empty()):
+                text = await client.messages.get()
+                async with asyncio.timeout(_WRITE_MAX_S):
+                    await response.write(text)
+
+    async def _catch_up(self, client: _Client, after: int | None) -> None:
+        if client.query is None:
+            return
+        if client.query not in self._topics:
+            self._topics[client.query] = Topic(self._archive, client.query, after=after)
+        elif after is not None:
+            self._tell_news(client, await catch_up(self._archive, client.query, after=after), {})
+
+    # --- the poller ---
+
+    async def _rest(self, seconds: float | None) -> None:
+        waits_for = self._drained if seconds is not None else self._somebody
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await waits_for.wait()
+
+    async def _tick(self) -> None:
+        try:
+            await self._look()
+        except ForwarderError:
+            return  # the spool is shut, or busy: the next tick tries again
+        except Exception as error:  # noqa: BLE001  a page must not stop the daemon, whatever it stumbles over
+            self._reporter.operator_failed(error)
+
+    async def _look(self) -> None:
+        clients = tuple(self._clients)
+        facts = await self._archive.facts()
+        now_ms = self._clock.wall_ms()
+        plain = message("status", {"now_ms": now_ms, "parts": {}})
+        full = plain
+        if any(client.wants_parts for client in clients):
+            full = message("status", {"now_ms": now_ms, "parts": dict(self._parts(facts))})
+        for client in clients:
+            client.tell(full if client.wants_parts else plain)
+        followed = {client.query for client in clients if client.query is not None}
+        self._topics = {query: topic for query, topic in self._topics.items() if query in followed}
+        for query in followed:
+            if (topic := self._topics.get(query)) is None:
+                continue
+            news = await topic.look()
+            drawn: dict[int, str] = {}
+            for client in clients:
+                if client.query == query:
+                    self._tell_news(client, news, drawn)
+
+    def _tell_news(self, client: _Client, news: News, drawn: dict[int, str]) -> None:
+        """Queue what is new for one client; a row is drawn once for all of them."""
+        if news.is_empty:
+            return
+        rows = (*news.fresh, *news.changed)
+        skipped, client.lost_rows = news.skipped + client.lost_rows, 0
+        told = {"rows": self._drawn(rows, drawn), "skipped": skipped, "is_more": news.is_more}
+        client.tell(message("events", told, sequence=news.newest), rows=len(news.fresh) + skipped)
+
+    def _drawn(self, rows: Sequence[EventRow], drawn: dict[int, str]) -> list[dict[str, object]]:
+        for row in rows:
+            if row.sequence not in drawn:
+                drawn[row.sequence] = self._render.text("event_row.html", row=row)
+        return [{"sequence": row.sequence, "html": drawn[row.sequence]} for row in rows]
+
+
+def message(name: str, value: Any, *, sequence: int | None = None) -> bytes:
+    """Write one server-sent event; JSON has no line breaks of its own, so one data line holds it."""
+    identity = b"id: %d\n" % sequence if sequence is not None else b""
+    return b"%sevent: %s\ndata: %s\n\n" % (identity, name.encode(), orjson.dumps(value))
+
+
+def _client(request: web.Request) -> _Client:
+    watch = request.query.get("watch", "")
+    query = read_filters(request.query, limit=EventQuery().limit).query if watch == "events" else None
+    return _Client(query=query, wants_parts=watch == "overview")
+
+
+def _after(request: web.Request) -> int | None:
+    """Return the sequence to go on from: the browser's own on a reconnect, else the page's."""
+    for text in (request.headers.get("Last-Event-ID", ""), request.query.get("after", "")):
+        if text.isascii() and text.isdigit() and len(text) <= _SEQUENCE_DIGITS_MAX:
+            return int(text)
+    return None
