@@ -30,6 +30,7 @@ class Housekeeping:
         """Tell whether there is a step to do. While busy, only what cannot wait."""
         return (
             self._yielding.is_due(now_ms=now_ms)
+            or self._keys.is_sealing_due()
             or self._segments.is_due(sequence=sequence, is_idle=is_idle)
             or self._is_sweep_due(now_ms)
             or (is_idle and self._is_vacuum_due())
@@ -40,7 +41,9 @@ class Housekeeping:
         now_ms = transaction.now_ms
         if self._yielding.is_due(now_ms=now_ms):
             return self._yielding.step(transaction)
-        if self._segments.is_due(sequence=transaction.sequence, is_idle=is_idle):
+        if self._keys.is_sealing_due():
+            self._keys.seal(transaction)
+        elif self._segments.is_due(sequence=transaction.sequence, is_idle=is_idle):
             self._segments.step(transaction)
         elif self._is_sweep_due(now_ms):
             self._sweep_on(transaction)

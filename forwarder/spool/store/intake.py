@@ -18,6 +18,7 @@ from forwarder.spool.store.space import used_bytes
 from forwarder.spool.store.transaction import Transaction
 
 _EVENT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ROUTE_BYTES = {route: bytes((code,)) for route, code in ROUTE_CODES.items()}
 Appended = tuple[int, Envelope, int]  # sequence, envelope with its true key, lane
 
 
@@ -47,21 +48,26 @@ class _Taking:
         self._new_keys: list[bytes] = []
         self._types: dict[tuple[int, str, str], list[int]] = {}
         self._intake = Intake()
+        self._stored = [[0, 0], [0, 0]]  # per route: events, bytes
         self._used_bytes = used_bytes(transaction.connection)
 
     def run(self) -> Intake:
-        known = self._keys.find(
-            tuple({_stored_key(e) for batch in self._appends for e in batch if e.recurrence is None})
-        )
+        known = self._keys.find({_stored_key(e) for batch in self._appends for e in batch if e.recurrence is None})
+        fits = not self._refusal([envelope for batch in self._appends for envelope in batch])
         for batch in self._appends:
+            # Where all of them fit together, which is nearly always, none is judged alone.
+            reason = "" if fits else self._refusal(batch)
+            if reason:
+                self._intake.answers.append(SpoolFull(reason, retry_after_s=RETRY_AFTER_S))
+                continue
             self._intake.answers.append(self._append(batch, known))
+            if not fits:
+                self._book()
+        self._book()
         self._write()
         return self._intake
 
-    def _append(self, batch: Sequence[Envelope], known: set[bytes]) -> Receipt | SpoolFull:
-        reason = self._refusal(batch) if batch else ""
-        if reason:
-            return SpoolFull(reason, retry_after_s=RETRY_AFTER_S)
+    def _append(self, batch: Sequence[Envelope], known: set[bytes]) -> Receipt:
         accepted = 0
         for envelope in batch:
             if envelope.recurrence is None:
@@ -78,10 +84,10 @@ class _Taking:
 
     def _refusal(self, batch: Sequence[Envelope]) -> str:
         balance = self._transaction.balance
+        if batch and self._used_bytes > self._transaction.limits.bytes_max:
+            return "the spool has reached its cap: history is yielding"
         unsettled = [balance(route, Account.UNSETTLED_BYTES) for route in (0, 1)]
         dead = balance(0, Account.DEAD_BYTES) + balance(1, Account.DEAD_BYTES)
-        if self._used_bytes > self._transaction.limits.bytes_max:
-            return "the spool has reached its cap: history is yielding"
         incoming = [0, 0]
         for envelope in batch:
             incoming[ROUTE_CODES[envelope.route]] += event_bytes(len(envelope.payload))
@@ -91,6 +97,16 @@ class _Taking:
             if reason:
                 return reason
         return ""
+
+    def _book(self) -> None:
+        """Enter what was stored since the last call."""
+        for route in (0, 1):
+            count, size = self._stored[route]
+            if count:
+                self._transaction.book(route, Account.ACCEPTED, count)
+                self._transaction.book(route, Account.PENDING, count)
+                self._transaction.book(route, Account.UNSETTLED_BYTES, size)
+                self._stored[route] = [0, 0]
 
     def _recur(self, envelope: Envelope) -> bool:
         """Store a new occurrence, or note another copy of the known one; tell whether it was new."""
@@ -147,9 +163,9 @@ class _Taking:
         seen = self._types.setdefault((route, kind, event), [0, 0])
         seen[0] += 1
         seen[1] = envelope.received_at_ms
-        transaction.book(route, Account.ACCEPTED, 1)
-        transaction.book(route, Account.PENDING, 1)
-        transaction.book(route, Account.UNSETTLED_BYTES, event_bytes(len(payload)))
+        stored = self._stored[route]
+        stored[0] += 1
+        stored[1] += event_bytes(len(payload))
 
     def _place(self, sequence: int, route: int, envelope: Envelope) -> None:
         lane = 0
@@ -178,7 +194,7 @@ class _Taking:
         if self._lanes:
             transaction.executemany("INSERT INTO lanes VALUES (?, ?)", self._lanes)
             transaction.executemany("INSERT INTO blocked VALUES (?, ?)", self._blocked)
-        self._keys.add(transaction, self._new_keys)
+        self._keys.add(self._new_keys)
         self._count_types()
 
     def _count_types(self) -> None:
@@ -196,7 +212,7 @@ class _Taking:
 
 
 def _stored_key(envelope: Envelope) -> bytes:
-    return envelope.event_key + (b"\1" if ROUTE_CODES[envelope.route] else b"\0")
+    return envelope.event_key + _ROUTE_BYTES[envelope.route]
 
 
 def _text(text: str) -> str:

@@ -115,13 +115,15 @@ CREATE TABLE event_types (
     PRIMARY KEY (route, type, event)
 ) WITHOUT ROWID;
 
--- The buckets of known keys: each is a table keys_<bucket> of its own, dropped whole.
+-- The known keys that are no longer in memory, see `store/keys.py`: each bucket is a table keys_<bucket> of its own, dropped whole.
 CREATE TABLE key_buckets (
     bucket    INTEGER PRIMARY KEY,
     opened_ms INTEGER NOT NULL,
     closed_ms INTEGER,           -- the last key in it is not younger than this
     keys      INTEGER NOT NULL
 );
+
+CREATE TABLE marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 
 CREATE TABLE occurrences (
     base_key       BLOB    NOT NULL,

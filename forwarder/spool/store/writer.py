@@ -222,6 +222,7 @@ class Writer:
             self._roll_back()
             raise
         transaction.keep()
+        self._keys.keep()
         notice.last_sequence = transaction.sequence
         notice.quarantined = transaction.quarantined
         return notice
@@ -308,6 +309,7 @@ class Writer:
             self._roll_back()
             raise
         transaction.keep()
+        self._keys.keep()
         if yielded:
             self._tell(Notice(last_sequence=transaction.sequence, yielded=yielded))
 
