@@ -1,4 +1,4 @@
-"""The last hour as a drawing: points of two lines in a box that is stretched to its place. Pure.
+"""The last minutes, up to an hour, as a drawing: points of two lines in a box that is stretched to its place. Pure.
 
 Text stays outside the drawing, so that it is never stretched. Deliberately absent: colours.
 """
@@ -12,6 +12,7 @@ from forwarder.telemetry.rates import HOUR_S, STEP_S, Step
 WIDTH: Final = 600
 HEIGHT: Final = 100
 _GAP_MS: Final = 2.5 * STEP_S * 1000
+_SPANS_MIN: Final = (6, 20, HOUR_S // 60)  # a daemon that has just started is not drawn as a speck
 _FLOOR_PER_S: Final = 1.0  # a trickle is not drawn as a mountain
 
 
@@ -22,6 +23,7 @@ class Chart:
     came: tuple[str, ...]
     went: tuple[str, ...]
     areas: tuple[str, ...]  # below `came`
+    minutes: int  # how far back the left edge is
     top_per_s: float
     peak_in_per_s: float
     peak_out_per_s: float
@@ -33,15 +35,17 @@ class Chart:
 
 
 def hour_chart(steps: Sequence[Step], *, now_ms: int) -> Chart:
-    """Draw what is within the hour before `now_ms`."""
-    begin_ms = now_ms - HOUR_S * 1000
+    """Draw what is within the hour before `now_ms`; less, as long as there is less."""
+    age_ms = now_ms - min((step.at_ms for step in steps), default=now_ms)
+    minutes = next((span for span in _SPANS_MIN if span * 60_000 >= age_ms), _SPANS_MIN[-1])
+    begin_ms = now_ms - minutes * 60_000
     shown = [step for step in steps if begin_ms <= step.at_ms <= now_ms]
     peak_in = max((step.in_per_s for step in shown), default=0.0)
     peak_out = max((step.out_per_s for step in shown), default=0.0)
     top = max(peak_in, peak_out, _FLOOR_PER_S)
 
     def x(step: Step) -> str:
-        return f"{(step.at_ms - begin_ms) / (HOUR_S * 1000) * WIDTH:.1f}"
+        return f"{(step.at_ms - begin_ms) / (minutes * 60_000) * WIDTH:.1f}"
 
     def line(stretch: Sequence[Step], values: Sequence[float]) -> str:
         return " ".join(
@@ -57,6 +61,7 @@ def hour_chart(steps: Sequence[Step], *, now_ms: int) -> Chart:
             f"{x(stretch[0])},{HEIGHT} {points} {x(stretch[-1])},{HEIGHT}"
             for stretch, points in zip(stretches, came, strict=True)
         ),
+        minutes=minutes,
         top_per_s=top,
         peak_in_per_s=peak_in,
         peak_out_per_s=peak_out,
