@@ -5,19 +5,18 @@ What arrives here is not HTTP, or met a bug of ours. Deliberately absent: everyt
 
 import asyncio
 import resource
+import sys
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
-from aiohttp import HttpVersion11, web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.helpers import rfc822_formatted_time
+from aiohttp import web
 
 from forwarder.telemetry.reporter import Reporter
 from forwarder.web.answers import Rejected
-from forwarder.web.doors import Reply, Words
+from forwarder.web.doors import Words
+from forwarder.web.writing import response
 
-SERVER_NAME = "forwarder"  # instead of aiohttp's and Python's versions
 NOT_HTTP_ENDPOINT = "other"
 _FILES_FOR_OTHERS = 128  # spool, operator listener, connections to the vendors
 
@@ -34,8 +33,7 @@ class Server(web.Server):
         super().__init__(respond, **options)
         self._reporter = reporter
         self._options = {"access_log": None, **options}
-        files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._connections_max = max(1, min(connections_max, files_max - _FILES_FOR_OTHERS))
+        self._connections_max = min(connections_max, _connections_that_fit())
 
     def __call__(self) -> web.RequestHandler:
         """Make what speaks to one client."""
@@ -96,66 +94,8 @@ class Connection(web.RequestHandler):
         return response(rejected.reply(Words.JSON), closes=True)
 
 
-class QuickAnswer(web.StreamResponse):
-    """The usual 200 on a connection that is kept, written in one piece.
-
-    aiohttp builds an answer out of a dozen parts, which is a fifth of what a webhook costs altogether. This knows no
-    cookies, no compression, no other status and no HTTP/1.0: see `fits`.
-    """
-
-    def __init__(self, reply: Reply) -> None:
-        # Not the base's own: it prepares for everything that is not needed here.
-        self._reply = reply
-        self._writer: AbstractStreamWriter | None = None
-
-    @staticmethod
-    def fits(reply: Reply, request: web.BaseRequest) -> bool:
-        """Tell whether the answer is the usual one."""
-        return (
-            reply.status == HTTPStatus.OK
-            and not reply.closes
-            and not reply.headers
-            and request.method == "POST"
-            and request.version == HttpVersion11
-            and request.keep_alive
-        )
-
-    def __repr__(self) -> str:
-        """Show the status alone."""
-        return "<QuickAnswer 200>"
-
-    @property
-    def keep_alive(self) -> bool:
-        """Always: another answer would have been chosen."""
-        return True
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
-        """Take the connection to write to."""
-        self._writer = request.writer
-        return request.writer
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Write all of it."""
-        body = self._reply.body + data
-        head = (
-            f"HTTP/1.1 200 OK\r\nContent-Type: {self._reply.content_type}\r\nServer: {SERVER_NAME}\r\n"
-            f"Content-Length: {len(body)}\r\nDate: {rfc822_formatted_time()}\r\n\r\n"
-        )
-        assert self._writer is not None  # noqa: S101  aiohttp prepares every answer before it ends it
-        await self._writer.write(head.encode("ascii") + body)
-        await self._writer.write_eof()
-
-
-def answer(reply: Reply, request: web.BaseRequest, *, closes: bool) -> web.StreamResponse:
-    """Turn the answer to a request into aiohttp's."""
-    return QuickAnswer(reply) if not closes and QuickAnswer.fits(reply, request) else response(reply, closes=closes)
-
-
-def response(reply: Reply, *, closes: bool = False) -> web.Response:
-    """Turn an answer into aiohttp's."""
-    headers = {"Content-Type": reply.content_type, "Server": SERVER_NAME}
-    headers.update(reply.headers)
-    made = web.Response(status=reply.status, body=reply.body, headers=headers)
-    if closes or reply.closes:
-        made.force_close()
-    return made
+def _connections_that_fit() -> int:
+    files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files_max == resource.RLIM_INFINITY:
+        return sys.maxsize
+    return max(files_max - _FILES_FOR_OTHERS, files_max // 2)

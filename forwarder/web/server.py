@@ -18,10 +18,11 @@ from forwarder.errors import SettingsInvalid
 from forwarder.telemetry.reporter import Reporter
 from forwarder.web.admission import DRAIN_RETRY_S, draining, too_large
 from forwarder.web.answers import Rejected
-from forwarder.web.connection import Server, answer
+from forwarder.web.connection import Server
 from forwarder.web.doors import UNAVAILABLE, Reply, Words
 from forwarder.web.health import Health
 from forwarder.web.receive import UNKNOWN_ENDPOINT, Receiver
+from forwarder.web.writing import answer
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _DRAIN_READ_S = 1.0  # what a half-read body still gets once the daemon stops

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
@@ -9,10 +10,18 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from forwarder.web.connection import Connection, Server, answer, response
+from forwarder.web.connection import Connection, Server
 from forwarder.web.doors import Reply
+from forwarder.web.writing import answer, response
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+class Abortable(asyncio.Transport):
+    """A transport that can be aborted, and nothing else."""
+
+    def abort(self) -> None:
+        """Do nothing."""
 
 
 @pytest.fixture
@@ -118,6 +127,26 @@ async def test_whatever_is_not_usual_is_left_to_aiohttp(
 
     await ask(respond, request_head)
     assert isinstance(chosen[0], web.Response)
+
+
+@pytest.mark.parametrize(
+    ("files_max", "expected"), [(resource.RLIM_INFINITY, 10), (1_024, 10), (136, 10), (12, 6)], ids=str
+)
+async def test_there_are_never_more_connections_than_files(
+    build_house: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, files_max: int, expected: int
+) -> None:
+    """Clients leave the process files for its own work, also where it may open few."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files_max, files_max))
+    house = build_house()
+
+    async def respond(request: web.BaseRequest) -> web.StreamResponse:
+        del request
+        return web.Response()
+
+    server = Server(respond, reporter=house.reporter, connections_max=10)
+    for _ in range(12):
+        server.connection_made(server(), Abortable())
+    assert house.rejections().get(("other", "too_many_connections"), 0) == 12 - expected
 
 
 async def test_what_aiohttp_would_log_is_told_by_its_type(build_house: Callable[..., Any]) -> None:
