@@ -1,0 +1,268 @@
+"""What is tidied behind the commits: age, space, prints of labels, keys. And that a backlog costs nothing."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forwarder.errors import NoSuchEvent, SpoolFull
+from forwarder.model import Envelope, Labels, Receipt, RouteName, State
+from forwarder.ports import AuditRow, EventQuery
+from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.sqlite import SqliteSpool
+from forwarder.spool.store import keys as keys_module
+from forwarder.spool.store.database import open_reader, open_writer, prepare_folder
+from forwarder.spool.store.keys import KnownKeys
+from forwarder.spool.store.segments import SEGMENT_EVENTS
+from forwarder.spool.store.transaction import Memory, Transaction
+
+OUT = RouteName.COURIER_TO_RUDDERSTACK
+IN = RouteName.RUDDERSTACK_TO_COURIER
+OpenSqlite = Callable[..., Awaitable[SqliteSpool]]
+MakeEnvelope = Callable[..., Envelope]
+
+
+async def lease_all(spool: SqliteSpool, route: RouteName = OUT) -> list[int]:
+    """Lend everything that is due."""
+    leases: list[int] = []
+    while more := await spool.lease(route, fresh_max=1_000, retry_max=1_000, bytes_max=10**9):
+        leases += [lease.sequence for lease in more]
+    return leases
+
+
+async def eventually(check: Callable[[], Awaitable[bool]], *, within_s: float = 10.0) -> None:
+    """Wait until something holds; the writer tidies when it is idle, at least twice a second."""
+    async with asyncio.timeout(within_s):
+        while not await check():  # noqa: ASYNC110 - another thread's doing is watched from outside
+            await asyncio.sleep(0.02)
+
+
+async def test_settled_events_go_after_the_retention(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, clock: Any
+) -> None:
+    """History is dropped when it is old enough; what is pending never is; the books keep counting all."""
+    spool = await open_sqlite(limits=SpoolLimits(retention_s=1_000))
+    await spool.append([make_envelope(n) for n in range(1, 1_201)])
+    leases = await lease_all(spool)
+    await spool.note(2, b"half done")
+    await spool.complete(leases[0:1], state=State.DELIVERED)
+    await spool.bury(leases[1:1_100], reason="refused")
+    await spool.write_audit(AuditRow(at_ms=clock.now_ms, who="cli", action="replay", detail=""))
+    clock.now_ms += 999_000
+    await spool.append([make_envelope(5_000)])
+    await asyncio.sleep(0.6)
+    assert (await spool.event(2)).payload is not None
+    clock.now_ms += 62_000
+
+    async def is_gone() -> bool:
+        return len((await spool.events(EventQuery(limit=2_000))).rows) == 101
+
+    await eventually(is_gone)
+    with pytest.raises(NoSuchEvent):
+        await spool.event(2)
+    assert await spool.exhume([2]) == 0
+    assert not await spool.reasons(None, State.DEAD, limit=5)
+    assert not await spool.audit(limit=5)
+    facts = await spool.facts()
+    assert (facts.books[OUT].accepted, facts.books[OUT].delivered, facts.books[OUT].dead) == (1_201, 1, 1_099)
+    assert facts.books[OUT].is_balanced()
+
+
+async def test_history_yields_before_new_events_are_refused(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, reporter: Any
+) -> None:
+    """Near the cap settled payloads go first: filtered, then delivered; dead ones stay and can be replayed."""
+    spool = await open_sqlite(limits=SpoolLimits(bytes_max=3_000_000))
+    await spool.append([make_envelope(n, payload=b"x" * 5_000) for n in range(1, 301)])
+    leases = await lease_all(spool)
+    await spool.complete(leases[:100], state=State.FILTERED, reason="not listed")
+    await spool.complete(leases[100:250], state=State.DELIVERED)
+    await spool.bury(leases[250:], reason="refused")
+    assert "yielded" not in " ".join(reporter.facts)
+    for number in range(1_000, 1_250):
+        await spool.append([make_envelope(number, payload=b"y" * 5_000)])
+
+    async def is_within() -> bool:
+        return (await spool.facts()).size_bytes <= 2_700_000
+
+    await eventually(is_within)
+    assert any(fact.startswith("yielded") for fact in reporter.facts)
+    assert (await spool.event(leases[0])).payload is None
+    assert await spool.exhume([leases[0]]) == 0
+    assert (await spool.event(leases[299])).payload is not None
+    assert await spool.exhume([leases[299]]) == 1
+    assert len((await spool.events(EventQuery(limit=1_000))).rows) == 550
+    assert (await spool.append([make_envelope(1)])).duplicates == 1
+    assert (await spool.facts()).books[OUT].is_balanced()
+
+
+async def test_rows_yield_last(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
+    """When every payload and key has yielded, the oldest settled rows go; the flow never stops."""
+    spool = await open_sqlite(limits=SpoolLimits(bytes_max=600_000))
+    labels = Labels(type="t", event="e" * 200, message_id="m" * 200, user_id="u" * 200)
+    for number in range(60):
+        batch = [make_envelope(number * 50 + n, labels=labels) for n in range(50)]
+        for _ in range(200):
+            try:
+                await spool.append(batch)
+                break
+            except SpoolFull:
+                await asyncio.sleep(0.02)
+        await spool.complete(await lease_all(spool), state=State.DELIVERED)
+    books = (await spool.facts()).books[OUT]
+    assert (books.accepted, books.delivered) == (3_000, 3_000)
+    assert len((await spool.events(EventQuery(limit=5_000))).rows) < 3_000
+
+
+async def test_labels_are_found_in_blocks_and_beside_them(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, clock: Any
+) -> None:
+    """A filter is exact over blocks of prints and over the newest rows, for rare, common and absent values."""
+    spool = await open_sqlite()
+    count = SEGMENT_EVENTS * 3 + 500
+    for start in range(1, count, 500):
+        clock.now_ms += 1_000
+        await spool.append(
+            [
+                make_envelope(
+                    n,
+                    route=IN if n % 1_000 == 0 else OUT,
+                    labels=Labels(type="t", event=f"e{n % 3}", message_id=f"m{n}", user_id=f"u{n // 100}"),
+                )
+                for n in range(start, min(start + 500, count))
+            ]
+        )
+    reader = open_reader(spool._folder)  # noqa: SLF001 - the promise is about what is behind the spool
+
+    async def is_built() -> bool:
+        return bool(reader.execute("SELECT count(*) FROM segments WHERE kind = 0").fetchone() == (3,))
+
+    await eventually(is_built)
+    reader.close()
+    everything = range(1, count)
+
+    async def found(**filters: Any) -> list[int]:
+        page = await spool.events(EventQuery(limit=10_000, **filters))
+        assert not page.is_cut
+        return [row.sequence for row in page.rows]
+
+    assert await found(message_id="m7") == [7]
+    assert await found(message_id=f"m{count - 1}") == [count - 1]
+    assert await found(message_id="none") == []
+    assert await found(user_id="u20") == list(range(2_099, 1_999, -1))
+    assert await found(user_id="u20", event="e1") == [n for n in range(2_099, 1_999, -1) if n % 3 == 1]
+    assert await found(event="e2", after_sequence=5_000) == [n for n in everything if n > 5_000 and n % 3 == 2]
+    assert await found(route=IN) == [6_000, 5_000, 4_000, 3_000, 2_000, 1_000]
+    assert await found(route=IN, after_sequence=3_500) == [4_000, 5_000, 6_000]
+    assert await found(route=IN, before_sequence=2_500, event="e1") == [1_000]
+    low_ms = (await spool.event(1_200)).row.received_at_ms
+    high_ms = (await spool.event(5_800)).row.received_at_ms
+    assert await found(received_from_ms=low_ms, received_to_ms=high_ms) == list(range(5_500, 1_000, -1))
+    assert await found(received_from_ms=high_ms, after_sequence=100) == list(range(5_501, count))
+    assert await found(received_to_ms=1, after_sequence=0) == []
+
+
+async def test_draining_does_not_slow_down_with_the_backlog(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope
+) -> None:
+    """Lending and settling an event takes about as long with 100,000 waiting behind it as with none."""
+    spool = await open_sqlite(limits=SpoolLimits(cache_bytes_max=65_536))
+
+    async def fill(start: int, count: int) -> None:
+        for first in range(start, start + count, 1_000):
+            await spool.append([make_envelope(n) for n in range(first, first + 1_000)])
+
+    async def drain(count: int) -> float:
+        begun_s, done = time.process_time(), 0
+        while done < count:
+            leases = await spool.lease(OUT, fresh_max=100, retry_max=100, bytes_max=500_000)
+            await spool.complete([lease.sequence for lease in leases], state=State.DELIVERED)
+            done += len(leases)
+        return time.process_time() - begun_s
+
+    await fill(0, 5_000)
+    alone_s = await drain(5_000)
+    await fill(10_000, 100_000)
+    first_s = await drain(5_000)
+    assert first_s < alone_s * 4
+
+
+def test_keys_go_into_tables_and_are_known_ever_after(tmp_path: Path) -> None:
+    """A key is known while it is in memory, while it is moved, in its table, and again after a restart."""
+    prepare_folder(tmp_path)
+    connection = open_writer(tmp_path)
+    known = KnownKeys(connection, retention_s=800, in_memory_max=10)
+    memory = Memory()
+    all_keys = [n.to_bytes(17, "big") for n in range(keys_module.KEYS_IN_MEMORY_MAX // 8)]
+
+    def commit(work: Callable[[Transaction], None], *, now_ms: int) -> None:
+        transaction = Transaction(connection, memory, SpoolLimits(), now_ms=now_ms)
+        connection.execute("BEGIN IMMEDIATE")
+        work(transaction)
+        connection.execute("COMMIT")
+        known.keep()
+
+    commit(lambda _: known.add(all_keys), now_ms=0)
+    assert known.find(set(all_keys[:9])) == set(all_keys[:9])
+    steps = 0
+    while known.is_sealing_due():
+        commit(known.seal, now_ms=0)
+        assert known.find(set(all_keys)) == set(all_keys)
+        steps += 1
+    assert steps == 2
+    again = KnownKeys(connection, retention_s=800)
+    assert again.find({all_keys[0], b"x" * 17}) == {all_keys[0]}
+    more = [b"k%016d" % n for n in range(20)]
+    commit(lambda _: known.add(more), now_ms=200_000)
+    commit(known.seal, now_ms=200_000)
+    commit(lambda t: None if known.drop_old(t) else pytest.fail("kept"), now_ms=1_100_000)
+    assert known.find({*more, *all_keys}) == set(more)
+    connection.close()
+
+
+async def test_a_poisoned_append_does_not_fail_its_commit_mates(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope
+) -> None:
+    """What one caller got wrong is told to that caller alone, however many share the commit."""
+    spool = await open_sqlite()
+    good = [spool.append([make_envelope(n)]) for n in range(1, 20)]
+    wrong: Any = "text is no payload"
+    results = await asyncio.gather(
+        *good[:10], spool.append([make_envelope(99, payload=wrong)]), *good[10:], return_exceptions=True
+    )
+    assert [r for r in results if not isinstance(r, BaseException)] == [Receipt(accepted=1, duplicates=0)] * 19
+    assert sum(isinstance(r, TypeError) for r in results) == 1
+    assert (await spool.facts()).books[OUT].accepted == 19
+
+
+async def test_a_cancelled_caller_leaves_nothing_lent(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
+    """A lease that is cancelled while it reads is not lost, and a settlement that was asked for is made."""
+    spool = await open_sqlite(limits=SpoolLimits(cache_bytes_max=1))
+    await spool.append([make_envelope(n) for n in range(1, 4)])
+    leasing = asyncio.create_task(spool.lease(OUT, fresh_max=9, retry_max=9, bytes_max=10_000))
+    await asyncio.sleep(0)
+    leasing.cancel()
+    await asyncio.gather(leasing, return_exceptions=True)
+    assert await lease_all(spool) == [1, 2, 3]
+    settling = asyncio.create_task(spool.complete([1], state=State.DELIVERED))
+    await asyncio.sleep(0)
+    settling.cancel()
+    await asyncio.gather(settling, return_exceptions=True)
+    await spool.complete([2], state=State.DELIVERED)
+    assert (await spool.facts()).books[OUT].delivered == 2
+
+
+async def test_the_watchdog_sees_the_writer(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, clock: Any) -> None:
+    """An idle writer is alive, and so is one that turned lately."""
+    spool = await open_sqlite()
+    await spool.append([make_envelope(1)])
+    assert spool.name == "spool writer"
+
+    async def is_alive() -> bool:
+        return spool.is_alive(now_s=clock.monotonic_s(), within_s=5)
+
+    await eventually(is_alive)
+    assert "SqliteSpool" in repr(spool)
