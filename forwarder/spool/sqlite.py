@@ -33,6 +33,7 @@ T = TypeVar("T")
 _REPLAY_CHUNK = 500
 _RECHECK_S = 1.0  # wall clocks jump: a due time is looked at again at least this often
 _FEEDS_PER_LEASE_MAX = 8
+_FEED_AGAIN_S = 0.5
 
 
 class SqliteSpool:
@@ -55,6 +56,8 @@ class SqliteSpool:
         self._closing: asyncio.Task[None] | None = None
         self._is_refusing = False
         self._is_owing = False
+        self._is_at_cap = False
+        self._feeds_again_s = [0.0, 0.0]  # after a feed that failed: not at once
 
     def __repr__(self) -> str:
         """Show the folder and the desks."""
@@ -104,7 +107,14 @@ class SqliteSpool:
             raise SpoolFull(self._writer.condition.refusal or "the disk is full", retry_after_s=10)
         future: asyncio.Future[Receipt] = self._loop.create_future()
         self._writer.submit(AppendJob(envelopes, *self._callbacks(future)))
-        return await future
+        try:
+            receipt = await future
+        except SpoolFull as full:
+            self._hear_cap(str(full))
+            raise
+        if self._is_at_cap:
+            self._hear_cap("")
+        return receipt
 
     async def lease(self, route: RouteName, *, fresh_max: int, retry_max: int, bytes_max: int) -> Sequence[Lease]:
         """Lend the oldest due events; see `ports.Spool.lease`."""
@@ -118,7 +128,7 @@ class SqliteSpool:
             if desk.wants_feed(now_ms=self._clock.wall_ms()):
                 await asyncio.shield(self._feed(code, fresh_max=fresh_max, retry_max=retry_max))
             # It may have changed while the feed was under way.
-            if not self._may_lend():
+            if not self._may_lend() or self._loop.time() < self._feeds_again_s[code]:
                 return ()
             leases = desk.take(fresh_max=fresh_max, retry_max=retry_max, bytes_max=bytes_max)
             if leases or not desk.wants_feed(now_ms=self._clock.wall_ms()):
@@ -142,7 +152,7 @@ class SqliteSpool:
             candidate, promoted = newest(transaction, code, known=known)
             return candidate, fetch_promoted(transaction, promoted), promoted
 
-        candidate, fetched, promoted = await self._submit(work)
+        candidate, fetched, promoted = await self._submit(work, is_read=True)
         desk.promoted(fetched, promoted)
         return None if candidate is None else desk.lend_newest(candidate)
 
@@ -199,7 +209,7 @@ class SqliteSpool:
             def work(transaction: Transaction, wish: Release = wish) -> Any:
                 return release(transaction, wish)
 
-            await self._submit(work, heard=desk.released, must_succeed=True)
+            await self._submit(work, heard=desk.released, missed=partial(_unclaim, candidates), must_succeed=True)
         self._wake()
 
     async def exhume(self, sequences: Sequence[int]) -> int:
@@ -315,9 +325,14 @@ class SqliteSpool:
         work: Callable[[Transaction], T],
         *,
         heard: Callable[[T], None] | None = None,
+        missed: Callable[[], None] | None = None,
         must_succeed: bool = False,
+        is_read: bool = False,
     ) -> T:
-        """Run work in the next commit; `heard` is told before anything that was committed later."""
+        """Run work in the next commit; `heard` is told before anything that was committed later.
+
+        `missed` is told when it failed.
+        """
         future: asyncio.Future[T] = self._loop.create_future()
         done, failed = self._callbacks(future)
 
@@ -326,7 +341,12 @@ class SqliteSpool:
                 heard(result)
             done(result)
 
-        self._writer.submit(Job(work, told, failed, must_succeed))
+        def refused(error: Exception) -> None:
+            if missed is not None:
+                missed()
+            failed(error)
+
+        self._writer.submit(Job(work, told, refused, must_succeed, is_read))
         # A caller that is cancelled stops waiting; the job is done and heard all the same.
         return await future
 
@@ -349,7 +369,7 @@ class SqliteSpool:
                 if result[1]:
                     self._wake()
 
-            await self._submit(work, heard=heard, must_succeed=True)
+            await self._submit(work, heard=heard, missed=partial(_unclaim, candidates), must_succeed=True)
 
     def _claim(self, sequences: Sequence[int]) -> list[tuple[LendingDesk, list[Candidate]]]:
         """Take the lent ones of these for one settlement each; others are not ours to settle."""
@@ -390,12 +410,17 @@ class SqliteSpool:
             done(None)
             self._wake()
 
-        self._writer.submit(Job(work, told, lambda _error: done(None)))
+        def missed(_error: Exception) -> None:
+            self._feeds_again_s[code] = self._loop.time() + _FEED_AGAIN_S
+            done(None)
+
+        self._writer.submit(Job(work, told, missed, is_read=True))
         self._feeds[code] = future
         return future
 
     def _has_work(self, code: int) -> bool:
-        return not self._is_owing and self._desks[code].has_work(now_ms=self._clock.wall_ms())
+        may_lend = not self._is_owing and self._loop.time() >= self._feeds_again_s[code]
+        return may_lend and self._desks[code].has_work(now_ms=self._clock.wall_ms())
 
     def _until_due_s(self, code: int) -> float:
         due_ms = self._desks[code].next_due_ms()
@@ -439,7 +464,10 @@ class SqliteSpool:
         if notice.yielded:
             self._reporter.history_yielded(events=notice.yielded)
         for call, result in notice.calls:
-            call(result)
+            try:
+                call(result)
+            except Exception as error:  # noqa: BLE001 - a bug in one must not leave the others waiting for ever
+                self._loop.call_exception_handler({"message": "a commit could not be heard", "exception": error})
 
     def _tell_condition(self, condition: Condition) -> None:
         with contextlib.suppress(RuntimeError):
@@ -458,9 +486,25 @@ class SqliteSpool:
                 self._reporter.settlement_waiting(reason=condition.refusal, events=condition.owed)
             self._wake()
 
+    def _hear_cap(self, reason: str) -> None:
+        """Report when appends begin to be refused for the cap, and when they are taken again."""
+        if self._is_refusing or bool(reason) == self._is_at_cap:
+            return
+        self._is_at_cap = bool(reason)
+        if reason:
+            self._reporter.spool_refusing(reason=reason)
+        else:
+            self._reporter.spool_accepting()
+
     def _facts_live(self) -> tuple[dict[tuple[int, int], int], str, int]:
         """Return the books of the last commit, why appends are refused, and the cap."""
         return self._writer.memory.books, self._writer.condition.refusal, self._limits.bytes_max
+
+
+def _unclaim(candidates: Sequence[Candidate]) -> None:
+    """Leave them lent, to be settled by another call."""
+    for candidate in candidates:
+        candidate.is_settling = False
 
 
 def _chunks(sequences: Sequence[int]) -> list[Sequence[int]]:

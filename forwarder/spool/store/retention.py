@@ -12,6 +12,7 @@ from forwarder.spool.store.reasons import drop_reason
 from forwarder.spool.store.transaction import Transaction
 
 _ROWS_PER_STEP = 500
+_ATTEMPTS_PER_SWEEP = 5_000
 _OUTCOMES = (
     "SELECT e.sequence, e.route, e.size, o.state, o.reason_id, o.is_discarded, o.settled_at_ms, e.received_at_ms "
     "FROM (SELECT sequence, route, size, received_at_ms FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?) e "
@@ -61,9 +62,7 @@ def purge(transaction: Transaction, rows: Sequence[OutcomeRow]) -> None:
 
 
 def _drop_the_rest(transaction: Transaction, before_ms: int) -> None:
-    while drop_old_attempts(transaction, before_ms=before_ms, limit=_ROWS_PER_STEP):
-        if transaction.connection.changes() < _ROWS_PER_STEP:
-            break
+    drop_old_attempts(transaction, before_ms=before_ms, limit=_ATTEMPTS_PER_SWEEP)
     transaction.execute(
         "DELETE FROM occurrences WHERE base_key IN "
         "(SELECT base_key FROM occurrences WHERE keep_until_ms < ? ORDER BY keep_until_ms LIMIT ?)",

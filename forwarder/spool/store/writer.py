@@ -28,7 +28,8 @@ from forwarder.spool.store.transaction import Memory, Transaction, load_memory
 _GROUP_MAX = 2_000  # jobs in one commit
 _IDLE_S = 0.5
 _RETRY_AFTER_S = 10
-_DISK_ERRORS = (apsw.FullError, apsw.IOError, apsw.CantOpenError)
+# Busy: somebody else's tool holds the database; read-only: the disk was remounted. Both may pass.
+_DISK_ERRORS = (apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.BusyError, apsw.ReadOnlyError)
 
 
 @dataclass(slots=True)
@@ -44,13 +45,15 @@ class AppendJob:
 class Job:
     """Any other work inside a transaction. Both callbacks run on the event loop's thread.
 
-    `must_succeed`: a settlement, kept and tried again while the disk is full.
+    `must_succeed`: a settlement, kept and tried again while the disk is full. `is_read`: it writes only
+    what it finds damaged, so a full disk does not turn it away.
     """
 
     work: Callable[[Transaction], Any]
     done: Callable[[Any], None]
     failed: Callable[[Exception], None]
     must_succeed: bool = False
+    is_read: bool = False
 
 
 @dataclass(slots=True)
@@ -179,9 +182,10 @@ class Writer:
                 self._tell(self._attempt_around_damage(job))
             except _DISK_ERRORS as error:
                 self._give_up_reserve(error)
-                self._turn_away([job])
                 if isinstance(job, Job) and job.must_succeed:
                     self._owe(job)
+                else:
+                    self._fail(job, self._no_room())
             except apsw.Error as error:
                 if isinstance(job, Job) and job.must_succeed:
                     self._owe(job)
@@ -234,14 +238,17 @@ class Writer:
         self._housekeeping.forget_changes()
 
     def _turn_away(self, jobs: Sequence[AppendJob | Job]) -> list[Job]:
-        """Refuse what would fill the disk further; return the settlements."""
+        """Refuse what would fill the disk further; return the settlements and what only reads."""
         kept: list[Job] = []
         for job in jobs:
-            if isinstance(job, Job) and job.must_succeed:
+            if isinstance(job, Job) and (job.must_succeed or job.is_read):
                 kept.append(job)
             else:
-                self._fail(job, SpoolFull(self.condition.refusal or "the disk is full", retry_after_s=_RETRY_AFTER_S))
+                self._fail(job, self._no_room())
         return kept
+
+    def _no_room(self) -> SpoolFull:
+        return SpoolFull(self.condition.refusal or "the disk is full", retry_after_s=_RETRY_AFTER_S)
 
     def _fail(self, job: AppendJob | Job, error: Exception) -> None:
         self._tell(Notice(last_sequence=self.memory.sequence, calls=[(job.failed, error)]))
