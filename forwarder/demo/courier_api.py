@@ -35,6 +35,7 @@ class CourierApi:
 
     `trouble` answers single families or users: it is given method and path of every request that is
     authorised, and may return an outcome that is sent instead (nothing takes effect, nothing is kept).
+    `on_request` is shown every request before it is judged.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class CourierApi:
         self.script = Script()
         self.chaos = chaos
         self.trouble: Callable[[str, str], Outcome | None] | None = None
+        self.on_request: Callable[[Asked], None] | None = None
         self.misfortunes: dict[Misfortune, int] = dict.fromkeys(Misfortune, 0)
         self.answers: deque[tuple[str, str, int]] = deque(maxlen=100_000)  # method, path, status
         self._silence_s = silence_s
@@ -94,6 +96,8 @@ class CourierApi:
         return await self._listener.wait_for_requests(requests, timeout_s=timeout_s)
 
     async def _answer(self, asked: Asked) -> Said:
+        if self.on_request is not None:
+            self.on_request(asked)
         outcome = await self._judge(asked)
         self.answers.append((asked.method, asked.path, outcome.status))
         headers = {"Retry-After": str(self._retry_after_s)} if outcome.status == HTTPStatus.TOO_MANY_REQUESTS else {}

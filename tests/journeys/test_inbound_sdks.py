@@ -1,0 +1,213 @@
+"""The vendors' own SDKs, in Python and in Node, use the daemon as their data plane without knowing it."""
+
+import asyncio
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forwarder.demo.courier_api import CourierApi
+from forwarder.demo.process import DaemonProcess
+from forwarder.model import RouteName
+
+pytestmark = pytest.mark.journey
+
+INBOUND = RouteName.RUDDERSTACK_TO_COURIER.value
+LINKS_TOML = '[[link]]\nevent = "Order Completed"\ntarget = "order-thanks"\n'
+USER = "user-0/maya okafor+ä"  # a careless path would mangle it
+ANONYMOUS = "user-0-anonymous"
+TENANT = "acct/1 ü"
+CROWD = 40
+
+Json = dict[str, Any]
+Calls = list[tuple[str, Json]]
+Program = Callable[[str], tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sdk:
+    """A program that drives one SDK: url, write key and packing as arguments, calls on stdin, failures on stdout."""
+
+    program: str
+    packing: str
+
+    def __str__(self) -> str:
+        """Name it in test ids."""
+        return f"{self.program.partition('.')[0]}-{self.packing}"
+
+    async def post(self, program: Program, url: str, key: str, calls: Calls) -> list[str]:
+        """Post the calls and return what the SDK says failed; it has flushed and ended by then."""
+        process = await asyncio.create_subprocess_exec(
+            *program(self.program),
+            *(url, key, self.packing),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            output, errors = await asyncio.wait_for(process.communicate(json.dumps(calls).encode()), 45)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        assert process.returncode == 0, errors.decode()
+        failed: list[str] = json.loads(output)
+        return failed
+
+
+SDKS = (
+    Sdk("rudder_sdk_python.py", "gzip"),
+    Sdk("segment_analytics_python.py", "gzip"),
+    Sdk("segment_analytics_python.py", "plain"),
+    Sdk("rudder_sdk_node.cjs", "gzip"),
+    Sdk("segment_analytics_node.cjs", "plain"),
+)
+
+
+@pytest.fixture
+def program(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+    """Return the command line of a program that drives an SDK."""
+    modules = checkout / "tests" / "node" / "node_modules"
+    monkeypatch.setenv("NODE_PATH", str(modules))
+    monkeypatch.setenv("PYTHON_DOTENV_DISABLED", "1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    def command(name: str) -> tuple[str, str]:
+        path = str(checkout / "tests" / "sdks" / name)
+        if name.endswith(".py"):
+            return sys.executable, path
+        node = shutil.which("node")
+        if node is None or not modules.is_dir():
+            pytest.skip("needs Node and its packages: make node")
+        return node, path
+
+    return command
+
+
+def sample_calls() -> Calls:
+    """Return one call of each kind, in an order that must be kept, and then enough to need several requests."""
+    traits = {"email": "maya@example.com", "firstName": "Maya", "phone": "+12025550142", "address": {"city": "Leeds"}}
+    automation = {
+        "steps": [{"action": "send", "template": "receipt", "recipient": USER}],
+        "cancelation_token": "cart-1",
+        "data": {"cart": 1},
+    }
+    order = {"total": 12.5, "items": [{"sku": "A-1", "qty": 2}], "note": None, "grüße": "注文"}
+    return [
+        ("identify", {"userId": USER, "traits": traits}),
+        ("track", {"userId": USER, "event": "Order Completed", "properties": order}),
+        ("track", {"userId": USER, "event": "Cart Left", "properties": {"courier": {"automation": automation}}}),
+        ("track", {"userId": USER, "event": "Product Viewed", "properties": {}}),
+        ("group", {"userId": USER, "groupId": TENANT, "traits": {"name": "Acme", "employees": 20}}),
+        ("page", {"userId": USER, "name": "Home"}),
+        ("screen", {"userId": USER, "name": "Home"}),
+        ("alias", {"userId": USER, "previousId": ANONYMOUS}),
+        ("track", {"anonymousId": ANONYMOUS, "event": "Order Completed", "properties": {"total": 1}}),
+        *(
+            ("track", {"userId": f"customer-0{n}", "event": "Order Completed", "properties": {"total": n}})
+            for n in range(CROWD)
+        ),
+    ]
+
+
+@pytest.fixture
+async def daemon(make_daemon: Callable[[dict[str, str]], DaemonProcess], inbound: dict[str, str]) -> DaemonProcess:
+    """A daemon with one link, not started yet."""
+    made = make_daemon(inbound)
+    links = made.folder / "links.toml"
+    links.write_text(LINKS_TOML)
+    made.settings["FORWARDER_LINKS"] = str(links)
+    return made
+
+
+@pytest.mark.parametrize("sdk", SDKS, ids=str)
+async def test_an_sdk_uses_the_daemon_as_its_data_plane(
+    sdk: Sdk, daemon: DaemonProcess, courier: CourierApi, inbound: dict[str, str], program: Program
+) -> None:
+    """Every kind of call that an unchanged SDK makes is taken and does at Courier what it should, once, in order."""
+    await daemon.start()
+
+    assert await sdk.post(program, daemon.url, inbound["FORWARDER_INBOUND_KEYS"], sample_calls()) == []
+    books = await daemon.wait_for_books(
+        INBOUND, lambda books: (books["accepted"], books["pending"]) == (9 + CROWD, 0), timeout_s=20
+    )
+
+    assert books == {
+        "accepted": 9 + CROWD,
+        "pending": 0,
+        "delivered": 5 + CROWD,
+        "filtered": 3,
+        "unmapped": 1,
+        "dead": 0,
+    }
+    state = courier.state
+    assert state.profiles == {
+        USER: {
+            "email": "maya@example.com",
+            "given_name": "Maya",
+            "phone_number": "+12025550142",
+            "address": {"locality": "Leeds"},
+        }
+    }
+    assert state.tenants == {TENANT: {"id": TENANT, "name": "Acme", "properties": {"employees": 20}}}
+    assert list(state.memberships) == [(USER, TENANT)]
+    merged, linked, ad_hoc, joined = state.effects_of(USER)
+    assert [effect.operation for effect in (merged, linked, ad_hoc, joined)] == [
+        "POST /profiles/{user}",
+        "POST /automations/{template}/invoke",
+        "POST /automations/invoke",
+        "PUT /users/{user}/tenants/{tenant}",
+    ]
+    order = sample_calls()[1][1]["properties"]
+    assert (linked.params["template"], linked.body["recipient"]) == ("order-thanks", USER)
+    assert linked.body["data"].items() >= (order | {"event": "Order Completed", "properties": order}).items()
+    automation = sample_calls()[2][1]["properties"]["courier"]["automation"]
+    assert ad_hoc.body == {
+        "automation": {"steps": automation["steps"], "cancelation_token": "cart-1"},
+        "recipient": USER,
+        "data": {"cart": 1},
+    }
+    (of_anonymous,) = state.effects_of(ANONYMOUS)
+    assert of_anonymous.body["data"]["anonymousId"] == ANONYMOUS
+    assert [effect.body["data"]["total"] for n in range(CROWD) for effect in state.effects_of(f"customer-0{n}")] == [
+        *range(CROWD)
+    ]
+
+
+async def test_sdks_with_a_wrong_key_are_told_at_once(daemon: DaemonProcess, program: Program) -> None:
+    """An SDK that holds no key of ours gets the 401 that it expects: it reports every call and keeps nothing back."""
+    await daemon.start()
+
+    failed = await asyncio.gather(
+        *(sdk.post(program, daemon.url, "not-a-key-of-ours", sample_calls()[:5]) for sdk in SDKS)
+    )
+
+    assert [len(errors) for errors in failed] == [5] * len(SDKS)
+    assert all("401" in error for errors in failed for error in errors)
+    assert (await daemon.books(INBOUND))["accepted"] == 0
+
+
+async def test_sdks_survive_a_restart_of_the_daemon(
+    daemon: DaemonProcess, courier: CourierApi, inbound: dict[str, str], program: Program
+) -> None:
+    """What an SDK sends while the daemon is down arrives once it is up: the SDK's own retry finds it."""
+    await daemon.start()
+    await daemon.kill()
+    key, users = inbound["FORWARDER_INBOUND_KEYS"], [f"user-0-{sdk}" for sdk in SDKS]
+
+    *failed, _ = await asyncio.gather(
+        *(
+            sdk.post(program, daemon.url, key, [("identify", {"userId": user, "traits": {"plan": "pro"}})])
+            for sdk, user in zip(SDKS, users, strict=True)
+        ),
+        daemon.start(),
+    )
+
+    assert failed == [[]] * len(SDKS)
+    await daemon.wait_for_books(INBOUND, lambda books: books["delivered"] == len(SDKS))
+    assert sorted(courier.state.profiles) == sorted(users)
