@@ -47,12 +47,14 @@ async def started(folder: Path, *arguments: str) -> AsyncIterator[tuple[asyncio.
 
 
 async def page_is_up(process: asyncio.subprocess.Process, url: str) -> None:
-    """Return when the command told the page's address; its listener answers then."""
+    """Return when the command told the page's address; page and metrics answer then, without a token."""
     assert process.stdout is not None
     line = await asyncio.wait_for(process.stdout.readline(), 20)
     assert url in line.decode(), line
-    async with aiohttp.ClientSession() as http, http.get(f"{url}/metrics") as response:
-        assert response.status == 200
+    async with aiohttp.ClientSession() as http:
+        for path in ("/", "/metrics"):
+            async with http.get(f"{url}{path}") as response:
+                assert response.status == 200, path
 
 
 async def ended(process: asyncio.subprocess.Process) -> str:
