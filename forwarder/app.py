@@ -7,21 +7,19 @@ import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from forwarder import __version__
+from forwarder.checks import LocalCheck
 from forwarder.clock import SystemClock
 from forwarder.courier.client import CourierClient
 from forwarder.courier.sink import CourierSink
 from forwarder.courier.tenant_order import TenantOrder
 from forwarder.daemon import Daemon, stop_signals
-from forwarder.errors import RulesInvalid
 from forwarder.flow.batcher import BatchLimits
 from forwarder.flow.delivery import DeliveryLimits
 from forwarder.flow.route import Route
 from forwarder.flow.routes import batch_route, call_route
 from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack
-from forwarder.mapping.link_file import LinkFile, read_link_file
 from forwarder.mapping.link_store import LinkStore
 from forwarder.mapping.rudderstack_to_courier import RudderstackToCourier
 from forwarder.mapping.rules import Rules
@@ -32,6 +30,7 @@ from forwarder.rudderstack.calls import TrackCalls
 from forwarder.rudderstack.credential import WriteKey
 from forwarder.rudderstack.sink import REQUEST_BYTES_MAX, RudderstackSink, framing_bytes
 from forwarder.settings import Settings
+from forwarder.settings.files import read_links, read_rules
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.foreign import foreign_logs_captured
@@ -49,8 +48,13 @@ from forwarder.web.operator_api import api_routes
 from forwarder.web.operator_auth import OperatorGuard
 from forwarder.web.operator_desk import OperatorDesk
 from forwarder.web.operator_links import link_routes
+from forwarder.web.pages.acting import Acting
+from forwarder.web.pages.forms import described_forms
+from forwarder.web.pages.jobs import Jobs
+from forwarder.web.pages.login import PUBLIC_PATHS, to_login
 from forwarder.web.pages.render import Renderer
 from forwarder.web.pages.routes import make_page
+from forwarder.web.pages.sessions import Sessions
 from forwarder.web.receive import Receiver
 from forwarder.web.server import PublicListener
 
@@ -138,7 +142,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Daemon:
 def outbound_route(settings: Settings, base: Foundation, rules: Rules) -> Route:
     """Make the route Courier → RudderStack."""
     assert settings.rudderstack_write_key is not None  # noqa: S101  settings.together saw to it
-    assert settings.rudderstack_data_plane_url is not None  # noqa: S101
+    assert settings.rudderstack_data_plane_url is not None  # noqa: S101  nor without this
     return batch_route(
         RouteName.COURIER_TO_RUDDERSTACK,
         spool=base.spool,
@@ -232,16 +236,28 @@ def operator(
         explain=explainers(settings, rules, links),
     )
     token = settings.operator_token.get_secret_value() if settings.operator_token else None
-    guard = OperatorGuard(token=token, own_hosts=frozenset({settings.operator_listen.host.casefold()}))
-    render = Renderer(clock=base.clock, version=__version__)
+    sessions = Sessions(clock=base.clock)
+    guard = OperatorGuard(
+        token=token,
+        own_hosts=frozenset({settings.operator_listen.host.casefold()}),
+        sessions=sessions,
+        public_paths=PUBLIC_PATHS,
+    )
+    render = Renderer(clock=base.clock, version=__version__, can_log_out=guard.has_token)
     rates = Rates(metrics=base.metrics, clock=base.clock)
     page, stream = make_page(desk, render, rates)
+    jobs = Jobs(clock=base.clock, reporter=base.reporter)
+    acting = Acting(
+        desk=desk, render=render, jobs=jobs, sessions=sessions, guard=guard, check=LocalCheck(settings, base.clock)
+    )
     app = operator_app(
-        (*api_routes(desk), *link_routes(desk), *page),
+        (*api_routes(desk, also_described=described_forms()), *link_routes(desk), *page, *acting.routes()),
         guard=guard,
         reporter=base.reporter,
         clock=base.clock,
+        denied=to_login,
     )
+    app.on_shutdown.append(lambda _: jobs.close())
     listener = OperatorListener(app, host=settings.operator_listen.host, port=settings.operator_listen.port)
     return listener, stream, rates
 
@@ -277,23 +293,6 @@ def delivery_limits(settings: Settings) -> DeliveryLimits:
         ),
         delivery_bytes_max=REQUEST_BYTES_MAX - framing_bytes(1),
     )
-
-
-def read_rules(settings: Settings) -> Rules:
-    """Return the rules of `FORWARDER_RULES`; none when it is unset."""
-    return Rules.parse(_text(settings.rules), file=str(settings.rules)) if settings.rules else Rules()
-
-
-def read_links(settings: Settings) -> LinkFile:
-    """Return the pinned links of `FORWARDER_LINKS`; none when it is unset."""
-    return read_link_file(_text(settings.links), file=str(settings.links)) if settings.links else LinkFile()
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RulesInvalid(f"{path}: cannot be read as UTF-8 text ({type(error).__name__})") from None
 
 
 def status_line(routes: Sequence[Route]) -> str:

@@ -17,6 +17,7 @@ import apsw
 from forwarder.errors import RulesInvalid, SpoolUnusable
 from forwarder.mapping.link_file import read_link_file
 from forwarder.mapping.rules import Rules
+from forwarder.ports import Clock
 from forwarder.settings import Settings
 from forwarder.settings.together import doubts
 from forwarder.spool.store.database import DATABASE_NAME, open_reader
@@ -60,6 +61,18 @@ def local_findings(settings: Settings, *, now_ms: int, reads_spool: bool = True)
     yield from _folder(settings)
     yield _spool(settings, reads_it=reads_spool)
     yield _clock(now_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalCheck:
+    """The local findings for somebody who holds no settings. Blocks: call it on a thread of its own."""
+
+    settings: Settings
+    clock: Clock
+
+    def __call__(self, *, is_thorough: bool) -> Sequence[Finding]:
+        """Look; `is_thorough` also reads the whole spool."""
+        return tuple(local_findings(self.settings, now_ms=self.clock.wall_ms(), reads_spool=is_thorough))
 
 
 def _files(settings: Settings) -> Iterator[Finding]:

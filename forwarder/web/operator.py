@@ -12,7 +12,7 @@ from aiohttp import web
 from forwarder.errors import ForwarderError, NoSuchEvent
 from forwarder.ports import Clock
 from forwarder.telemetry.reporter import Reporter
-from forwarder.web.operator_auth import OperatorGuard
+from forwarder.web.operator_auth import Denial, OperatorGuard
 from forwarder.web.operator_query import QueryInvalid
 
 _BODY_BYTES_MAX: Final = 8_388_608
@@ -30,12 +30,25 @@ _HEADERS: Final = {
 }
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Denied = Callable[[web.Request, Denial], web.StreamResponse | None]
+
+
+def _in_json(_: web.Request, __: Denial) -> None:
+    """Leave every denial to be told in JSON."""
 
 
 def operator_app(
-    routes: Iterable[web.AbstractRouteDef], *, guard: OperatorGuard, reporter: Reporter, clock: Clock
+    routes: Iterable[web.AbstractRouteDef],
+    *,
+    guard: OperatorGuard,
+    reporter: Reporter,
+    clock: Clock,
+    denied: Denied = _in_json,
 ) -> web.Application:
-    """Return an application in which every route is guarded, and every answer carries the strict headers."""
+    """Return an application in which every route is guarded, and every answer carries the strict headers.
+
+    `denied` may answer a denial in its own way; None leaves it to be told in JSON.
+    """
 
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -48,7 +61,8 @@ def operator_app(
             now_s=clock.monotonic_s(),
         )
         if denial is not None:
-            return _error(denial.status, denial.message, dict(denial.headers))
+            told = denied(request, denial)
+            return told if told is not None else _error(denial.status, denial.message, dict(denial.headers))
         return await _answered(request, handler, reporter)
 
     app = web.Application(middlewares=[guarded], client_max_size=_BODY_BYTES_MAX)

@@ -5,7 +5,7 @@ Every handler reads, asks the desk, and writes JSON. Absent: who may ask (`opera
 """
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -26,9 +26,12 @@ _WHO_MAX = 64
 Act = Callable[..., Awaitable[int]]
 
 
-def api_routes(desk: OperatorDesk) -> Sequence[web.RouteDef]:
-    """Return every route of the API and `/metrics`, to be put into an application of the listener."""
-    api = _OperatorApi(desk)
+def api_routes(desk: OperatorDesk, *, also_described: Mapping[str, Any] | None = None) -> Sequence[web.RouteDef]:
+    """Return every route of the API and `/metrics`, to be put into an application of the listener.
+
+    `also_described` are OpenAPI paths of what is served beside it.
+    """
+    api = _OperatorApi(desk, document(desk.version, also_described or {}))
     return (
         web.get("/metrics", api.metrics),
         web.get("/api/status", api.status),
@@ -47,8 +50,9 @@ def api_routes(desk: OperatorDesk) -> Sequence[web.RouteDef]:
 
 
 class _OperatorApi:
-    def __init__(self, desk: OperatorDesk) -> None:
+    def __init__(self, desk: OperatorDesk, described: Mapping[str, Any]) -> None:
         self._desk = desk
+        self._described = described
 
     # --- seeing ---
 
@@ -99,7 +103,7 @@ class _OperatorApi:
         return _json({"settings": list(self._desk.settings_rows)})
 
     async def openapi(self, _: web.Request) -> web.Response:
-        return _json(document(self._desk.version))
+        return _json(self._described)
 
     # --- acting ---
 

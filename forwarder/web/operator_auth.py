@@ -97,6 +97,11 @@ class OperatorGuard:
             return None
         return self._judge_bearer(headers, remote, now_s)
 
+    @property
+    def has_token(self) -> bool:
+        """Tell whether there is a token, and so a login."""
+        return self._token is not None
+
     def token_matches(self, given: str) -> bool:
         """Compare a token in constant time; for the page's login, which asks `throttle` first."""
         return self._token is not None and hmac.compare_digest(given.encode(errors="replace"), self._token)

@@ -3,6 +3,7 @@
 Absent: the page, which is for people.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from forwarder.web.operator_schemas import ROUTE, STATE, TEXT, WHOLE, schemas
@@ -10,8 +11,8 @@ from forwarder.web.operator_schemas import ROUTE, STATE, TEXT, WHOLE, schemas
 Json = dict[str, Any]
 
 
-def document(version: str) -> Json:
-    """Return the whole document."""
+def document(version: str, also: Mapping[str, Any] | None = None) -> Json:
+    """Return the whole document; `also` are paths of what is served beside the API."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -25,7 +26,7 @@ def document(version: str) -> Json:
             "schemas": schemas(),
             "responses": {"Error": _answer("What is wrong, and what to do.", "Error")},
         },
-        "paths": _merged(_reading(), _acting()),
+        "paths": _merged(_reading(), _acting()) | dict(also or {}),
     }
 
 

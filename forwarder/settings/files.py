@@ -1,0 +1,25 @@
+"""Read the files that settings name. Absent: what may stand in them."""
+
+from pathlib import Path
+
+from forwarder.errors import RulesInvalid
+from forwarder.mapping.link_file import LinkFile, read_link_file
+from forwarder.mapping.rules import Rules
+from forwarder.settings.model import Settings
+
+
+def read_rules(settings: Settings) -> Rules:
+    """Return the rules of `FORWARDER_RULES`; none when it is unset. Raises `RulesInvalid`."""
+    return Rules.parse(_text(settings.rules), file=str(settings.rules)) if settings.rules else Rules()
+
+
+def read_links(settings: Settings) -> LinkFile:
+    """Return the pinned links of `FORWARDER_LINKS`; none when it is unset. Raises `RulesInvalid`."""
+    return read_link_file(_text(settings.links), file=str(settings.links)) if settings.links else LinkFile()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RulesInvalid(f"{path}: cannot be read as UTF-8 text ({type(error).__name__})") from None

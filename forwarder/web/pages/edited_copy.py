@@ -1,0 +1,130 @@
+"""Store an edited copy of a dead event as a new one, and discard the old.
+
+Not the old event with another payload: what arrived stays what arrived, and a key that the destination may have seen
+never stands for other content. The copy's key is made of the old key and the new payload, so that a form that is sent
+twice, or again after a crash between the two steps, stores one copy. Deliberately absent: the form.
+"""
+
+import os
+import sys
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Final
+
+import msgspec
+
+from forwarder.courier import wire as courier_wire
+from forwarder.model import Envelope, RouteName, State
+from forwarder.ports import EventDetail, EventQuery
+from forwarder.rudderstack import wire as rudderstack_wire
+from forwarder.web.elements import Element, NotJson, element, trimmed
+from forwarder.web.operator_desk import OperatorDesk
+from forwarder.web.operator_query import QueryInvalid
+from forwarder.web.pages.json_text import readable
+
+EDIT_BYTES_MAX: Final = 1_048_576  # a text field of more helps nobody
+_KEY_SIZE: Final = 16
+_LOOKED_AT_MAX: Final = 20  # of the newest events, to find the copy's sequence for the audit log
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edited:
+    """What came of it: `sequence` of the copy when it was found again, and whether that very copy was known before."""
+
+    sequence: int | None
+    was_known: bool
+
+
+def editable_text(found: EventDetail) -> str:
+    """Return the payload to be edited, indented where it is JSON; raises `QueryInvalid` for what cannot be edited.
+
+    Indenting touches only the blanks between values: no number loses a digit.
+    """
+    if found.row.state is not State.DEAD or found.row.is_discarded:
+        raise QueryInvalid("only a dead event that is not discarded can be edited and replayed")
+    if found.payload is None:
+        raise QueryInvalid("this event has no payload any more: it was purged or its row is damaged")
+    if len(found.payload) > EDIT_BYTES_MAX:
+        raise QueryInvalid(
+            f"a payload of more than {EDIT_BYTES_MAX} bytes is not edited here: export it, and send it anew"
+        )
+    return readable(found.payload, shown_max=sys.maxsize).text
+
+
+def edited_envelope(found: EventDetail, text: str, *, now_ms: int) -> Envelope:
+    """Wrap the edited payload; raises `QueryInvalid` with line and column for what is no JSON object."""
+    read = _read(text)
+    payload = _compact(read.payload)
+    row = found.row
+    if row.route is RouteName.COURIER_TO_RUDDERSTACK:
+        wrapped = courier_wire.envelope(payload, received_at_ms=now_ms, source=row.source)
+    elif read.value is None:
+        wrapped = rudderstack_wire.unreadable(payload, received_at_ms=now_ms, source=row.source)
+    else:
+        wrapped = rudderstack_wire.envelope(
+            read.value, payload, received_at_ms=now_ms, source=row.source, unique=lambda: os.urandom(_KEY_SIZE)
+        )
+    key = blake2b(found.event_key + payload, digest_size=_KEY_SIZE, person=b"edited").digest()
+    return replace(wrapped, event_key=key, recurrence=None)
+
+
+async def store_edited(desk: OperatorDesk, found: EventDetail, text: str, *, who: str) -> Edited:
+    """Store the copy, discard the original, write down both; raises `QueryInvalid` and `SpoolFull`.
+
+    The copy is stored first: whatever happens between, nothing is lost.
+    """
+    editable_text(found)  # raises for what cannot be edited
+    envelope = edited_envelope(found, text, now_ms=desk.clock.wall_ms())
+    if found.payload is not None and _is_same(found.payload, envelope.payload):
+        raise QueryInvalid("nothing was changed: replay the event as it is, or change it first")
+    receipt = await desk.spool.append([envelope])
+    sequence = await _sequence_of(desk, envelope, after=found.row.sequence)
+    original = found.row.sequence
+    named = "an edited copy" if sequence is None else f"event {sequence}, an edited copy"
+    await desk.audit(who, "edit", f"event {original} was replaced by {named}")
+    await desk.discard([original], who=who, detail=f"{original}, replaced by {named}")
+    return Edited(sequence=sequence, was_known=bool(receipt.duplicates))
+
+
+async def _sequence_of(desk: OperatorDesk, envelope: Envelope, *, after: int) -> int | None:
+    labels = envelope.labels
+    newest = await desk.archive.events(
+        EventQuery(
+            route=envelope.route,
+            message_id=labels.message_id or None,
+            user_id=labels.user_id or None,
+            event=labels.event or None,
+            limit=_LOOKED_AT_MAX,
+        )
+    )
+    for row in newest.rows:
+        if row.sequence > after and row.size_bytes == len(envelope.payload):
+            detail = await desk.archive.event(row.sequence)
+            if detail.event_key == envelope.event_key:
+                return row.sequence
+    return None
+
+
+def _read(text: str) -> Element:
+    # Forms send line ends as CR LF; in JSON they are blanks, and bare ones are what people see.
+    payload = text.replace("\r\n", "\n").encode("utf-8", "replace")
+    if len(payload) > EDIT_BYTES_MAX:
+        raise QueryInvalid(f"the edited payload is longer than {EDIT_BYTES_MAX} bytes")
+    try:
+        read = element(trimmed(payload))
+    except NotJson as error:
+        raise QueryInvalid(f"this is no JSON: {error}") from None
+    if read is None:
+        raise QueryInvalid("this is JSON, but no object: an event begins with { and ends with }")
+    return read
+
+
+def _compact(payload: bytes) -> bytes:
+    try:
+        return msgspec.json.format(payload, indent=-1)
+    except (msgspec.MsgspecError, RecursionError):
+        return payload
+
+
+def _is_same(original: bytes, edited: bytes) -> bool:
+    return _compact(original) == edited
