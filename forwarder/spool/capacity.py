@@ -4,6 +4,7 @@ Pure. History (what is settled and not dead) yields to new events, so it never c
 is unsettled or dead does.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from forwarder.spool.limits import SpoolLimits
@@ -35,3 +36,9 @@ def refusal(limits: SpoolLimits, load: Load, *, incoming: int) -> str:
     if limits.is_shared and load.unsettled_route + incoming > limits.bytes_max * ROUTE_FRACTION:
         return "this route's waiting events have reached three quarters of the spool's cap"
     return ""
+
+
+def standing_refusal(limits: SpoolLimits, *, unsettled: Sequence[int], dead: int) -> str:
+    """Return why the smallest event of some route would not fit just now, or ""."""
+    loads = [Load(unsettled_route=route, unsettled=sum(unsettled), dead=dead) for route in unsettled]
+    return next(filter(None, (refusal(limits, load, incoming=EVENT_OVERHEAD_BYTES) for load in loads)), "")

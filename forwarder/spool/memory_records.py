@@ -16,7 +16,7 @@ from forwarder.ports import (
     ReasonGroup,
     SpoolFacts,
 )
-from forwarder.spool.capacity import event_bytes
+from forwarder.spool.capacity import event_bytes, standing_refusal
 from forwarder.spool.limits import SpoolLimits
 
 
@@ -177,6 +177,8 @@ class MemoryArchive:
         """Return the state."""
         records = self._records
         pending = records.pending.values()
+        unsettled = [records.unsettled_bytes[route] for route in RouteName]
+        refusal = standing_refusal(self._limits, unsettled=unsettled, dead=records.dead_bytes)
         return SpoolFacts(
             size_bytes=sum(event_bytes(len(r.envelope.payload)) for r in records.by_sequence.values()),
             cap_bytes=self._limits.bytes_max,
@@ -190,8 +192,8 @@ class MemoryArchive:
                 route: sum(1 for r in pending if r.attempts and r.envelope.route is route) for route in RouteName
             },
             corrupt_rows=0,
-            is_accepting=True,
-            refusal="",
+            is_accepting=not refusal,
+            refusal=refusal,
             sqlite_version="",
         )
 

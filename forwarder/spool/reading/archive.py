@@ -6,6 +6,7 @@ Nothing here writes: `write_audit` needs the spool itself.
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +25,8 @@ from forwarder.ports import (
     ReasonGroup,
     SpoolFacts,
 )
+from forwarder.spool.capacity import standing_refusal
+from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.reading.detail import read_detail
 from forwarder.spool.reading.groups import group_by_reason
 from forwarder.spool.reading.search import search
@@ -32,14 +35,27 @@ from forwarder.spool.store.database import Reader, open_reader
 
 T = TypeVar("T")
 BookAmounts = dict[tuple[int, int], int]
-Live = Callable[[], tuple[BookAmounts, str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What a running spool knows of itself."""
+
+    books: BookAmounts
+    refusal: str  # the disk's
+    limits: SpoolLimits
 
 
 class SqliteArchive:
     """`ports.Archive` over a folder, read-only."""
 
     def __init__(
-        self, connection: apsw.Connection, executor: ThreadPoolExecutor, *, live: Live | None, clock: Clock
+        self,
+        connection: apsw.Connection,
+        executor: ThreadPoolExecutor,
+        *,
+        live: Callable[[], Live] | None,
+        clock: Clock,
     ) -> None:
         self._connection = connection
         self._executor = executor
@@ -49,7 +65,12 @@ class SqliteArchive:
 
     @classmethod
     async def open(
-        cls, data_dir: Path, *, live: Live | None = None, clock: Clock | None = None, vfs: str | None = None
+        cls,
+        data_dir: Path,
+        *,
+        live: Callable[[], Live] | None = None,
+        clock: Clock | None = None,
+        vfs: str | None = None,
     ) -> "SqliteArchive":
         """Open a folder for reading; raises `SpoolUnusable` where there is no spool to read.
 
@@ -144,15 +165,17 @@ class SqliteArchive:
             self._connection.execute("ROLLBACK")
 
     def _facts(self, connection: Reader) -> SpoolFacts:
-        if self._live is not None:
-            amounts, refusal, cap = self._live()
-        else:
+        live = self._live() if self._live is not None else None
+        if live is None:
             rows = connection.execute("SELECT route, account, amount FROM books")
-            amounts, refusal, cap = {(route, account): amount for route, account, amount in rows}, "", 0
+            amounts = {(route, account): amount for route, account, amount in rows}
+        else:
+            amounts = live.books
+        refusal = "" if live is None else live.refusal or _cap_refusal(live)
         pages = int(connection.pragma("page_count")) - int(connection.pragma("freelist_count"))
         return SpoolFacts(
             size_bytes=pages * int(connection.pragma("page_size")),
-            cap_bytes=cap,
+            cap_bytes=0 if live is None else live.limits.bytes_max,
             unsettled_bytes={name: amounts.get((code, Account.UNSETTLED_BYTES), 0) for name, code in _codes()},
             books={name: _books(amounts, code) for name, code in _codes()},
             oldest_pending_ms={name: _oldest_ms(connection, code) for name, code in _codes()},
@@ -162,6 +185,12 @@ class SqliteArchive:
             refusal=refusal,
             sqlite_version=apsw.sqlite_lib_version(),
         )
+
+
+def _cap_refusal(live: Live) -> str:
+    unsettled = [live.books.get((code, Account.UNSETTLED_BYTES), 0) for code in (0, 1)]
+    dead = sum(live.books.get((code, Account.DEAD_BYTES), 0) for code in (0, 1))
+    return standing_refusal(live.limits, unsettled=unsettled, dead=dead)
 
 
 def _codes() -> list[tuple[RouteName, int]]:

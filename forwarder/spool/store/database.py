@@ -55,7 +55,7 @@ def open_writer(folder: Path, *, vfs: str | None = None) -> apsw.Connection:
         connection.pragma("temp_store", "MEMORY")
         _migrate(connection, path)
     except (apsw.Error, OSError) as error:
-        raise _unusable(path, error) from error
+        raise unusable(path, error) from error
     return connection
 
 
@@ -71,7 +71,7 @@ def open_reader(folder: Path, *, vfs: str | None = None) -> apsw.Connection:
         connection.pragma("query_only", 1)
         _refuse_newer(connection, path)
     except apsw.Error as error:
-        raise _unusable(path, error) from error
+        raise unusable(path, error) from error
     return connection
 
 
@@ -101,7 +101,8 @@ def _refuse_newer(connection: apsw.Connection, path: Path) -> int:
     return version
 
 
-def _unusable(path: Path, error: Exception) -> SpoolUnusable:
+def unusable(path: Path, error: Exception) -> SpoolUnusable:
+    """Say what to do about a database, or its folder, that cannot be opened."""
     if isinstance(error, (apsw.NotADBError, apsw.CorruptError)):
         return SpoolUnusable(
             f"{path} is damaged ({error}): keep a copy, restore it from a backup or recover it with "

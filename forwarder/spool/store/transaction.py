@@ -37,6 +37,11 @@ class Candidate:
         """Return the event's sequence."""
         return self.lease.sequence
 
+    def claim(self) -> bool:
+        """Take it for the one settlement it may have; tell whether another has it already."""
+        was_claimed, self.is_settling = self.is_settling, True
+        return was_claimed
+
     @property
     def size(self) -> int:
         """Return the payload's bytes."""

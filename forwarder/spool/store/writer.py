@@ -8,19 +8,18 @@ disk shuts the doors and keeps settlements until they can be written.
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import apsw
 
 from forwarder.errors import SpoolClosed, SpoolFull
-from forwarder.model import Envelope, Receipt
 from forwarder.ports import Clock
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.store.disk import Reserve
 from forwarder.spool.store.housekeeping import Housekeeping
-from forwarder.spool.store.intake import Intake, take_in
+from forwarder.spool.store.intake import take_in
+from forwarder.spool.store.jobs import AppendJob, Condition, Job, Notice
 from forwarder.spool.store.keys import KnownKeys
 from forwarder.spool.store.settlement import RowsDamaged
 from forwarder.spool.store.transaction import Memory, Transaction, load_memory
@@ -30,49 +29,6 @@ _IDLE_S = 0.5
 _RETRY_AFTER_S = 10
 # Busy: somebody else's tool holds the database; read-only: the disk was remounted. Both may pass.
 _DISK_ERRORS = (apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.BusyError, apsw.ReadOnlyError)
-
-
-@dataclass(slots=True)
-class AppendJob:
-    """Envelopes to store; `done` hears the receipt, or why not."""
-
-    envelopes: Sequence[Envelope]
-    done: Callable[[Receipt], None]
-    failed: Callable[[Exception], None]
-
-
-@dataclass(slots=True)
-class Job:
-    """Any other work inside a transaction. Both callbacks run on the event loop's thread.
-
-    `must_succeed`: a settlement, kept and tried again while the disk is full. `is_read`: it writes only
-    what it finds damaged, so a full disk does not turn it away.
-    """
-
-    work: Callable[[Transaction], Any]
-    done: Callable[[Any], None]
-    failed: Callable[[Exception], None]
-    must_succeed: bool = False
-    is_read: bool = False
-
-
-@dataclass(slots=True)
-class Notice:
-    """What the event loop hears of one commit, in the order to take it in."""
-
-    intake: Intake = field(default_factory=Intake)
-    last_sequence: int = 0
-    quarantined: list[int] = field(default_factory=list)
-    calls: list[tuple[Callable[[Any], None], Any]] = field(default_factory=list)
-    yielded: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """How the writer is. Replaced whole, read from any thread."""
-
-    refusal: str = ""
-    owed: int = 0  # settlements that wait for the disk
 
 
 class Writer:
@@ -203,8 +159,9 @@ class Writer:
             try:
                 return self._attempt([job])
             except RowsDamaged as damage:
-                aside = Job(damage.set_aside, _ignore, _ignore)
-                self._tell(self._attempt([aside]))
+                notice = self._attempt([Job(damage.set_aside, _ignore, _ignore)])
+                notice.is_unsettling = True
+                self._tell(notice)
 
     def _attempt(self, jobs: Sequence[AppendJob | Job]) -> Notice:
         connection = self._connection
