@@ -5,6 +5,7 @@ not keep up loses messages, is told how many rows, and slows nobody. Deliberatel
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from forwarder.web.pages.render import Renderer
 from forwarder.web.pages.topic import News, Topic, catch_up
 
 CLIENTS_MAX: Final = 16
-_MESSAGES_MAX: Final = 8  # that wait for one client
+_NEWS_MAX: Final = 8  # that wait for one client
 _TICK_S: Final = 1.0
 _WRITE_MAX_S: Final = 10.0  # then the client is gone, whatever its socket says
 _RETRY_MS: Final = 1_500
@@ -32,19 +33,35 @@ Parts = Callable[[SpoolFacts], Mapping[str, str]]
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class _Client:
-    """One page that looks. `query` None: it shows no list."""
+    """One page that looks. `query` None: it shows no list. Of the status only the last one waits to be sent."""
 
     query: EventQuery | None
     wants_parts: bool
-    messages: asyncio.Queue[bytes] = field(default_factory=lambda: asyncio.Queue(_MESSAGES_MAX))
+    status: bytes = b""
+    news: deque[bytes] = field(default_factory=deque)
     lost_rows: int = 0
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def tell(self, message: bytes, *, rows: int = 0) -> None:
-        """Queue a message, or lose it when the client does not keep up."""
-        try:
-            self.messages.put_nowait(message)
-        except asyncio.QueueFull:
+    def tell_status(self, text: bytes) -> None:
+        """Let the page know how things are, instead of what it has not heard yet."""
+        self.status = text
+        self.ready.set()
+
+    def tell_news(self, text: bytes, *, rows: int) -> None:
+        """Queue what is new, or lose it, counted, when the page does not keep up."""
+        if len(self.news) >= _NEWS_MAX:
             self.lost_rows += rows
+            return
+        self.news.append(text)
+        self.ready.set()
+
+    def take(self) -> bytes:
+        """Return what waits, as one text."""
+        self.ready.clear()
+        text = b"".join((self.status, *self.news))
+        self.status = b""
+        self.news.clear()
+        return text
 
 
 class Stream:
@@ -90,9 +107,7 @@ class Stream:
         self._drained.set()
         self._somebody.set()
         for client in self._clients:
-            while client.messages.full():
-                client.messages.get_nowait()
-            client.tell(message("bye", {}))
+            client.tell_status(message("bye", {}))
 
     # --- what the listener calls ---
 
@@ -112,15 +127,20 @@ class Stream:
             self._somebody.set()
             await self._write(client, response)
         finally:
-            self._clients.discard(client)
+            self._leave(client)
         return response
+
+    def _leave(self, client: _Client) -> None:
+        self._clients.discard(client)
+        if client.query is not None and all(client.query != other.query for other in self._clients):
+            self._topics.pop(client.query, None)  # what nobody follows would grow old: the next one begins anew
 
     async def _write(self, client: _Client, response: web.StreamResponse) -> None:
         with suppress(ConnectionError, TimeoutError):
-            while not (self._drained.is_set() and client.messages.empty()):
-                text = await client.messages.get()
+            while client.ready.is_set() or not self._drained.is_set():
+                await client.ready.wait()
                 async with asyncio.timeout(_WRITE_MAX_S):
-                    await response.write(text)
+                    await response.write(client.take())
 
     async def _catch_up(self, client: _Client, after: int | None) -> None:
         if client.query is None:
@@ -155,26 +175,25 @@ class Stream:
         if any(client.wants_parts for client in clients):
             full = message("status", {"now_ms": now_ms, "parts": dict(self._parts(facts))})
         for client in clients:
-            client.tell(full if client.wants_parts else plain)
-        followed = {client.query for client in clients if client.query is not None}
-        self._topics = {query: topic for query, topic in self._topics.items() if query in followed}
-        for query in followed:
-            if (topic := self._topics.get(query)) is None:
-                continue
+            client.tell_status(full if client.wants_parts else plain)
+        await self._look_at_lists()
+
+    async def _look_at_lists(self) -> None:
+        for query, topic in tuple(self._topics.items()):
             news = await topic.look()
             drawn: dict[int, str] = {}
-            for client in clients:
+            for client in self._clients:
                 if client.query == query:
                     self._tell_news(client, news, drawn)
 
     def _tell_news(self, client: _Client, news: News, drawn: dict[int, str]) -> None:
         """Queue what is new for one client; a row is drawn once for all of them."""
-        if news.is_empty:
+        if news.is_empty and not client.lost_rows:
             return
         rows = (*news.fresh, *news.changed)
         skipped, client.lost_rows = news.skipped + client.lost_rows, 0
         told = {"rows": self._drawn(rows, drawn), "skipped": skipped, "is_more": news.is_more}
-        client.tell(message("events", told, sequence=news.newest), rows=len(news.fresh) + skipped)
+        client.tell_news(message("events", told, sequence=news.newest), rows=len(news.fresh) + skipped)
 
     def _drawn(self, rows: Sequence[EventRow], drawn: dict[int, str]) -> list[dict[str, object]]:
         for row in rows:
