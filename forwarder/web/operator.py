@@ -9,9 +9,10 @@ from typing import Final
 
 from aiohttp import web
 
-from forwarder.errors import ForwarderError, NoSuchEvent
+from forwarder.errors import ForwarderError, NoSuchEvent, SettingsInvalid
 from forwarder.ports import Clock
 from forwarder.telemetry.reporter import Reporter
+from forwarder.web.listening import why_not
 from forwarder.web.operator_auth import Denial, OperatorGuard
 from forwarder.web.operator_query import QueryInvalid
 
@@ -102,7 +103,7 @@ def _error(status: int, message: str, headers: dict[str, str] | None = None) -> 
 
 
 class OperatorListener:
-    """`ports.Worker`: listen until drained. `address` is known once `started` is set."""
+    """`ports.Worker`, and startable: listen until drained. `address` is known once `started` is set."""
 
     name = "operator"
 
@@ -111,21 +112,35 @@ class OperatorListener:
         self._host = host
         self._port = port
         self._drained = asyncio.Event()
+        self._runner: web.AppRunner | None = None
         self.started = asyncio.Event()
         self.address: tuple[str, int] = (host, port)
 
-    async def run(self) -> None:
-        """Listen until drained; raises `OSError` when the address is taken."""
+    async def start(self) -> None:
+        """Listen. Raises `SettingsInvalid` when the address cannot be listened on. Idempotent."""
+        if self._runner is not None:
+            return
         runner = web.AppRunner(self._app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
         await runner.setup()
         try:
             await web.TCPSite(runner, self._host, self._port).start()
-            host, port, *_ = runner.addresses[0]
-            self.address = (host, port)
-            self.started.set()
+        except OSError as error:
+            await runner.cleanup()
+            why = why_not("FORWARDER_OPERATOR_LISTEN", self._host, self._port, error)
+            raise SettingsInvalid(why) from None
+        self._runner = runner
+        host, port, *_ = runner.addresses[0]
+        self.address = (host, port)
+        self.started.set()
+
+    async def run(self) -> None:
+        """Serve until drained or cancelled; `start` first if that was not done."""
+        try:
+            await self.start()
             await self._drained.wait()
         finally:
-            await runner.cleanup()
+            if self._runner is not None:
+                await self._runner.cleanup()
 
     async def drain(self) -> None:
         """Make `run` close its connections and return."""
