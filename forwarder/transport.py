@@ -9,6 +9,7 @@ costs two thread hops per request. Trusted certificates come from OpenSSL's defa
 `SSL_CERT_FILE` and `SSL_CERT_DIR`.
 """
 
+import io
 import ssl
 from types import TracebackType
 from typing import Final, Self
@@ -26,6 +27,7 @@ from forwarder.ports import Clock
 _BLIP_MAX_S: Final = 2.0
 _CONNECT_MAX_S: Final = 10.0
 _READ_BYTES: Final = 65_536
+_WHOLE_BODY_BYTES_MAX: Final = 1_048_576  # aiohttp warns of larger bodies that are given as bytes
 _USER_AGENT: Final = f"forwarder/{__version__}"
 
 CONNECTION_REFUSED: Final = "connection refused"
@@ -121,7 +123,7 @@ class AiohttpTransport:
             async with self._open().request(
                 request.method,
                 request.url,
-                data=request.body or None,
+                data=_payload(request.body),
                 headers=request.headers,
                 allow_redirects=False,
                 proxy=self._proxy_for(request.url),
@@ -150,6 +152,13 @@ class AiohttpTransport:
             is_direct = bool(proxy_bypass(parts.netloc))
             self._proxies[key] = None if is_direct else getproxies().get(parts.scheme)
         return self._proxies[key]
+
+
+def _payload(body: bytes) -> bytes | io.BytesIO | None:
+    """Return the body as aiohttp wants it: a large one is read piece by piece, so that it does not hold up the loop."""
+    if len(body) > _WHOLE_BODY_BYTES_MAX:
+        return io.BytesIO(body)
+    return body or None
 
 
 async def _read_capped(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:

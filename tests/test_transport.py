@@ -5,6 +5,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import aiohttp
 import pytest
@@ -283,3 +284,18 @@ async def test_cancelling_leaves_a_usable_transport(transport: AiohttpTransport)
             await task
         assert (await transport.exchange(_request(url, method="GET"))).body == b"ok"
         hung.set()
+
+
+async def test_a_large_body_is_sent_without_a_warning(transport: AiohttpTransport) -> None:
+    """A batch of 3 MB arrives byte by byte, with its length told; warnings are errors here."""
+    seen: list[tuple[int | None, bytes]] = []
+
+    async def handler(request: web.BaseRequest) -> web.Response:
+        seen.append((request.content_length, await request.content.read()))
+        return web.Response(text="ok")
+
+    body = bytes(range(256)) * 12_000
+    async with _serving(handler) as url:
+        answer = await transport.exchange(replace(_request(url), body=body))
+    assert answer.body == b"ok"
+    assert seen == [(len(body), body)]
