@@ -4,9 +4,10 @@ Pure. History (what is settled and not dead) yields to new events, so it never c
 is unsettled or dead does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from forwarder.model import Envelope, RouteName
 from forwarder.spool.limits import SpoolLimits
 
 EVENT_OVERHEAD_BYTES = 384  # a row's share of pages, keys and bookkeeping beside its payload
@@ -38,7 +39,21 @@ def refusal(limits: SpoolLimits, load: Load, *, incoming: int) -> str:
     return ""
 
 
-def standing_refusal(limits: SpoolLimits, *, unsettled: Sequence[int], dead: int) -> str:
-    """Return why the smallest event of some route would not fit just now, or ""."""
-    loads = [Load(unsettled_route=route, unsettled=sum(unsettled), dead=dead) for route in unsettled]
-    return next(filter(None, (refusal(limits, load, incoming=EVENT_OVERHEAD_BYTES) for load in loads)), "")
+def incoming_bytes(envelopes: Iterable[Envelope]) -> dict[RouteName, int]:
+    """Return what an append adds to each route it has events of."""
+    incoming: dict[RouteName, int] = {}
+    for envelope in envelopes:
+        incoming[envelope.route] = incoming.get(envelope.route, 0) + event_bytes(len(envelope.payload))
+    return incoming
+
+
+def standing_refusal(
+    limits: SpoolLimits, *, unsettled: Mapping[RouteName, int], dead: int, incoming: Mapping[RouteName, int]
+) -> str:
+    """Return why an append of so much would be refused now, or "" when it would not."""
+    total = sum(unsettled.values())
+    for route, size in incoming.items():
+        reason = refusal(limits, Load(unsettled_route=unsettled[route], unsettled=total, dead=dead), incoming=size)
+        if reason:
+            return reason
+    return ""

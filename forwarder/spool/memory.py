@@ -11,16 +11,18 @@ from dataclasses import replace
 
 from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.model import Attempt, Envelope, Lease, Receipt, RouteName, State
-from forwarder.ports import AuditRow, Clock, EventDetail, EventPage, EventQuery, EventTypeRow, ReasonGroup, SpoolFacts
-from forwarder.spool.capacity import RETRY_AFTER_S, Load, event_bytes, refusal
+from forwarder.ports import AuditRow, Clock
+from forwarder.spool.capacity import RETRY_AFTER_S, YIELD_FRACTION, incoming_bytes
+from forwarder.spool.front import ArchiveFront
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.memory_records import MemoryArchive, MemoryRecords, Record
+from forwarder.spool.memory_archive import MemoryArchive
+from forwarder.spool.memory_records import MemoryRecords, Record
 from forwarder.spool.recurrence import Occurrence, is_resend, occurrence_key
 
 _RECHECK_S = 1.0
 
 
-class MemorySpool:
+class MemorySpool(ArchiveFront):
     """A spool and its archive in memory. See `ports.Spool` and `ports.Archive`."""
 
     name = "spool writer"
@@ -29,7 +31,7 @@ class MemorySpool:
         self._limits = limits
         self._clock = clock
         self._records = MemoryRecords()
-        self._archive = MemoryArchive(self._records, limits)
+        self._archive: MemoryArchive = MemoryArchive(self._records, limits)
         self._keys: dict[tuple[RouteName, bytes], int] = {}  # to when it was learnt
         self._occurrences: dict[tuple[RouteName, bytes], tuple[Occurrence, bytes | None, str]] = {}
         self._remembered: dict[str, bytes] = {}
@@ -48,6 +50,7 @@ class MemorySpool:
         self._forget_old()
         self._refuse_full(envelopes)
         accepted = sum(self._append_one(envelope) for envelope in envelopes)
+        self._records.yield_history(int(self._limits.bytes_max * YIELD_FRACTION))
         if accepted:
             self._wake()
         return Receipt(accepted=accepted, duplicates=len(envelopes) - accepted)
@@ -138,7 +141,11 @@ class MemorySpool:
     async def exhume(self, sequences: Sequence[int]) -> int:
         """Make settled events pending again; see `ports.Spool.exhume`."""
         self._refuse_closed()
-        records = [r for s in sequences if (r := self._records.by_sequence.get(s)) is not None and r.is_settled]
+        records = [
+            r
+            for s in sequences
+            if (r := self._records.by_sequence.get(s)) is not None and r.is_settled and not r.is_bare
+        ]
         for record in dict.fromkeys(records):
             record.stand_up()
             self._records.stood_up(record)
@@ -173,42 +180,12 @@ class MemorySpool:
         self._is_closed = True
         self._wake()
 
-    # --- Archive ---
-
-    async def facts(self) -> SpoolFacts:
-        """Return the spool's state; see `ports.Archive.facts`."""
-        self._refuse_closed()
-        return self._archive.facts()
-
-    async def events(self, query: EventQuery) -> EventPage:
-        """List events; see `ports.Archive.events`."""
-        self._refuse_closed()
-        return self._archive.events(query)
-
-    async def event(self, sequence: int) -> EventDetail:
-        """Return one event; see `ports.Archive.event`."""
-        self._refuse_closed()
-        return self._archive.event(sequence)
-
-    async def event_types(self, route: RouteName | None, *, limit: int) -> Sequence[EventTypeRow]:
-        """List the event types seen; see `ports.Archive.event_types`."""
-        self._refuse_closed()
-        return self._archive.event_types(route, limit=limit)
-
-    async def reasons(self, route: RouteName | None, state: State, *, limit: int) -> Sequence[ReasonGroup]:
-        """Group events by reason; see `ports.Archive.reasons`."""
-        self._refuse_closed()
-        return self._archive.reasons(route, state, limit=limit)
-
-    async def audit(self, *, limit: int) -> Sequence[AuditRow]:
-        """List the audit log; see `ports.Archive.audit`."""
-        self._refuse_closed()
-        return self._records.audit[::-1][:limit]
+    # --- Archive: what `ArchiveFront` does not do ---
 
     async def write_audit(self, row: AuditRow) -> None:
         """Add to the audit log; see `ports.Archive.write_audit`."""
         self._refuse_closed()
-        self._records.audit.append(row)
+        await self._archive.write_audit(row)
 
     # --- Probeable ---
 
@@ -218,22 +195,12 @@ class MemorySpool:
 
     # --- inside ---
 
-    def _refuse_closed(self) -> None:
-        if self._is_closed:
-            raise SpoolClosed("the spool is closed")
-
-    def _refuse_full(self, envelopes: Iterable[Envelope]) -> None:
-        incoming: dict[RouteName, int] = {}
-        for envelope in envelopes:
-            incoming[envelope.route] = incoming.get(envelope.route, 0) + event_bytes(len(envelope.payload))
-        unsettled = self._records.unsettled_bytes
-        for route, size in incoming.items():
-            load = Load(
-                unsettled_route=unsettled[route], unsettled=sum(unsettled.values()), dead=self._records.dead_bytes
-            )
-            reason = refusal(self._limits, load, incoming=size)
-            if reason:
-                raise SpoolFull(reason, retry_after_s=RETRY_AFTER_S)
+    def _refuse_full(self, envelopes: Sequence[Envelope]) -> None:
+        incoming = incoming_bytes(envelopes)
+        reason = self._archive.refusal(incoming)
+        self._archive.refused = incoming if reason else {}
+        if reason:
+            raise SpoolFull(reason, retry_after_s=RETRY_AFTER_S)
 
     def _append_one(self, envelope: Envelope) -> bool:
         if envelope.recurrence is not None:

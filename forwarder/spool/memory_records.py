@@ -1,23 +1,16 @@
 """What the spool in memory holds, and how people read it."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 
-from forwarder.errors import NoSuchEvent
-from forwarder.model import Attempt, Books, Envelope, RouteName, State
+from forwarder.model import Attempt, Envelope, RouteName, State
 from forwarder.ports import (
     AuditRow,
-    EventDetail,
-    EventPage,
-    EventQuery,
     EventRow,
     EventTypeRow,
-    ReasonGroup,
-    SpoolFacts,
 )
-from forwarder.spool.capacity import event_bytes, standing_refusal
-from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.capacity import event_bytes
 
 
 class Record:
@@ -27,11 +20,17 @@ class Record:
         self.sequence = sequence
         self.envelope = envelope
         self.progress = b""
+        self.is_bare = False  # its payload has yielded
         self.stand_up()
 
     def __repr__(self) -> str:
         """Show where it is."""
         return f"Record({self.sequence}, {self.state.value})"
+
+    @property
+    def held_bytes(self) -> int:
+        """Return what it takes."""
+        return event_bytes(0 if self.is_bare else len(self.envelope.payload))
 
     @property
     def is_settled(self) -> bool:
@@ -87,6 +86,7 @@ class MemoryRecords:
         self.purged: Counter[tuple[RouteName, State]] = Counter()
         self.unsettled_bytes: Counter[RouteName] = Counter()
         self.dead_bytes = 0
+        self.settled_bytes = 0  # an upper bound: payloads that yielded are not taken off
         self.types: dict[tuple[RouteName, str, str], EventTypeRow] = {}
         self.audit: list[AuditRow] = []
 
@@ -103,6 +103,7 @@ class MemoryRecords:
         """Take a settled event out of what waits."""
         size = event_bytes(len(record.envelope.payload))
         del self.pending[record.sequence]
+        self.settled_bytes += size
         self.unsettled_bytes[record.envelope.route] -= size
         if record.state is State.DEAD:
             self.dead_bytes += size
@@ -123,6 +124,24 @@ class MemoryRecords:
     def next_due_ms(self, route: RouteName) -> int | None:
         """Return when the next waiting event is due."""
         return min((r.not_before_ms for r in self._heads(route) if not r.is_lent), default=None)
+
+    def held_bytes(self) -> int:
+        """Return what all events take."""
+        return sum(r.held_bytes for r in self.by_sequence.values())
+
+    def yield_history(self, threshold: int) -> None:
+        """Drop settled payloads, oldest first, filtered ones before others, until no more than this is held."""
+        # Pending and dead alone are within the limit, or the last append had been refused.
+        if self.unsettled_bytes.total() + self.settled_bytes <= threshold:
+            return
+        excess = self.held_bytes() - threshold
+        for state in (State.FILTERED, State.DELIVERED, State.UNMAPPED):
+            for record in self.by_sequence.values():
+                if excess <= 0:
+                    return
+                if record.state is state and not record.is_bare:
+                    record.is_bare = True
+                    excess -= len(record.envelope.payload)
 
     def forget_settled(self, *, before_ms: int) -> None:
         """Drop events that were settled before this."""
@@ -164,117 +183,3 @@ class MemoryRecords:
             first_at_ms=known.first_at_ms if known else at_ms,
             last_at_ms=max(known.last_at_ms, at_ms) if known else at_ms,
         )
-
-
-class MemoryArchive:
-    """Read the records as `ports.Archive` asks."""
-
-    def __init__(self, records: MemoryRecords, limits: SpoolLimits) -> None:
-        self._records = records
-        self._limits = limits
-
-    def facts(self) -> SpoolFacts:
-        """Return the state."""
-        records = self._records
-        pending = records.pending.values()
-        unsettled = [records.unsettled_bytes[route] for route in RouteName]
-        refusal = standing_refusal(self._limits, unsettled=unsettled, dead=records.dead_bytes)
-        return SpoolFacts(
-            size_bytes=sum(event_bytes(len(r.envelope.payload)) for r in records.by_sequence.values()),
-            cap_bytes=self._limits.bytes_max,
-            unsettled_bytes={route: records.unsettled_bytes[route] for route in RouteName},
-            books={route: self._books(route) for route in RouteName},
-            oldest_pending_ms={
-                route: next((r.envelope.received_at_ms for r in pending if r.envelope.route is route), None)
-                for route in RouteName
-            },
-            retrying={
-                route: sum(1 for r in pending if r.attempts and r.envelope.route is route) for route in RouteName
-            },
-            corrupt_rows=0,
-            is_accepting=not refusal,
-            refusal=refusal,
-            sqlite_version="",
-        )
-
-    def events(self, query: EventQuery) -> EventPage:
-        """List events."""
-        is_tail = query.after_sequence is not None
-        order = self._records.by_sequence if is_tail else reversed(self._records.by_sequence)
-        matching = (r for s in order if _matches(r := self._records.by_sequence[s], query))
-        rows: list[EventRow] = []
-        last = None
-        for scanned, record in enumerate(matching):
-            if query.text is not None and scanned >= query.scan_max:
-                return EventPage(rows=tuple(rows), next_before=None if is_tail else last, is_cut=True)
-            if query.text is None or query.text.encode() in record.envelope.payload:
-                if len(rows) >= query.limit:
-                    return EventPage(rows=tuple(rows), next_before=None if is_tail else last, is_cut=False)
-                rows.append(record.row())
-            last = record.sequence
-        return EventPage(rows=tuple(rows), next_before=None, is_cut=False)
-
-    def event(self, sequence: int) -> EventDetail:
-        """Return one event whole."""
-        record = self._records.by_sequence.get(sequence)
-        if record is None:
-            raise NoSuchEvent(f"no event {sequence} in this spool: it never was, or its history was purged")
-        return EventDetail(
-            row=record.row(),
-            event_key=record.envelope.event_key,
-            payload=record.envelope.payload,
-            progress=record.progress,
-            attempts=tuple(record.tries),
-        )
-
-    def event_types(self, route: RouteName | None, *, limit: int) -> Sequence[EventTypeRow]:
-        """List the types."""
-        rows = [row for row in self._records.types.values() if route is None or row.route is route]
-        order = list(RouteName)
-        return sorted(rows, key=lambda r: (-r.last_at_ms, order.index(r.route), r.type, r.event))[:limit]
-
-    def reasons(self, route: RouteName | None, state: State, *, limit: int) -> Sequence[ReasonGroup]:
-        """Group by reason."""
-        groups: dict[str, list[Record]] = {}
-        for record in self._records.by_sequence.values():
-            is_meant = record.is_settled and record.state is state and record.reason and not record.is_discarded
-            if is_meant and route in (None, record.envelope.route):
-                groups.setdefault(record.reason, []).append(record)
-        rows = [
-            ReasonGroup(
-                reason=reason,
-                count=len(records),
-                sample_sequence=records[-1].sequence,
-                last_at_ms=records[-1].settled_at_ms or 0,
-            )
-            for reason, records in groups.items()
-        ]
-        return sorted(rows, key=lambda r: (-r.count, r.reason))[:limit]
-
-    def _books(self, route: RouteName) -> Books:
-        counts = Counter({s: self._records.purged[route, s] for s in State})
-        counts.update(r.state for r in self._records.by_sequence.values() if r.envelope.route is route)
-        return Books(
-            accepted=counts.total(),
-            pending=counts[State.PENDING],
-            delivered=counts[State.DELIVERED],
-            filtered=counts[State.FILTERED],
-            unmapped=counts[State.UNMAPPED],
-            dead=counts[State.DEAD],
-        )
-
-
-def _matches(record: Record, query: EventQuery) -> bool:
-    envelope, labels = record.envelope, record.envelope.labels
-    return (
-        query.route in (None, envelope.route)
-        and query.state in (None, record.state)
-        and query.event in (None, labels.event)
-        and query.user_id in (None, labels.user_id)
-        and query.message_id in (None, labels.message_id)
-        and query.reason in (None, record.reason)
-        and (query.received_from_ms is None or envelope.received_at_ms >= query.received_from_ms)
-        and (query.received_to_ms is None or envelope.received_at_ms < query.received_to_ms)
-        and (query.before_sequence is None or record.sequence < query.before_sequence)
-        and (query.after_sequence is None or record.sequence > query.after_sequence)
-    )

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import apsw
 
-from forwarder.errors import SpoolClosed, SpoolFull
+from forwarder.errors import SpoolFull
 from forwarder.model import Attempt, Envelope, Lease, Receipt, RouteName, State
-from forwarder.ports import AuditRow, Clock, EventDetail, EventPage, EventQuery, EventTypeRow, ReasonGroup, SpoolFacts
+from forwarder.ports import AuditRow, Clock
+from forwarder.spool.capacity import incoming_bytes
 from forwarder.spool.commits import Commits
+from forwarder.spool.front import ArchiveFront
 from forwarder.spool.lending import Lending
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.reading.archive import Live, SqliteArchive
@@ -33,7 +35,7 @@ _REPLAY_CHUNK = 500  # events in one commit, so that a long replay delays nobody
 _RETRY_AFTER_S = 10
 
 
-class SqliteSpool:
+class SqliteSpool(ArchiveFront):
     """A spool and its archive in one folder, owned by one process. See `ports.Spool` and `ports.Archive`."""
 
     name = "spool writer"
@@ -46,7 +48,7 @@ class SqliteSpool:
         self._reporter = reporter
         self._loop = asyncio.get_running_loop()
         self._condition = Condition()
-        self._is_at_cap = False
+        self._refused: dict[RouteName, int] = {}  # what the last append would have added, if the cap refused it
         self._is_closed = False
         self._closing: asyncio.Task[None] | None = None
 
@@ -78,7 +80,9 @@ class SqliteSpool:
         self._writer = await asyncio.to_thread(self._make_writer, vfs)
         self._commits = Commits(self._loop, self._writer.submit)
         self._lending = Lending(self._loop, self._commits, limits=self._limits, clock=self._clock)
-        self._archive = await SqliteArchive.open(self._folder, vfs=vfs, live=self._live, clock=self._clock)
+        self._archive = self._reader = await SqliteArchive.open(
+            self._folder, vfs=vfs, live=self._live, clock=self._clock
+        )
         self._writer.start()
         await self._lending.start()
 
@@ -107,10 +111,10 @@ class SqliteSpool:
         try:
             receipt = await self._commits.append(envelopes)
         except SpoolFull as full:
-            self._hear_cap(str(full))
+            self._hear_cap(str(full), envelopes)
             raise
-        if self._is_at_cap:
-            self._hear_cap("")
+        if self._refused:
+            self._hear_cap("", ())
         return receipt
 
     async def lease(self, route: RouteName, *, fresh_max: int, retry_max: int, bytes_max: int) -> Sequence[Lease]:
@@ -192,7 +196,7 @@ class SqliteSpool:
     async def recall(self, key: str) -> bytes | None:
         """Return what `remember` kept, or None."""
         self._refuse_closed()
-        return await self._archive.recall(key)
+        return await self._reader.recall(key)
 
     async def close(self) -> None:
         """Refuse what comes, commit what is in hand, checkpoint, release the lock. Idempotent."""
@@ -203,7 +207,7 @@ class SqliteSpool:
     async def _close(self) -> None:
         self._is_closed = True
         self._lending.close()
-        await self._archive.close()
+        await self._reader.close()
         self._writer.stop()
         await asyncio.to_thread(self._writer.join)
         # The last notices were posted before the thread ended; let them be heard.
@@ -211,31 +215,7 @@ class SqliteSpool:
         self._commits.end()
         self._lock.release()
 
-    # --- Archive ---
-
-    async def facts(self) -> SpoolFacts:
-        """Return the spool's state; see `ports.Archive.facts`."""
-        return await self._archive.facts()
-
-    async def events(self, query: EventQuery) -> EventPage:
-        """List events; see `ports.Archive.events`."""
-        return await self._archive.events(query)
-
-    async def event(self, sequence: int) -> EventDetail:
-        """Return one event; see `ports.Archive.event`."""
-        return await self._archive.event(sequence)
-
-    async def event_types(self, route: RouteName | None, *, limit: int) -> Sequence[EventTypeRow]:
-        """List the event types seen; see `ports.Archive.event_types`."""
-        return await self._archive.event_types(route, limit=limit)
-
-    async def reasons(self, route: RouteName | None, state: State, *, limit: int) -> Sequence[ReasonGroup]:
-        """Group events by reason; see `ports.Archive.reasons`."""
-        return await self._archive.reasons(route, state, limit=limit)
-
-    async def audit(self, *, limit: int) -> Sequence[AuditRow]:
-        """List the audit log; see `ports.Archive.audit`."""
-        return await self._archive.audit(limit=limit)
+    # --- Archive: what `ArchiveFront` does not do ---
 
     async def write_audit(self, row: AuditRow) -> None:
         """Add to the audit log; see `ports.Archive.write_audit`."""
@@ -252,10 +232,6 @@ class SqliteSpool:
         return self._is_closed or self._writer.is_alive(now_s=now_s, within_s=within_s)
 
     # --- inside ---
-
-    def _refuse_closed(self) -> None:
-        if self._is_closed:
-            raise SpoolClosed("the spool is closed")
 
     def _heard_exhumed(self, count: int) -> None:
         if count:
@@ -294,19 +270,19 @@ class SqliteSpool:
         if bool(condition.owed) != bool(before.owed):
             self._lending.hear_owing(is_owing=bool(condition.owed))
 
-    def _hear_cap(self, reason: str) -> None:
+    def _hear_cap(self, reason: str, envelopes: Sequence[Envelope]) -> None:
         """Report when appends begin to be refused for the cap, and when they are taken again."""
-        if self._condition.refusal or bool(reason) == self._is_at_cap:
+        if self._condition.refusal:
             return
-        self._is_at_cap = bool(reason)
-        if reason:
+        before, self._refused = self._refused, incoming_bytes(envelopes)
+        if reason and not before:
             self._reporter.spool_refusing(reason=reason)
-        else:
+        if before and not reason:
             self._reporter.spool_accepting()
 
     def _live(self) -> Live:
         """Return what the archive cannot read: the books of the last commit as one, and how the writer is."""
-        return Live(self._writer.memory.books, self._writer.condition.refusal, self._limits)
+        return Live(self._writer.memory.books, self._writer.condition.refusal, self._limits, self._refused)
 
 
 def _chunks(sequences: Sequence[int]) -> list[Sequence[int]]:

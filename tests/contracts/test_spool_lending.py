@@ -391,18 +391,51 @@ async def test_closing_wakes_who_waits(spool: MemorySpool | SqliteSpool) -> None
         await asyncio.wait_for(waiting, 1)
 
 
+async def fill(spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]) -> tuple[int, SpoolFull]:
+    """Append until it is refused; return the refused number and why."""
+    for number in range(1, 100):
+        try:
+            await spool.append([make_envelope(number, payload=b"x" * 50_000)])
+        except SpoolFull as full:
+            return number, full
+    raise AssertionError
+
+
+async def test_history_makes_room_for_new_events(
+    open_spool: Callable[..., Awaitable[MemorySpool | SqliteSpool]], make_envelope: Callable[..., Envelope]
+) -> None:
+    """What is settled and not dead never stands in a new event's way: payloads yield, filtered ones first."""
+    spool = await open_spool(SpoolLimits(bytes_max=1_500_000))
+    for number in range(1, 81):
+        payload = b"x" * 50_000
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    await spool.append([make_envelope(number, payload=payload)])
+                    break
+                except SpoolFull:
+                    await asyncio.sleep(0.01)
+        leases = numbers(await lease_all(spool))
+        state = State.FILTERED if number == 20 else State.DELIVERED
+        await spool.complete(leases, state=state)
+    assert (await spool.event(20)).payload is None
+    assert (await spool.event(1)).payload is None
+    assert (await spool.event(80)).payload is not None
+    assert await spool.exhume([1, 80]) == 1
+    assert (await spool.facts()).books[OUT].is_balanced()
+
+
 async def test_the_cap_refuses_new_events_and_recovers(
     open_spool: Callable[..., Awaitable[MemorySpool | SqliteSpool]], make_envelope: Callable[..., Envelope]
 ) -> None:
     """What is unsettled or dead is never dropped for new events: they are refused for later, all or none."""
     spool = await open_spool(SpoolLimits(bytes_max=1_000_000))
-    number = 0
-    with pytest.raises(SpoolFull) as refused:
-        while True:
-            number += 1
-            await spool.append([make_envelope(number, payload=b"x" * 50_000)])
-    assert refused.value.retry_after_s > 0
+    number, refused = await fill(spool, make_envelope)
+    assert refused.retry_after_s > 0
     assert number > 10
+    facts = await spool.facts()
+    assert not facts.is_accepting
+    assert facts.refusal == str(refused)
     leases = await lease_all(spool, size=10_000_000)
     assert len(leases) == number - 1
     await spool.bury(numbers(leases[:1]), reason="refused")
@@ -417,12 +450,10 @@ async def test_one_route_cannot_shut_the_others_door(
 ) -> None:
     """While both routes run, neither's unsettled bytes take more than three quarters of the cap."""
     spool = await open_spool(SpoolLimits(bytes_max=1_000_000, is_shared=True))
-    number = 0
-    with pytest.raises(SpoolFull):
-        while True:
-            number += 1
-            await spool.append([make_envelope(number, payload=b"x" * 50_000)])
+    number, _ = await fill(spool, make_envelope)
     assert number - 1 == 14
+    facts = await spool.facts()
+    assert not facts.is_accepting
     assert (await spool.append([make_envelope(1, route=IN, payload=b"x" * 50_000)])).accepted == 1
 
 

@@ -1,6 +1,7 @@
 """A full disk shuts the doors and nothing else: no crash, no loss, and it recovers by itself."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import subprocess
@@ -29,7 +30,7 @@ async def lease(spool: SqliteSpool, *, fresh: int = 100, retry: int = 100) -> li
 async def eventually(check: Callable[[], bool], *, within_s: float = 5.0) -> None:
     """Wait until something holds."""
     async with asyncio.timeout(within_s):
-        while not check():
+        while not check():  # noqa: ASYNC110 - another thread's doing is watched from outside
             await asyncio.sleep(0.02)
 
 
@@ -153,11 +154,15 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("mounting needs root")
     folder = tmp_path / "tiny"
     folder.mkdir()
-    done = subprocess.run([mount, "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], check=False, capture_output=True)
+    done = subprocess.run(  # noqa: S603 - found on the path, fixed arguments
+        [mount, "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], check=False, capture_output=True
+    )
     if done.returncode:
         pytest.skip("mounting is not allowed here")
     yield folder
-    subprocess.run([umount, "-l", folder], check=True)
+    subprocess.run(  # noqa: S603 - as above
+        [umount, "-l", folder], check=True
+    )
 
 
 async def test_a_real_disk_fills_and_recovers(
@@ -172,10 +177,11 @@ async def test_a_real_disk_fills_and_recovers(
     stuffing = tiny_disk / "stuffing"
     stuffing.write_bytes(b"x" * 1_000_000)
     number = 0
-    with pytest.raises(SpoolFull):
-        while True:
+    with contextlib.suppress(SpoolFull):
+        while number < 10_000:
             number += 1
             await spool.append([make_envelope(number, payload=b"x" * 5_000)])
+    assert number < 10_000
     leases = await lease(spool, fresh=1_000)
     assert leases
     await asyncio.wait_for(spool.complete(leases, state=State.DELIVERED), 5)

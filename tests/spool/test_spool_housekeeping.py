@@ -1,11 +1,13 @@
 """What is tidied behind the commits: age, space, prints of labels, keys. And that a backlog costs nothing."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from forwarder.errors import NoSuchEvent, SpoolFull
@@ -266,3 +268,45 @@ async def test_the_watchdog_sees_the_writer(open_sqlite: OpenSqlite, make_envelo
 
     await eventually(is_alive)
     assert "SqliteSpool" in repr(spool)
+
+
+async def test_the_cap_is_reported_once(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, reporter: Any) -> None:
+    """However many appends are refused, the alarm is raised when it begins and ended when it ends."""
+    spool = await open_sqlite(limits=SpoolLimits(bytes_max=400_000))
+    for number in range(1, 20):
+        with contextlib.suppress(SpoolFull):
+            await spool.append([make_envelope(number, payload=b"x" * 50_000)])
+    assert len(reporter.facts) == 1
+    await spool.complete(await lease_all(spool), state=State.DELIVERED)
+
+    async def is_taken() -> bool:
+        with contextlib.suppress(SpoolFull):
+            await spool.append([make_envelope(20)])
+            return True
+        return False
+
+    await eventually(is_taken)
+    assert [fact.split(":")[0] for fact in reporter.facts if "yielded" not in fact] == ["refusing", "accepting"]
+
+
+async def test_a_damaged_head_frees_its_follower(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path
+) -> None:
+    """When a page with a partition's head cannot be read, the next event of the partition is lent all the same."""
+    spool = await open_sqlite(tmp_path / "one")
+    await spool.append([make_envelope(1, partition="p", payload=b"x" * 3_000)])
+    await spool.append([make_envelope(n, payload=b"x" * 3_000) for n in range(2, 40)])
+    await spool.append([make_envelope(40, partition="p", payload=b"x" * 3_000)])
+    await spool.close()
+    connection = apsw.Connection(str(tmp_path / "one" / "spool.db"))
+    pages = connection.execute(
+        "SELECT pageno FROM dbstat WHERE name = 'events' AND pagetype = 'leaf' ORDER BY path LIMIT 1"
+    )
+    page = next(int(str(row[0])) for row in pages)
+    connection.close()
+    with (tmp_path / "one" / "spool.db").open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    spool = await open_sqlite(tmp_path / "one")
+    leases = await lease_all(spool)
+    assert leases == list(range(2, 41))

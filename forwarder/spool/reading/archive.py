@@ -44,6 +44,7 @@ class Live:
     books: BookAmounts
     refusal: str  # the disk's
     limits: SpoolLimits
+    refused: dict[RouteName, int]  # what the last append would have added, if the cap refused it
 
 
 class SqliteArchive:
@@ -188,9 +189,9 @@ class SqliteArchive:
 
 
 def _cap_refusal(live: Live) -> str:
-    unsettled = [live.books.get((code, Account.UNSETTLED_BYTES), 0) for code in (0, 1)]
-    dead = sum(live.books.get((code, Account.DEAD_BYTES), 0) for code in (0, 1))
-    return standing_refusal(live.limits, unsettled=unsettled, dead=dead)
+    unsettled = {name: live.books.get((code, Account.UNSETTLED_BYTES), 0) for name, code in _codes()}
+    dead = sum(live.books.get((code, Account.DEAD_BYTES), 0) for _, code in _codes())
+    return standing_refusal(live.limits, unsettled=unsettled, dead=dead, incoming=live.refused)
 
 
 def _codes() -> list[tuple[RouteName, int]]:

@@ -6,7 +6,7 @@ from forwarder.spool.store.keys import KnownKeys
 from forwarder.spool.store.retention import Sweep
 from forwarder.spool.store.segments import Segments, drop_empty_segments
 from forwarder.spool.store.space import Yielding
-from forwarder.spool.store.transaction import Transaction
+from forwarder.spool.store.transaction import Memory, Transaction
 
 _SWEEP_EVERY_MS = 60_000
 _FREE_PAGES_KEPT = 2_000  # they are filled again soon; giving them back and taking them anew costs twice
@@ -26,12 +26,12 @@ class Housekeeping:
         self._swept_ms = 0
         self._segments = Segments(connection)
 
-    def is_due(self, *, now_ms: int, sequence: int, is_idle: bool) -> bool:
+    def is_due(self, memory: Memory, *, now_ms: int, is_idle: bool) -> bool:
         """Tell whether there is a step to do. While busy, only what cannot wait."""
         return (
-            self._yielding.is_due(now_ms=now_ms)
+            self._yielding.is_due(settled=memory.history())
             or self._keys.is_sealing_due()
-            or self._segments.is_due(sequence=sequence, is_idle=is_idle)
+            or self._segments.is_due(sequence=memory.sequence, is_idle=is_idle)
             or self._is_sweep_due(now_ms)
             or (is_idle and self._is_vacuum_due())
         )
@@ -39,7 +39,7 @@ class Housekeeping:
     def step(self, transaction: Transaction, *, is_idle: bool) -> int:
         """Do one step; return how many events lost their payload to make room."""
         now_ms = transaction.now_ms
-        if self._yielding.is_due(now_ms=now_ms):
+        if self._yielding.is_due(settled=transaction.history()):
             return self._yielding.step(transaction)
         if self._keys.is_sealing_due():
             self._keys.seal(transaction)

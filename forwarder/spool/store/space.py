@@ -24,7 +24,6 @@ _OLDEST_ROWS = (
     "FROM outcomes o JOIN events e ON e.sequence = o.sequence "
     "WHERE o.route = ? AND o.state = ? ORDER BY o.sequence LIMIT ?"
 )
-_REST_MS = 5_000  # after everything was given: before it is looked through again
 
 
 def used_bytes(connection: Reader) -> int:
@@ -41,12 +40,14 @@ class Yielding:
         self._threshold = int(limits.bytes_max * YIELD_FRACTION)
         self._keys = keys
         self._cursors: dict[tuple[int, int], int] = {}
-        self._rests_until_ms = 0
+        self._exhausted_at: int | None = None  # how much history there ever was when all of it had yielded
 
-    def is_due(self, *, now_ms: int) -> bool:
-        """Tell whether history must yield, and may have something left to give."""
-        is_resting = 0 < self._rests_until_ms - now_ms <= _REST_MS
-        return not is_resting and used_bytes(self._connection) > self._threshold
+    def is_due(self, *, settled: int) -> bool:
+        """Tell whether history must yield, and may have something left to give.
+
+        `settled` counts the events that ever became history: while it stands still, so does what is left.
+        """
+        return settled != self._exhausted_at and used_bytes(self._connection) > self._threshold
 
     def step(self, transaction: Transaction) -> int:
         """Give some of it up; return how many events lost their payload."""
@@ -55,7 +56,7 @@ class Yielding:
             if yielded:
                 return yielded
         if not self._keys.drop_oldest(transaction) and not self._drop_rows(transaction):
-            self._rests_until_ms = transaction.now_ms + _REST_MS
+            self._exhausted_at = transaction.history()
         # What was settled since the last lap may be older than the cursors.
         self._cursors.clear()
         return 0

@@ -16,6 +16,7 @@ from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.store.codes import Account
 from forwarder.spool.store.database import Reader
 
+_YIELDING = (Account.DELIVERED, Account.FILTERED, Account.UNMAPPED)
 BookChanges = defaultdict[tuple[int, int], int]
 
 
@@ -56,6 +57,10 @@ class Memory:
     books: dict[tuple[int, int], int] = field(default_factory=dict)
     event_types: set[tuple[int, str, str]] = field(default_factory=set)
 
+    def history(self) -> int:
+        """Return how many events ever became history that may yield."""
+        return sum(self.books.get((route, account), 0) for route in (0, 1) for account in _YIELDING)
+
 
 class Transaction:
     """What the jobs of one commit share. Lives on the writer thread, for one commit."""
@@ -90,6 +95,10 @@ class Transaction:
         """Return an account as it will be after this commit."""
         key = (route, int(account))
         return self._memory.books.get(key, 0) + self._changes.get(key, 0)
+
+    def history(self) -> int:
+        """Return how many events ever became history that may yield, before this transaction."""
+        return self._memory.history()
 
     def write_books(self) -> None:
         """Write the changed accounts; the last thing before the commit."""

@@ -21,6 +21,7 @@ from forwarder.spool.store.housekeeping import Housekeeping
 from forwarder.spool.store.intake import take_in
 from forwarder.spool.store.jobs import AppendJob, Condition, Job, Notice
 from forwarder.spool.store.keys import KnownKeys
+from forwarder.spool.store.log import WriteAheadLog
 from forwarder.spool.store.settlement import RowsDamaged
 from forwarder.spool.store.transaction import Memory, Transaction, load_memory
 
@@ -58,11 +59,10 @@ class Writer:
         self._housekeeping = Housekeeping(connection, limits, self._keys)
         self._queue: SimpleQueue[AppendJob | Job | None] = SimpleQueue()
         self._owed: list[Job] = []
-        self._wal_pages = 0
+        self._log = WriteAheadLog(connection, pages_max=limits.wal_pages_max)
         self._busy_since_s: float | None = None
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
-        connection.set_wal_hook(self._count_wal)
 
     def start(self) -> None:
         """Take the reserve and start the thread."""
@@ -228,7 +228,7 @@ class Writer:
                 return
             self._owed.pop(0)
             self._set_condition(self.condition.refusal, len(self._owed))
-        self._fold()
+        self._log.fold()
         if self._reserve.build():
             self._set_condition("", 0)
 
@@ -238,13 +238,9 @@ class Writer:
             self.condition = condition
             self._condition_changed(condition)
 
-    def _count_wal(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
-        self._wal_pages = pages
-        return apsw.SQLITE_OK
-
     def _tidy(self) -> None:
-        if self._wal_pages >= self._limits.wal_pages_max:
-            self._fold()
+        if self._log.is_long():
+            self._log.fold()
         if self.condition.refusal:
             return
         try:
@@ -257,9 +253,7 @@ class Writer:
             self._roll_back()
 
     def _is_tidying_due(self) -> bool:
-        return self._housekeeping.is_due(
-            now_ms=self._clock.wall_ms(), sequence=self.memory.sequence, is_idle=self._queue.empty()
-        )
+        return self._housekeeping.is_due(self.memory, now_ms=self._clock.wall_ms(), is_idle=self._queue.empty())
 
     def _tidy_once(self) -> None:
         transaction = Transaction(self._connection, self.memory, self._limits, now_ms=self._clock.wall_ms())
@@ -277,19 +271,12 @@ class Writer:
         if yielded:
             self._tell(Notice(last_sequence=transaction.sequence, yielded=yielded))
 
-    def _fold(self, mode: int = apsw.SQLITE_CHECKPOINT_PASSIVE) -> None:
-        try:
-            self._connection.wal_checkpoint(mode=mode)
-        except apsw.Error:
-            return  # the log stays; the next turn tries again
-        self._wal_pages = 0
-
     def _finish(self) -> None:
         if self._owed:
             self._recover()
         for job in self._owed:
             self._fail(job, SpoolClosed("the spool closed before the disk had room for this settlement"))
-        self._fold(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        self._log.fold(apsw.SQLITE_CHECKPOINT_TRUNCATE)
         with contextlib.suppress(apsw.Error):  # a full disk: the log is left beside the database, nothing is lost
             self._connection.close()
 

@@ -1,0 +1,149 @@
+"""How people read the spool in memory."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from forwarder.errors import NoSuchEvent
+from forwarder.model import Books, RouteName, State
+from forwarder.ports import (
+    AuditRow,
+    EventDetail,
+    EventPage,
+    EventQuery,
+    EventRow,
+    EventTypeRow,
+    ReasonGroup,
+    SpoolFacts,
+)
+from forwarder.spool.capacity import standing_refusal
+from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.memory_records import MemoryRecords, Record
+
+
+class MemoryArchive:
+    """Read the records as `ports.Archive` asks."""
+
+    def __init__(self, records: MemoryRecords, limits: SpoolLimits) -> None:
+        self._records = records
+        self._limits = limits
+        self.refused: dict[RouteName, int] = {}  # what the last append would have added, if it was refused
+
+    def refusal(self, incoming: Mapping[RouteName, int]) -> str:
+        """Return why an append of so much would be refused now, or ""."""
+        records = self._records
+        return standing_refusal(
+            self._limits, unsettled=records.unsettled_bytes, dead=records.dead_bytes, incoming=incoming
+        )
+
+    async def facts(self) -> SpoolFacts:
+        """Return the state."""
+        records = self._records
+        pending = records.pending.values()
+        refusal = self.refusal(self.refused)
+        return SpoolFacts(
+            size_bytes=records.held_bytes(),
+            cap_bytes=self._limits.bytes_max,
+            unsettled_bytes={route: records.unsettled_bytes[route] for route in RouteName},
+            books={route: self._books(route) for route in RouteName},
+            oldest_pending_ms={
+                route: next((r.envelope.received_at_ms for r in pending if r.envelope.route is route), None)
+                for route in RouteName
+            },
+            retrying={
+                route: sum(1 for r in pending if r.attempts and r.envelope.route is route) for route in RouteName
+            },
+            corrupt_rows=0,
+            is_accepting=not refusal,
+            refusal=refusal,
+            sqlite_version="",
+        )
+
+    async def events(self, query: EventQuery) -> EventPage:
+        """List events."""
+        is_tail = query.after_sequence is not None
+        order = self._records.by_sequence if is_tail else reversed(self._records.by_sequence)
+        matching = (r for s in order if _matches(r := self._records.by_sequence[s], query))
+        rows: list[EventRow] = []
+        last = None
+        for scanned, record in enumerate(matching):
+            if query.text is not None and scanned >= query.scan_max:
+                return EventPage(rows=tuple(rows), next_before=None if is_tail else last, is_cut=True)
+            if query.text is None or (not record.is_bare and query.text.encode() in record.envelope.payload):
+                if len(rows) >= query.limit:
+                    return EventPage(rows=tuple(rows), next_before=None if is_tail else last, is_cut=False)
+                rows.append(record.row())
+            last = record.sequence
+        return EventPage(rows=tuple(rows), next_before=None, is_cut=False)
+
+    async def event(self, sequence: int) -> EventDetail:
+        """Return one event whole."""
+        record = self._records.by_sequence.get(sequence)
+        if record is None:
+            raise NoSuchEvent(f"no event {sequence} in this spool: it never was, or its history was purged")
+        return EventDetail(
+            row=record.row(),
+            event_key=record.envelope.event_key,
+            payload=None if record.is_bare else record.envelope.payload,
+            progress=record.progress,
+            attempts=tuple(record.tries),
+        )
+
+    async def event_types(self, route: RouteName | None, *, limit: int) -> Sequence[EventTypeRow]:
+        """List the types."""
+        rows = [row for row in self._records.types.values() if route is None or row.route is route]
+        order = list(RouteName)
+        return sorted(rows, key=lambda r: (-r.last_at_ms, order.index(r.route), r.type, r.event))[:limit]
+
+    async def reasons(self, route: RouteName | None, state: State, *, limit: int) -> Sequence[ReasonGroup]:
+        """Group by reason."""
+        groups: dict[str, list[Record]] = {}
+        for record in self._records.by_sequence.values():
+            is_meant = record.is_settled and record.state is state and record.reason and not record.is_discarded
+            if is_meant and route in (None, record.envelope.route):
+                groups.setdefault(record.reason, []).append(record)
+        rows = [
+            ReasonGroup(
+                reason=reason,
+                count=len(records),
+                sample_sequence=records[-1].sequence,
+                last_at_ms=records[-1].settled_at_ms or 0,
+            )
+            for reason, records in groups.items()
+        ]
+        return sorted(rows, key=lambda r: (-r.count, r.reason))[:limit]
+
+    async def audit(self, *, limit: int) -> Sequence[AuditRow]:
+        """List the audit log, newest first."""
+        return self._records.audit[::-1][:limit]
+
+    async def write_audit(self, row: AuditRow) -> None:
+        """Add to the audit log."""
+        self._records.audit.append(row)
+
+    def _books(self, route: RouteName) -> Books:
+        counts = Counter({s: self._records.purged[route, s] for s in State})
+        counts.update(r.state for r in self._records.by_sequence.values() if r.envelope.route is route)
+        return Books(
+            accepted=counts.total(),
+            pending=counts[State.PENDING],
+            delivered=counts[State.DELIVERED],
+            filtered=counts[State.FILTERED],
+            unmapped=counts[State.UNMAPPED],
+            dead=counts[State.DEAD],
+        )
+
+
+def _matches(record: Record, query: EventQuery) -> bool:
+    envelope, labels = record.envelope, record.envelope.labels
+    return (
+        query.route in (None, envelope.route)
+        and query.state in (None, record.state)
+        and query.event in (None, labels.event)
+        and query.user_id in (None, labels.user_id)
+        and query.message_id in (None, labels.message_id)
+        and query.reason in (None, record.reason)
+        and (query.received_from_ms is None or envelope.received_at_ms >= query.received_from_ms)
+        and (query.received_to_ms is None or envelope.received_at_ms < query.received_to_ms)
+        and (query.before_sequence is None or record.sequence < query.before_sequence)
+        and (query.after_sequence is None or record.sequence > query.after_sequence)
+    )
