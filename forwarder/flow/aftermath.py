@@ -27,6 +27,7 @@ from forwarder.telemetry.reporter import Reporter
 _WAITING_EVENTS_MAX = 1_000
 _STRUCK_MAX = 10_000
 _RATE_LIMITED = 429
+_TOO_LARGE = 413
 
 
 class Aftermath:
@@ -112,6 +113,8 @@ class Aftermath:
         if stop is not None and stop.kind is not StopKind.REFUSALS:
             self._open(started_s)  # a refusal is an answer: the set-up is right, the destination is there
         if len(parcel.leases) > 1:
+            if attempt.status == _TOO_LARGE:
+                self._parcels.too_large(parcel, now_s=self._clock.monotonic_s())
             self._parcels.queue_first(*parcel.halves())
             return False
         (lease,) = parcel.leases

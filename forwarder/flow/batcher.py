@@ -30,6 +30,7 @@ class Batcher:
         self._open: list[Delivery] = []
         self._size_bytes = 0
         self._oldest_s = 0.0
+        self.bytes_max = limits.bytes_max  # may be lowered for a while; what the batch holds already stays in it
 
     def __repr__(self) -> str:
         """Show how full the open batch is."""
@@ -42,7 +43,7 @@ class Batcher:
     @property
     def is_full(self) -> bool:
         """Tell whether nothing can be added: by count, or because not a byte is left."""
-        return len(self._open) >= self._limits.deliveries_max or self._size_bytes >= self._limits.bytes_max
+        return len(self._open) >= self._limits.deliveries_max or self._size_bytes >= self.bytes_max
 
     def fits(self, delivery: Delivery) -> bool:
         """Tell whether the open batch can take this delivery.
@@ -51,9 +52,9 @@ class Batcher:
         alone, or buries it if it is above what the destination takes at all.
         """
         size_bytes = len(delivery.body)
-        if size_bytes > self._limits.bytes_max:
-            raise OversizeDelivery(f"{size_bytes} bytes, a batch takes {self._limits.bytes_max}")
-        return not self.is_full and self._size_bytes + size_bytes <= self._limits.bytes_max
+        if size_bytes > self.bytes_max:
+            raise OversizeDelivery(f"{size_bytes} bytes, a batch takes {self.bytes_max}")
+        return not self.is_full and self._size_bytes + size_bytes <= self.bytes_max
 
     def add(self, delivery: Delivery, *, now_s: float) -> None:
         """Put a delivery that `fits` into the open batch."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from forwarder.errors import OversizeDelivery
 from forwarder.flow.batcher import Batcher, BatchLimits
+from forwarder.flow.ceiling import SizeCeiling
 from forwarder.model import Batch, Delivery, Lease
 
 
@@ -53,8 +54,8 @@ class Parcels:
     """What is in hand and not in flight. One delivery owns it; not safe for concurrent use."""
 
     def __init__(self, limits: BatchLimits) -> None:
-        self._limits = limits
         self._batcher = Batcher(limits)
+        self._ceiling = SizeCeiling(limits.bytes_max)
         self._lent: dict[int, Lease] = {}  # of the open batch
         self._ready: deque[Parcel] = deque()
         self._waiting: list[tuple[float, Parcel]] = []
@@ -80,6 +81,7 @@ class Parcels:
 
     def gather(self, lease: Lease, delivery: Delivery, *, now_s: float) -> None:
         """Put a delivery into the open batch; one that no batch can take becomes a parcel of its own."""
+        self._batcher.bytes_max = self._ceiling.bytes_max(now_s=now_s)
         try:
             if not self._batcher.fits(delivery):
                 self._close_batch()
@@ -98,6 +100,10 @@ class Parcels:
     def queue_first(self, *parcels: Parcel) -> None:
         """Put parcels, in this order, before everything else: a bisection goes deep before it goes wide."""
         self._ready.extendleft(reversed(parcels))
+
+    def too_large(self, parcel: Parcel, *, now_s: float) -> None:
+        """Learn that the destination found this parcel too large: smaller ones follow for a while."""
+        self._ceiling.refused(parcel.batch.size_bytes, now_s=now_s)
 
     def wait(self, parcel: Parcel, *, until_s: float) -> None:
         """Keep a parcel back for its own retry."""

@@ -269,6 +269,7 @@ class ScriptedSink:
         self.verdicts: list[Verdict] = []
         self.in_flight = 0
         self.in_flight_max = 0
+        self.statuses: dict[type[Verdict], int] = {Delivered: 200, Refused: 400, Held: 401}
 
     async def send(self, batch: Batch) -> Answer:
         """Answer as the script says."""
@@ -283,8 +284,7 @@ class ScriptedSink:
         finally:
             self.in_flight -= 1
         self.verdicts.append(verdict)
-        statuses = {Delivered: 200, Refused: 400, Held: 401}
-        status = statuses.get(type(verdict))
+        status = self.statuses.get(type(verdict))
         if isinstance(verdict, TryLater) and verdict.effect is Effect.ANSWERED:
             status = 500
         return Answer(
