@@ -26,6 +26,7 @@ from forwarder.model import (
 from forwarder.ports import Clock, Transport
 from forwarder.rudderstack.answers import judge
 from forwarder.rudderstack.credential import WriteKey
+from forwarder.rudderstack.packing import Packing
 
 # The gateway counts uncompressed bytes: exactly 4,096,000 pass, one more is 413 (Gateway.maxReqSizeInKB).
 REQUEST_BYTES_MAX: Final = 4_096_000
@@ -73,15 +74,17 @@ class RudderstackSink:
         self._headers = {
             "Authorization": write_key.authorization(),
             "Content-Type": "application/json",
-            "Content-Encoding": "gzip",
         }
+        self._packed_headers = self._headers | {"Content-Encoding": "gzip"}
+        self._packing = Packing()
 
     async def send(self, batch: Batch) -> Answer:
         """Make one request of the batch and say what the answer means; see `ports.Sink`."""
         at_ms = self._clock.wall_ms()
         started_s = self._clock.monotonic_s()
-        body = igzip.compress(frame(batch, sent_at_ms=at_ms), _FAST, mtime=0)
-        request = HttpRequest(method="POST", url=self._url, headers=self._headers, body=body, timeout_s=self._timeout_s)
+        first = batch.deliveries[0].sequence
+        is_packed = self._packing.is_packed(first, now_s=started_s)
+        request = self._request(frame(batch, sent_at_ms=at_ms), is_packed=is_packed)
         response: HttpResponse | None = None
         verdict: Verdict
         try:
@@ -91,6 +94,7 @@ class RudderstackSink:
             verdict = TryLater(reason=str(error), after_s=None, scope="route", effect=effect)
         else:
             verdict = judge(response.status, response.headers, response.body, now_ms=self._clock.wall_ms())
+            self._packing.answered(first, response.status, response.body, was_packed=is_packed, now_s=started_s)
         attempt = Attempt(
             at_ms=at_ms,
             duration_ms=round((self._clock.monotonic_s() - started_s) * 1000),
@@ -101,6 +105,15 @@ class RudderstackSink:
             answer=response.body[:_ANSWER_KEPT_BYTES] if response else b"",
         )
         return Answer(verdict=verdict, attempt=attempt)
+
+    def _request(self, body: bytes, *, is_packed: bool) -> HttpRequest:
+        return HttpRequest(
+            method="POST",
+            url=self._url,
+            headers=self._packed_headers if is_packed else self._headers,
+            body=igzip.compress(body, _FAST, mtime=0) if is_packed else body,
+            timeout_s=self._timeout_s,
+        )
 
 
 def _outcome(verdict: Verdict) -> str:
