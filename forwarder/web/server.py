@@ -5,7 +5,6 @@ those. Deliberately absent: any judgement of a request; see `receive`.
 """
 
 import asyncio
-import errno
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +18,10 @@ from forwarder.telemetry.reporter import Reporter
 from forwarder.web.admission import DRAIN_RETRY_S, draining, too_large
 from forwarder.web.answers import Rejected
 from forwarder.web.connection import Server
+from forwarder.web.cross_origin import preflight, readable
 from forwarder.web.doors import UNAVAILABLE, Reply, Words
 from forwarder.web.health import Health
+from forwarder.web.listening import why_not
 from forwarder.web.receive import UNKNOWN_ENDPOINT, Receiver
 from forwarder.web.writing import answer
 
@@ -102,7 +103,7 @@ class PublicListener:
                 server, self._host, self._port, reuse_address=True, backlog=1024
             )
         except OSError as error:
-            raise SettingsInvalid(_why_not(self._host, self._port, error)) from None
+            raise SettingsInvalid(why_not("FORWARDER_LISTEN", self._host, self._port, error)) from None
         self._server = server
         self._health.is_listening = True
         self._reporter.listener_started(host=self._host, port=self.port)
@@ -154,11 +155,14 @@ class PublicListener:
             self._in_flight -= 1
             if not self._in_flight:
                 self._is_idle.set()
+        reply = readable(reply, request.path, request.headers.get)
         return answer(reply, request, closes=self._receiver.is_draining)
 
     async def _reply(self, request: web.BaseRequest) -> Reply:
         method, path = request.method, request.path
         if (reply := self._health.reply(method, path)) is not None:
+            return reply
+        if (reply := preflight(method, path, request.headers.get)) is not None:
             return reply
         admission = self._receiver.admit(method, path, request.headers.get)
         content = request.content
@@ -216,14 +220,3 @@ class PublicListener:
 
 def _come_back(reason: str, message: str) -> Rejected:
     return Rejected(UNAVAILABLE, reason, message, gateway="Service Unavailable", retry_after_s=DRAIN_RETRY_S)
-
-
-def _why_not(host: str, port: int, error: OSError) -> str:
-    where = f"FORWARDER_LISTEN: cannot listen on {host}:{port}"
-    match error.errno:
-        case errno.EADDRINUSE:
-            return f"{where}, because something listens there already. Stop that, or set another port."
-        case errno.EACCES:
-            return f"{where}, because that port is for privileged processes. Set one above 1023."
-        case _:
-            return f"{where} ({error.strerror or type(error).__name__}). Set an address of this machine."

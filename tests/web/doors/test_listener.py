@@ -142,6 +142,29 @@ async def test_a_webhook_comes_in(serve: Serve) -> None:
     assert running.house.payloads() == [EVENT]
 
 
+async def test_a_page_in_a_browser_posts(serve: Serve) -> None:
+    """What a browser's SDK does over HTTP: ask, post, and read the answer, also while the doors are shut."""
+    running = await serve()
+    page = {"Origin": "https://shop.example"}
+    asks = page | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{running.listener.port}") as session:
+        async with session.options("/v1/track", headers=asks) as answer:
+            assert (answer.status, await answer.read()) == (204, b"")
+            assert answer.headers["Access-Control-Allow-Headers"] == "authorization"
+        known = page | {"Authorization": aiohttp.encode_basic_auth("key-of-the-source")}
+        async with session.post("/v1/track", data=b'{"userId":"u","event":"e"}', headers=known) as answer:
+            assert (answer.status, await answer.text()) == (200, "ok")
+            assert answer.headers["Access-Control-Allow-Origin"] == page["Origin"]
+        async with session.options("/inbound/segment", headers=asks) as answer:
+            assert answer.status == 405
+            assert "Access-Control-Allow-Origin" not in answer.headers
+        running.house.receiver.drain()
+        async with session.post("/v1/track", data=b"{}", headers=page) as answer:
+            assert answer.status == 503
+            assert answer.headers["Access-Control-Allow-Origin"] == page["Origin"]
+    assert running.house.rejections() == {("/inbound/segment", "method_wrong"): 1, ("/v1", "draining"): 1}
+
+
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/livez/"])
 async def test_health_is_served(serve: Serve, path: str) -> None:
     """A probe gets its answer, and HEAD the same without a body."""
