@@ -18,6 +18,8 @@ from forwarder.errors import Unmappable
         pytest.param(b'{"a":1,"a":2}', {"a": 2}, id="the last of duplicate keys"),
         pytest.param(b"9007199254740993", 9_007_199_254_740_993, id="exact integers"),
         pytest.param(b"18446744073709551617", 18_446_744_073_709_551_617, id="integers beyond 64 bits"),
+        pytest.param(b"[1" + b"0" * 308 + b"]", [10**308], id="the largest power of ten that a double holds"),
+        pytest.param(b'{"a":"' + b"9" * 5_000 + b'"}', {"a": "9" * 5_000}, id="a text of digits"),
         pytest.param(b'"\\ud83d\\ude80"', "\N{ROCKET}", id="a pair of surrogates"),
         pytest.param(b'["\\ud800", {"\\udc00": 1.5}]', ["\ufffd", {"\ufffd": 1.5}], id="lone surrogates"),
         pytest.param(b'"\\u0000"', "\x00", id="a null character"),
@@ -39,6 +41,10 @@ def test_what_is_taken(payload: bytes, value: Any) -> None:
         pytest.param(b'{"a":-Infinity}', "-Infinity is no JSON value", id="infinity"),
         pytest.param(b'{"a":1e999}', "out of range", id="beyond a double"),
         pytest.param(b"9" * 5_000, "out of range", id="too many digits"),
+        pytest.param(b'{"a":[{"b":-' + b"9" * 309 + b"}]}", "out of range", id="an integer beyond a double"),
+        pytest.param(
+            b'["\\ud800",' + b"9" * 400 + b"]", "out of range", id="an integer beyond a double beside a lone surrogate"
+        ),
         pytest.param(b'{"\xff":1}', "not UTF-8", id="broken UTF-8"),
         pytest.param(b'["\\ud800", "\xff"]', "not UTF-8", id="broken UTF-8 beside a lone surrogate"),
         pytest.param(b"[" * 5_000 + b"]" * 5_000, "nested too deeply", id="too deep"),
