@@ -174,6 +174,7 @@ class _DestinationEvents:
             did="replayed",
             back=PATH,
             total=count,
+            is_at_least=has_more,
         )
         raise see_other(job.path)
 

@@ -41,12 +41,12 @@ def editable_text(found: EventDetail) -> str:
     Indenting touches only the blanks between values: no number loses a digit.
     """
     if found.row.state is not State.DEAD or found.row.is_discarded:
-        raise QueryInvalid("only a dead event that is not discarded can be edited and replayed")
+        raise QueryInvalid("Only a dead event that is not discarded can be edited and replayed")
     if found.payload is None:
-        raise QueryInvalid("this event has no payload any more: it was purged or its row is damaged")
+        raise QueryInvalid("This event has no payload any more: it was purged or its row is damaged")
     if len(found.payload) > EDIT_BYTES_MAX:
         raise QueryInvalid(
-            f"a payload of more than {EDIT_BYTES_MAX} bytes is not edited here: export it, and send it anew"
+            f"A payload of more than {EDIT_BYTES_MAX} bytes is not edited here: export it, and send it anew"
         )
     return readable(found.payload, shown_max=sys.maxsize).text
 
@@ -76,7 +76,7 @@ async def store_edited(desk: OperatorDesk, found: EventDetail, text: str, *, who
     editable_text(found)  # raises for what cannot be edited
     envelope = edited_envelope(found, text, now_ms=desk.clock.wall_ms())
     if found.payload is not None and _is_same(found.payload, envelope.payload):
-        raise QueryInvalid("nothing was changed: replay the event as it is, or change it first")
+        raise QueryInvalid("Nothing was changed: replay the event as it is, or change it first")
     receipt = await desk.spool.append([envelope])
     sequence = await _sequence_of(desk, envelope, after=found.row.sequence)
     original = found.row.sequence
@@ -109,13 +109,13 @@ def _read(text: str) -> Element:
     # Forms send line ends as CR LF; in JSON they are blanks, and bare ones are what people see.
     payload = text.replace("\r\n", "\n").encode("utf-8", "replace")
     if len(payload) > EDIT_BYTES_MAX:
-        raise QueryInvalid(f"the edited payload is longer than {EDIT_BYTES_MAX} bytes")
+        raise QueryInvalid(f"The edited payload is longer than {EDIT_BYTES_MAX} bytes")
     try:
         read = element(trimmed(payload))
     except NotJson as error:
-        raise QueryInvalid(f"this is no JSON: {error}") from None
+        raise QueryInvalid(f"This is no JSON: {error}") from None
     if read is None:
-        raise QueryInvalid("this is JSON, but no object: an event begins with { and ends with }")
+        raise QueryInvalid("This is JSON, but no object: an event begins with { and ends with }")
     return read
 
 

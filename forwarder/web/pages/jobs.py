@@ -24,13 +24,14 @@ JOBS_KEPT_MAX: Final = 32
 
 @dataclass(slots=True, kw_only=True)
 class Job:
-    """Work under way. `total` is what was counted at its start; more or fewer may turn out to be done."""
+    """Work under way. `total` was counted at its start, up to a limit when `is_at_least`; another may be done."""
 
     name: str
     title: str
     did: str  # the past participle of the act: "replayed"
     back: str
     total: int
+    is_at_least: bool
     started_at_ms: int
     done: int = 0
     ended_at_ms: int | None = None
@@ -55,7 +56,16 @@ class Jobs:
         """Show how many run."""
         return f"Jobs({len(self._tasks)} running, {len(self._jobs)} known)"
 
-    def start(self, steps: AsyncIterator[int], *, title: str, did: str, back: str, total: int) -> Job:
+    def start(
+        self,
+        steps: AsyncIterator[int],
+        *,
+        title: str,
+        did: str,
+        back: str,
+        total: int,
+        is_at_least: bool = False,
+    ) -> Job:
         """Start a job; every step says how many events it moved. Raises `QueryInvalid` when too many run."""
         if len(self._tasks) >= JOBS_RUNNING_MAX:
             raise QueryInvalid(f"{JOBS_RUNNING_MAX} long acts are under way already: wait until one has ended")
@@ -67,6 +77,7 @@ class Jobs:
             did=did,
             back=back,
             total=total,
+            is_at_least=is_at_least,
             started_at_ms=self._clock.wall_ms(),
         )
         self._jobs[job.name] = job
