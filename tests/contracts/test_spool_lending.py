@@ -484,3 +484,24 @@ async def test_attempts_are_kept_with_the_event(
     assert detail.row.attempts == 13
     assert detail.attempts[-1] == failed_attempt
     assert len(detail.attempts) == 10
+
+
+async def test_a_replayed_head_that_failed_before_waits_for_the_one_in_flight(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
+) -> None:
+    """An older event of a partition on a retry is not lent beside a newer one that is still out."""
+    await spool.append([make_envelope(n, partition="a") for n in range(1, 3)])
+    await lease_all(spool)
+    await spool.bury([1], reason="refused")
+    assert numbers(await lease_all(spool)) == [2]
+    await spool.exhume([1])
+    assert await spool.lease_newest(OUT) is None
+    await spool.release([2], not_before_ms=clock.now_ms + 10)
+    assert numbers(await lease_all(spool)) == [1]
+    await spool.release([1], not_before_ms=clock.now_ms + 20)
+    clock.now_ms += 10
+    assert not await lease_all(spool)
+    clock.now_ms += 10
+    assert numbers(await lease_all(spool)) == [1]
+    await spool.complete([1], state=State.DELIVERED)
+    assert numbers(await lease_all(spool)) == [2]

@@ -310,3 +310,65 @@ async def test_a_damaged_head_frees_its_follower(
     spool = await open_sqlite(tmp_path / "one")
     leases = await lease_all(spool)
     assert leases == list(range(2, 41))
+
+
+async def test_a_damaged_page_leaves_the_rest_of_its_block_findable(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path
+) -> None:
+    """Prints are built around rows that cannot be read: filters go on finding the sound ones."""
+    spool = await open_sqlite(tmp_path / "one")
+    # A block is only built once it is full, so the last event is added after the damage.
+    await spool.append([make_envelope(n) for n in range(1, SEGMENT_EVENTS)])
+    await spool.close()
+    path = tmp_path / "one" / "spool.db"
+    connection = apsw.Connection(str(path))
+    sql = "SELECT pageno FROM dbstat WHERE name = 'events' AND pagetype = 'leaf' ORDER BY path LIMIT 1 OFFSET 5"
+    page = next(int(str(row[0])) for row in connection.execute(sql))
+    connection.close()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    spool = await open_sqlite(tmp_path / "one")
+    await spool.append([make_envelope(n) for n in range(SEGMENT_EVENTS, SEGMENT_EVENTS + 5)])
+    reader = open_reader(tmp_path / "one")
+
+    async def is_built() -> bool:
+        return bool(reader.execute("SELECT count(*) FROM segments WHERE kind = 0").fetchone() == (1,))
+
+    await eventually(is_built)
+    reader.close()
+    sound = await lease_all(spool)
+    lost = SEGMENT_EVENTS + 4 - len(sound)
+    assert 0 < lost < 100
+    for number in (sound[0], sound[len(sound) // 2], sound[-1]):
+        rows = (await spool.events(EventQuery(message_id=f"m{number}"))).rows
+        assert [row.sequence for row in rows] == [number]
+    dead = (await spool.events(EventQuery(route=OUT, state=State.DEAD, limit=100))).rows
+    assert len(dead) == lost
+    assert await spool.exhume([dead[0].sequence]) == 0
+
+
+async def test_the_newest_is_found_past_damaged_rows(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path
+) -> None:
+    """A probe from the far end skips what turns out to be damaged."""
+    spool = await open_sqlite(tmp_path / "one", limits=SpoolLimits(cache_bytes_max=1))
+    await spool.append([make_envelope(n) for n in range(1, 6)])
+    await spool.close()
+    connection = apsw.Connection(str(tmp_path / "one" / "spool.db"))
+    connection.execute("UPDATE events SET payload = x'00' WHERE sequence >= 4")
+    connection.close()
+    spool = await open_sqlite(tmp_path / "one", limits=SpoolLimits(cache_bytes_max=1))
+    lease = await spool.lease_newest(OUT)
+    assert lease is not None
+    assert lease.sequence == 3
+    assert (await spool.facts()).corrupt_rows == 2
+
+
+async def test_a_text_search_reads_what_can_be_read(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
+    """Text is found in payloads together with other filters, and tailing finds it too."""
+    spool = await open_sqlite()
+    await spool.append([make_envelope(n, payload=b'{"name":"caf\xc3\xa9 %d"}' % (n % 2)) for n in range(1, 9)])
+    assert [row.sequence for row in (await spool.events(EventQuery(text="caf\u00e9 1", limit=2))).rows] == [7, 5]
+    page = await spool.events(EventQuery(text="caf\u00e9 0", after_sequence=3, user_id="u2"))
+    assert [row.sequence for row in page.rows] == [8]

@@ -30,7 +30,9 @@ def prepare_folder(folder: Path) -> None:
     """Make the data folder and close it to others; raises `SpoolUnusable` with the remedy."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
+        # A mounted volume may belong to root and be ours through its group only: its mode is its owner's.
+        if folder.stat().st_uid == os.geteuid():
+            folder.chmod(0o700)
     except OSError as error:
         raise SpoolUnusable(
             f"{folder} cannot be used as the data folder ({error.strerror}): "
