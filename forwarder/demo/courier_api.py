@@ -35,7 +35,8 @@ class CourierApi:
 
     `trouble` answers single families or users: it is given method and path of every request that is
     authorised, and may return an outcome that is sent instead (nothing takes effect, nothing is kept).
-    `on_request` is shown every request before it is judged.
+    `on_request` is shown every request before it is judged. `delay_s` may keep single ones waiting before
+    anything becomes of them.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class CourierApi:
         self.chaos = chaos
         self.trouble: Callable[[str, str], Outcome | None] | None = None
         self.on_request: Callable[[Asked], None] | None = None
+        self.delay_s: Callable[[str, str], float] | None = None  # of method and path
         self.misfortunes: dict[Misfortune, int] = dict.fromkeys(Misfortune, 0)
         self.answers: deque[tuple[str, str, int]] = deque(maxlen=100_000)  # method, path, status
         self._silence_s = silence_s
@@ -98,6 +100,8 @@ class CourierApi:
     async def _answer(self, asked: Asked) -> Said:
         if self.on_request is not None:
             self.on_request(asked)
+        if self.delay_s is not None and (delay_s := self.delay_s(asked.method, asked.path)):
+            await asyncio.sleep(delay_s)
         outcome = await self._judge(asked)
         self.answers.append((asked.method, asked.path, outcome.status))
         headers = {"Retry-After": str(self._retry_after_s)} if outcome.status == HTTPStatus.TOO_MANY_REQUESTS else {}

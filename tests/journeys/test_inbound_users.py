@@ -1,0 +1,181 @@
+"""What users owe each other: nothing. And controls: the checks of order and of single effects do find a breach."""
+
+import asyncio
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import aiohttp
+import pytest
+
+from forwarder.demo.call_stream import LINKS_TOML, Call, CallStream, happened
+from forwarder.demo.chaos import Chaos, ChaosRates
+from forwarder.demo.courier_api import CourierApi
+from forwarder.demo.courier_state import Effect
+from forwarder.demo.facts import Ledger
+from forwarder.demo.idempotency import Kept, Replays
+from forwarder.demo.player import RUDDERSTACK_SCHEDULE_S, Player
+from forwarder.demo.process import DaemonProcess
+from forwarder.model import RouteName
+
+pytestmark = [pytest.mark.journey, pytest.mark.slow]
+
+INBOUND = RouteName.RUDDERSTACK_TO_COURIER.value
+STUCK = "customer-0007"
+USERS = 40
+ROUNDS = 3
+
+MakeDaemon = Callable[[dict[str, str]], DaemonProcess]
+
+
+class Forgetful(Replays):
+    """A Courier that keeps no idempotency key."""
+
+    def keep(self, key: str, kept: Kept) -> None:
+        """End the running request and forget it."""
+        del kept
+        self.forget(key)
+
+
+@pytest.fixture
+async def daemon(make_daemon: MakeDaemon, inbound: dict[str, str]) -> DaemonProcess:
+    """A running daemon that knows the stream's links."""
+    made = make_daemon(inbound)
+    links = made.folder / "links.toml"
+    links.write_text(LINKS_TOML)
+    made.settings["FORWARDER_LINKS"] = str(links)
+    await made.start()
+    return made
+
+
+@pytest.fixture
+def ledger(courier: CourierApi) -> Ledger:
+    """The account of what was acknowledged and what took effect at Courier."""
+    account = Ledger()
+
+    def note(effect: Effect) -> None:
+        sighting = happened(effect)
+        if sighting is not None:
+            account.see(sighting)
+
+    courier.state.on_effect = note
+    return account
+
+
+@pytest.fixture
+def player(http: aiohttp.ClientSession, daemon: DaemonProcess, ledger: Ledger) -> Player:
+    """Posts as RudderStack does, in a hurry."""
+    return Player(http, daemon.url, ledger, schedule_s=RUDDERSTACK_SCHEDULE_S, scale=0.005)
+
+
+def calls_of(users: int, *, each: int) -> dict[str, list[Call]]:
+    """Return so many calls for each of so many users, of the kinds whose effect names its event."""
+    stream, now_ms = CallStream(seed=61), time.time_ns() // 1_000_000
+    makers = (stream.identify, stream.linked, stream.ad_hoc)
+    names = [f"customer-{user:04d}" for user in range(users)]
+    return {name: [makers[n % 3](now_ms + n, name) for n in range(each)] for name in names}
+
+
+def out_of_order(courier: CourierApi, calls: dict[str, list[Call]]) -> list[str]:
+    """Return the users whose effects did not come in the order of their calls."""
+
+    def keys(effects: Sequence[Effect]) -> list[object]:
+        return [sighting.key for effect in effects if (sighting := happened(effect))]
+
+    return [
+        user
+        for user, of_user in calls.items()
+        if keys(courier.state.effects_of(user)) != [call.facts.key for call in of_user]
+    ]
+
+
+async def post_all(player: Player, key: str, calls: dict[str, list[Call]]) -> None:
+    """Post each user's calls one after the other, the users side by side."""
+
+    async def post(of_user: list[Call]) -> None:
+        for call in of_user:
+            assert await player.call(call, key)
+
+    await asyncio.gather(*(post(of_user) for of_user in calls.values()))
+
+
+async def test_the_control_finds_an_effect_that_came_twice(
+    daemon: DaemonProcess, courier: CourierApi, ledger: Ledger, player: Player
+) -> None:
+    """With a Courier that forgets its keys, answers that are lost after the effect show as duplicates."""
+    courier.replays = Forgetful()
+    courier.chaos = Chaos(ChaosRates(silent=0.1), seed=62)
+
+    await post_all(player, daemon.settings["FORWARDER_INBOUND_KEYS"], calls_of(60, each=2))
+    books = await daemon.wait_for_books(INBOUND, lambda books: books["pending"] == 0, timeout_s=60)
+
+    assert books["delivered"] == 120
+    assert ledger.duplicates > 0
+    assert list(ledger.missing()) == []
+
+
+async def test_the_control_finds_two_calls_that_changed_places(
+    daemon: DaemonProcess, courier: CourierApi, player: Player
+) -> None:
+    """Two calls of one user that arrive in the wrong order are applied in it, and the check names that user alone."""
+    calls = calls_of(10, each=3)
+    first, second, third = calls[STUCK]
+    posted = calls | {STUCK: [second, first, third]}
+
+    await post_all(player, daemon.settings["FORWARDER_INBOUND_KEYS"], posted)
+    await daemon.wait_for_books(INBOUND, lambda books: books["delivered"] == 30)
+
+    assert out_of_order(courier, posted) == []
+    assert out_of_order(courier, calls) == [STUCK]
+
+
+async def test_a_stuck_user_delays_no_other(
+    daemon: DaemonProcess,
+    courier: CourierApi,
+    ledger: Ledger,
+    player: Player,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """While every call of one user gets no answer until it times out, the p99 of the others at most doubles."""
+    arrived_s: dict[str, float] = {}
+    stream = CallStream(seed=63)
+    note = courier.state.on_effect
+
+    def note_time(effect: Effect) -> None:
+        arrived_s.setdefault(effect.body["profile"]["demo_id"], time.monotonic())
+        if note is not None:
+            note(effect)
+
+    courier.state.on_effect = note_time
+
+    async def p99_s() -> float:
+        """Post steadily for a while; return the p99 from acknowledgement to effect of all but the stuck user."""
+        posted_s: dict[str, float] = {}
+        for n in range(300):
+            call = stream.identify(time.time_ns() // 1_000_000, f"customer-{n % USERS:04d}")
+            assert await player.call(call, daemon.settings["FORWARDER_INBOUND_KEYS"])
+            if call.event["userId"] != STUCK:
+                posted_s[call.event["messageId"]] = time.monotonic()
+            await asyncio.sleep(0.005)
+        await daemon.wait_for_books(INBOUND, lambda _books: posted_s.keys() <= arrived_s.keys())
+        return sorted(arrived_s[message_id] - at_s for message_id, at_s in posted_s.items())[int(len(posted_s) * 0.99)]
+
+    await p99_s()  # a first round, to be warm
+    undisturbed_s = [await p99_s() for _ in range(ROUNDS)]
+    delivered = (await daemon.wait_for_books(INBOUND, lambda books: books["pending"] == 0))["delivered"]
+    courier.delay_s = lambda _method, path: 3600.0 if path.endswith(STUCK) else 0.0
+    disturbed_s = [await p99_s() for _ in range(ROUNDS)]
+
+    books = await daemon.books(INBOUND)
+    of_stuck = books["pending"]
+    assert (books["delivered"] - delivered, of_stuck) == (ROUNDS * 300 - of_stuck, ROUNDS * len(range(7, 300, USERS)))
+    assert statistics.median(disturbed_s) <= 2 * max(statistics.median(undisturbed_s), 0.025), (
+        undisturbed_s,
+        disturbed_s,
+    )
+    courier.delay_s = None
+    await daemon.wait_for_books(INBOUND, lambda books: books["pending"] == 0, timeout_s=30)
+    assert (ledger.duplicates, list(ledger.missing())) == (0, [])
+    of_user = [effect.body["profile"]["demo_id"] for effect in courier.state.effects_of(STUCK)]
+    assert of_user == sorted(of_user, key=lambda message_id: int(message_id.rsplit("-", 1)[1]))
+    record_property("p99_s", {"undisturbed": undisturbed_s, "disturbed": disturbed_s})
