@@ -1,8 +1,10 @@
 """The lock files: complete, with hashes, from no place that is named, and in step with what is asked for."""
 
+import ast
 import re
+import sys
 import tomllib
-from importlib.metadata import distribution
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,19 @@ def test_package_asks_for_what_is_locked(checkout: Path) -> None:
     project = tomllib.loads((checkout / "pyproject.toml").read_text())
     for asked, lock in ((project["project"]["dependencies"], "run"), (project["build-system"]["requires"], "build")):
         assert sorted(asked) == sorted(str(one) for one in _asked_for(checkout / "requirements" / f"{lock}.in"))
+
+
+def test_whatever_the_package_imports_is_asked_for(checkout: Path) -> None:
+    """No import stands on a package that only another one happens to bring along, and no requirement is idle."""
+    metadata = tomllib.loads((checkout / "pyproject.toml").read_text())
+    asked = {canonicalize_name(Requirement(text).name) for text in metadata["project"]["dependencies"]}
+    distributions = packages_distributions()
+    imported: set[str] = set()
+    for file in (checkout / "forwarder").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.partition(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.partition(".")[0])
+    foreign = imported - sys.stdlib_module_names - {"forwarder"}
+    assert {canonicalize_name(distributions[name][0]) for name in foreign} == asked
