@@ -115,6 +115,13 @@ async def test_a_route_that_does_not_run_cannot_be_paused(world: Any) -> None:
         assert "No route of that name" in await answer.text()
 
 
+async def test_an_unknown_path_is_a_page_except_below_the_api(world: Any) -> None:
+    """People get a page, programs JSON."""
+    assert "There is no page of that name" in await world.page("/nowhere/at/all", status=404)
+    async with world.http.get("/api/nowhere") as answer:
+        assert (answer.status, answer.content_type) == (404, "application/json")
+
+
 async def test_a_change_from_elsewhere_is_refused(world: Any) -> None:
     """A form on another site cannot pause a route."""
     headers = {"Origin": "https://evil.example"}

@@ -24,6 +24,7 @@ def page_routes(desk: OperatorDesk, render: Renderer, *, overview: Overview, str
         *overview.routes(),
         *Events(desk=desk, render=render).routes(),
         *EventPages(desk=desk, render=render).routes(),
+        web.get("/{missing:(?!api/).*}", _missing),  # tried last: aiohttp looks for the longest fixed beginning first
     )
     return (
         *asset_routes(),
@@ -37,6 +38,10 @@ def make_page(desk: OperatorDesk, render: Renderer, rates: Rates) -> tuple[Seque
     overview = Overview(desk=desk, render=render, rates=rates)
     stream = Stream(archive=desk.archive, clock=desk.clock, reporter=desk.reporter, render=render, parts=overview.parts)
     return page_routes(desk, render, overview=overview, stream=stream), stream
+
+
+async def _missing(_: web.Request) -> web.StreamResponse:
+    raise web.HTTPNotFound(reason="There is no page of that name.")
 
 
 def _told_as_page(route: web.RouteDef, render: Renderer) -> web.RouteDef:
