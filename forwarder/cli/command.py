@@ -3,20 +3,26 @@
 import click
 
 from forwarder import __version__
-from forwarder.cli.act import discard, replay
-from forwarder.cli.check import check
-from forwarder.cli.completion import completion
-from forwarder.cli.dry_run import map_
-from forwarder.cli.events import events
 from forwarder.cli.exits import Verbs, ending
-from forwarder.cli.links import links
-from forwarder.cli.performances import demo_command, send_sample_command
-from forwarder.cli.run import run
-from forwarder.cli.status import status
+
+_VERBS = {
+    "run": "forwarder.cli.run:run",
+    "check": "forwarder.cli.check:check",
+    "demo": "forwarder.cli.performances:demo_command",
+    "status": "forwarder.cli.status:status",
+    "events": "forwarder.cli.events:events",
+    "replay": "forwarder.cli.act:replay",
+    "discard": "forwarder.cli.act:discard",
+    "map": "forwarder.cli.dry_run:map_",
+    "links": "forwarder.cli.links:links",
+    "send-sample": "forwarder.cli.performances:send_sample_command",
+    "completion": "forwarder.cli.completion:completion",
+}
 
 
 @click.group(
     cls=Verbs,
+    verbs=_VERBS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=ending("forwarder demo", "forwarder check --connect", "forwarder run", "forwarder status --watch"),
 )
@@ -27,7 +33,3 @@ def cli() -> None:
     `demo` shows it without any set-up. `check` says what is missing, `run` is the daemon; the other commands
     work on the running daemon and, where that makes sense, on a stopped one.
     """
-
-
-for verb in (run, check, demo_command, status, events, replay, discard, map_, links, send_sample_command, completion):
-    cli.add_command(verb)

@@ -1,5 +1,7 @@
 """How a command ends: 0 done, 1 failed, 2 wrong usage, 78 wrong configuration (EX_CONFIG of sysexits.h)."""
 
+from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import click
@@ -37,12 +39,29 @@ class ConfigurationWrong(CommandFailed):
 
 
 class Verbs(click.Group):
-    """A group of commands in the order in which they were added, whose errors are plain text."""
+    """A group of commands in the order in which they are listed, whose errors are plain text.
+
+    `verbs` says where each command is ("module:name"). A command is imported when it is asked for, so that
+    none pays at its start for what the others need.
+    """
+
+    def __init__(self, *args: Any, verbs: Mapping[str, str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._verbs = verbs
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order of the documentation, not of the alphabet."""
         del ctx
-        return list(self.commands)
+        return list(self._verbs)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of that name, or None."""
+        del ctx
+        if cmd_name not in self._verbs:
+            return None
+        module, _, name = self._verbs[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; our errors become its exit code and one plain text."""

@@ -1,6 +1,8 @@
 """The command line as a whole."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import click
@@ -30,8 +32,18 @@ def _leaves(command: click.Command, words: tuple[str, ...]) -> Iterator[tuple[st
     if not isinstance(command, click.Group):
         yield words
         return
-    for name, one in command.commands.items():
+    context = click.Context(command)
+    for name in command.list_commands(context):
+        one = command.get_command(context, name)
+        assert one is not None, name
         yield from _leaves(one, (*words, name))
+
+
+def test_a_command_pays_only_for_what_it_needs() -> None:
+    """Telling the version imports neither the daemon nor its web server."""
+    code = "import sys, forwarder.cli.command; sys.exit(any(name in sys.modules for name in ('aiohttp', 'structlog')))"
+    done = subprocess.run([sys.executable, "-c", code], check=False)  # noqa: S603 - our own interpreter on our own code
+    assert done.returncode == 0
 
 
 def test_the_version_is_told(shell: Shell) -> None:

@@ -81,7 +81,7 @@ def test_every_command_that_is_named_exists(checkout: Path) -> None:
     assert shown
     unknown = []
     for line in shown:
-        command = cli.commands.get(line.split()[0])
+        command = cli.get_command(click.Context(cli), line.split()[0])
         options = {name for one in command.params for name in one.opts} if command else set()
         asked = set(re.findall(r"(?<= )--[a-z-]+", line))
         if command is None or not (isinstance(command, click.Group) or asked <= options):
