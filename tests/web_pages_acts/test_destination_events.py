@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from forwarder.model import State
+from forwarder.ports import EventQuery
 
 HOSTILE = '<script>alert("x")</script>'
 PATH = "/destination-events"
@@ -182,6 +183,25 @@ async def test_courier_events_have_a_table_of_their_own(start: Any) -> None:
     await desk.put({"type": "message:updated", "data": {"id": "m", "status": "SENT"}}, State.DELIVERED, "")
     page = await desk.get(PATH)
     assert "Message Sent message:updated" in page.words.partition("From Courier")[2]
+
+
+async def test_counting_does_not_keep_anybody_waiting(start: Any) -> None:
+    """When the counts take too long the rest is offered without a count."""
+    desk = await start()
+    await _arrive(desk, "Pinned Checkout")
+    await _arrive(desk, "user-checkout")
+    link = {"type": "track", "event": "user-checkout", "to": "journey", "target": "t", "source": ""}
+    await desk.post(f"{PATH}/link", link)
+    events = desk.spool.events
+
+    async def slow(query: EventQuery) -> object:
+        desk.clock.now_s += 1
+        return await events(query)
+
+    desk.spool.events = slow
+    page = await desk.get(PATH)
+    assert "Replay 1 unmapped" in page.words.partition("user-checkout")[2].partition("Pinned")[0]
+    assert "Replay unmapped" in page.words.partition("Pinned Checkout")[2]
 
 
 async def test_many_unmapped_events_are_counted_up_to_a_limit(start: Any) -> None:

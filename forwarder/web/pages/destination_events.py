@@ -6,7 +6,7 @@ exactly, case included. Deliberately absent: making automations, for which Couri
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from aiohttp import web
@@ -27,7 +27,7 @@ PATH: Final = "/destination-events"
 STUDIO_URL: Final = "https://app.courier.com/automations"
 LINKABLE: Final = ("track", "identify", "group")
 _TYPES_MAX: Final = 500
-_COUNTED_ROWS_MAX: Final = 50  # mapped rows whose unmapped events are counted; each count is a query
+_COUNTING_S: Final = 0.02  # for the counts of all rows together: the page must not wait for them
 _COUNTED_EVENTS_MAX: Final = 1_000
 _WORDS: Final = ("type", "event", "to", "target", "source")
 _MODE_VARIABLE: Final = "FORWARDER_INBOUND_MODE"
@@ -185,15 +185,17 @@ class _DestinationEvents:
         return dict(by_event)
 
     async def _counted(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Count what waits for a replay, as far as time allows; nothing waits where nothing is unmapped at all."""
+        if not await self._desk.archive.reasons(_INBOUND, State.UNMAPPED, limit=1):
+            return [replace(row, unmapped=0) for row in rows]
+        until_s = self._desk.clock.monotonic_s() + _COUNTING_S
         counted: list[Row] = []
-        left = _COUNTED_ROWS_MAX
         for row in rows:
-            if not row.links or left <= 0:
+            if not row.links or self._desk.clock.monotonic_s() > until_s:
                 counted.append(row)
                 continue
-            left -= 1
             count, has_more = await self._unmapped(row.seen.event)
-            counted.append(Row(seen=row.seen, links=row.links, unmapped=count, has_more_unmapped=has_more))
+            counted.append(replace(row, unmapped=count, has_more_unmapped=has_more))
         return counted
 
     async def _unmapped(self, event: str) -> tuple[int, bool]:
