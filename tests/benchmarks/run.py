@@ -14,15 +14,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from http.client import HTTPResponse
 from pathlib import Path
 
 _HERE = Path(__file__).parent
 _CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+_STREAMS = ("/api/stream?watch=overview", "/api/stream?watch=events&after=0")
 _INHERITED = {
     name: value for name, value in os.environ.items() if not name.startswith(("FORWARDER_", "COURIER_", "RUDDERSTACK_"))
 }
@@ -73,9 +76,26 @@ def load(**options: str | int) -> dict[str, float]:
     return figures
 
 
-def of_daemon(*, events: int, path: str, delivers: bool) -> dict[str, float]:
+@contextmanager
+def pages_open(port: int, streams: Sequence[str]) -> Iterator[None]:
+    """Follow these streams of the operator's page until the block ends, on the sender's core."""
+    answers = [urllib.request.urlopen(f"http://127.0.0.1:{port}{stream}", timeout=10) for stream in streams]
+
+    def follow(answer: HTTPResponse) -> None:
+        if len(_CORES) > 1:
+            os.sched_setaffinity(0, {_CORES[0]})
+        with suppress(OSError, ValueError, AttributeError):  # closed under the reader
+            while answer.readline():
+                pass
+
+    for answer in answers:
+        threading.Thread(target=follow, args=(answer,), daemon=True).start()
+    yield
+
+
+def of_daemon(*, events: int, path: str, delivers: bool, streams: Sequence[str] = ()) -> dict[str, float]:
     """Measure the daemon with a spool of its own, on this checkout's disk; with no data plane it only keeps."""
-    port, sink_port = free_port(), free_port()
+    port, sink_port, operator_port = free_port(), free_port(), free_port()
     Path("build").mkdir(exist_ok=True)
     folder = tempfile.mkdtemp(prefix="bench-", dir=Path("build").resolve())
     env = {
@@ -85,13 +105,16 @@ def of_daemon(*, events: int, path: str, delivers: bool) -> dict[str, float]:
         "FORWARDER_EVENTS_KEY": "benchmark-events-key",
         "FORWARDER_EVENTS": "all",
         "FORWARDER_LISTEN": f"127.0.0.1:{port}",
-        "FORWARDER_OPERATOR_LISTEN": f"127.0.0.1:{free_port()}",
+        "FORWARDER_OPERATOR_LISTEN": f"127.0.0.1:{operator_port}",
         "FORWARDER_DATA_DIR": folder,
         "FORWARDER_LOG_LEVEL": "error",
     }
     try:
         command = [sys.executable, "-P", "-m", "forwarder", "run"]
-        with server(command, port=port, path="/readyz", cwd=folder, env=env):
+        with (
+            server(command, port=port, path="/readyz", cwd=folder, env=env),
+            pages_open(operator_port, streams),
+        ):
             return load(port=port, path=path, events=events, sink_port=sink_port if delivers else 0)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -137,6 +160,11 @@ def table(rounds: list[dict[str, dict[str, float]]]) -> Iterator[str]:
         yield f"{name:34}{spread(rates, ',.0f'):32}{spread(ratios, '.2f'):26}{p50:8.1f} / {p99:.1f}"
     lost = sum(one["webhook to delivered"]["sent"] - one["webhook to delivered"]["delivered"] for one in rounds)
     again = sum(one["webhook to delivered"]["duplicates"] for one in rounds)
+    kept = [
+        one["the same with the page open"]["delivered_per_s"] / one["webhook to delivered"]["delivered_per_s"]
+        for one in rounds
+    ]
+    yield f"with overview and live tail open, of the throughput without: {spread(kept, '.3f').strip()}"
     refused = sum(figures["refused"] for one in rounds for figures in one.values())
     yield f"webhook to delivered: lost {lost:.0f}, twice on the wire {again:.0f}"
     yield f"requests answered otherwise than 200, all rows: {refused:.0f}"
@@ -175,6 +203,9 @@ def main() -> None:
                 "webhook, kept (nothing delivers)": of_daemon(events=events, path="/webhooks/courier", delivers=False),
                 "NDJSON of 100, kept": of_daemon(events=events, path="/events", delivers=False),
                 "webhook to delivered": of_daemon(events=events, path="/webhooks/courier", delivers=True),
+                "the same with the page open": of_daemon(
+                    events=events, path="/webhooks/courier", delivers=True, streams=_STREAMS
+                ),
             }
         )
     say("\n".join([*table(rounds), *mapping()]) + "\n")
