@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from forwarder.checks import Finding, local_findings
+from forwarder.checks import Finding, LocalCheck, local_findings
 from forwarder.cli.check_vendors import judged_courier, judged_rudderstack, skewed, vendor_findings
 from forwarder.clock import SystemClock
 from forwarder.demo.courier_api import CourierApi
@@ -49,6 +49,16 @@ def test_a_good_setup_passes(filled: Shell) -> None:
     told = json.loads(filled("check", "--json", **_BOTH).stdout)
     assert {finding["level"] for finding in told["findings"]} == {"ok"}
     assert {row["variable"]: row["value"] for row in told["settings"]}["COURIER_WEBHOOK_SECRET"] == "(1 set)"
+
+
+def test_a_quick_look_leaves_the_spool_unread(filled: Shell, tmp_path: Path) -> None:
+    """For the page everything but the spool's pages is looked at, unless it is asked for."""
+    assert filled("check", **_BOTH).exit_code == 0
+    settings = Settings.model_validate(_BOTH | {"FORWARDER_DATA_DIR": str(tmp_path / "data")})
+    check = LocalCheck(settings, SystemClock())
+    told = {finding.name: finding.text for finding in check(is_thorough=False)}
+    assert "its pages were not read" in told["spool"]
+    assert "sound" in {finding.name: finding.text for finding in check(is_thorough=True)}["spool"]
 
 
 def test_wrong_settings_end_with_78(shell: Shell) -> None:
