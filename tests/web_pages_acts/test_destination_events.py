@@ -221,7 +221,10 @@ async def test_many_unmapped_events_are_counted_up_to_a_limit(start: Any) -> Non
     assert [page.status for page in pages] == [303, 303, 303, 303, 400]
     assert "long acts are under way" in pages[-1].words
     assert "0 of 1 000 or more events replayed" in (await desk.get(pages[0].location)).words
+    for path in (PATH, "/dead-letters"):
+        assert (await desk.get(path)).words.count("Under way: Replaying 1 000 or more unmapped events") == 4, path
     await desk.jobs.close()
+    assert "Under way" not in (await desk.get(PATH)).words
     assert "Stopped: the daemon stopped" in (await desk.get(pages[0].location)).words
     desk.spool.exhume = exhume
     ended = await desk.finish(await desk.post(f"{PATH}/replay", act))

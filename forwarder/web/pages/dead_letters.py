@@ -88,7 +88,12 @@ class _DeadLetters:
     async def show(self, request: web.Request) -> web.Response:
         groups = {state: await self._groups(state) for state in STATES}
         return self._render.page(
-            request, "dead_letters.html", dead=groups[State.DEAD], unmapped=groups[State.UNMAPPED], path=PATH
+            request,
+            "dead_letters.html",
+            dead=groups[State.DEAD],
+            unmapped=groups[State.UNMAPPED],
+            path=PATH,
+            running=self._jobs.running(),
         )
 
     async def export(self, request: web.Request) -> web.StreamResponse:

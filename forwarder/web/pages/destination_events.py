@@ -102,6 +102,7 @@ class _DestinationEvents:
             outbound=outbound,
             sort=sort,
             is_down=is_down,
+            running=self._jobs.running(),
             is_cut=len(inbound) == _TYPES_MAX,
             has_links=self._desk.links is not None,
             is_relay=any(

@@ -88,6 +88,10 @@ class Jobs:
         """Return the job of that name; None once it is forgotten."""
         return self._jobs.get(name)
 
+    def running(self) -> Sequence[Job]:
+        """Return what is under way, oldest first."""
+        return [self._jobs[name] for name in self._tasks]
+
     async def close(self) -> None:
         """Stop what runs, between two steps or within one; what was committed stays. Idempotent."""
         tasks = list(self._tasks.values())
