@@ -27,8 +27,9 @@ PATH: Final = "/destination-events"
 STUDIO_URL: Final = "https://app.courier.com/automations"
 LINKABLE: Final = ("track", "identify", "group")
 _TYPES_MAX: Final = 500
-_COUNTING_S: Final = 0.02  # for the counts of all rows together: the page must not wait for them
-_COUNTED_EVENTS_MAX: Final = 1_000
+_COUNTING_S: Final = 0.05  # for the counts of all rows together: the page must not wait for them
+_COUNTED_EVENTS_MAX: Final = 200  # per row of the page
+_ASKED_EVENTS_MAX: Final = 1_000  # before a replay
 _WORDS: Final = ("type", "event", "to", "target", "source")
 _MODE_VARIABLE: Final = "FORWARDER_INBOUND_MODE"
 _INBOUND: Final = RouteName.RUDDERSTACK_TO_COURIER
@@ -149,7 +150,7 @@ class _DestinationEvents:
     async def replay(self, request: web.Request) -> web.Response:
         fields = await fields_of(request)
         kind, event = fields.get("type", ""), fields.get("event", "")
-        count, has_more = await self._unmapped(event)
+        count, has_more = await self._unmapped(event, at_most=_ASKED_EVENTS_MAX)
         shown = f"{text.number(count)}{' or more' if has_more else ''} unmapped event{'' if count == 1 else 's'}"
         question = Question(
             title="Replay what was unmapped?",
@@ -195,12 +196,12 @@ class _DestinationEvents:
             if not row.links or self._desk.clock.monotonic_s() > until_s:
                 counted.append(row)
                 continue
-            count, has_more = await self._unmapped(row.seen.event)
+            count, has_more = await self._unmapped(row.seen.event, at_most=_COUNTED_EVENTS_MAX)
             counted.append(replace(row, unmapped=count, has_more_unmapped=has_more))
         return counted
 
-    async def _unmapped(self, event: str) -> tuple[int, bool]:
-        query = EventQuery(route=_INBOUND, state=State.UNMAPPED, event=event, limit=_COUNTED_EVENTS_MAX)
+    async def _unmapped(self, event: str, *, at_most: int) -> tuple[int, bool]:
+        query = EventQuery(route=_INBOUND, state=State.UNMAPPED, event=event, limit=at_most)
         found = await self._desk.archive.events(query)
         return len(found.rows), found.next_before is not None or found.is_cut
 
