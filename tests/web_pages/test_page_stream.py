@@ -13,7 +13,7 @@ from forwarder.errors import SpoolClosed
 from forwarder.model import RouteName, State
 from forwarder.ports import EventQuery
 from forwarder.web.pages.stream import CLIENTS_MAX, message
-from forwarder.web.pages.topic import Topic, catch_up
+from forwarder.web.pages.topic import Topic
 
 Look = Callable[..., Awaitable[Any]]
 INBOUND = RouteName.RUDDERSTACK_TO_COURIER
@@ -65,7 +65,7 @@ async def test_what_becomes_of_a_shown_event_is_told(world: Any) -> None:
         assert "pending" in (await _next(answer, "events"))[0]["rows"][0]["html"]
         lease = (await world.spool.lease(RouteName.COURIER_TO_RUDDERSTACK, fresh_max=9, retry_max=0, bytes_max=99))[0]
         await world.spool.complete([lease.sequence], state=State.DELIVERED)
-        while not (rows := (await _next(answer, "events"))[0]["rows"]) or "delivered" not in rows[0]["html"]:
+        while not (rows := (await _next(answer, "events"))[0]["changed"]) or "delivered" not in rows[0]["html"]:
             pass
     assert rows[0]["sequence"] == sequence
 
@@ -106,26 +106,56 @@ async def test_a_client_that_comes_back_misses_nothing(world: Any) -> None:
 async def test_a_flood_is_shown_in_part_and_counted(world: Any) -> None:
     """Of very many events twenty are shown, the newest; the others are counted exactly."""
     sequences = [await world.arrive() for _ in range(70)]
-    news = await catch_up(world.spool, EventQuery(), after=sequences[0] - 1)
+    news = await Topic(world.spool, EventQuery()).join(after=sequences[0] - 1)
     assert [row.sequence for row in news.fresh] == sequences[-20:]
     assert (news.skipped, news.newest) == (50, sequences[-1])
-    filtered = await catch_up(world.spool, EventQuery(user_id="u1"), after=sequences[0] - 1)
+    topic = Topic(world.spool, EventQuery(user_id="u1"))
+    await topic.join(after=None)
+    for _ in range(25):
+        await world.arrive()
+    filtered = await topic.look()
     assert (len(filtered.fresh), filtered.skipped, filtered.is_more) == (20, 0, True)
 
 
 async def test_a_list_is_followed_from_now_unless_told(world: Any) -> None:
     """Without a sequence, or with one of another data folder, nothing old is told as new."""
     await world.arrive()
-    topic = Topic(world.spool, EventQuery(), after=None)
+    topic = Topic(world.spool, EventQuery())
     assert (await topic.look()).is_empty
     sequence = await world.arrive()
     assert [row.sequence for row in (await topic.look()).fresh] == [sequence]
-    assert (await Topic(world.spool, EventQuery(), after=10**9).look()).is_empty
+    assert (await Topic(world.spool, EventQuery()).join(after=10**9)).fresh == ()
+    assert (await Topic(world.spool, EventQuery()).join(after=None)).is_empty
+
+
+async def test_what_changed_before_the_stream_began_is_told(world: Any) -> None:
+    """A row drawn as pending and settled before the page joined is told at once; one settled later is, too."""
+    first, second = await world.arrive(), await world.arrive()
+    leases = await world.spool.lease(RouteName.COURIER_TO_RUDDERSTACK, fresh_max=9, retry_max=0, bytes_max=10**6)
+    assert [lease.sequence for lease in leases] == [first, second]
+    await world.spool.complete([first], state=State.DELIVERED)
+    topic = Topic(world.spool, EventQuery())
+    joined = await topic.join(after=second)
+    assert {row.sequence: row.state for row in joined.changed} == {first: State.DELIVERED, second: State.PENDING}
+    await world.spool.complete([second], state=State.DELIVERED)
+    assert [(row.sequence, row.state) for row in (await topic.look()).changed] == [(second, State.DELIVERED)]
+
+
+async def test_a_row_that_leaves_its_filter_is_told(world: Any) -> None:
+    """In a list of what is pending, a row that was delivered is told as such."""
+    topic = Topic(world.spool, EventQuery(state=State.PENDING))
+    await topic.join(after=0)
+    sequence = await world.arrive()
+    assert [row.sequence for row in (await topic.look()).fresh] == [sequence]
+    await world.spool.lease(RouteName.COURIER_TO_RUDDERSTACK, fresh_max=9, retry_max=0, bytes_max=10**6)
+    await world.spool.complete([sequence], state=State.DELIVERED)
+    assert [row.state for row in (await topic.look()).changed] == [State.DELIVERED]
 
 
 async def test_rows_that_left_the_window_are_looked_at_again(world: Any) -> None:
     """An event that is settled long after newer ones pushed it down is still told, whatever else waits."""
-    topic = Topic(world.spool, EventQuery(), after=0)
+    topic = Topic(world.spool, EventQuery())
+    await topic.join(after=None)
     waiting = [await world.arrive(user="w") for _ in range(15)]
     assert len((await topic.look()).fresh) == 15
     for _ in range(45):
@@ -141,7 +171,8 @@ async def test_rows_that_left_the_window_are_looked_at_again(world: Any) -> None
 
 async def test_a_follower_forgets_what_nobody_shows_any_more(world: Any) -> None:
     """Memory stays flat: of unsettled rows only as many are followed as a page shows."""
-    topic = Topic(world.spool, EventQuery(), after=0)
+    topic = Topic(world.spool, EventQuery())
+    await topic.join(after=None)
     for _ in range(13):
         for _ in range(20):
             await world.arrive()

@@ -19,7 +19,7 @@ from forwarder.ports import Archive, Clock, EventQuery, EventRow, SpoolFacts
 from forwarder.telemetry.reporter import Reporter
 from forwarder.web.pages.filters import read_filters
 from forwarder.web.pages.render import Renderer
-from forwarder.web.pages.topic import News, Topic, catch_up
+from forwarder.web.pages.topic import News, Topic
 
 CLIENTS_MAX: Final = 16
 _NEWS_MAX: Final = 8  # that wait for one client
@@ -145,10 +145,8 @@ class Stream:
     async def _catch_up(self, client: _Client, after: int | None) -> None:
         if client.query is None:
             return
-        if client.query not in self._topics:
-            self._topics[client.query] = Topic(self._archive, client.query, after=after)
-        elif after is not None:
-            self._tell_news(client, await catch_up(self._archive, client.query, after=after), {})
+        topic = self._topics.setdefault(client.query, Topic(self._archive, client.query))
+        self._tell_news(client, await topic.join(after=after), {})
 
     # --- the poller ---
 
@@ -190,9 +188,13 @@ class Stream:
         """Queue what is new for one client; a row is drawn once for all of them."""
         if news.is_empty and not client.lost_rows:
             return
-        rows = (*news.fresh, *news.changed)
         skipped, client.lost_rows = news.skipped + client.lost_rows, 0
-        told = {"rows": self._drawn(rows, drawn), "skipped": skipped, "is_more": news.is_more}
+        told = {
+            "rows": self._drawn(news.fresh, drawn),
+            "changed": self._drawn(news.changed, drawn),
+            "skipped": skipped,
+            "is_more": news.is_more,
+        }
         client.tell_news(message("events", told, sequence=news.newest), rows=len(news.fresh) + skipped)
 
     def _drawn(self, rows: Sequence[EventRow], drawn: dict[int, str]) -> list[dict[str, object]]:

@@ -12,7 +12,8 @@ from forwarder.model import State
 from forwarder.ports import Archive, EventQuery, EventRow
 
 ROWS_MAX: Final = 20  # new ones per look: more than anybody can read in a second
-_WINDOW: Final = 40  # of the newest rows, read at each look: the new ones, and what became of those before
+_WINDOW: Final = 30  # of the newest rows, read at each look: the new ones, and what became of those before
+_PAGE_ROWS: Final = 50  # that a page shows when it is drawn
 _FOLLOWED_MAX: Final = 200  # unsettled rows that a page may show
 
 
@@ -33,15 +34,32 @@ class News:
 
 
 class Topic:
-    """A followed list. Not safe for concurrent use: one poller owns it."""
+    """A followed list. One poller looks; who comes may join meanwhile."""
 
-    def __init__(self, archive: Archive, query: EventQuery, *, after: int | None) -> None:
-        """Follow from `after` on; None: from the newest event at the first look."""
+    def __init__(self, archive: Archive, query: EventQuery) -> None:
+        """Follow from the newest event at the first look or join."""
         self.query = query
         self._archive = archive
-        self._cursor = after
+        self._cursor: int | None = None
         self._shown: dict[int, EventRow] = {}  # unsettled rows, by sequence
         self._revisited = 0
+
+    async def join(self, *, after: int | None) -> News:
+        """Return what a page misses that was drawn up to `after`, and follow what it shows; None: it shows nothing."""
+        window = (await self._archive.events(replace(self.query, limit=_PAGE_ROWS))).rows
+        newest = window[0].sequence if window else 0
+        known = newest if after is None or after > newest else after  # beyond: it is of another data folder
+        fresh = tuple(reversed([row for row in window if row.sequence > known][:ROWS_MAX]))
+        self._follow(window[::-1])
+        if self._cursor is None:
+            self._cursor = newest
+        return News(
+            fresh=fresh,
+            # Drawn again, all of them: nobody knows which changed between the drawing and now.
+            changed=tuple(row for row in window if row.sequence <= known) if after is not None else (),
+            skipped=self._skipped(fresh, known, newest),
+            newest=newest,
+        )
 
     async def look(self) -> News:
         """Return what is new since the last look."""
@@ -49,20 +67,20 @@ class Topic:
         newest = window[0].sequence if window else 0
         if self._cursor is None or self._cursor > newest:  # the first look, or another data folder
             self._cursor = newest
-        unseen = [row for row in window if row.sequence > (self._cursor or 0)]
+        unseen = [row for row in window if row.sequence > self._cursor]
         fresh = tuple(reversed(unseen[:ROWS_MAX]))
         changed = [*self._changed(window), *await self._revisit(window)]
-        skipped = self._skipped(fresh, newest)
+        skipped = self._skipped(fresh, self._cursor, newest)
         is_more = not skipped and len(unseen) > len(fresh)
         self._cursor = max(newest, self._cursor)
         self._follow(fresh)
         return News(fresh=fresh, changed=tuple(changed), skipped=skipped, is_more=is_more, newest=self._cursor)
 
-    def _skipped(self, fresh: Sequence[EventRow], newest: int) -> int:
+    def _skipped(self, fresh: Sequence[EventRow], known: int, newest: int) -> int:
         if self.query != EventQuery():
             return 0
         # Sequences are given once and without gaps to both routes together.
-        return max(0, newest - (self._cursor or 0) - len(fresh))
+        return max(0, newest - known - len(fresh))
 
     def _follow(self, rows: Sequence[EventRow]) -> None:
         self._shown |= {row.sequence: row for row in rows if row.state is State.PENDING}
@@ -70,9 +88,8 @@ class Topic:
             del self._shown[next(iter(self._shown))]
 
     async def _revisit(self, window: Sequence[EventRow]) -> Sequence[EventRow]:
-        """Look again at unsettled rows that have left the window, a stretch at each look."""
-        oldest = window[-1].sequence if window else 0
-        left = sorted(sequence for sequence in self._shown if sequence < oldest)
+        """Look again at unsettled rows that are not in the window (any more), a stretch at each look."""
+        left = sorted(self._shown.keys() - {row.sequence for row in window})
         if not left:
             return ()
         begin = next((sequence for sequence in left if sequence > self._revisited), left[0])
@@ -81,7 +98,7 @@ class Topic:
         self._revisited = rows[-1].sequence if rows else 0
         for sequence in left:
             if begin <= sequence <= self._revisited and all(row.sequence != sequence for row in rows):
-                del self._shown[sequence]  # purged meanwhile
+                self._shown.pop(sequence, None)  # purged meanwhile
         return self._changed(rows)
 
     def _changed(self, rows: Sequence[EventRow]) -> Sequence[EventRow]:
@@ -96,9 +113,3 @@ class Topic:
             else:
                 del self._shown[row.sequence]
         return changed
-
-
-async def catch_up(archive: Archive, query: EventQuery, *, after: int) -> News:
-    """Return the newest events after a sequence, for somebody who comes back."""
-    topic = Topic(archive, query, after=after)
-    return await topic.look()

@@ -99,7 +99,8 @@ function fillParts(parts) {
   }
 }
 
-function addRows(tail, rows) {
+// A row that is there already is drawn anew; one that is not is added on top, unless it is old and only changed.
+function addRows(tail, rows, isNew = true) {
   for (const { sequence, html } of rows) {
     const row = markup(html).firstElementChild;
     const old = tail.querySelector(`tr[data-sequence="${Number(sequence)}"]`);
@@ -107,7 +108,7 @@ function addRows(tail, rows) {
       row.classList.toggle("is-chosen", old.classList.contains("is-chosen"));
       if (old.contains(document.activeElement)) continue; // never pull a row from under somebody's keys
       old.replaceWith(row);
-    } else {
+    } else if (isNew) {
       row.classList.add("is-new");
       tail.prepend(row);
     }
@@ -146,9 +147,10 @@ function follow(place) {
     skipped += told.skipped;
     hasMore ||= told.is_more;
     if (tail) {
-      document.querySelector("[data-tail-empty]")?.remove();
+      if (told.rows.length) document.querySelector("[data-tail-empty]")?.remove();
       if (isPaused) waiting = waiting.concat(told.rows).slice(-ROWS_SHOWN_MAX);
       else addRows(tail, told.rows);
+      addRows(tail, told.changed, false);
     }
     tell();
   });
