@@ -130,11 +130,7 @@ async def test_the_control_finds_two_calls_that_changed_places(
 
 
 async def test_a_stuck_user_delays_no_other(
-    daemon: DaemonProcess,
-    courier: CourierApi,
-    ledger: Ledger,
-    player: Player,
-    record_property: Callable[[str, object], None],
+    daemon: DaemonProcess, courier: CourierApi, ledger: Ledger, player: Player
 ) -> None:
     """While every call of one user gets no answer until it times out, the p99 of the others at most doubles."""
     arrived_s: dict[str, float] = {}
@@ -178,4 +174,3 @@ async def test_a_stuck_user_delays_no_other(
     assert (ledger.duplicates, list(ledger.missing())) == (0, [])
     of_user = [effect.body["profile"]["demo_id"] for effect in courier.state.effects_of(STUCK)]
     assert of_user == sorted(of_user, key=lambda message_id: int(message_id.rsplit("-", 1)[1]))
-    record_property("p99_s", {"undisturbed": undisturbed_s, "disturbed": disturbed_s})
