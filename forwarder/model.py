@@ -74,6 +74,14 @@ class Envelope:
         return f"Envelope(route={self.route.value}, key={self.event_key.hex()}, {len(self.payload)} bytes)"
 
 
+class Replay(StrEnum):
+    """What people asked of an event that was settled before, until its progress is noted anew."""
+
+    NOT = ""  # it is no replay, or has gone on since
+    REST = "rest"  # plan anew, and leave out what was done
+    EVERYTHING = "everything"  # plan anew and do all of it again
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     """The spool's loan of one pending event; settled exactly once by complete, release or bury."""
@@ -83,6 +91,7 @@ class Lease:
     first_failed_at_ms: int | None  # None while it never failed
     progress: bytes  # what `Spool.note` kept last; b"" when nothing
     envelope: Envelope
+    replay: Replay = Replay.NOT  # only with progress: what was kept before the replay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

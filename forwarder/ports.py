@@ -81,6 +81,13 @@ class Spool(Protocol):
     async def note(self, sequence: int, progress: bytes) -> None:
         """Keep a lent event's progress, durable; the next lease of it carries it."""
 
+    async def record(self, sequences: Sequence[int], attempt: Attempt) -> None:
+        """Keep one more exchange of lent events that stay lent, shown with each of them; durable.
+
+        One row for all of them, and the last ten of each, so that an outage does not fill the spool with its
+        own log; on a full disk it is left out in silence.
+        """
+
     async def complete(
         self,
         sequences: Sequence[int],
@@ -112,10 +119,12 @@ class Spool(Protocol):
     async def bury(self, sequences: Sequence[int], *, reason: str, attempt: Attempt | None = None) -> None:
         """Settle lent events as dead, kept with their reason, replayable."""
 
-    async def exhume(self, sequences: Sequence[int]) -> int:
+    async def exhume(self, sequences: Sequence[int], *, everything: bool = False) -> int:
         """Make settled events pending again at once, as if new (attempts 0); return how many it did.
 
-        Their key and their progress stay. Books move with them. Unknown, purged and pending ones are skipped.
+        Their key and their progress stay; a lease of one that has progress says `Replay.REST`, or with
+        `everything` `Replay.EVERYTHING`, until its progress is noted anew. Books move with them. Unknown,
+        purged and pending ones are skipped.
         """
 
     async def discard(self, sequences: Sequence[int]) -> int:

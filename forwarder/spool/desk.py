@@ -8,9 +8,9 @@ does no I/O: it says what it needs (`wants_feed`) and is told what happened.
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
-from forwarder.model import Envelope, Lease
+from forwarder.model import Envelope, Lease, Replay
 from forwarder.spool.store.feed import Fed, FeedWish
 from forwarder.spool.store.lanes import Promoted
 from forwarder.spool.store.settlement import Released
@@ -38,17 +38,12 @@ class LendingDesk:
         self._next_due_ms: list[int | None] = [0, 0]  # by is_retry; 0: ask
         self._heard_due_ms: list[int | None] = [None, None]  # since the last wish: its feed may not know them
         self._busy_lanes: set[int] = set()
-        self._generation = 0
+        self.generation = 0  # changes with every reset: a feed asked for before it must not be taken
         self.lent: dict[int, Candidate] = {}
 
     def __repr__(self) -> str:
         """Show the counts."""
         return f"LendingDesk(route={self._route}, window={len(self._window)}, lent={len(self.lent)})"
-
-    @property
-    def generation(self) -> int:
-        """Change with every reset: a feed asked for before it must not be taken."""
-        return self._generation
 
     def has_work(self, *, now_ms: int) -> bool:
         """Tell whether a lease might find something now."""
@@ -105,9 +100,10 @@ class LendingDesk:
         return _by_sequence(leases)
 
     def lend_newest(self, candidate: Candidate) -> Lease | None:
-        """Lend one that was read from the other end."""
-        if candidate.sequence in self.lent or candidate.sequence in self._held:
+        """Lend one that was read from the other end, wherever the desk has it by now."""
+        if candidate.sequence in self.lent:
             return None
+        candidate = self._withdraw(candidate.sequence) or candidate
         return candidate.lease if self._lend(candidate) else None
 
     def take_newest(self) -> Lease | None:
@@ -124,9 +120,9 @@ class LendingDesk:
         has_others = self._returned or self._ripe or self._parked or self._is_due(now_ms)
         return self._is_caught_up and bool(self._window) and not has_others
 
-    def known(self) -> frozenset[int]:
-        """Return the sequences that are lent or in the desk's hands outside the window."""
-        return frozenset(self.lent) | self._held | {c.sequence for c in self._window}
+    def out_of_reach(self) -> frozenset[int]:
+        """Return the sequences that are lent, or must wait for another of their partition that is."""
+        return frozenset(self.lent) | {c.sequence for parked in self._parked.values() for c in parked}
 
     # --- what happened, in the order of the commits ---
 
@@ -148,7 +144,7 @@ class LendingDesk:
 
     def fed(self, fed: Fed, *, generation: int) -> None:
         """Hear of what a feed brought."""
-        if generation != self._generation:
+        if generation != self.generation:
             return
         for candidate in fed.ready:
             if candidate.sequence not in self.lent and candidate.sequence not in self._held:
@@ -201,13 +197,13 @@ class LendingDesk:
         self._window_end = 0
         self._is_caught_up = False
         self._next_due_ms = [0, 0]
-        self._generation += 1
+        self.generation += 1
 
     def noted(self, sequence: int, progress: bytes) -> None:
         """Hear of a lent event's progress."""
         candidate = self.lent.get(sequence)
         if candidate is not None:
-            candidate.lease = replace(candidate.lease, progress=progress)
+            candidate.lease = replace(candidate.lease, progress=progress, replay=Replay.NOT)
 
     def _is_due(self, now_ms: int) -> bool:
         return self._due_now(0, now_ms) or self._due_now(1, now_ms)
@@ -250,6 +246,22 @@ class LendingDesk:
         self._window.popleft()
         self._window_bytes -= candidate.size
 
+    def _withdraw(self, sequence: int) -> Candidate | None:
+        """Take an event out of whatever it waits in, so that there is one of it."""
+        self._held.discard(sequence)
+        for queue in (self._ripe, self._window):
+            for candidate in reversed(queue):
+                if candidate.sequence == sequence:
+                    queue.remove(candidate)
+                    self._window_bytes -= candidate.size if queue is self._window else 0
+                    return candidate
+        for entry in self._returned:
+            if entry[0] == sequence:
+                self._returned.remove(entry)
+                heapify(self._returned)
+                return entry[1]
+        return None
+
     def _lend(self, candidate: Candidate) -> bool:
         if candidate.sequence in self.lent:
             return False
@@ -268,12 +280,9 @@ class LendingDesk:
             return
         self._busy_lanes.discard(lane)
         for candidate in self._parked.pop(lane, ()):
-            self._held.discard(candidate.sequence)
             if candidate.due is not None and candidate.due[0]:
-                self._held.add(candidate.sequence)
                 self._ripe.appendleft(candidate)
             else:
-                self._held.add(candidate.sequence)
                 heappush(self._returned, (candidate.sequence, candidate))
 
 

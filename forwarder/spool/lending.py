@@ -22,6 +22,7 @@ from forwarder.spool.store.transaction import Candidate, Transaction
 
 _RECHECK_S = 1.0  # wall clocks jump: a due time is looked at again at least this often
 _FEEDS_PER_LEASE_MAX = 8
+_LOOKS_MAX = 8
 _FEED_AGAIN_S = 0.5  # after a feed that failed
 
 
@@ -73,11 +74,21 @@ class Lending:
     async def lease_newest(self, code: int) -> Lease | None:
         """Lend the newest due event; see `ports.Spool.lease_newest`."""
         desk = self._desks[code]
-        if not self._may_lend(code):
-            return None
-        if desk.knows_newest(now_ms=self._clock.wall_ms()):
-            return desk.take_newest()
-        known = frozenset(desk.lent)
+        for _ in range(_LOOKS_MAX):  # one that cannot be lent yet is known as such at the next look
+            if not self._may_lend(code):
+                return None
+            if desk.knows_newest(now_ms=self._clock.wall_ms()):
+                return desk.take_newest()
+            candidate = await self._read_newest(code, desk)
+            if candidate is None or not self._may_lend(code):
+                return None
+            lease = desk.lend_newest(candidate)
+            if lease is not None:
+                return lease
+        return None
+
+    async def _read_newest(self, code: int, desk: LendingDesk) -> Candidate | None:
+        known = desk.out_of_reach()
 
         def work(transaction: Transaction) -> tuple[Candidate | None, list[Candidate], list[Promoted]]:
             candidate, promoted = newest(transaction, code, known=known)
@@ -87,7 +98,7 @@ class Lending:
             desk.promoted(*result[1:])
 
         candidate, _, _ = await self._commits.run(work, heard=heard, is_read=True)
-        return None if candidate is None or not self._may_lend(code) else desk.lend_newest(candidate)
+        return candidate
 
     async def wait_for_work(self, code: int, *, timeout_s: float) -> bool:
         """Return True as soon as a lease might find something; see `ports.Spool.wait_for_work`."""
@@ -127,6 +138,10 @@ class Lending:
                 must_succeed=True,
             )
         self.wake()
+
+    def lent_of(self, sequences: Sequence[int]) -> list[int]:
+        """Return those of these that are lent."""
+        return [s for s in dict.fromkeys(sequences) if any(s in desk.lent for desk in self._desks)]
 
     def noted(self, sequence: int, progress: bytes) -> None:
         """Hear of an event's progress."""
@@ -221,8 +236,10 @@ class Lending:
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._waiters[code].add(waiter)
         try:
+            # Not `wait_for`: that of Python 3.11 swallows a cancellation that meets a result.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(waiter, timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await waiter
         finally:
             self._waiters[code].discard(waiter)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from forwarder.errors import SpoolClosed, SpoolFull
-from forwarder.model import Attempt, Envelope, Lease, Receipt, RouteName, State
+from forwarder.model import Attempt, Envelope, Lease, Receipt, Replay, RouteName, State
 from forwarder.ports import AuditRow, Clock
 from forwarder.spool.capacity import RETRY_AFTER_S, YIELD_FRACTION, incoming_bytes
 from forwarder.spool.front import ArchiveFront
@@ -98,7 +98,13 @@ class MemorySpool(ArchiveFront):
         self._refuse_closed()
         record = self._records.by_sequence.get(sequence)
         if record is not None:
-            record.progress = progress
+            record.progress, record.replay = progress, Replay.NOT
+
+    async def record(self, sequences: Sequence[int], attempt: Attempt) -> None:
+        """Keep one more exchange of lent events; see `ports.Spool.record`."""
+        self._refuse_closed()
+        for record in self._lent(sequences):
+            self._try(record, attempt)
 
     async def complete(
         self, sequences: Sequence[int], *, state: State, reason: str = "", attempt: Attempt | None = None
@@ -128,17 +134,18 @@ class MemorySpool(ArchiveFront):
         self._refuse_closed()
         for record in self._lent(sequences):
             self._try(record, attempt)
+            record.came_back_tried = record.came_back_tried or attempt is not None
             record.is_lent = False
             record.not_before_ms = not_before_ms
             if counts:
                 record.attempts += 1
                 if record.first_failed_ms is None:
                     record.first_failed_ms = self._clock.wall_ms()
-            is_as_never_lent = not record.attempts and not not_before_ms and not record.tries
+            is_as_never_lent = not record.attempts and not not_before_ms and not record.came_back_tried
             record.reason = "" if is_as_never_lent else reason
         self._wake()
 
-    async def exhume(self, sequences: Sequence[int]) -> int:
+    async def exhume(self, sequences: Sequence[int], *, everything: bool = False) -> int:
         """Make settled events pending again; see `ports.Spool.exhume`."""
         self._refuse_closed()
         records = [
@@ -148,6 +155,7 @@ class MemorySpool(ArchiveFront):
         ]
         for record in dict.fromkeys(records):
             record.stand_up()
+            record.replay = Replay.EVERYTHING if everything else Replay.REST
             self._records.stood_up(record)
         self._wake()
         return len(dict.fromkeys(records))
@@ -248,6 +256,7 @@ class MemorySpool(ArchiveFront):
             first_failed_at_ms=record.first_failed_ms,
             progress=record.progress,
             envelope=record.envelope,
+            replay=record.replay if record.progress else Replay.NOT,
         )
 
     def _lent(self, sequences: Iterable[int]) -> list[Record]:
@@ -274,7 +283,8 @@ class MemorySpool(ArchiveFront):
         self._waiters.add(waiter)
         try:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(waiter, timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await waiter
         finally:
             self._waiters.discard(waiter)
 

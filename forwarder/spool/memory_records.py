@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 
-from forwarder.model import Attempt, Envelope, RouteName, State
+from forwarder.model import Attempt, Envelope, Replay, RouteName, State
 from forwarder.ports import (
     AuditRow,
     EventRow,
@@ -20,6 +20,7 @@ class Record:
         self.sequence = sequence
         self.envelope = envelope
         self.progress = b""
+        self.replay = Replay.NOT
         self.is_bare = False  # its payload has yielded
         self.stand_up()
 
@@ -44,7 +45,8 @@ class Record:
         self.first_failed_ms: int | None = None
         self.not_before_ms = 0
         self.reason = ""
-        self.tries: list[Attempt] = []
+        self.tries: list[Attempt] = []  # all, the last ten
+        self.came_back_tried = False  # it was given back with an attempt
         self.settled_at_ms: int | None = None
         self.is_discarded = False
         self.is_lent = False

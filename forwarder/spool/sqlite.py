@@ -21,6 +21,7 @@ from forwarder.spool.front import ArchiveFront
 from forwarder.spool.lending import Lending
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.reading.archive import Live, SqliteArchive
+from forwarder.spool.store.attempts import record
 from forwarder.spool.store.codes import DEAD, ROUTE_CODES, STATE_CODES
 from forwarder.spool.store.database import open_writer, prepare_folder, unusable
 from forwarder.spool.store.disk import Reserve
@@ -138,10 +139,17 @@ class SqliteSpool(ArchiveFront):
         self._refuse_closed()
 
         def work(transaction: Transaction) -> None:
-            transaction.execute("INSERT OR REPLACE INTO progress VALUES (?, ?)", (sequence, progress))
+            transaction.execute("INSERT OR REPLACE INTO progress (sequence, data) VALUES (?, ?)", (sequence, progress))
 
         await self._commits.run(work, must_succeed=True)
         self._lending.noted(sequence, progress)
+
+    async def record(self, sequences: Sequence[int], attempt: Attempt) -> None:
+        """Keep one more exchange of lent events; see `ports.Spool.record`."""
+        self._refuse_closed()
+        lent = self._lending.lent_of(sequences)
+        with contextlib.suppress(SpoolFull):  # the log of attempts is what a full disk can do without
+            await self._commits.run(partial(record, sequences=lent, attempt=attempt))
 
     async def complete(
         self, sequences: Sequence[int], *, state: State, reason: str = "", attempt: Attempt | None = None
@@ -170,12 +178,14 @@ class SqliteSpool(ArchiveFront):
             sequences, not_before_ms=not_before_ms, reason=reason, attempt=attempt, counts=counts
         )
 
-    async def exhume(self, sequences: Sequence[int]) -> int:
+    async def exhume(self, sequences: Sequence[int], *, everything: bool = False) -> int:
         """Make settled events pending again; see `ports.Spool.exhume`."""
         self._refuse_closed()
         count = 0
         for chunk in _chunks(sequences):
-            count += await self._commits.run(partial(exhume, sequences=chunk), heard=self._heard_exhumed)
+            count += await self._commits.run(
+                partial(exhume, sequences=chunk, everything=everything), heard=self._heard_exhumed
+            )
         return count
 
     async def discard(self, sequences: Sequence[int]) -> int:

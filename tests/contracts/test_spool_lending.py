@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from forwarder.errors import SpoolClosed, SpoolFull
-from forwarder.model import Attempt, Envelope, Lease, Receipt, RouteName, State
+from forwarder.model import Attempt, Envelope, Lease, Receipt, Replay, RouteName, State
 from forwarder.ports import EventQuery
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.memory import MemorySpool
@@ -303,6 +304,91 @@ async def test_a_probe_given_back_is_lent_in_its_place(
     await spool.release([3], not_before_ms=0, counts=False)
     assert numbers(await lease_all(spool)) == [1, 2, 3]
     assert not await lease_all(spool)
+
+
+async def test_a_probe_finds_what_was_given_back_or_moved_up(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
+    """The newest is lent again and again, with its progress, and a follower as soon as its head is settled."""
+    await spool.append([make_envelope(1), *(make_envelope(n, partition="a") for n in (2, 3))])
+    assert numbers(await lease_all(spool)) == [1, 2]
+    await spool.release([1], not_before_ms=0, counts=False)
+    await spool.complete([2], state=State.DELIVERED)
+    for number in range(3):
+        newest = await spool.lease_newest(OUT)
+        assert newest is not None
+        assert (newest.sequence, newest.progress) == (3, b"%d" % (number - 1) if number else b"")
+        await spool.note(3, b"%d" % number)
+        await spool.release([3], not_before_ms=0, counts=False)
+    assert [(lease.sequence, lease.progress) for lease in await lease_all(spool)] == [(1, b""), (3, b"2")]
+
+
+async def test_a_parked_event_does_not_hide_the_newest(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
+    """A replayed event that waits for another of its partition is passed over by a probe."""
+    await spool.append([make_envelope(1), make_envelope(2, partition="a"), make_envelope(3, partition="a")])
+    await lease_all(spool)
+    await spool.bury([2], reason="refused")
+    assert numbers(await lease_all(spool)) == [3]
+    await spool.exhume([2])
+    await spool.release([1], not_before_ms=0, counts=False)
+    assert numbers(await lease_all(spool, fresh=1)) == [1]
+    await spool.release([1], not_before_ms=0, counts=False)
+    newest = await spool.lease_newest(OUT)
+    assert newest is not None
+    assert newest.sequence == 1
+
+
+async def test_an_exchange_of_an_event_that_stays_lent_is_kept(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], failed_attempt: Attempt, clock: Any
+) -> None:
+    """What is recorded shows with each lent event, in order with its other attempts, the last ten, until a replay."""
+    await spool.append([make_envelope(n) for n in range(1, 4)])
+    await lease_all(spool, fresh=2)
+    first = replace(failed_attempt, reason="first", answer=b"a" * 5_000)
+    await spool.record([1, 2, 3, 99], first)
+    assert [a.reason for a in (await spool.event(1)).attempts] == ["first"]
+    assert len((await spool.event(2)).attempts[0].answer) == 2_048
+    assert (await spool.event(3)).attempts == ()
+    assert ((await spool.event(1)).row.attempts, (await spool.event(1)).row.reason) == (0, "")
+    await spool.release([1, 2], not_before_ms=0, counts=False)
+    assert (await spool.event(1)).row.reason == ""
+    assert numbers(await lease_all(spool)) == [1, 2, 3]
+    await spool.release([1], not_before_ms=clock.now_ms, reason="busy", attempt=replace(failed_attempt, reason="2nd"))
+    await lease_all(spool)
+    for number in range(3, 8):
+        await spool.record([1], replace(failed_attempt, reason=f"{number}"))
+    await spool.bury([1], reason="refused", attempt=replace(failed_attempt, reason="last"))
+    shown = [a.reason for a in (await spool.event(1)).attempts]
+    assert shown == ["first", "2nd", *(f"{n}" for n in range(3, 8)), "last"]
+    await spool.exhume([1])
+    assert (await spool.event(1)).attempts == ()
+    await lease_all(spool)
+    for number in range(12):
+        await spool.record([1], replace(failed_attempt, reason=f"{number}"))
+    assert [a.reason for a in (await spool.event(1)).attempts] == [f"{number}" for number in range(2, 12)]
+
+
+@pytest.mark.parametrize("everything", [False, True])
+async def test_a_replay_says_how_much_was_asked_for(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], *, everything: bool
+) -> None:
+    """A replayed event's lease carries what was asked, until its progress is noted; without progress it is as new."""
+    await spool.append([make_envelope(1), make_envelope(2)])
+    await lease_all(spool)
+    await spool.note(1, b"half")
+    await spool.complete([1, 2], state=State.DELIVERED)
+    await spool.exhume([1, 2], everything=everything)
+    with_progress, without = await lease_all(spool)
+    asked = Replay.EVERYTHING if everything else Replay.REST
+    assert (with_progress.progress, with_progress.replay) == (b"half", asked)
+    assert without.replay is Replay.NOT
+    await spool.release([1], not_before_ms=0, counts=False)
+    assert [lease.replay for lease in await lease_all(spool)] == [asked]
+    await spool.note(1, b"anew")
+    await spool.release([1], not_before_ms=0, counts=False)
+    assert [(lease.progress, lease.replay) for lease in await lease_all(spool)] == [(b"anew", Replay.NOT)]
 
 
 async def test_waiting_ends_with_the_commit(

@@ -49,7 +49,8 @@ steps = st.one_of(
     st.tuples(st.just("bury"), picks, st.sampled_from(["refused", "too deep"])),
     st.tuples(st.just("release"), picks, st.sampled_from([-1, 0, 500, 5_000]), st.booleans(), st.booleans()),
     st.tuples(st.just("note"), picks),
-    st.tuples(st.just("exhume"), st.lists(st.integers(1, 30), min_size=1, max_size=3)),
+    st.tuples(st.just("record"), picks),
+    st.tuples(st.just("exhume"), st.lists(st.integers(1, 30), min_size=1, max_size=3), st.booleans()),
     st.tuples(st.just("discard"), st.lists(st.integers(1, 30), min_size=1, max_size=3)),
     st.tuples(st.just("wait"), st.sampled_from([100, 1_000, 10_000])),
     st.tuples(st.just("restart")),
@@ -155,9 +156,13 @@ class Pair:
         for sequence in self.chosen(picks):
             await self.both("note", sequence, b"at %d" % self.clock.now_ms)
 
-    async def do_exhume(self, sequences: list[int]) -> None:
+    async def do_record(self, picks: list[int]) -> None:
+        """Record an attempt."""
+        await self.both("record", self.chosen(picks), self.attempt(has_one=True))
+
+    async def do_exhume(self, sequences: list[int], everything: bool) -> None:  # noqa: FBT001 - drawn
         """Replay."""
-        await self.both("exhume", sequences)
+        await self.both("exhume", sequences, everything=everything)
 
     async def do_discard(self, sequences: list[int]) -> None:
         """Discard."""

@@ -29,7 +29,9 @@ def read_detail(connection: Reader, sequence: int) -> EventDetail | None:
         return None
     event_key, checksum, payload = row[9:]
     progress = connection.execute("SELECT data FROM progress WHERE sequence = ?", (sequence,)).fetchone()
-    ids = _attempt_ids(connection, row[1], sequence)[-_ATTEMPTS_MAX:]
+    trail = connection.execute("SELECT attempt_ids FROM trails WHERE sequence = ?", (sequence,)).fetchone()
+    known = {*_attempt_ids(connection, row[1], sequence), *unpack_ids(trail[0] if trail else None)}
+    ids = sorted(known)[-_ATTEMPTS_MAX:]  # ids grow with time
     attempts = connection.execute(_ATTEMPTS, (apsw.carray(array("q", ids)),)).fetchall() if ids else []
     return EventDetail(
         row=event_row(row[:9], standing_of(connection, row[1], sequence)),

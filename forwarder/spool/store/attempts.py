@@ -4,6 +4,9 @@ An outage must not fill the spool with its own log, so all attempts together hav
 """
 
 from array import array
+from collections.abc import Sequence
+
+import apsw
 
 from forwarder.model import Attempt
 from forwarder.spool.store.transaction import Transaction
@@ -34,6 +37,24 @@ def write_attempt(transaction: Transaction, attempt: Attempt | None) -> int | No
     rows_max = min(ATTEMPTS_ROWS_MAX, transaction.limits.bytes_max // _CAP_SHARE // transaction.limits.answer_bytes_max)
     transaction.execute("DELETE FROM attempts WHERE attempt_id <= ?", (attempt_id - max(1, rows_max),))
     return attempt_id
+
+
+def record(transaction: Transaction, sequences: Sequence[int], attempt: Attempt) -> None:
+    """Keep an attempt of events that stay lent."""
+    if not sequences:
+        return
+    attempt_id = write_attempt(transaction, attempt)
+    known: dict[int, bytes] = dict(
+        transaction.execute(
+            "SELECT sequence, attempt_ids FROM trails WHERE sequence IN carray(?)",
+            (apsw.carray(array("q", sequences)),),
+        )
+    )
+    attempts_max = transaction.limits.attempts_max
+    transaction.executemany(
+        "INSERT OR REPLACE INTO trails VALUES (?, ?)",
+        [(s, add_id(known.get(s, b""), attempt_id, attempts_max=attempts_max)) for s in sequences],
+    )
 
 
 def add_id(ids: bytes, attempt_id: int | None, *, attempts_max: int) -> bytes:

@@ -2,13 +2,15 @@
 
 from enum import IntEnum
 
-from forwarder.model import RouteName, State
+from forwarder.model import Replay, RouteName, State
 
 ROUTES = (RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER)
 ROUTE_CODES = {route: code for code, route in enumerate(ROUTES)}
 STATES = (State.PENDING, State.DELIVERED, State.FILTERED, State.UNMAPPED, State.DEAD)
 STATE_CODES = {state: code for code, state in enumerate(STATES)}
 SETTLED_CODES = (1, 2, 3, 4)
+REPLAYS = (Replay.NOT, Replay.REST, Replay.EVERYTHING)
+REPLAY_CODES = {replay: code for code, replay in enumerate(REPLAYS)}
 PENDING = STATE_CODES[State.PENDING]
 DEAD = STATE_CODES[State.DEAD]
 

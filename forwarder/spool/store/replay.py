@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 
+from forwarder.model import Replay
 from forwarder.spool.capacity import event_bytes
 from forwarder.spool.recurrence import lane_of
 from forwarder.spool.store import lanes
-from forwarder.spool.store.codes import DEAD, PENDING, ROUTES, SETTLED_CODES, Account
+from forwarder.spool.store.codes import DEAD, PENDING, REPLAY_CODES, ROUTES, SETTLED_CODES, Account
 from forwarder.spool.store.reasons import CORRUPT_ROW, drop_reason
 from forwarder.spool.store.transaction import Transaction
 
 
-def exhume(transaction: Transaction, sequences: Sequence[int]) -> int:
+def exhume(transaction: Transaction, sequences: Sequence[int], *, everything: bool) -> int:
     """Move settled events that still have their payload back to pending; return how many."""
-    return sum(_exhume_one(transaction, sequence) for sequence in sequences)
+    replay = REPLAY_CODES[Replay.EVERYTHING if everything else Replay.REST]
+    return sum(_exhume_one(transaction, sequence, replay) for sequence in sequences)
 
 
 def discard(transaction: Transaction, sequences: Sequence[int]) -> int:
@@ -31,7 +33,7 @@ def discard(transaction: Transaction, sequences: Sequence[int]) -> int:
     return count
 
 
-def _exhume_one(transaction: Transaction, sequence: int) -> int:
+def _exhume_one(transaction: Transaction, sequence: int, replay: int) -> int:
     found = _outcome(transaction, sequence)
     if found is None:
         return 0
@@ -44,6 +46,8 @@ def _exhume_one(transaction: Transaction, sequence: int) -> int:
     partition, size = event
     transaction.execute("DELETE FROM outcomes WHERE route = ? AND state = ? AND sequence = ?", (route, state, sequence))
     drop_reason(transaction, reason_id, count=1 - is_discarded, rows=1)
+    transaction.execute("DELETE FROM trails WHERE sequence = ?", (sequence,))
+    transaction.execute("UPDATE progress SET replay = ? WHERE sequence = ?", (replay, sequence))
     _stand_up(transaction, route, sequence, lane_of(ROUTES[route].value, partition))
     transaction.book(route, state, -1)
     transaction.book(route, PENDING, 1)

@@ -59,6 +59,7 @@ def purge(transaction: Transaction, rows: Sequence[OutcomeRow]) -> None:
     sequences = apsw.carray(array("q", [row[0] for row in rows]))
     transaction.execute("DELETE FROM events WHERE sequence IN carray(?)", (sequences,))
     transaction.execute("DELETE FROM progress WHERE sequence IN carray(?)", (sequences,))
+    transaction.execute("DELETE FROM trails WHERE sequence IN carray(?)", (sequences,))
 
 
 def _drop_the_rest(transaction: Transaction, before_ms: int) -> None:

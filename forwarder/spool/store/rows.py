@@ -10,14 +10,14 @@ from zlib import crc32
 
 import apsw
 
-from forwarder.model import Envelope, Labels, Lease
+from forwarder.model import Envelope, Labels, Lease, Replay
 from forwarder.spool.recurrence import lane_of
-from forwarder.spool.store.codes import ROUTES
+from forwarder.spool.store.codes import REPLAYS, ROUTES
 from forwarder.spool.store.transaction import Candidate, Transaction
 
 _PENDING = (
     "SELECT e.sequence, e.route, e.event_key, e.partition, e.received_at_ms, e.source, e.type, e.event, e.message_id, "
-    "e.user_id, e.checksum, e.payload, p.data, r.attempts, r.first_failed_ms, r.not_before_ms "
+    "e.user_id, e.checksum, e.payload, p.data, r.attempts, r.first_failed_ms, r.not_before_ms, p.replay "
     "FROM events e LEFT JOIN progress p USING (sequence) "
     "LEFT JOIN retries r ON r.route = e.route AND r.sequence = e.sequence"
 )
@@ -25,7 +25,23 @@ _ONE = f"{_PENDING} WHERE e.sequence = ?"
 _MANY = f"{_PENDING} WHERE e.sequence IN carray(?) ORDER BY e.sequence"
 
 Row = tuple[
-    int, int, bytes, str, int, str, str, str, str, str, int, bytes | None, bytes | None, int | None, int | None, int
+    int,
+    int,
+    bytes,
+    str,
+    int,
+    str,
+    str,
+    str,
+    str,
+    str,
+    int,
+    bytes | None,
+    bytes | None,
+    int | None,
+    int | None,
+    int,
+    int | None,
 ]
 
 
@@ -95,6 +111,7 @@ def _candidate(row: Row, payload: bytes) -> Candidate:
         first_failed_at_ms=first_failed_ms,
         progress=row[12] or b"",
         envelope=envelope,
+        replay=REPLAYS[row[16] or 0] if row[12] else Replay.NOT,
     )
     due = None if attempts is None else (int(attempts > 0), not_before_ms)
     return Candidate(lease, lane_of(route.value, row[3]), due)

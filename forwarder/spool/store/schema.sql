@@ -96,7 +96,17 @@ CREATE TABLE attempts (
     answer      BLOB    NOT NULL
 );
 
-CREATE TABLE progress (sequence INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE progress (
+    sequence INTEGER PRIMARY KEY,
+    data     BLOB    NOT NULL,
+    replay   INTEGER NOT NULL DEFAULT 0 -- 1: asked for anew since, 2: all of it
+);
+
+-- The attempts of events that stayed lent after them, beside those in `retries` and `outcomes`.
+CREATE TABLE trails (
+    sequence    INTEGER PRIMARY KEY,
+    attempt_ids BLOB NOT NULL -- the last ten, 8 bytes each
+);
 
 CREATE TABLE books (
     route   INTEGER NOT NULL,
