@@ -92,6 +92,17 @@ async def test_the_overview_gets_its_parts(world: Any) -> None:
         assert (await _next(answer, "status"))[0]["parts"] == {}
 
 
+async def test_buttons_are_not_drawn_anew_while_nothing_changes(world: Any) -> None:
+    """The part with the buttons is the same text from tick to tick, however old the state gets."""
+    async with _listening(world, "watch=overview") as answer:
+        before, _ = await _next(answer, "status")
+        world.clock.now_ms += 7_000
+        while (after := (await _next(answer, "status"))[0])["now_ms"] == before["now_ms"]:
+            pass
+    assert after["parts"]["since-courier_to_rudderstack"] != before["parts"]["since-courier_to_rudderstack"]
+    assert after["parts"]["acts-courier_to_rudderstack"] == before["parts"]["acts-courier_to_rudderstack"]
+
+
 async def test_a_client_that_comes_back_misses_nothing(world: Any) -> None:
     """With `Last-Event-ID` the browser gets what came meanwhile, also while others follow the same list."""
     first = await world.arrive()

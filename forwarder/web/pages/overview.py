@@ -30,7 +30,7 @@ _HELD: Final = {
     RouteName.RUDDERSTACK_TO_COURIER: "Check COURIER_API_KEY and COURIER_API_URL, and what the key may do.",
 }
 _KEPT: Final = "Nothing is lost: every event is kept."
-_PART_NAMES: Final = ("state", "acts", "numbers", "chart", "books")
+_PART_NAMES: Final = ("state", "since", "acts", "numbers", "chart", "books")
 LISTEN_VARIABLE: Final = "FORWARDER_LISTEN"
 
 

@@ -90,6 +90,7 @@ function markup(html) {
 }
 
 function fillParts(parts) {
+  if (document.querySelector("dialog[open]")) return; // the form that asks must still be there when it is answered
   for (const [name, html] of Object.entries(parts)) {
     for (const place of all(`[data-live="${CSS.escape(name)}"]`)) {
       if (place.dataset.shown === html || place.contains(document.activeElement)) continue;
