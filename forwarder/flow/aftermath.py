@@ -31,7 +31,10 @@ _TOO_LARGE = 413
 
 
 class Aftermath:
-    """Apply verdicts. `apply` decides without awaiting; only then does it write."""
+    """Apply verdicts. `apply` decides without awaiting; only then does it write.
+
+    What stays in hand may be on its way again before its failure is written down: the spool keeps the order.
+    """
 
     def __init__(
         self,
@@ -116,6 +119,7 @@ class Aftermath:
             if attempt.status == _TOO_LARGE:
                 self._parcels.too_large(parcel, now_s=self._clock.monotonic_s())
             self._parcels.queue_first(*parcel.halves())
+            await self._settlement.record(parcel.leases, attempt)
             return False
         (lease,) = parcel.leases
         if self._gate.is_held:
@@ -148,6 +152,7 @@ class Aftermath:
             return True
         if parcel.is_probe:  # not one of those in hand: memory would grow with every probe of an outage
             self._back_off(later, started_s, now_s)
+            await self._settlement.record(parcel.leases, attempt)
             await self._settlement.give_back(parcel.leases)
             return True
         others_passed = parcel.failures > 0 and self._passes > parcel.passes_seen
@@ -157,6 +162,7 @@ class Aftermath:
             self._back_off(later, started_s, now_s)
         if not others_passed or attempt.status == _RATE_LIMITED:
             self._parcels.queue(parcel)
+            await self._settlement.record(parcel.leases, attempt)
             return False
         parcel.strikes += 1
         return await self._struck(parcel, attempt, later, now_s)
@@ -197,6 +203,7 @@ class Aftermath:
         if parcel.failures >= BATCH_FAILURES_MAX:
             for half in parcel.halves():
                 self._parcels.queue(half)
+            await self._settlement.record(parcel.leases, attempt)
             return False
         delay_s = self._backoff.delay_s(parcel.strikes, self._rng)
         if self._parcels.waiting_events + len(parcel.leases) > _WAITING_EVENTS_MAX:
@@ -205,6 +212,7 @@ class Aftermath:
             )
             return True
         self._parcels.wait(parcel, until_s=now_s + delay_s)
+        await self._settlement.record(parcel.leases, attempt)
         return False
 
     def _remember_strike(self, sequence: int) -> None:

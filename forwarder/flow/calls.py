@@ -15,7 +15,7 @@ from forwarder.flow.plans import Plan, new_plan, read_plan, replan
 from forwarder.flow.route import Appetite, Spawn
 from forwarder.flow.settlement import Settlement
 from forwarder.flow.status import ScopeStop
-from forwarder.model import Lease, RouteName
+from forwarder.model import Lease, Replay, RouteName
 from forwarder.ports import Mapper
 from forwarder.telemetry.reporter import Reporter
 
@@ -129,19 +129,18 @@ class CallDelivery:
 
     def _plan(self, leases: Sequence[Lease]) -> list[tuple[Lease, Plan]]:
         kept = {lease.sequence: plan for lease in leases if (plan := read_plan(lease)) is not None}
-        going = [
-            (lease, plan) for lease in leases if (plan := kept.get(lease.sequence)) is not None and not plan.is_over
-        ]
-        sorted_out = sort_out(
-            self._mapper, [lease for lease in leases if (plan := kept.get(lease.sequence)) is None or plan.is_over]
-        )
+        going = [(lease, kept[lease.sequence]) for lease in leases if _goes_on(lease, kept.get(lease.sequence))]
+        started = {lease.sequence for lease, _ in going}
+        sorted_out = sort_out(self._mapper, [lease for lease in leases if lease.sequence not in started])
         for state, reason, dismissed in sorted_out.dismissed():
             self._spawn(self._finish(dismissed, self._settlement.dismiss(dismissed, state=state, reason=reason)))
         for lease, reason in sorted_out.dead:
             self._spawn(self._finish([lease], self._settlement.bury(lease, reason=reason, logged=reason)))
         for lease, deliveries in sorted_out.mapped:
             old = kept.get(lease.sequence)
-            going.append((lease, new_plan(deliveries) if old is None else replan(old, deliveries)))
+            everything = lease.replay is Replay.EVERYTHING
+            plan = new_plan(deliveries) if old is None else replan(old, deliveries, everything=everything)
+            going.append((lease, plan))
         return going
 
     def _begin(self, lease: Lease, plan: Plan, *, is_probe: bool) -> None:
@@ -168,3 +167,8 @@ class CallDelivery:
     def _own(self, lease: Lease) -> None:
         self._in_hand[lease.sequence] = lease
         self._bytes += len(lease.envelope.payload)
+
+
+def _goes_on(lease: Lease, plan: Plan | None) -> bool:
+    """Tell whether the plan that is kept is carried on; a replay is planned anew."""
+    return plan is not None and not plan.is_over and lease.replay is Replay.NOT

@@ -4,6 +4,7 @@ What became of each call is kept in the plan (`plans`); whether calls may go is 
 (`families`). How many events are carried at a time is decided in `calls`.
 """
 
+import asyncio
 from collections.abc import Callable
 
 from forwarder.flow.backoff import Backoff
@@ -62,9 +63,10 @@ class Carrier:
                 return
             if not self._families.admits(call.family):
                 await self._keep(lease, plan, attempt)
-                await self.park(lease, call)
+                await self.park(lease, call, attempt)
                 return
-            answer, started_s = await self._exchange(lease, plan, call)
+            answer, started_s = await self._exchange(lease, plan, call, attempt)
+            attempt = answer.attempt
             match answer.verdict:
                 case TryLater() as later:
                     await self._later(lease, plan, call, later, attempt=answer.attempt, started_s=started_s)
@@ -78,27 +80,29 @@ class Carrier:
                     call.close(Fate.FILTERED, reason=reason)
                 case Refused(reason=reason, words=words):
                     call.close(Fate.REFUSED, reason=reason, words=words)
-            if call.fate is Fate.REFUSED or plan.refused() is None:
-                attempt = answer.attempt  # of a dead event people want to see what was refused
             self._setbacks.passed(lease.sequence)
             self._families.answered(ROUTE, call.family, started_s=started_s)
         await self._conclude(lease, plan, attempt)
 
-    async def park(self, lease: Lease, call: PlannedCall) -> None:
-        """Give an event back until its next call's family may go again."""
+    async def park(self, lease: Lease, call: PlannedCall, attempt: Attempt | None = None) -> None:
+        """Give an event back until its next call's family may go again; `attempt` is the call it made just before."""
         after_s = self._families.park_s(call.family)
         await self._settlement.postpone(
-            [lease], after_s=after_s, reason=f"{call.family} calls wait", attempt=None, counts=False
+            [lease], after_s=after_s, reason=f"{call.family} calls wait", attempt=attempt, counts=False
         )
 
     async def _keep(self, lease: Lease, plan: Plan, attempt: Attempt | None) -> None:
         if attempt is not None:  # a call was made since the plan was kept last
             await self._settlement.note(lease, plan.encoded())
 
-    async def _exchange(self, lease: Lease, plan: Plan, call: PlannedCall) -> tuple[Answer, float]:
+    async def _exchange(
+        self, lease: Lease, plan: Plan, call: PlannedCall, before: Attempt | None
+    ) -> tuple[Answer, float]:
         with self._families.flight(call.family):
             call.is_under_way = True
-            await self._settlement.note(lease, plan.encoded())
+            # Together, so that they share a commit: the call that was made before, and what is known now.
+            noting = self._settlement.note(lease, plan.encoded())
+            await (noting if before is None else asyncio.gather(self._settlement.record([lease], before), noting))
             started_s = self._clock.monotonic_s()
             self._in_flight += 1
             in_flight = self._in_flight
@@ -166,10 +170,13 @@ class Carrier:
         await self._settlement.postpone([lease], after_s=after_s, reason=held.reason, attempt=attempt, counts=False)
 
     async def _conclude(self, lease: Lease, plan: Plan, attempt: Attempt | None) -> None:
+        # Kept to the end, so that a replay knows what was done; in one commit with the settlement.
+        plan.is_over = True
+        await asyncio.gather(self._settlement.note(lease, plan.encoded()), self._settle(lease, plan, attempt))
+
+    async def _settle(self, lease: Lease, plan: Plan, attempt: Attempt | None) -> None:
         refused = plan.refused()
         if refused is not None:
-            plan.is_over = True
-            await self._settlement.note(lease, plan.encoded())
             words = (refused.reason, refused.words, plan.what_was_done())
             reason = ": ".join(part for part in words[:2] if part)
             shown = "; ".join(part for part in (reason, words[2]) if part)

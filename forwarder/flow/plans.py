@@ -16,6 +16,7 @@ import msgspec
 from forwarder.model import Delivery, Effect, Lease
 
 _KEY_BYTES: Final = 16
+_FORMER_MAX: Final = 50
 
 
 class Fate(StrEnum):
@@ -86,6 +87,7 @@ class Plan(msgspec.Struct, omit_defaults=True):
     calls: list[PlannedCall]
     is_over: bool = False  # the event was settled: whoever reads this next is a replay
     holds: int = 0  # how many holds this event alone began
+    former: list[PlannedCall] = []  # of earlier plans: a link may be changed back, and they be planned again
 
     def next(self) -> PlannedCall | None:
         """Return the first call whose fate is open, or None when the plan is through."""
@@ -147,19 +149,26 @@ def read_plan(lease: Lease) -> Plan | None:
     return plan
 
 
-def replan(old: Plan, deliveries: Sequence[Delivery]) -> Plan:
-    """Plan a replay: what was done stays done, the rest is made anew."""
+def replan(old: Plan, deliveries: Sequence[Delivery], *, everything: bool) -> Plan:
+    """Plan a replay: what was done stays done, the rest is made anew; with `everything` all of it is."""
     plan = new_plan(deliveries)
-    known = {call.identity: call for call in old.calls}
+    known = {call.identity: call for call in (*old.former, *old.calls)}
     for call in plan.calls:
-        before = known.get(call.identity)
+        before = known.pop(call.identity, None)
         if before is None:
             continue
-        call.suffix, call.is_unknown, call.server_errors = before.suffix, before.is_unknown, before.server_errors
+        call.suffix = before.suffix
+        if everything:
+            call.replayed()
+            continue
+        call.is_unknown, call.server_errors = before.is_unknown, before.server_errors
         if before.fate is Fate.DONE:
             call.close(Fate.DONE)
         else:
             call.replayed()
+    plan.former = list(known.values())[-_FORMER_MAX:]
+    for call in plan.former:
+        call.body = b""
     return plan
 
 

@@ -48,6 +48,10 @@ class Settlement:
         """Keep a lease's progress."""
         await self._spool.note(lease.sequence, progress)
 
+    async def record(self, leases: Sequence[Lease], attempt: Attempt) -> None:
+        """Keep an exchange of leases that stay in hand, for people to see."""
+        await self._spool.record(_sequences(leases), attempt)
+
     async def postpone(
         self, leases: Sequence[Lease], *, after_s: float, reason: str, attempt: Attempt | None, counts: bool
     ) -> None:

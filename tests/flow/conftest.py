@@ -30,6 +30,7 @@ from forwarder.model import (
     Lease,
     Receipt,
     Refused,
+    Replay,
     RouteName,
     State,
     TryLater,
@@ -58,6 +59,7 @@ class Row:
     is_lent: bool = False
     settlements: int = 0
     attempts: list[Attempt] = field(default_factory=list)
+    replay: Replay = Replay.NOT
 
 
 class FakeSpool:
@@ -118,6 +120,7 @@ class FakeSpool:
             first_failed_at_ms=row.first_failed_at_ms,
             progress=row.progress,
             envelope=row.envelope,
+            replay=row.replay if row.progress else Replay.NOT,
         )
 
     async def lease(self, route: RouteName, *, fresh_max: int, retry_max: int, bytes_max: int) -> Sequence[Lease]:
@@ -169,7 +172,14 @@ class FakeSpool:
     async def note(self, sequence: int, progress: bytes) -> None:
         """Keep progress."""
         assert self.rows[sequence].is_lent
-        self.rows[sequence].progress = progress
+        self.rows[sequence].progress, self.rows[sequence].replay = progress, Replay.NOT
+
+    async def record(self, sequences: Sequence[int], attempt: Attempt) -> None:
+        """Keep an exchange."""
+        for sequence in sequences:
+            assert self.rows[sequence].is_lent
+            self.rows[sequence].attempts.append(attempt)
+        await asyncio.sleep(0)
 
     async def complete(
         self, sequences: Sequence[int], *, state: State, reason: str = "", attempt: Attempt | None = None
@@ -206,10 +216,11 @@ class FakeSpool:
         await asyncio.sleep(0)
         self._settle(sequences, State.DEAD, reason, attempt)
 
-    async def exhume(self, sequences: Sequence[int]) -> int:
+    async def exhume(self, sequences: Sequence[int], *, everything: bool = False) -> int:
         """Make pending again."""
         for sequence in sequences:
             row = self.rows[sequence]
+            row.replay = Replay.EVERYTHING if everything else Replay.REST
             row.state, row.reason, row.attempt, row.first_failed_at_ms, row.not_before_ms = (
                 State.PENDING, "", 1, None, 0,
             )  # fmt: skip

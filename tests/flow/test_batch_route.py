@@ -194,7 +194,7 @@ async def test_outage_backs_the_whole_route_off(bench: Any, spool: Any) -> None:
     async with run.running():
         await run.until(lambda: len(run.sink.batches) >= 8)
         assert run.route.status().state == "backing_off"
-        assert all(row.attempt == 1 and not row.attempts for row in spool.rows.values())
+        assert all(row.attempt == 1 for row in spool.rows.values())
         is_down = False
         await run.settled()
     assert spool.states() == {State.DELIVERED: 350}
@@ -532,3 +532,24 @@ async def test_many_failing_batches_wait_in_the_spool(bench: Any, spool: Any) ->
         await run.settled(within_s=10)
     assert spool.states() == {State.DELIVERED: 3_000}
     assert spool.lent_max <= 2 * (4 + 1) * 100 + 1_100
+
+
+async def test_failures_of_what_stays_in_hand_show(bench: Any, spool: Any) -> None:
+    """An outage's answers, and those of a batch that is cut, are kept with each event before it is settled."""
+    _fill(spool, 3)
+    spool.add(POISON)
+    is_away = True
+
+    def judge(batch: Batch) -> Verdict:
+        if is_away:
+            return _later(effect=Effect.ANSWERED)
+        return Refused(reason="400: refused") if _has_poison(batch) else Delivered()
+
+    run = bench(judge)
+    async with run.running():
+        await run.until(lambda: len(spool.rows[1].attempts) >= 2)
+        assert {attempt.outcome for attempt in spool.rows[1].attempts} == {"trylater"}
+        is_away = False
+        await run.settled()
+    assert len([a for a in spool.rows[4].attempts if a.outcome == "refused"]) == 3
+    assert spool.states() == {State.DELIVERED: 3, State.DEAD: 1}

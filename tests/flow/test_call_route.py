@@ -125,7 +125,7 @@ async def test_refused_call_lets_the_others_be_made(call_bench: Any, spool: Any)
     assert row.state is State.DEAD
     assert row.reason == '404: Courier knows no such template: template "bad"; done: lists, profiles'
     assert _operations(run)[-1] == "POST /lists/l"
-    assert row.attempts[-1].outcome == "refused"
+    assert [attempt.outcome for attempt in row.attempts] == ["delivered", "refused", "delivered"]
     assert all("bad" not in str(line) for line in run.reporter.lines)
 
 
@@ -144,6 +144,38 @@ async def test_replay_makes_only_what_was_not_done(call_bench: Any, spool: Any, 
         await run.settled()
     assert _operations(run) == ["POST /profiles/u", "POST /send/bad", "POST /send/good"]
     assert spool.states() == {State.DELIVERED: 1}
+
+
+@pytest.mark.parametrize("everything", [False, True])
+async def test_replay_of_a_delivered_event(call_bench: Any, spool: Any, *, everything: bool) -> None:
+    """A delivered event has nothing left to do; asked for everything it makes every call again, under new keys."""
+    _add(spool, "profiles:u send:a", "u")
+    run = call_bench(_yes)
+    async with run.running():
+        await run.settled()
+        for _ in range(2):
+            await spool.exhume([1], everything=everything)
+            await run.settled()
+    assert spool.states() == {State.DELIVERED: 1}
+    assert _operations(run) == ["POST /profiles/u", "POST /send/a"] * (3 if everything else 1)
+    keys = [batch.deliveries[0].idempotency_key for batch in run.sink.batches]
+    assert len(set(keys)) == len(keys)
+    assert b"e30" not in spool.rows[1].progress  # bodies are not kept once all is done
+
+
+async def test_each_call_shows(call_bench: Any, spool: Any) -> None:
+    """Every answer of a plan is kept with its event, in order, also when it waits in between."""
+    _add(spool, "profiles:u lists:l send:a", "u")
+    script: list[Verdict] = [Delivered(), _later("lists", effect=Effect.NONE, after_s=0.01), Delivered(), Delivered()]
+    run = call_bench(lambda _batch: script.pop(0))
+    async with run.running():
+        await run.settled()
+    assert [attempt.outcome for attempt in spool.rows[1].attempts] == [
+        "delivered",
+        "trylater",
+        "delivered",
+        "delivered",
+    ]
 
 
 async def test_filtered(call_bench: Any, spool: Any) -> None:

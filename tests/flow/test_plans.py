@@ -144,9 +144,40 @@ def test_replay_skips_what_was_done() -> None:
     old.calls[0].close(Fate.DONE)
     old.calls[1].close(Fate.REFUSED)
     old.calls[3].is_unknown = True
-    plan = replan(old, _deliveries("POST /profiles/u", "POST /send", "POST /lists/new", "POST /journeys/j"))
+    plan = replan(
+        old, _deliveries("POST /profiles/u", "POST /send", "POST /lists/new", "POST /journeys/j"), everything=False
+    )
     assert [call.fate for call in plan.calls] == [Fate.DONE, Fate.OPEN, Fate.OPEN, Fate.OPEN]
     assert [call.suffix for call in plan.calls] == [0, 1, 0, 0]
+
+
+def test_a_replay_of_everything_skips_nothing() -> None:
+    """Every call is open again, and none reuses a key, not even one whose outcome is unknown."""
+    old = new_plan(_deliveries("POST /profiles/u", "POST /send", "POST /journeys/j"))
+    old.calls[0].close(Fate.DONE)
+    old.calls[1].close(Fate.REFUSED)
+    old.calls[2].is_unknown = True
+    deliveries = _deliveries("POST /profiles/u", "POST /send", "POST /journeys/j")
+    plan = replan(old, deliveries, everything=True)
+    assert [call.fate for call in plan.calls] == [Fate.OPEN] * 3
+    assert [call.suffix for call in plan.calls] == [1, 1, 1]
+    assert not any(call.is_unknown for call in plan.calls)
+
+
+def test_a_link_that_is_changed_back_is_remembered() -> None:
+    """A call that an earlier plan made stays done though another plan came between, and its key moves on."""
+    first = new_plan(_deliveries("POST /automations/a"))
+    first.calls[0].close(Fate.DONE)
+    second = replan(first, _deliveries("POST /automations/b"), everything=False)
+    assert [call.fate for call in second.calls] == [Fate.OPEN]
+    back = read_plan(_lease(second.encoded()))
+    assert back is not None
+    assert [call.fate for call in replan(back, _deliveries("POST /automations/a"), everything=False).calls] == [
+        Fate.DONE
+    ]
+    again = replan(back, _deliveries("POST /automations/a"), everything=True)
+    assert [(call.fate, call.suffix) for call in again.calls] == [(Fate.OPEN, 1)]
+    assert [call.operation for call in again.former] == ["POST /automations/b"]
 
 
 def test_delivery_carries_key_and_family() -> None:
