@@ -34,6 +34,7 @@ class Wish:
     state: str | None
     reason: str | None
     route: str | None
+    everything: bool = False  # of a replay
 
     def __post_init__(self) -> None:
         """Refuse a wish for nothing, or for two things at once."""
@@ -41,6 +42,10 @@ class Wish:
             raise click.UsageError("give either sequences (as `forwarder events` shows them) or --state")
         if self.sequences and (self.reason is not None or self.route is not None):
             raise click.UsageError("--reason and --route go with --state")
+
+    def extent(self) -> dict[str, bool]:
+        """Return the field of a request that asks for all of it again; nothing when that is not meant."""
+        return {"everything": True} if self.everything else {}
 
 
 @click.command(
@@ -56,13 +61,15 @@ class Wish:
 )
 @REASON
 @ROUTE
+@click.option("--everything", is_flag=True, help="Also make the calls to Courier again that were made already.")
 @YES
 @AS_JSON
 @URL
 def replay(*, yes: bool, as_json: bool, url: str | None, **wish: Any) -> None:
     """Make settled events pending again: they are mapped anew and delivered.
 
-    Calls to Courier that an event already made are not made again.
+    Calls to Courier that an event already made are not made again, unless --everything asks for it: then
+    automations start and messages go out a second time.
     """
     _act(Wish(verb="replay", did="replayed", **wish), yes=yes, as_json=as_json, url=url)
 
@@ -108,7 +115,8 @@ async def _done(wish: Wish, *, yes: bool, url: str | None) -> int:
 def _question(wish: Wish, total: int) -> str:
     which = f" in state {wish.state}" if wish.state else ""
     why = f" with the reason {wish.reason!r}" if wish.reason else ""
-    return f"{wish.verb.capitalize()} {total} event{'' if total == 1 else 's'}{which}{why}?"
+    again = ", and make again the calls that were made already" if wish.everything else ""
+    return f"{wish.verb.capitalize()} {total} event{'' if total == 1 else 's'}{which}{why}{again}?"
 
 
 async def _total(client: OperatorClient, wish: Wish) -> int:
@@ -127,14 +135,14 @@ async def _by_sequence(client: OperatorClient, wish: Wish) -> int:
     with _progress(wish, len(wanted)) as bar:
         for start in range(0, len(wanted), _CHUNK):
             chunk: Sequence[int] = wanted[start : start + _CHUNK]
-            count += (await client.post(f"/api/{wish.verb}", {"sequences": chunk}))[wish.did]
+            count += (await client.post(f"/api/{wish.verb}", {"sequences": chunk} | wish.extent()))[wish.did]
             bar.update(len(chunk))
     return count
 
 
 async def _by_state(client: OperatorClient, wish: Wish, total: int) -> int:
     named = {"state": wish.state, "reason": wish.reason, "route": wish.route, "limit": _CHUNK}
-    body = {name: value for name, value in named.items() if value is not None}
+    body = {name: value for name, value in named.items() if value is not None} | wish.extent()
     count, after = 0, 0
     with _progress(wish, total) as bar:
         # Stops at the total it asked about: events that die again meanwhile are not taken a second time.

@@ -6,6 +6,7 @@ Every handler reads, asks the desk, and writes JSON. Absent: who may ask (`opera
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -17,7 +18,16 @@ from forwarder.model import RouteName, State
 from forwarder.web import operator_views as views
 from forwarder.web.operator_desk import OperatedRoute, OperatorDesk
 from forwarder.web.operator_openapi import document
-from forwarder.web.operator_query import QueryInvalid, Selection, event_query, limit_of, member, selection, sequence_of
+from forwarder.web.operator_query import (
+    QueryInvalid,
+    Selection,
+    event_query,
+    limit_of,
+    member,
+    replay_selection,
+    selection,
+    sequence_of,
+)
 
 REPLAYABLE = (State.DEAD, State.UNMAPPED, State.FILTERED, State.DELIVERED)
 DISCARDABLE = (State.DEAD,)
@@ -108,8 +118,8 @@ class _OperatorApi:
     # --- acting ---
 
     async def replay(self, request: web.Request) -> web.Response:
-        chosen = selection(await body_of(request), states=REPLAYABLE)
-        return await self._act(request, chosen, self._desk.replay, "replayed")
+        chosen = replay_selection(await body_of(request), states=REPLAYABLE)
+        return await self._act(request, chosen, partial(self._desk.replay, everything=chosen.everything), "replayed")
 
     async def discard(self, request: web.Request) -> web.Response:
         chosen = selection(await body_of(request), states=DISCARDABLE)

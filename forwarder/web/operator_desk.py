@@ -80,10 +80,14 @@ class OperatorDesk:
         """Return the running route of that name."""
         return next((route for route in self.routes if route.name == name), None)
 
-    async def replay(self, sequences: Sequence[int], *, who: str, detail: str) -> int:
-        """Make settled events pending again and write down who did it; return how many."""
-        count = await self.spool.exhume(sequences)
-        await self.audit(who, "replay", f"{count} events: {detail}")
+    async def replay(self, sequences: Sequence[int], *, who: str, detail: str, everything: bool = False) -> int:
+        """Make settled events pending again and write down who did it; return how many.
+
+        Calls to Courier that were done are not made again, except with `everything`.
+        """
+        count = await self.spool.exhume(sequences, everything=everything)
+        again = ", with what was done before" if everything else ""
+        await self.audit(who, "replay", f"{count} events{again}: {detail}")
         return count
 
     async def discard(self, sequences: Sequence[int], *, who: str, detail: str) -> int:

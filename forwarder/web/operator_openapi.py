@@ -56,7 +56,7 @@ def _reading() -> Json:
 
 def _acting() -> Json:
     paths = {
-        "/api/replay": _post("Make settled events pending again", "Replayed", body="Selection"),
+        "/api/replay": _post("Make settled events pending again", "Replayed", body="Replay"),
         "/api/discard": _post("Mark dead events as discarded; they stay in the books", "Discarded", body="Selection"),
     }
     paths["/api/links"] = _post("Add and remove links, all or none", "LinksChanged", body="LinksChange")

@@ -4,7 +4,7 @@ Absent: HTTP; what is wrong is raised as `QueryInvalid` with the parameter and t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, TypeVar
@@ -39,6 +39,7 @@ class Selection:
     reason: str | None = None
     after: int = 0
     limit: int = ACTION_EVENTS_MAX
+    everything: bool = False  # of a replay: what was done is done again
 
     def query(self) -> EventQuery:
         """Return the listing that finds the next page."""
@@ -108,6 +109,17 @@ def sequence_of(text: str) -> int:
     """Read the sequence in a path."""
     sequence = _whole({"sequence": text}, "sequence", maximum=_SEQUENCE_MAX)
     return sequence or 0
+
+
+def replay_selection(body: object, *, states: tuple[State, ...]) -> Selection:
+    """Read what a replay is for: a selection, and `everything` when what was done is to be done again."""
+    if not isinstance(body, dict):
+        raise QueryInvalid("the body is no JSON object")
+    everything = body.get("everything", False)
+    if not isinstance(everything, bool):
+        raise QueryInvalid("everything is neither true nor false")
+    chosen = selection({name: value for name, value in body.items() if name != "everything"}, states=states)
+    return replace(chosen, everything=everything)
 
 
 def selection(body: object, *, states: tuple[State, ...]) -> Selection:

@@ -122,7 +122,8 @@ def _links() -> Json:
 
 def _actions() -> Json:
     return {
-        "Selection": _selection(),
+        "Selection": _selection({}),
+        "Replay": _selection({"everything": _EVERYTHING}),
         "Replayed": _object(replayed=WHOLE, next_after=_MAYBE_WHOLE),
         "Discarded": _object(discarded=WHOLE, next_after=_MAYBE_WHOLE),
         "RouteState": _object(route=ROUTE, state=TEXT),
@@ -143,18 +144,24 @@ def _link(described: Json) -> Json:
     return described | {"required": ["event", "target"]}
 
 
-def _selection() -> Json:
+_EVERYTHING: Json = FLAG | {
+    "default": False,
+    "description": "Make the calls to Courier that an event already made again, too. They take effect again.",
+}
+
+
+def _selection(also: Json) -> Json:
     limit = {"type": "integer", "minimum": 1, "maximum": 1_000}
     by_state: Json = {
         "type": "object",
-        "properties": {"state": STATE, "reason": TEXT, "route": ROUTE, "after": WHOLE, "limit": limit},
+        "properties": {"state": STATE, "reason": TEXT, "route": ROUTE, "after": WHOLE, "limit": limit} | also,
         "required": ["state"],
         "additionalProperties": False,
         "description": "Oldest first; pass the answer's next_after as `after` until it is null.",
     }
     by_sequence: Json = {
         "type": "object",
-        "properties": {"sequences": _list(WHOLE) | {"minItems": 1, "maxItems": 1_000}},
+        "properties": {"sequences": _list(WHOLE) | {"minItems": 1, "maxItems": 1_000}} | also,
         "required": ["sequences"],
         "additionalProperties": False,
     }

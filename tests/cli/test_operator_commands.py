@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import sqlite3
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -112,6 +113,17 @@ def test_replay_moves_events_back_to_waiting(filled: Shell, daemon: Daemon, *, i
     assert (result.exit_code, result.stdout) == (0, "replayed 2\n")
     dead = _events(filled("events", "--json", "--state", "dead", **environ))
     assert [event["reason"] for event in dead] == ["too deep"]
+
+
+@pytest.mark.parametrize("words", [("1", "2"), ("--state", "dead", "--reason", "no id")], ids=["by number", "by state"])
+def test_a_replay_of_everything_says_so(filled: Any, words: tuple[str, ...]) -> None:
+    """--everything is named in the question and reaches the audit log."""
+    result = filled("replay", *words, "--everything", typed="y\n")
+    assert "and make again the calls that were made already?" in result.output
+    assert "replayed 2" in result.stdout
+    with sqlite3.connect(filled.folder / "data" / "spool.db") as spool:
+        (detail,) = spool.execute("SELECT detail FROM audit").fetchone()
+    assert detail.startswith("2 events, with what was done before: ")
 
 
 def test_it_asks_before_it_acts(filled: Shell) -> None:

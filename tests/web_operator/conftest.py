@@ -55,6 +55,7 @@ class ListedSpool:
     def __init__(self) -> None:
         self.rows: dict[int, EventRow] = {}
         self.audits: list[AuditRow] = []
+        self.everything: list[bool] = []  # what each replay asked for
         self.queries: list[EventQuery] = []
         self.is_closed = False
         self.failure: Exception | None = None
@@ -149,8 +150,9 @@ class ListedSpool:
         """Keep a line."""
         self.audits.append(row)
 
-    async def exhume(self, sequences: Sequence[int]) -> int:
+    async def exhume(self, sequences: Sequence[int], *, everything: bool = False) -> int:
         """Make settled rows pending."""
+        self.everything.append(everything)
         self._check()
         moved = [s for s in sequences if s in self.rows and self.rows[s].state is not State.PENDING]
         for sequence in moved:
@@ -190,6 +192,9 @@ class ListedSpool:
         """Find nothing."""
         del route, timeout_s
         return False
+
+    async def record(self, sequences: Sequence[int], attempt: Attempt) -> None:
+        """Not needed here."""
 
     async def note(self, sequence: int, progress: bytes) -> None:
         """Keep nothing."""

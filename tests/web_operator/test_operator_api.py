@@ -84,6 +84,23 @@ async def test_replay_by_sequence_is_written_down(operate: Start) -> None:
     assert "127.0.0.1" in line["who"]
 
 
+async def test_a_replay_may_ask_for_everything(operate: Start) -> None:
+    """`everything` reaches the spool and the audit log; without it what was done stays done."""
+    operated = await operate()
+    for sequence in (1, 2, 3):
+        operated.spool.put(sequence)
+    for body in ({"sequences": [1]}, {"sequences": [2], "everything": True}, {"state": "dead", "everything": True}):
+        async with operated.http.post("/api/replay", json=body) as answer:
+            assert (await answer.json())["replayed"] == 1
+    assert operated.spool.everything == [False, True, True]
+    details = [line.detail for line in operated.spool.audits]
+    assert details == [
+        "1 events: 1",
+        "1 events, with what was done before: 2",
+        "1 events, with what was done before: state=dead",
+    ]
+
+
 async def test_a_group_is_replayed_page_by_page(operate: Start) -> None:
     """A selection by state and reason is done in bounded requests; next_after leads through all of it."""
     operated = await operate()
@@ -150,6 +167,8 @@ async def test_routes_are_paused_and_resumed(operate: Start) -> None:
         ("POST", "/api/replay", b'{"state":["x"]}', 400, "state is unknown"),
         ("POST", "/api/replay", b'{"state":"dead","reason":3}', 400, "reason is no text"),
         ("POST", "/api/replay", b'{"all":true}', 400, "unknown field 'all'"),
+        ("POST", "/api/replay", b'{"sequences":[1],"everything":1}', 400, "neither true nor false"),
+        ("POST", "/api/discard", b'{"sequences":[1],"everything":true}', 400, "unknown field 'everything'"),
         ("POST", "/api/discard", b'{"state":"unmapped"}', 400, "one of dead"),
         ("POST", "/api/discard", b"{}", 400, "give sequences"),
     ],
