@@ -82,9 +82,9 @@ async def test_a_large_group_is_a_job_with_progress(start: Any) -> None:
     await desk.put_many(2_500, State.UNMAPPED, "nothing")
     may_go, exhume = asyncio.Event(), desk.spool.exhume
 
-    async def waiting(sequences: Sequence[int]) -> int:
+    async def waiting(sequences: Sequence[int], *, everything: bool = False) -> int:
         await may_go.wait()
-        return int(await exhume(sequences))
+        return int(await exhume(sequences, everything=everything))
 
     desk.spool.exhume = waiting
     page = await desk.post("/dead-letters/replay", _group("nothing", state="unmapped", route=IN))
