@@ -5,10 +5,12 @@ loop and the tasks, and says what people see of its state.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from forwarder.errors import SpoolFull
 from forwarder.flow.gate import Gate
 from forwarder.flow.status import RouteStatus, ScopeStop, scope_stop
 from forwarder.model import Lease, RouteName
@@ -214,7 +216,7 @@ class Route:
         if not self._gate.admits(now_s=now_s, in_flight=self._delivery.in_flight):
             return
         self._probes_newest = not self._probes_newest
-        lease = await self._spool.lease_newest(self._route) if self._probes_newest else None
+        lease = await self._lease_newest() if self._probes_newest else None
         if lease is not None:
             self._delivery.probe(lease)
 
@@ -222,12 +224,18 @@ class Route:
         if not self._gate.admits(now_s=now_s, in_flight=self._delivery.in_flight):
             return
         # The oldest and the newest in turn: one bad head cannot hold the route for ever.
-        lease = await self._spool.lease_newest(self._route) if self._probes_newest else await self._lease_oldest()
+        lease = await self._lease_newest() if self._probes_newest else await self._lease_oldest()
+        self._probes_newest = not self._probes_newest
         if lease is None:
             self._hungry.set()
             return
-        self._probes_newest = not self._probes_newest
         self._delivery.probe(lease)
+
+    async def _lease_newest(self) -> Lease | None:
+        # A disk that cannot be read just now is no reason to end: what is there is asked for again.
+        with contextlib.suppress(SpoolFull):
+            return await self._spool.lease_newest(self._route)
+        return None
 
     async def _lease_oldest(self) -> Lease | None:
         for fresh_max, retry_max in ((1, 0), (0, 1)):

@@ -3,21 +3,29 @@
 One spool call and one report per batch, never per event.
 """
 
+import asyncio
 from collections.abc import Sequence
+from typing import Final
 
+from forwarder.errors import SpoolFull
 from forwarder.model import Attempt, Lease, Refused, RouteName, State
 from forwarder.ports import Clock, Spool
 from forwarder.telemetry.reporter import Reporter
+
+_RETRY_S: Final = 1.0
 
 
 class Settlement:
     """The one way in which a route gives leases back to the spool. Returns once it is on disk."""
 
-    def __init__(self, *, route: RouteName, spool: Spool, reporter: Reporter, clock: Clock) -> None:
+    def __init__(
+        self, *, route: RouteName, spool: Spool, reporter: Reporter, clock: Clock, retry_s: float = _RETRY_S
+    ) -> None:
         self._route = route
         self._spool = spool
         self._reporter = reporter
         self._clock = clock
+        self._retry_s = retry_s
 
     async def deliver(self, leases: Sequence[Lease], *, attempt: Attempt | None) -> None:
         """Settle as delivered."""
@@ -41,8 +49,14 @@ class Settlement:
         self._reporter.event_buried(self._route, sequence=lease.sequence, reason=logged)
 
     async def exhume(self, sequences: Sequence[int]) -> None:
-        """Make buried events pending again."""
-        await self._spool.exhume(sequences)
+        """Make buried events pending again, as soon as the disk lets it happen."""
+        while True:
+            try:
+                await self._spool.exhume(sequences)
+            except SpoolFull:
+                await asyncio.sleep(self._retry_s)
+            else:
+                return
 
     async def note(self, lease: Lease, progress: bytes) -> None:
         """Keep a lease's progress."""

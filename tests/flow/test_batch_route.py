@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from forwarder.errors import SpoolFull
 from forwarder.flow.backoff import Backoff
 from forwarder.flow.batcher import BatchLimits
 from forwarder.flow.delivery import DeliveryLimits
@@ -553,3 +554,44 @@ async def test_failures_of_what_stays_in_hand_show(bench: Any, spool: Any) -> No
         await run.settled()
     assert len([a for a in spool.rows[4].attempts if a.outcome == "refused"]) == 3
     assert spool.states() == {State.DELIVERED: 3, State.DEAD: 1}
+
+
+async def test_a_full_disk_does_not_end_a_hold_for_refusals(bench: Any, spool: Any) -> None:
+    """Ten refused events return to pending though the spool says that it is full at that moment."""
+    _fill(spool, 10)
+    refusals = 1
+    exhume = spool.exhume
+
+    async def full_once(sequences: Any, *, everything: bool = False) -> int:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise SpoolFull("the disk is full", retry_after_s=10)
+        return int(await exhume(sequences, everything=everything))
+
+    spool.exhume = full_once
+    is_mad = True
+    run = bench(lambda _batch: Refused(reason="400: refused") if is_mad else Delivered())
+    async with run.running():
+        await run.until(lambda: run.route.status().state == "held")
+        await run.until(lambda: spool.states() == {State.PENDING: 10})
+        is_mad = False
+        await run.settled()
+    assert spool.states() == {State.DELIVERED: 10}
+
+
+async def test_a_probe_that_cannot_be_read_is_asked_for_again(bench: Any, spool: Any) -> None:
+    """A hold goes on probing from the other end while the spool cannot read the newest event."""
+    _fill(spool, 5)
+
+    async def unreadable(_route: Any) -> None:
+        raise SpoolFull("the spool cannot write (BusyError)", retry_after_s=10)
+
+    spool.lease_newest = unreadable
+    is_wrong = True
+    run = bench(lambda _batch: Held(reason="401", scope="route") if is_wrong else Delivered())
+    async with run.running():
+        await run.until(lambda: len(run.sink.batches) >= 4)
+        is_wrong = False
+        await run.settled()
+    assert spool.states() == {State.DELIVERED: 5}
