@@ -24,9 +24,8 @@ from forwarder.web.operator import OperatorListener, operator_app
 from forwarder.web.operator_api import api_routes
 from forwarder.web.operator_auth import OperatorGuard
 from forwarder.web.operator_desk import OperatorDesk
-from forwarder.web.pages.overview import Overview
 from forwarder.web.pages.render import Renderer
-from forwarder.web.pages.routes import page_routes
+from forwarder.web.pages.routes import make_page
 from forwarder.web.pages.stream import Stream
 
 NOW_MS = 1_800_000_000_000
@@ -220,9 +219,7 @@ async def looked_at(
     )
     render = Renderer(clock=clock, version="1.2.3")
     rates = Rates(metrics=metrics, clock=clock)
-    overview = Overview(desk=desk, render=render, rates=rates)
-    stream = Stream(archive=spool, clock=clock, reporter=reporter, render=render, parts=overview.parts, tick_s=tick_s)
-    pages = page_routes(desk, render, overview=overview, stream=stream)
+    pages, stream = make_page(desk, render, rates, tick_s=tick_s)
     guard = OperatorGuard(token=None, own_hosts=frozenset())
     app = operator_app((*api_routes(desk), *pages), guard=guard, reporter=reporter, clock=clock)
     listener = OperatorListener(app, host="127.0.0.1", port=0)

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -178,6 +179,24 @@ async def test_rows_that_left_the_window_are_looked_at_again(world: Any) -> None
     await world.spool.complete(waiting[1:], state=State.DELIVERED)
     changed = {row.sequence: row.state for _ in range(3) for row in (await topic.look()).changed}
     assert changed == dict.fromkeys(waiting[1:], State.DELIVERED) | {waiting[0]: State.PENDING}
+
+
+async def test_a_row_that_was_purged_is_not_looked_for_again(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A followed row that history lost is let go."""
+    topic = Topic(world.spool, EventQuery())
+    await topic.join(after=None)
+    gone, kept = await world.arrive(), await world.arrive()
+    await topic.look()
+    read = world.spool.events
+
+    async def without(query: EventQuery) -> Any:
+        page = await read(query)
+        return replace(page, rows=tuple(row for row in page.rows if row.sequence != gone))
+
+    monkeypatch.setattr(world.spool, "events", without)
+    await topic.look()
+    await topic.look()
+    assert set(topic._shown) == {kept}  # noqa: SLF001  that memory is let go is the promise
 
 
 async def test_a_follower_forgets_what_nobody_shows_any_more(world: Any) -> None:

@@ -15,7 +15,7 @@ from forwarder.web.pages.event import EventPages
 from forwarder.web.pages.events import Events
 from forwarder.web.pages.overview import Overview
 from forwarder.web.pages.render import Renderer
-from forwarder.web.pages.stream import Stream
+from forwarder.web.pages.stream import TICK_S, Stream
 
 
 def page_routes(desk: OperatorDesk, render: Renderer, *, overview: Overview, stream: Stream) -> Sequence[web.RouteDef]:
@@ -33,10 +33,19 @@ def page_routes(desk: OperatorDesk, render: Renderer, *, overview: Overview, str
     )
 
 
-def make_page(desk: OperatorDesk, render: Renderer, rates: Rates) -> tuple[Sequence[web.RouteDef], Stream]:
+def make_page(
+    desk: OperatorDesk, render: Renderer, rates: Rates, *, tick_s: float = TICK_S
+) -> tuple[Sequence[web.RouteDef], Stream]:
     """Return the page's routes, and the worker behind its stream, which the daemon must run."""
     overview = Overview(desk=desk, render=render, rates=rates)
-    stream = Stream(archive=desk.archive, clock=desk.clock, reporter=desk.reporter, render=render, parts=overview.parts)
+    stream = Stream(
+        archive=desk.archive,
+        clock=desk.clock,
+        reporter=desk.reporter,
+        render=render,
+        parts=overview.parts,
+        tick_s=tick_s,
+    )
     return page_routes(desk, render, overview=overview, stream=stream), stream
 
 

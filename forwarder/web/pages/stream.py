@@ -23,7 +23,7 @@ from forwarder.web.pages.topic import News, Topic
 
 CLIENTS_MAX: Final = 16
 _NEWS_MAX: Final = 8  # that wait for one client
-_TICK_S: Final = 1.0
+TICK_S: Final = 1.0
 _WRITE_MAX_S: Final = 10.0  # then the client is gone, whatever its socket says
 _RETRY_MS: Final = 1_500
 _SEQUENCE_DIGITS_MAX: Final = 18
@@ -77,7 +77,7 @@ class Stream:
         reporter: Reporter,
         render: Renderer,
         parts: Parts,
-        tick_s: float = _TICK_S,
+        tick_s: float = TICK_S,
     ) -> None:
         self._archive = archive
         self._clock = clock
