@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import aiohttp
 import pytest
 
+from forwarder.demo.books import Books
 from forwarder.demo.call_stream import LINKS_TOML, Call, CallStream, happened
 from forwarder.demo.chaos import Chaos, ChaosRates
 from forwarder.demo.courier_api import CourierApi
@@ -130,12 +131,14 @@ async def test_the_control_finds_two_calls_that_changed_places(
 
 
 async def test_a_stuck_user_delays_no_other(
-    daemon: DaemonProcess, courier: CourierApi, ledger: Ledger, player: Player
+    make_daemon: MakeDaemon, http: aiohttp.ClientSession, courier: CourierApi, ledger: Ledger, inbound: dict[str, str]
 ) -> None:
-    """While every call of one user gets no answer until it times out, the p99 of the others at most doubles."""
+    """While no call of one user is answered, the p99 of the others is within twice that of a daemon without such one.
+
+    Both daemons run and are measured at the same time, so that whatever else the machine does hits both.
+    """
     arrived_s: dict[str, float] = {}
-    stream = CallStream(seed=63)
-    note = courier.state.on_effect
+    stream, note = CallStream(seed=63), courier.state.on_effect
 
     def note_time(effect: Effect) -> None:
         arrived_s.setdefault(effect.body["profile"]["demo_id"], time.monotonic())
@@ -143,34 +146,37 @@ async def test_a_stuck_user_delays_no_other(
             note(effect)
 
     courier.state.on_effect = note_time
-
-    async def p99_s() -> float:
-        """Post steadily for a while; return the p99 from acknowledgement to effect of all but the stuck user."""
-        posted_s: dict[str, float] = {}
-        for n in range(300):
-            call = stream.identify(time.time_ns() // 1_000_000, f"customer-{n % USERS:04d}")
-            assert await player.call(call, daemon.settings["FORWARDER_INBOUND_KEYS"])
-            if call.event["userId"] != STUCK:
-                posted_s[call.event["messageId"]] = time.monotonic()
-            await asyncio.sleep(0.005)
-        await daemon.wait_for_books(INBOUND, lambda _books: posted_s.keys() <= arrived_s.keys())
-        return sorted(arrived_s[message_id] - at_s for message_id, at_s in posted_s.items())[int(len(posted_s) * 0.99)]
-
-    await p99_s()  # a first round, to be warm
-    undisturbed_s = [await p99_s() for _ in range(ROUNDS)]
-    delivered = (await daemon.wait_for_books(INBOUND, lambda books: books["pending"] == 0))["delivered"]
+    calm, disturbed = make_daemon(inbound), make_daemon(inbound)
+    players = []
+    for daemon in (calm, disturbed):
+        await daemon.start()
+        players.append(Player(http, daemon.url, ledger, schedule_s=RUDDERSTACK_SCHEDULE_S, scale=0.005))
     courier.delay_s = lambda _method, path: 3600.0 if path.endswith(STUCK) else 0.0
-    disturbed_s = [await p99_s() for _ in range(ROUNDS)]
 
-    books = await daemon.books(INBOUND)
-    of_stuck = books["pending"]
-    assert (books["delivered"] - delivered, of_stuck) == (ROUNDS * 300 - of_stuck, ROUNDS * len(range(7, 300, USERS)))
-    assert statistics.median(disturbed_s) <= 2 * max(statistics.median(undisturbed_s), 0.025), (
-        undisturbed_s,
-        disturbed_s,
-    )
+    def have_arrived(posted: dict[str, float]) -> Callable[[Books], bool]:
+        return lambda _books: posted.keys() <= arrived_s.keys()
+
+    async def p99s_s() -> list[float]:
+        """Post steadily to both; return the p99 from acknowledgement to effect of all but the seventh user."""
+        posted_s: list[dict[str, float]] = [{}, {}]
+        for n in range(300):
+            for player, posted, first in zip(players, posted_s, (100, 0), strict=True):
+                call = stream.identify(time.time_ns() // 1_000_000, f"customer-{first + n % USERS:04d}")
+                assert await player.call(call, inbound["FORWARDER_INBOUND_KEYS"])
+                if n % USERS != 7:
+                    posted[call.event["messageId"]] = time.monotonic()
+            await asyncio.sleep(0.005)
+        for daemon, posted in zip((calm, disturbed), posted_s, strict=True):
+            await daemon.wait_for_books(INBOUND, have_arrived(posted))
+        return [sorted(arrived_s[key] - at_s for key, at_s in posted.items())[-3] for posted in posted_s]
+
+    rounds = [await p99s_s() for _ in range(ROUNDS)]
+
+    calm_s, disturbed_s = (statistics.median(p99_s) for p99_s in zip(*rounds, strict=True))
+    assert disturbed_s <= 2 * max(calm_s, 0.025), rounds
+    assert (await disturbed.books(INBOUND))["pending"] == ROUNDS * len(range(7, 300, USERS))
     courier.delay_s = None
-    await daemon.wait_for_books(INBOUND, lambda books: books["pending"] == 0, timeout_s=30)
+    await disturbed.wait_for_books(INBOUND, lambda books: books["pending"] == 0)
     assert (ledger.duplicates, list(ledger.missing())) == (0, [])
     of_user = [effect.body["profile"]["demo_id"] for effect in courier.state.effects_of(STUCK)]
     assert of_user == sorted(of_user, key=lambda message_id: int(message_id.rsplit("-", 1)[1]))
