@@ -25,7 +25,7 @@ def test_visible_text_hides_nothing(given: str) -> None:
     ("given", "shown"),
     [
         ("plain", "plain"),
-        ("a\x00b", "a␀b"),
+        ("a\x00b", "a⟨U+0000⟩b"),
         ("\x7f\x9b", "⟨U+007F⟩⟨U+009B⟩"),
         ("é\n\t", "é\n\t"),
         ("\ud800", "⟨U+D800⟩"),

@@ -15,7 +15,6 @@ _HIDDEN: Final = frozenset(
 )
 _DEL: Final = 0x7F
 _C1_END: Final = 0xA0
-_PICTURES: Final = 0x2400  # the block of pictures of control characters
 _SURROGATES: Final = range(0xD800, 0xE000)
 _TAGS: Final = range(0xE0000, 0xE0080)
 _BYTES_STEP: Final = 1024
@@ -103,5 +102,4 @@ def _is_seen(char: str) -> bool:
 
 
 def _told(char: str) -> str:
-    code = ord(char)
-    return chr(_PICTURES + code) if code < ord(" ") else f"⟨U+{code:04X}⟩"
+    return f"⟨U+{ord(char):04X}⟩"
