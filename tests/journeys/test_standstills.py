@@ -1,0 +1,130 @@
+"""Pauses, holds and outages over stops and restarts of the real process, and replays as people ask for them."""
+
+import json
+import time
+from collections.abc import Callable
+
+import aiohttp
+import pytest
+
+from forwarder.demo.behaviour import UNAVAILABLE, WRONG_KEY, Behaviour
+from forwarder.demo.courier_api import CourierApi
+from forwarder.demo.data_plane import DataPlane
+from forwarder.demo.listener import Asked
+from forwarder.demo.process import DaemonProcess
+from forwarder.model import RouteName
+
+pytestmark = pytest.mark.journey
+
+OUTBOUND = RouteName.COURIER_TO_RUDDERSTACK.value
+INBOUND = RouteName.RUDDERSTACK_TO_COURIER.value
+STOP_MAX_S = 5.0
+
+MakeDaemon = Callable[[dict[str, str]], DaemonProcess]
+
+
+async def post_events(http: aiohttp.ClientSession, daemon: DaemonProcess, key: str, numbers: range) -> None:
+    """Post so many events of the internal bus, each exported."""
+    for number in numbers:
+        data = {"id": f"m-{number}", "status": "SENT", "recipient": f"r-{number}", "sent": 1_700_000_000_000 + number}
+        event = {"type": "message:updated", "data": data}
+        headers = {"Authorization": f"Bearer {key}"}
+        async with http.post(f"{daemon.url}/events", json=event, headers=headers) as answer:
+            assert answer.status == 200
+
+
+async def operate(http: aiohttp.ClientSession, daemon: DaemonProcess, path: str, body: object = None) -> int:
+    """Ask the operator's API to do something; return how many events it was."""
+    async with http.post(f"{daemon.operator_url}{path}", json=body) as answer:
+        assert answer.status == 200, await answer.text()
+        return int((await answer.json()).get("replayed", 0))
+
+
+async def state_of(http: aiohttp.ClientSession, daemon: DaemonProcess, route: str) -> str:
+    """Return what the status says of a route."""
+    async with http.get(f"{daemon.operator_url}/api/status") as answer:
+        return {one["name"]: str(one["state"]) for one in (await answer.json())["routes"]}[route]
+
+
+async def test_a_pause_outlives_a_restart(
+    make_daemon: MakeDaemon, http: aiohttp.ClientSession, plane: DataPlane, outbound: dict[str, str]
+) -> None:
+    """A paused route takes events and sends none, also after kill -9; resumed it delivers all of them."""
+    daemon = make_daemon(outbound)
+    await daemon.start()
+    await operate(http, daemon, f"/api/routes/{OUTBOUND}/pause")
+    await post_events(http, daemon, outbound["FORWARDER_EVENTS_KEY"], range(20))
+    await daemon.kill()
+    await daemon.start()
+    await post_events(http, daemon, outbound["FORWARDER_EVENTS_KEY"], range(20, 25))
+    assert await state_of(http, daemon, OUTBOUND) == "paused"
+    assert (plane.requests, (await daemon.books(OUTBOUND))["pending"]) == (0, 25)
+    await operate(http, daemon, f"/api/routes/{OUTBOUND}/resume")
+    books = await daemon.wait_for_books(OUTBOUND, lambda books: books["pending"] == 0)
+    assert books["delivered"] == 25
+
+
+@pytest.mark.parametrize("trouble", [UNAVAILABLE, WRONG_KEY], ids=["outage", "hold"])
+async def test_a_stop_does_not_wait_for_a_destination_in_trouble(
+    make_daemon: MakeDaemon,
+    http: aiohttp.ClientSession,
+    plane: DataPlane,
+    outbound: dict[str, str],
+    trouble: Behaviour,
+) -> None:
+    """SIGTERM ends a daemon that backs off or is held at once and well; the next start delivers what waited."""
+    plane.script.behave(trouble)
+    daemon = make_daemon(outbound)
+    await daemon.start()
+    await post_events(http, daemon, outbound["FORWARDER_EVENTS_KEY"], range(150))
+    assert await plane.wait_for_requests(2 if trouble is UNAVAILABLE else 1, timeout_s=10)
+    started_s = time.monotonic()
+    assert await daemon.stop() == 0
+    assert time.monotonic() - started_s < STOP_MAX_S
+    plane.script.heal()
+    await daemon.start()
+    books = await daemon.wait_for_books(OUTBOUND, lambda books: books["pending"] == 0)
+    assert (books["delivered"], books["dead"]) == (150, 0)
+
+
+async def test_an_events_attempts_show_while_it_waits(
+    make_daemon: MakeDaemon, http: aiohttp.ClientSession, plane: DataPlane, outbound: dict[str, str]
+) -> None:
+    """During an outage the event's own view lists what the destination answered so far."""
+    plane.script.behave(UNAVAILABLE)
+    daemon = make_daemon(outbound)
+    await daemon.start()
+    await post_events(http, daemon, outbound["FORWARDER_EVENTS_KEY"], range(1))
+    assert await plane.wait_for_requests(3, timeout_s=20)
+    async with http.get(f"{daemon.operator_url}/api/events/1") as answer:
+        shown = await answer.json()
+    assert shown["state"] == "pending"
+    assert [attempt["status"] for attempt in shown["attempt_log"]][:2] == [503, 503]
+
+
+async def test_a_replay_does_nothing_twice_unless_asked(
+    make_daemon: MakeDaemon, http: aiohttp.ClientSession, courier: CourierApi, inbound: dict[str, str]
+) -> None:
+    """A delivered event that is replayed makes no call again; asked for everything it does, under keys of their own."""
+    asked: list[Asked] = []
+    courier.on_request = asked.append
+    daemon = make_daemon(inbound)
+    await daemon.start()
+    call = {"type": "identify", "userId": "customer-0", "messageId": "m-1", "traits": {"n": 1}}
+    headers = {"Authorization": f"Bearer {inbound['FORWARDER_INBOUND_KEYS']}"}
+    async with http.post(f"{daemon.url}/inbound/rudderstack", data=json.dumps(call), headers=headers) as answer:
+        assert answer.status == 202
+    await daemon.wait_for_books(INBOUND, lambda books: books["delivered"] == 1)
+    first = len(asked)
+    assert first
+
+    assert await operate(http, daemon, "/api/replay", {"sequences": [1]}) == 1
+    await daemon.wait_for_books(INBOUND, lambda books: books["delivered"] == 1)
+    assert len(asked) == first
+
+    assert await operate(http, daemon, "/api/replay", {"sequences": [1], "everything": True}) == 1
+    await daemon.wait_for_books(INBOUND, lambda books: books["delivered"] == 1)
+    assert len(asked) == 2 * first
+    keys = [one.headers.get("idempotency-key") for one in asked]
+    assert keys[0] is not None
+    assert len(set(keys)) == len(keys)
