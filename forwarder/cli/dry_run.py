@@ -3,10 +3,10 @@
 import difflib
 import json
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from types import MappingProxyType
+from typing import Any, BinaryIO
 
 import click
 
@@ -24,10 +24,15 @@ from forwarder.model import Delivery, Filtered, Lease, RouteName, Unmapped
 from forwarder.rudderstack import wire
 from forwarder.rudderstack.calls import TrackCalls
 from forwarder.settings import Settings
+from forwarder.web import elements
+from forwarder.web.elements import Element, NotJson, TooManyElements
 
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK.value, RouteName.RUDDERSTACK_TO_COURIER.value
 
 Outcome = dict[str, Any]
+
+_SOURCES = MappingProxyType({OUTBOUND: ("webhook", "events"), INBOUND: ("rudderstack", "segment", "v1")})
+_NO_OBJECT = MappingProxyType({"outcome": "dead", "reason": "not a JSON object"})
 
 
 @click.command(
@@ -42,7 +47,7 @@ Outcome = dict[str, Any]
 @click.option(
     "--source",
     help="The door it would come through: webhook or events; rudderstack, segment or v1. Default: the route's first.",
-    type=click.Choice(["webhook", "events", "rudderstack", "segment", "v1"]),
+    type=click.Choice([source for sources in _SOURCES.values() for source in sources]),
 )
 @click.option("--received-at", type=click.DateTime(), help="When it would arrive, in UTC, for events without a time.")
 @click.option(
@@ -50,7 +55,7 @@ Outcome = dict[str, Any]
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Compare with this JSON file: exit 1 and a diff when it differs.",
 )
-@click.argument("file", type=click.File("r", encoding="utf-8"))
+@click.argument("file", type=click.File("rb"))
 @click.pass_context
 def map_(
     ctx: click.Context,
@@ -59,13 +64,15 @@ def map_(
     source: str | None,
     received_at: datetime | None,
     expect: Path | None,
-    file: TextIO,
+    file: BinaryIO,
 ) -> None:
     """Print what would be sent for the event in FILE (- for standard input).
 
     Uses FORWARDER_EVENT_NAMES, FORWARDER_EVENTS and FORWARDER_RULES outbound, FORWARDER_LINKS and
     FORWARDER_INBOUND_MODE inbound. FILE holds one JSON object, or an array of them, which prints an array.
     """
+    if source is not None and source not in _SOURCES[route]:
+        raise click.UsageError(f"--source {source} is no door of {route}: {', '.join(_SOURCES[route])}")
     at_ms = round(received_at.replace(tzinfo=UTC).timestamp() * 1000) if received_at else time.time_ns() // 1_000_000
     mapped = _mapped(file, route, source, at_ms)
     text = json.dumps(mapped, indent=2, ensure_ascii=False, sort_keys=True)
@@ -80,21 +87,25 @@ def map_(
     ctx.exit(FAILED)
 
 
-def _mapped(file: TextIO, route: str, source: str | None, at_ms: int) -> Outcome | list[Outcome]:
+def _mapped(file: BinaryIO, route: str, source: str | None, at_ms: int) -> Any:
     settings = command_settings()
-    given = _json(file.read(), file.name)
+    found, is_one = _elements(file)
     if route == OUTBOUND:
         outbound = outbound_mapper(settings)
-        made = [
-            outbound_outcome(outbound, payload, at_ms=at_ms, source=source or "webhook") for payload in _payloads(given)
-        ]
+        made = [outbound_outcome(outbound, one, at_ms=at_ms, source=source or "webhook") for one in found]
     else:
         inbound = inbound_mapper(settings)
-        made = [
-            inbound_outcome(inbound, payload, at_ms=at_ms, source=source or "rudderstack")
-            for payload in _payloads(given)
-        ]
-    return made if isinstance(given, list) else made[0]
+        made = [inbound_outcome(inbound, one, at_ms=at_ms, source=source or "rudderstack") for one in found]
+    return made[0] if is_one else made
+
+
+def _elements(file: BinaryIO) -> tuple[list[Element | None], bool]:
+    """Cut the file as the doors do, so that what they put right is put right here; True for a lone event."""
+    try:
+        body = elements.trimmed(file.read())
+        return list(elements.from_array(body)), not body.startswith(b"[")
+    except (NotJson, TooManyElements) as error:
+        raise CommandFailed(f"{file.name} is no JSON: {error}") from None
 
 
 def outbound_mapper(settings: Settings) -> CourierToRudderStack:
@@ -115,19 +126,22 @@ def inbound_mapper(settings: Settings) -> RudderstackToCourier:
     return RudderstackToCourier.of(lambda: pinned.links, pinned, is_relay=settings.inbound_mode == "relay")
 
 
-def outbound_outcome(mapper: CourierToRudderStack, payload: bytes, *, at_ms: int, source: str) -> Outcome:
+def outbound_outcome(mapper: CourierToRudderStack, one: Element | None, *, at_ms: int, source: str) -> Outcome:
     """Map one webhook; `{"outcome": …, "call"?: …, "reason"?: …}`."""
-    outcome: Outcome = json.loads(explain(mapper, payload, received_at_ms=at_ms, source=source).as_json())
+    if one is None:
+        return dict(_NO_OBJECT)
+    outcome: Outcome = json.loads(explain(mapper, one.payload, received_at_ms=at_ms, source=source).as_json())
     return outcome
 
 
-def inbound_outcome(mapper: RudderstackToCourier, payload: bytes, *, at_ms: int, source: str) -> Outcome:
+def inbound_outcome(mapper: RudderstackToCourier, one: Element | None, *, at_ms: int, source: str) -> Outcome:
     """Map one call; `{"outcome": …, "calls"?: [{"operation", "body"}], "reason"?: …}`."""
-    event = json.loads(payload)
-    if isinstance(event, Mapping):
-        envelope = wire.envelope(event, payload, received_at_ms=at_ms, source=source, unique=bytes)
+    if one is None:
+        return dict(_NO_OBJECT)
+    if one.value is None:
+        envelope = wire.unreadable(one.payload, received_at_ms=at_ms, source=source)
     else:
-        envelope = wire.unreadable(payload, received_at_ms=at_ms, source=source)
+        envelope = wire.envelope(one.value, one.payload, received_at_ms=at_ms, source=source, unique=bytes)
     lease = Lease(sequence=1, attempt=1, first_failed_at_ms=None, progress=b"", envelope=envelope)
     try:
         mapped = mapper.map(lease)
@@ -144,10 +158,6 @@ def inbound_outcome(mapper: RudderstackToCourier, payload: bytes, *, at_ms: int,
 
 def _shown(delivery: Delivery) -> Outcome:
     return {"operation": delivery.operation, "body": json.loads(delivery.body) if delivery.body else None}
-
-
-def _payloads(given: Any) -> list[bytes]:
-    return [json.dumps(one).encode() for one in (given if isinstance(given, list) else [given])]
 
 
 def _json(text: str, name: str) -> Any:

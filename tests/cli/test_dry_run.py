@@ -88,6 +88,29 @@ def test_inbound_events_become_calls(shell: Shell, tmp_path: Path, event: Any, o
     assert (told["calls"][0]["operation"] == "POST /profiles/u1") if outcome == "sent" else told["reason"]
 
 
+@pytest.mark.parametrize("route", ["courier_to_rudderstack", "rudderstack_to_courier"])
+def test_what_the_doors_put_right_is_put_right_here(shell: Shell, tmp_path: Path, route: str) -> None:
+    """A lone surrogate becomes U+FFFD, as at the door; a number beyond a double is dead, as there."""
+    path = tmp_path / "event.json"
+    event: dict[str, Any] = _WEBHOOK
+    if route == "rudderstack_to_courier":
+        event = {"type": "identify", "userId": "u1", "data": {}}
+    text = json.dumps(event | {"data": event["data"] | {"x": "MARK"}})
+    path.write_text(text.replace("MARK", "\\ud800"))
+    assert json.loads(shell("map", "--route", route, str(path)).stdout)["outcome"] == "sent"
+    path.write_text(text.replace('"MARK"', "1e400"))
+    told = json.loads(shell("map", "--route", route, str(path)).stdout)
+    assert told["outcome"] == "dead"
+    assert "out of range" in told["reason"]
+
+
+def test_a_door_of_the_other_route_is_wrong_usage(shell: Shell, tmp_path: Path) -> None:
+    """--source names a door of the chosen route, else the command ends with 2 and names those."""
+    result = shell("map", "--route", "rudderstack_to_courier", "--source", "webhook", _file(tmp_path, _TRACK))
+    assert result.exit_code == 2
+    assert "rudderstack, segment, v1" in result.stderr
+
+
 def test_pinned_links_apply(shell: Shell, tmp_path: Path) -> None:
     """A link in FORWARDER_LINKS maps the event."""
     links = tmp_path / "links.toml"
