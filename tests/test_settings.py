@@ -127,6 +127,7 @@ def test_an_incomplete_route_says_what_is_missing(environ: dict[str, str], said:
         ("FORWARDER_DRAIN_MAX_S", "-1", "seconds"),
         ("FORWARDER_EVENTS", ", ,", "no name"),
         ("FORWARDER_SPOOL", "memory", "it is none of sqlite, jetstream"),
+        ("FORWARDER_NATS_MONITOR_URL", "http://u:hunter2@nats:8222", "it contains credentials"),
         ("FORWARDER_EVENTS", "native,Message Snt", "did you mean Message Sent?"),
         ("FORWARDER_LOG_LEVEL", "warn", "did you mean warning?"),
         ("FORWARDER_RULES", "/nowhere.toml", "no such file"),
@@ -158,6 +159,22 @@ def test_all_problems_come_together(tmp_path: Path) -> None:
     )
     assert len(text.splitlines()) == 5
     assert "FORWARDER_LISTN: there is no such setting (did you mean FORWARDER_LISTEN?)" in text
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("COURIER_KEY", " (did you mean COURIER_API_KEY?)"),
+        ("FORWARDER_WEBHOOK_SECRET", " (did you mean COURIER_WEBHOOK_SECRET?)"),
+        ("RUDDERSTACK_WRITEKEY", " (did you mean RUDDERSTACK_WRITE_KEY?)"),
+        ("FORWARDER_X", ""),
+        ("FORWARDER_", ""),
+    ],
+)
+def test_an_unknown_name_is_likened_to_what_it_resembles(variable: str, meant: str, tmp_path: Path) -> None:
+    """The prefix neither makes names alike nor keeps a wrong one from being corrected."""
+    text = _problems(_OUTBOUND | {variable: "x"}, tmp_path)
+    assert f"{variable}: there is no such setting{meant}. Remove it" in text
 
 
 def test_commands_need_no_route(tmp_path: Path) -> None:

@@ -3,10 +3,10 @@
 `conflicts` are errors: the daemon would run into them. `doubts` are what `forwarder check` warns of.
 """
 
+import difflib
 import re
 from collections.abc import Collection, Mapping
 
-from forwarder.settings.choices import did_you_mean
 from forwarder.settings.model import Settings
 from forwarder.settings.routes import route_problems
 from forwarder.settings.sources import Found
@@ -23,11 +23,17 @@ _KUBERNETES = re.compile(
 def unknown(found: Mapping[str, Found], known: Collection[str]) -> list[str]:
     """Return the variables that mean nothing to us, each with the one that was probably meant."""
     return [
-        f"{variable}: there is no such setting{did_you_mean(variable, sorted(known))}. "
-        f"Remove it, or correct its name ({one.origin})."
+        f"{variable}: there is no such setting{_meant(variable, known)}. Remove it, or correct its name ({one.origin})."
         for variable, one in found.items()
         if variable not in known and not is_of_kubernetes(variable)
     ]
+
+
+def _meant(variable: str, known: Collection[str]) -> str:
+    # Without the prefixes, which make everything look alike and are themselves what is often wrong.
+    by_rest = {name.partition("_")[2]: name for name in sorted(known)}
+    near = difflib.get_close_matches(variable.partition("_")[2], by_rest, n=1, cutoff=0.6)
+    return f" (did you mean {by_rest[near[0]]}?)" if near else ""
 
 
 def is_of_kubernetes(variable: str) -> bool:

@@ -91,6 +91,8 @@ def monitor_url(text: str) -> str:
     parts = _url(text)
     if parts.scheme not in ("http", "https"):
         raise ValueError("it does not start with http:// or https://")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("it contains credentials, which would end in logs")
     return text.rstrip("/")
 
 
