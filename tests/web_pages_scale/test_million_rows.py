@@ -1,0 +1,113 @@
+"""With a million events in the spool every page and every question of the API is answered at once."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from itertools import combinations
+from urllib.parse import urlencode
+
+import aiohttp
+import pytest
+
+from forwarder.demo.process import DaemonProcess
+
+pytestmark = [pytest.mark.journey, pytest.mark.slow]
+
+ANSWER_S_MAX = 0.2
+_TIMES = 5
+_TIMES_MAX = 25  # another test may have the processors just then
+_RARE = 17  # as in the conftest
+_PAGES = (
+    "/",
+    "/events",
+    "/destination-events",
+    "/destination-events?sort=event&order=asc",
+    "/destination-events/link",
+    "/dead-letters",
+    f"/dead-letters/{_RARE}/edit",
+    "/settings",
+    "/audit",
+    "/audit?limit=500",
+    "/events/999999",
+    f"/events/{_RARE}",
+    "/messages/1-249999-15f7d6ba51bf2298",
+    "/messages/1-5-15f7d6ba51bf2298",
+    "/messages/nobody-knows-it",
+    "/api/status",
+    "/api/event-types?limit=500",
+    "/api/reasons?state=dead",
+    "/api/reasons?state=unmapped&limit=500",
+    "/api/audit?limit=500",
+    "/api/settings",
+    "/api/links",
+    "/api/openapi.json",
+    f"/api/events/{_RARE}",
+    "/metrics",
+)
+# Common, rare and absent values of every filter; all pairs of two different filters are asked for.
+_FILTERS = (
+    ("before", "500000"),
+    ("before", "40"),
+    ("route", "courier_to_rudderstack"),
+    ("route", "rudderstack_to_courier"),
+    ("state", "pending"),
+    ("state", "delivered"),
+    ("state", "dead"),
+    ("event", "Message Sent"),
+    ("event", "Product Viewed 7"),
+    ("event", "Rare Event"),
+    ("event", "Never Seen"),
+    ("user_id", "user-4711"),
+    ("user_id", "rare-user"),
+    ("user_id", "nobody"),
+    ("message_id", "1-5-15f7d6ba51bf2298"),
+    ("message_id", "none"),
+    ("reason", "the destination refused it: field 305 is invalid"),
+    ("reason", "the destination refused it: field 600 is invalid"),
+    ("reason", "never given"),
+    ("text", "order-999"),
+    ("text", "nowhere in any payload"),
+    ("from", "2001-01-01"),
+    ("to", "2001-01-01"),
+)
+
+
+def listings() -> Sequence[str]:
+    """Return the listings with each filter, and with all pairs of two."""
+    pairs = (pair for pair in combinations(_FILTERS, 2) if pair[0][0] != pair[1][0])
+    alone = ((one,) for one in _FILTERS)
+    return [f"/api/events?{urlencode(asked)}" for asked in (*alone, *pairs)]
+
+
+async def took_s(http: aiohttp.ClientSession, path: str) -> float:
+    """Return how long one answer took, with its whole body."""
+    started_s = time.perf_counter()
+    async with http.get(path) as answer:
+        await answer.read()
+        assert answer.status in (200, 404), path
+    return time.perf_counter() - started_s
+
+
+async def median_s(http: aiohttp.ClientSession, path: str, *, times: int) -> float:
+    """Return the median of so many answers; of more of them where it is too long, of the latest."""
+    times_s = [await took_s(http, path) for _ in range(times)]
+    while statistics.median(times_s[-times:]) >= ANSWER_S_MAX and len(times_s) < _TIMES_MAX:
+        times_s.append(await took_s(http, path))
+    return statistics.median(times_s[-times:])
+
+
+async def test_every_answer_takes_less_than_200_ms(daemon: DaemonProcess) -> None:
+    """Pages at the median of five answers; listings by any filter and by any two, common, rare or nowhere, at once.
+
+    One test, not two: workers that run beside each other would each make the million.
+    """
+    async with aiohttp.ClientSession(daemon.operator_url) as http:
+        cold_s = {path: await took_s(http, path) for path in _PAGES}
+        median = {path: await median_s(http, path, times=_TIMES) for path in _PAGES}
+        listed = {path: await median_s(http, path, times=1) for path in listings()}
+
+    for path in _PAGES:
+        print(f"{path:60}{cold_s[path] * 1000:8.1f} ms cold{median[path] * 1000:8.1f} ms")  # noqa: T201 - for -s
+    for path in sorted(listed, key=lambda path: -listed[path])[:20]:
+        print(f"{path:110}{listed[path] * 1000:8.1f} ms")  # noqa: T201 - for -s
+    assert {path: took for path, took in (median | listed).items() if took >= ANSWER_S_MAX} == {}
