@@ -9,6 +9,7 @@ from forwarder.flow.concurrency import ConcurrencyLimit
 from forwarder.flow.delivery import BatchDelivery, DeliveryLimits
 from forwarder.flow.families import Families
 from forwarder.flow.gate import PROBE_EVERY_S, Gate
+from forwarder.flow.guarded import GuardedSink
 from forwarder.flow.route import Route
 from forwarder.flow.settlement import Settlement
 from forwarder.model import RouteName
@@ -36,7 +37,7 @@ def batch_route(
     delivery = BatchDelivery(
         route=name,
         mapper=mapper,
-        sink=sink,
+        sink=GuardedSink(sink, clock=clock),
         settlement=Settlement(route=name, spool=spool, reporter=reporter, clock=clock),
         limits=limits,
         concurrency=ConcurrencyLimit(initial=1, floor=1, ceiling=concurrency_max),
@@ -74,7 +75,7 @@ def call_route(
     families = Families(route=name, gate=gate, make_gate=make_gate, reporter=reporter, clock=clock, rng=rng)
     carrier = Carrier(
         route=name,
-        sink=sink,
+        sink=GuardedSink(sink, clock=clock),
         settlement=settlement,
         concurrency=concurrency,
         families=families,

@@ -595,3 +595,24 @@ async def test_a_probe_that_cannot_be_read_is_asked_for_again(bench: Any, spool:
         is_wrong = False
         await run.settled()
     assert spool.states() == {State.DELIVERED: 5}
+
+
+async def test_a_bug_in_the_sink_costs_one_event_time(bench: Any, spool: Any) -> None:
+    """An error that nobody thought of ends nothing: the others get through, and its text is not logged."""
+    _fill(spool, 7)
+    spool.add(POISON)
+
+    def judge(batch: Batch) -> Verdict:
+        if _has_poison(batch):
+            raise KeyError(POISON)
+        return Delivered()
+
+    run = bench(judge)
+    async with run.running():
+        async with asyncio.timeout(10):
+            while any(spool.rows[sequence].state is State.PENDING for sequence in range(1, 8)):
+                spool.add(b"{}")
+                await asyncio.sleep(0.01)  # others pass, which tells the batch from an outage
+    assert spool.rows[8].state is State.PENDING
+    assert spool.rows[8].attempts[-1].reason == "a bug in the sink: KeyError"
+    assert not any("poison" in str(line) for line in run.reporter.lines)

@@ -444,3 +444,23 @@ async def test_memory_is_flat(call_bench: Any, spool: Any) -> None:
         await run.settled()
     assert spool.lent_max <= 16
     assert run.sink.in_flight_max <= 8
+
+
+async def test_a_bug_in_the_sink_blocks_one_user(call_bench: Any, spool: Any) -> None:
+    """A call that nobody can make waits with an unknown outcome; the other users go on."""
+    _add(spool, "send:bad", "u")
+    for number in range(5):
+        _add(spool, f"send:{number}", f"v{number}")
+
+    def judge(batch: Batch) -> Verdict:
+        if batch.deliveries[0].operation.endswith("bad"):
+            raise UnicodeError
+        return Delivered()
+
+    run = call_bench(judge)
+    async with run.running():
+        await run.until(lambda: spool.states()[State.DELIVERED] == 5)
+        await run.until(lambda: len(spool.rows[1].attempts) >= 3)
+    keys = {batch.deliveries[0].idempotency_key for batch in run.sink.batches if "bad" in str(batch)}
+    assert len(keys) == 1
+    assert spool.rows[1].state is State.PENDING
