@@ -203,7 +203,7 @@ class _Taking:
             if not transaction.knows_event_type(key):
                 if transaction.event_types_of(key[0]) >= transaction.limits.event_types_max:
                     continue
-                transaction.new_event_types.add(key)
+                transaction.learn_event_type(key)
             transaction.execute(
                 "INSERT INTO event_types VALUES (?1, ?2, ?3, ?4, ?5, ?5) ON CONFLICT DO UPDATE "
                 "SET count = count + excluded.count, last_at_ms = max(last_at_ms, excluded.last_at_ms)",

@@ -4,7 +4,7 @@ The books, the known reasons and the known event types are held in memory and in
 here and reach memory only when the commit succeeded, so that a rolled-back transaction leaves no trace.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,6 +56,7 @@ class Memory:
     sequence: int = 0  # the last one given
     books: dict[tuple[int, int], int] = field(default_factory=dict)
     event_types: set[tuple[int, str, str]] = field(default_factory=set)
+    types_per_route: Counter[int] = field(default_factory=Counter)
 
     def history(self) -> int:
         """Return how many events ever became history that may yield."""
@@ -74,6 +75,7 @@ class Transaction:
         self.now_ms = now_ms
         self.sequence = memory.sequence
         self.new_event_types: set[tuple[int, str, str]] = set()
+        self._new_types_per_route: Counter[int] = Counter()
         self.quarantined: list[int] = []
         self._memory = memory
         self._changes: BookChanges = defaultdict(int)
@@ -84,8 +86,12 @@ class Transaction:
 
     def event_types_of(self, route: int) -> int:
         """Return how many distinct types the route has."""
-        known = self._memory.event_types | self.new_event_types
-        return sum(1 for key in known if key[0] == route)
+        return self._memory.types_per_route[route] + self._new_types_per_route[route]
+
+    def learn_event_type(self, key: tuple[int, str, str]) -> None:
+        """Hear of a type that gets its row in this transaction."""
+        self.new_event_types.add(key)
+        self._new_types_per_route[key[0]] += 1
 
     def book(self, route: int, account: int, amount: int) -> None:
         """Add to an account of the books."""
@@ -126,6 +132,7 @@ class Transaction:
         memory.sequence = self.sequence
         if self.new_event_types:
             memory.event_types |= self.new_event_types
+            memory.types_per_route.update(self._new_types_per_route)
 
 
 def load_memory(connection: Reader) -> Memory:
@@ -137,4 +144,5 @@ def load_memory(connection: Reader) -> Memory:
         sequence=row[0] if row else 0,
         books={(route, account): amount for route, account, amount in books},
         event_types=set(types),
+        types_per_route=Counter(route for route, _, _ in types),
     )
