@@ -177,21 +177,25 @@ def test_following_prints_what_comes(filled: Shell, daemon: Daemon) -> None:
 
     def on_print(text: str) -> None:
         printed.append(text)
-        if len(printed) == 2:
-            running.append(77)
-        if len(printed) == 3:
+        if len(printed) in {2, 3}:
+            running.append(75 + len(printed))
+        if len(printed) == 4:
             raise KeyboardInterrupt
 
     result = filled(
         "events", "--follow", "--json", "--limit", "2", heard=on_print, FORWARDER_OPERATOR_LISTEN=running.address
     )
     assert result.exit_code == 0
-    assert [json.loads(text)["event"] for text in printed][-1] == "Message Opened"
+    assert [json.loads(text)["event"] for text in printed][-2:] == ["Message Opened", "Message Opened"]
     assert [json.loads(text)["message_id"] for text in printed[:2]] == ["m5", "m6"]
 
 
-def test_following_a_state_prints_what_comes_into_it(filled: Shell, daemon: Daemon) -> None:
-    """An old event that dies after a newer one is printed too, once."""
+@pytest.mark.parametrize("page", [500, 3], ids=["all on one page", "a full page"])
+def test_following_a_state_prints_what_comes_into_it(
+    filled: Shell, daemon: Daemon, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    """An old event that dies after a newer one is printed too, once, as far as one page of events looks back."""
+    monkeypatch.setattr("forwarder.cli.events._PAGE", page)
     running = daemon()
     printed: list[int] = []
 
