@@ -122,7 +122,7 @@ class Pair:
         if lease is not None:
             self.lent.append(lease.sequence)
 
-    async def do_complete(self, picks: list[int], state: State, has_attempt: bool) -> None:  # noqa: FBT001 - drawn
+    async def do_complete(self, picks: list[int], state: State, has_attempt: bool) -> None:  # noqa: FBT001 - drawn by hypothesis
         """Complete."""
         sequences = self.chosen(picks)
         reason = "" if state is State.DELIVERED else f"was {state}"
@@ -135,7 +135,7 @@ class Pair:
         await self.both("bury", sequences, reason=reason, attempt=self.attempt(has_one=True))
         self.lent = [s for s in self.lent if s not in sequences]
 
-    async def do_release(self, picks: list[int], delay: int, counts: bool, has_attempt: bool) -> None:  # noqa: FBT001 - drawn
+    async def do_release(self, picks: list[int], delay: int, counts: bool, has_attempt: bool) -> None:  # noqa: FBT001 - drawn by hypothesis
         """Release."""
         sequences = self.chosen(picks)
         due_ms = self.clock.now_ms + delay if delay >= 0 else 0
@@ -143,7 +143,7 @@ class Pair:
         await self.both("release", sequences, not_before_ms=due_ms, reason="busy", attempt=attempt, counts=counts)
         self.lent = [s for s in self.lent if s not in sequences]
 
-    def attempt(self, has_one: bool) -> Attempt | None:  # noqa: FBT001 - drawn
+    def attempt(self, has_one: bool) -> Attempt | None:  # noqa: FBT001 - drawn by hypothesis
         """Return an attempt, or none."""
         if not has_one:
             return None
@@ -160,7 +160,7 @@ class Pair:
         """Record an attempt."""
         await self.both("record", self.chosen(picks), self.attempt(has_one=True))
 
-    async def do_exhume(self, sequences: list[int], everything: bool) -> None:  # noqa: FBT001 - drawn
+    async def do_exhume(self, sequences: list[int], everything: bool) -> None:  # noqa: FBT001 - drawn by hypothesis
         """Replay."""
         await self.both("exhume", sequences, everything=everything)
 

@@ -34,7 +34,7 @@ class TableStream:
     ) -> None:
         compare, order = (">=", "ASC") if is_up else ("<=", "DESC")
         # Table and condition are this package's own words; values are bound.
-        select = f"SELECT sequence FROM {table} WHERE {condition} AND sequence"  # noqa: S608
+        select = f"SELECT sequence FROM {table} WHERE {condition} AND sequence"  # noqa: S608 - our own tables and columns
         self._sql = f"{select} {compare} ? ORDER BY sequence {order} LIMIT {_CHUNK}"
         self._one_sql = f"{select} = ?"
         self._connection = connection
