@@ -23,6 +23,7 @@ class Commits:
         self._loop = loop
         self._submit = submit
         self._pending: set[asyncio.Future[Any]] = set()
+        self._is_ended = False
 
     async def append(self, envelopes: Sequence[Envelope]) -> Receipt:
         """Store envelopes; they share a commit with whatever else is queued."""
@@ -75,12 +76,15 @@ class Commits:
         return future
 
     def end(self) -> None:
-        """Tell whoever still waits that the spool is closed."""
+        """Tell whoever still waits, and whoever comes, that the spool is closed."""
+        self._is_ended = True
         for future in list(self._pending):
             if not future.done():
                 future.set_exception(SpoolClosed("the spool is closed"))
 
     def _future(self) -> "asyncio.Future[Any]":
+        if self._is_ended:
+            raise SpoolClosed("the spool is closed")
         future: asyncio.Future[Any] = self._loop.create_future()
         self._pending.add(future)
         future.add_done_callback(self._pending.discard)

@@ -9,8 +9,10 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
+from operator import attrgetter
 
 from forwarder.model import Envelope, Lease, Replay
+from forwarder.spool.due import earlier, is_due
 from forwarder.spool.store.feed import Fed, FeedWish
 from forwarder.spool.store.lanes import Promoted
 from forwarder.spool.store.settlement import Released
@@ -81,7 +83,7 @@ class LendingDesk:
         room = bytes_max
         while self._ripe and len(leases) < retry_max:
             if leases and self._ripe[0].size > room:
-                return _by_sequence(leases)
+                return sorted(leases, key=attrgetter("sequence"))
             candidate = self._ripe.popleft()
             self._held.discard(candidate.sequence)
             if self._lend(candidate):
@@ -97,7 +99,7 @@ class LendingDesk:
                 leases.append(next_one.lease)
                 room -= next_one.size
                 fresh += 1
-        return _by_sequence(leases)
+        return sorted(leases, key=attrgetter("sequence"))
 
     def lend_newest(self, candidate: Candidate) -> Lease | None:
         """Lend one that was read from the other end, wherever the desk has it by now."""
@@ -105,6 +107,13 @@ class LendingDesk:
             return None
         candidate = self._withdraw(candidate.sequence) or candidate
         return candidate.lease if self._lend(candidate) else None
+
+    def take_back(self, leases: Iterable[Lease]) -> None:
+        """Hear that whom these were lent to is gone: they are read anew, wherever they stand by now."""
+        for lease in leases:
+            if (candidate := self.lent.pop(lease.sequence, None)) is not None:
+                self._free_lane(candidate.lane)
+                self.reset()
 
     def take_newest(self) -> Lease | None:
         """Lend the newest at hand; only right when the desk has caught up and nothing is due."""
@@ -155,7 +164,7 @@ class LendingDesk:
         for is_retry in (0, 1):
             for candidate in fed.due[is_retry]:
                 self._take_due(candidate, is_retry)
-            self._next_due_ms[is_retry] = _earlier(fed.next_due_ms[is_retry], self._heard_due_ms[is_retry])
+            self._next_due_ms[is_retry] = earlier(fed.next_due_ms[is_retry], self._heard_due_ms[is_retry])
 
     def settled(self, candidates: Iterable[Candidate]) -> None:
         """Hear that lent events are settled."""
@@ -199,6 +208,10 @@ class LendingDesk:
         self._next_due_ms = [0, 0]
         self.generation += 1
 
+    def clock_went_back(self) -> None:
+        """Hear that what was known of due times may be wrong."""
+        self._next_due_ms = [0, 0]
+
     def noted(self, sequence: int, progress: bytes) -> None:
         """Hear of a lent event's progress."""
         candidate = self.lent.get(sequence)
@@ -210,12 +223,12 @@ class LendingDesk:
 
     def _due_now(self, is_retry: int, now_ms: int) -> bool:
         at_ms = self._next_due_ms[is_retry]
-        return at_ms is not None and at_ms <= now_ms
+        return at_ms is not None and is_due(at_ms, now_ms=now_ms)
 
     def _heard_due(self, due: tuple[int, int]) -> None:
         is_retry, at_ms = due
-        self._next_due_ms[is_retry] = _earlier(self._next_due_ms[is_retry], at_ms)
-        self._heard_due_ms[is_retry] = _earlier(self._heard_due_ms[is_retry], at_ms)
+        self._next_due_ms[is_retry] = earlier(self._next_due_ms[is_retry], at_ms)
+        self._heard_due_ms[is_retry] = earlier(self._heard_due_ms[is_retry], at_ms)
 
     def _take_due(self, candidate: Candidate, is_retry: int) -> None:
         if candidate.sequence in self.lent or candidate.sequence in self._held:
@@ -284,13 +297,3 @@ class LendingDesk:
                 self._ripe.appendleft(candidate)
             else:
                 heappush(self._returned, (candidate.sequence, candidate))
-
-
-def _by_sequence(leases: list[Lease]) -> list[Lease]:
-    return sorted(leases, key=lambda lease: lease.sequence)
-
-
-def _earlier(one: int | None, other: int | None) -> int | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return min(one, other)

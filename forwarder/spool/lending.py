@@ -37,6 +37,7 @@ class Lending:
         self._feeds: list[asyncio.Future[None] | None] = [None, None]
         self._feeds_again_s = [0.0, 0.0]
         self._waiters: tuple[set[asyncio.Future[None]], set[asyncio.Future[None]]] = (set(), set())
+        self._seen_ms = 0
         self._is_owing = False
         self._is_closed = False
 
@@ -59,13 +60,13 @@ class Lending:
         desk = self._desks[code]
         leases: Sequence[Lease] = ()
         for _ in range(_FEEDS_PER_LEASE_MAX):
-            if desk.wants_feed(now_ms=self._clock.wall_ms()) and self._may_lend(code):
+            if desk.wants_feed(now_ms=self._now_ms()) and self._may_lend(code):
                 await asyncio.shield(self._feed(code, fresh_max=fresh_max, retry_max=retry_max))
             # Asked after the feed: things may have changed while it was under way.
             if not self._may_lend(code):
                 return ()
             leases = desk.take(fresh_max=fresh_max, retry_max=retry_max, bytes_max=bytes_max)
-            if leases or not desk.wants_feed(now_ms=self._clock.wall_ms()):
+            if leases or not desk.wants_feed(now_ms=self._now_ms()):
                 break
         if desk.wants_more():
             self._feed(code, fresh_max=0, retry_max=0)
@@ -77,18 +78,17 @@ class Lending:
         for _ in range(_LOOKS_MAX):  # one that cannot be lent yet is known as such at the next look
             if not self._may_lend(code):
                 return None
-            if desk.knows_newest(now_ms=self._clock.wall_ms()):
+            if desk.knows_newest(now_ms=self._now_ms()):
                 return desk.take_newest()
-            candidate = await self._read_newest(code, desk)
-            if candidate is None or not self._may_lend(code):
-                return None
-            lease = desk.lend_newest(candidate)
-            if lease is not None:
+            is_found, lease = await self._lend_newest(code, desk)
+            if lease is not None or not is_found:
                 return lease
         return None
 
-    async def _read_newest(self, code: int, desk: LendingDesk) -> Candidate | None:
+    async def _lend_newest(self, code: int, desk: LendingDesk) -> tuple[bool, Lease | None]:
+        """Read the newest and lend it; tell whether there was one, too."""
         known = desk.out_of_reach()
+        lent: list[Lease] = []
 
         def work(transaction: Transaction) -> tuple[Candidate | None, list[Candidate], list[Promoted]]:
             candidate, promoted = newest(transaction, code, known=known)
@@ -96,15 +96,24 @@ class Lending:
 
         def heard(result: tuple[Candidate | None, list[Candidate], list[Promoted]]) -> None:
             desk.promoted(*result[1:])
+            # Lent as its commit is heard: by the time the caller goes on, another may have settled it.
+            if result[0] is not None and self._may_lend(code):
+                lent.extend(lease for lease in (desk.lend_newest(result[0]),) if lease is not None)
 
-        candidate, _, _ = await self._commits.run(work, heard=heard, is_read=True)
-        return candidate
+        future = self._commits.begin(work, heard=heard, is_read=True)
+        try:
+            candidate, _, _ = await asyncio.shield(future)
+        except asyncio.CancelledError:
+            future.add_done_callback(lambda _: desk.take_back(lent))
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise
+        return candidate is not None, lent[0] if lent else None
 
     async def wait_for_work(self, code: int, *, timeout_s: float) -> bool:
         """Return True as soon as a lease might find something; see `ports.Spool.wait_for_work`."""
         deadline_s = self._loop.time() + timeout_s
         while not self._is_closed:
-            if self._may_lend(code) and self._desks[code].has_work(now_ms=self._clock.wall_ms()):
+            if self._may_lend(code) and self._desks[code].has_work(now_ms=self._now_ms()):
                 return True
             left_s = deadline_s - self._loop.time()
             if left_s <= 0:
@@ -200,7 +209,7 @@ class Lending:
         if under_way is not None and not under_way.done():
             return under_way
         desk = self._desks[code]
-        wish = desk.wish(now_ms=self._clock.wall_ms(), fresh_max=fresh_max, retry_max=retry_max)
+        wish = desk.wish(now_ms=self._now_ms(), fresh_max=fresh_max, retry_max=retry_max)
         future: asyncio.Future[None] = self._loop.create_future()
 
         def work(transaction: Transaction) -> tuple[Fed, list[Candidate]]:
@@ -226,11 +235,19 @@ class Lending:
         if not future.done():
             future.set_result(None)
 
+    def _now_ms(self) -> int:
+        now_ms = self._clock.wall_ms()
+        if now_ms < self._seen_ms:
+            for desk in self._desks:
+                desk.clock_went_back()
+        self._seen_ms = now_ms
+        return now_ms
+
     def _until_due_s(self, code: int) -> float:
         due_ms = self._desks[code].next_due_ms()
         if due_ms is None or not self._may_lend(code):
             return _RECHECK_S
-        return min(_RECHECK_S, max(0.001, (due_ms - self._clock.wall_ms()) / 1000))
+        return min(_RECHECK_S, max(0.001, (due_ms - self._now_ms()) / 1000))
 
     async def _sleep(self, code: int, timeout_s: float) -> None:
         waiter: asyncio.Future[None] = self._loop.create_future()

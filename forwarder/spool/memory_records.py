@@ -11,6 +11,7 @@ from forwarder.ports import (
     EventTypeRow,
 )
 from forwarder.spool.capacity import event_bytes
+from forwarder.spool.due import is_due
 
 
 class Record:
@@ -121,7 +122,7 @@ class MemoryRecords:
 
     def due(self, route: RouteName, *, now_ms: int) -> Iterator[Record]:
         """Yield what can be lent, oldest first."""
-        return (r for r in self._heads(route) if not r.is_lent and r.not_before_ms <= now_ms)
+        return (r for r in self._heads(route) if not r.is_lent and is_due(r.not_before_ms, now_ms=now_ms))
 
     def next_due_ms(self, route: RouteName) -> int | None:
         """Return when the next waiting event is due."""

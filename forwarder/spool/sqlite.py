@@ -27,12 +27,11 @@ from forwarder.spool.store.database import open_writer, prepare_folder, unusable
 from forwarder.spool.store.disk import Reserve
 from forwarder.spool.store.jobs import Condition, Notice
 from forwarder.spool.store.lock import FolderLock
-from forwarder.spool.store.replay import discard, exhume
+from forwarder.spool.store.replay import chunks, discard, exhume
 from forwarder.spool.store.transaction import Transaction
 from forwarder.spool.store.writer import Writer
 from forwarder.telemetry.reporter import Reporter
 
-_REPLAY_CHUNK = 500  # events in one commit, so that a long replay delays nobody
 _RETRY_AFTER_S = 10
 
 
@@ -50,6 +49,7 @@ class SqliteSpool(ArchiveFront):
         self._loop = asyncio.get_running_loop()
         self._condition = Condition()
         self._refused: dict[RouteName, int] = {}  # what the last append would have added, if the cap refused it
+        self._is_damage_told = False
         self._is_closed = False
         self._closing: asyncio.Task[None] | None = None
 
@@ -141,8 +141,7 @@ class SqliteSpool(ArchiveFront):
         def work(transaction: Transaction) -> None:
             transaction.execute("INSERT OR REPLACE INTO progress (sequence, data) VALUES (?, ?)", (sequence, progress))
 
-        await self._commits.run(work, must_succeed=True)
-        self._lending.noted(sequence, progress)
+        await self._commits.run(work, heard=lambda _: self._lending.noted(sequence, progress), must_succeed=True)
 
     async def record(self, sequences: Sequence[int], attempt: Attempt) -> None:
         """Keep one more exchange of lent events; see `ports.Spool.record`."""
@@ -182,7 +181,7 @@ class SqliteSpool(ArchiveFront):
         """Make settled events pending again; see `ports.Spool.exhume`."""
         self._refuse_closed()
         count = 0
-        for chunk in _chunks(sequences):
+        for chunk in chunks(sequences):
             count += await self._commits.run(
                 partial(exhume, sequences=chunk, everything=everything), heard=self._heard_exhumed
             )
@@ -192,7 +191,7 @@ class SqliteSpool(ArchiveFront):
         """Mark dead events as discarded; see `ports.Spool.discard`."""
         self._refuse_closed()
         count = 0
-        for chunk in _chunks(sequences):
+        for chunk in chunks(sequences):
             count += await self._commits.run(partial(discard, sequences=chunk))
         return count
 
@@ -257,6 +256,9 @@ class SqliteSpool(ArchiveFront):
         self._lending.hear(notice)
         for sequence in notice.quarantined:
             self._reporter.row_quarantined(sequence=sequence)
+        if notice.is_damaged and not self._is_damage_told:
+            self._is_damage_told = True
+            self._reporter.spool_damaged()
         if notice.yielded:
             self._reporter.history_yielded(events=notice.yielded)
         for call, result in notice.calls:
@@ -293,7 +295,3 @@ class SqliteSpool(ArchiveFront):
     def _live(self) -> Live:
         """Return what the archive cannot read: the books of the last commit as one, and how the writer is."""
         return Live(self._writer.memory.books, self._writer.condition.refusal, self._limits, self._refused)
-
-
-def _chunks(sequences: Sequence[int]) -> list[Sequence[int]]:
-    return [sequences[start : start + _REPLAY_CHUNK] for start in range(0, len(sequences), _REPLAY_CHUNK)]

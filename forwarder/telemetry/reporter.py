@@ -132,6 +132,10 @@ class Reporter:
         self.metrics.quarantined.inc()
         self._log.error("spool.row_quarantined", sequence=sequence)
 
+    def spool_damaged(self) -> None:
+        """Alarm, once a run: pages of the database cannot be read; what does not need them is served."""
+        self._log.error("spool.damaged", remedy="run `forwarder check`, then restore or recover the data folder")
+
     def settlement_waiting(self, *, reason: str, events: int) -> None:
         """Alarm: what was delivered cannot be written down yet; it is remembered."""
         self._log.error("spool.settlement_waiting", reason=reason, events=events)

@@ -57,6 +57,10 @@ class RecordingReporter(Reporter):
         """Remember."""
         self.facts.append(f"quarantined {sequence}")
 
+    def spool_damaged(self) -> None:
+        """Remember."""
+        self.facts.append("damaged")
+
     def settlement_waiting(self, *, reason: str, events: int) -> None:
         """Remember."""
         self.facts.append(f"waiting: {reason}, {events}")

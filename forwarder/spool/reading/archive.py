@@ -32,6 +32,7 @@ from forwarder.spool.reading.groups import group_by_reason
 from forwarder.spool.reading.search import search
 from forwarder.spool.store.codes import ROUTE_CODES, ROUTES, STATE_CODES, Account
 from forwarder.spool.store.database import Reader, open_reader
+from forwarder.spool.store.faults import DAMAGE_ERRORS, words
 
 T = TypeVar("T")
 BookAmounts = dict[tuple[int, int], int]
@@ -162,6 +163,8 @@ class SqliteArchive:
         self._connection.execute("BEGIN")
         try:
             return work(self._connection)
+        except DAMAGE_ERRORS as error:
+            raise SpoolUnusable(words(error)) from error
         finally:
             self._connection.execute("ROLLBACK")
 
@@ -218,10 +221,13 @@ def _books(amounts: BookAmounts, route: int) -> Books:
 
 def _oldest_ms(connection: Reader, route: int) -> int | None:
     # What is blocked stands behind an older one, so it is never the oldest.
-    row = connection.execute(
-        "SELECT received_at_ms FROM events WHERE sequence = (SELECT min(oldest) FROM ("
-        "SELECT min(sequence) AS oldest FROM ready WHERE route = ?1 UNION ALL "
-        "SELECT min(sequence) FROM retries WHERE route = ?1))",
-        (route,),
-    ).fetchone()
+    try:
+        row = connection.execute(
+            "SELECT received_at_ms FROM events WHERE sequence = (SELECT min(oldest) FROM ("
+            "SELECT min(sequence) AS oldest FROM ready WHERE route = ?1 UNION ALL "
+            "SELECT min(sequence) FROM retries WHERE route = ?1))",
+            (route,),
+        ).fetchone()
+    except DAMAGE_ERRORS:
+        return None  # the books, which the same call brings, are known all the same
     return None if row is None else int(row[0])

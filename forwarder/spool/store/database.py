@@ -14,6 +14,7 @@ SCHEMA_VERSION = 1
 _PAGE_BYTES = 4096
 _CACHE_KIB = 65_536
 _BUSY_MS = 5_000
+_LOG_BYTES_KEPT = 33_554_432
 
 
 class Reader(Protocol):
@@ -53,6 +54,8 @@ def open_writer(folder: Path, *, vfs: str | None = None) -> apsw.Connection:
         # FULL syncs the log at every commit: without it a 2xx would not survive a power cut.
         connection.pragma("synchronous", "FULL")
         connection.pragma("wal_autocheckpoint", 0)
+        # A long reader lets the log grow; once it was folded it is cut back to this.
+        connection.pragma("journal_size_limit", _LOG_BYTES_KEPT)
         connection.pragma("cache_size", -_CACHE_KIB)
         connection.pragma("temp_store", "MEMORY")
         _migrate(connection, path)

@@ -1,5 +1,6 @@
 """The reserve: a file of a few MiB that is given up first when the disk is full, so that settling goes on."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -16,8 +17,9 @@ class Reserve:
         self._size = size_bytes
 
     def give_up(self) -> None:
-        """Hand the space back to the disk. Idempotent."""
-        self._path.unlink(missing_ok=True)
+        """Hand the space back to the disk, if it lets us (it may be read-only by now). Idempotent."""
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
     def build(self, *, is_first: bool = False) -> bool:
         """Take the space; False where the disk has too little for it. True at once when it is held already.
@@ -31,7 +33,7 @@ class Reserve:
                 return False
             self._allocate()
         except OSError:
-            self._path.unlink(missing_ok=True)
+            self.give_up()
             return False
         return True
 

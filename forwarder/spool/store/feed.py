@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import apsw
 
+from forwarder.spool.due import AHEAD_MS_MAX
 from forwarder.spool.store.lanes import Promoted
 from forwarder.spool.store.rows import UnreadableRows, read_candidates
 from forwarder.spool.store.settlement import RowsDamaged, quarantine
@@ -16,6 +17,10 @@ from forwarder.spool.store.transaction import Candidate, Transaction
 _READY = (
     "SELECT r.sequence, e.size FROM ready r JOIN events e ON e.sequence = r.sequence "
     "WHERE r.route = ? AND r.sequence > ? ORDER BY r.sequence LIMIT ?"
+)
+_WAITING = (
+    "SELECT {}, sequence FROM waiting WHERE route = ? AND is_retry = ? AND not_before_ms {} ? "
+    "ORDER BY not_before_ms, sequence LIMIT ?"
 )
 
 
@@ -64,7 +69,8 @@ def _feed_ready(transaction: Transaction, wish: FeedWish, fed: Fed) -> None:
     sequences, is_all = _ready_sequences(transaction, wish, limit)
     # Those that are lent are read too: they may be given back before the desk hears of this.
     fed.ready, damaged = read_candidates(transaction, sequences)
-    fed.promoted += quarantine(transaction, wish.route, damaged)
+    # What is in hand is whole there, and its settlement is to come: it is not quarantined.
+    fed.promoted += quarantine(transaction, wish.route, [s for s in damaged if s not in wish.known])
     fed.ready_to = transaction.sequence if is_all else sequences[-1]
     fed.is_caught_up = is_all
 
@@ -92,12 +98,13 @@ def _ready_sequences(transaction: Transaction, wish: FeedWish, limit: int) -> tu
 def _feed_due(transaction: Transaction, wish: FeedWish, fed: Fed, is_retry: int) -> None:
     wanted = wish.due_max[is_retry]
     limit = wanted + len(wish.known)
+    far_ms = transaction.now_ms + AHEAD_MS_MAX
+    # What is too far ahead is due as well, see `due.py`: as if its time had come long ago.
+    late = transaction.execute(_WAITING.format("0", ">"), (wish.route, is_retry, far_ms, limit + 1)).fetchall()
     rows = transaction.execute(
-        "SELECT not_before_ms, sequence FROM waiting WHERE route = ? AND is_retry = ? "
-        "ORDER BY not_before_ms, sequence LIMIT ?",
-        (wish.route, is_retry, limit + 1),
+        _WAITING.format("not_before_ms", "<="), (wish.route, is_retry, far_ms, limit + 1)
     ).fetchall()
-    fresh = [(at_ms, sequence) for at_ms, sequence in rows if sequence not in wish.known]
+    fresh = [(at_ms, sequence) for at_ms, sequence in late + rows if sequence not in wish.known]
     due = [sequence for at_ms, sequence in fresh[:wanted] if at_ms <= transaction.now_ms]
     candidates, damaged = read_candidates(transaction, due)
     fed.promoted += quarantine(transaction, wish.route, damaged)
@@ -113,8 +120,9 @@ def newest(transaction: Transaction, route: int, *, known: frozenset[int]) -> tu
         "SELECT sequence FROM ready WHERE route = ? ORDER BY sequence DESC LIMIT ?", (route, len(known) + 1)
     ).fetchall()
     rows += transaction.execute(
-        "SELECT sequence FROM waiting WHERE route = ? AND not_before_ms <= ? ORDER BY sequence DESC LIMIT ?",
-        (route, transaction.now_ms, len(known) + 1),
+        "SELECT sequence FROM waiting WHERE route = ? AND (not_before_ms <= ? OR not_before_ms > ?) "
+        "ORDER BY sequence DESC LIMIT ?",
+        (route, transaction.now_ms, transaction.now_ms + AHEAD_MS_MAX, len(known) + 1),
     ).fetchall()
     promoted: list[Promoted] = []
     for sequence in sorted((row[0] for row in rows if row[0] not in known), reverse=True):

@@ -42,6 +42,7 @@ class Notice:
     quarantined: list[int] = field(default_factory=list)
     calls: list[tuple[Callable[[Any], None], Any]] = field(default_factory=list)
     yielded: int = 0
+    is_damaged: bool = False  # a page that no row can be blamed for could not be read
     is_unsettling: bool = False  # rows were set aside: who followed them must be looked for
 
 

@@ -10,6 +10,13 @@ from forwarder.spool.store.codes import DEAD, PENDING, REPLAY_CODES, ROUTES, SET
 from forwarder.spool.store.reasons import CORRUPT_ROW, drop_reason
 from forwarder.spool.store.transaction import Transaction
 
+_CHUNK = 500  # events in one commit, so that a long replay delays nobody
+
+
+def chunks(sequences: Sequence[int]) -> list[Sequence[int]]:
+    """Return them in parts that fit a commit each."""
+    return [sequences[start : start + _CHUNK] for start in range(0, len(sequences), _CHUNK)]
+
 
 def exhume(transaction: Transaction, sequences: Sequence[int], *, everything: bool) -> int:
     """Move settled events that still have their payload back to pending; return how many."""

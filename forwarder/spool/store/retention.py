@@ -8,7 +8,7 @@ import apsw
 from forwarder.spool.capacity import event_bytes
 from forwarder.spool.store.attempts import drop_old_attempts
 from forwarder.spool.store.codes import DEAD, Account
-from forwarder.spool.store.reasons import drop_reason
+from forwarder.spool.store.reasons import CORRUPT_ROW, drop_reason
 from forwarder.spool.store.transaction import Transaction
 
 _ROWS_PER_STEP = 500
@@ -49,12 +49,14 @@ def purge(transaction: Transaction, rows: Sequence[OutcomeRow]) -> None:
     """Drop these settled events altogether. The books keep counting them."""
     if not rows:
         return
+    corrupt = {row[0] for row in transaction.execute("SELECT reason_id FROM reasons WHERE reason = ?", (CORRUPT_ROW,))}
     for sequence, route, size, state, reason_id, is_discarded, _, _ in rows:
         transaction.execute(
             "DELETE FROM outcomes WHERE route = ? AND state = ? AND sequence = ?", (route, state, sequence)
         )
         drop_reason(transaction, reason_id, count=1 - int(is_discarded or 0), rows=1)
-        if state == DEAD:
+        # A damaged row never was among the dead bytes: its size could not be trusted.
+        if state == DEAD and reason_id not in corrupt:
             transaction.book(route, Account.DEAD_BYTES, -event_bytes(size))
     sequences = apsw.carray(array("q", [row[0] for row in rows]))
     transaction.execute("DELETE FROM events WHERE sequence IN carray(?)", (sequences,))

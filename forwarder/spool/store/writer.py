@@ -17,6 +17,7 @@ from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.ports import Clock
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.store.disk import Reserve
+from forwarder.spool.store.faults import DAMAGE_ERRORS, DISK_ERRORS, RETRY_AFTER_S, cannot_write, words
 from forwarder.spool.store.housekeeping import Housekeeping
 from forwarder.spool.store.intake import take_in
 from forwarder.spool.store.jobs import AppendJob, Condition, Job, Notice
@@ -27,9 +28,6 @@ from forwarder.spool.store.transaction import Memory, Transaction, load_memory
 
 _GROUP_MAX = 2_000  # jobs in one commit
 _IDLE_S = 0.5
-_RETRY_AFTER_S = 10
-# Busy: somebody else's tool holds the database; read-only: the disk was remounted. Both may pass.
-_DISK_ERRORS = (apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.BusyError, apsw.ReadOnlyError)
 
 
 class Writer:
@@ -124,7 +122,7 @@ class Writer:
                 return
         try:
             notice = self._attempt(jobs)
-        except _DISK_ERRORS as error:
+        except DISK_ERRORS as error:
             self._give_up_reserve(error)
             self._commit_singly(self._turn_away(jobs))
         except Exception:  # noqa: BLE001 - one of them is the culprit: each is tried alone and hears its own error
@@ -136,17 +134,18 @@ class Writer:
         for job in jobs:
             try:
                 self._tell(self._attempt_around_damage(job))
-            except _DISK_ERRORS as error:
+            except DISK_ERRORS as error:
                 self._give_up_reserve(error)
                 if isinstance(job, Job) and job.must_succeed:
-                    self._owe(job)
+                    self._owe(job, error)
                 else:
                     self._fail(job, self._no_room())
             except apsw.Error as error:
+                self._hear_damage(error)
                 if isinstance(job, Job) and job.must_succeed:
-                    self._owe(job)
+                    self._owe(job, error)
                 else:
-                    self._fail(job, _cannot_write(error))
+                    self._fail(job, cannot_write(error))
             except Exception as error:  # noqa: BLE001 - the thread must outlive any one job
                 self._fail(job, error)
 
@@ -205,26 +204,31 @@ class Writer:
         return kept
 
     def _no_room(self) -> SpoolFull:
-        return SpoolFull(self.condition.refusal or "the disk is full", retry_after_s=_RETRY_AFTER_S)
+        return SpoolFull(self.condition.refusal or "the disk is full", retry_after_s=RETRY_AFTER_S)
 
     def _fail(self, job: AppendJob | Job, error: Exception) -> None:
         self._tell(Notice(last_sequence=self.memory.sequence, calls=[(job.failed, error)]))
 
-    def _owe(self, job: Job) -> None:
+    def _owe(self, job: Job, error: Exception) -> None:
         self._owed.append(job)
-        self._set_condition(self.condition.refusal or "the disk is full", len(self._owed))
+        self._set_condition(words(error), len(self._owed))
+
+    def _hear_damage(self, error: Exception) -> None:
+        if isinstance(error, DAMAGE_ERRORS):
+            self._tell(Notice(last_sequence=self.memory.sequence, is_damaged=True))
 
     def _give_up_reserve(self, error: Exception) -> None:
         self._reserve.give_up()
-        reason = "the disk is full" if isinstance(error, apsw.FullError) else "the disk cannot be written"
-        self._set_condition(reason, len(self._owed))
+        self._set_condition(words(error), len(self._owed))
 
     def _recover(self) -> None:
         """Write down what is owed, oldest first; then open the doors once the reserve is back."""
         while self._owed:
             try:
                 self._tell(self._attempt_around_damage(self._owed[0]))
-            except Exception:  # noqa: BLE001 - still no room; tried again at the next turn
+            except Exception as error:  # noqa: BLE001 - still no room; tried again at the next turn
+                self._hear_damage(error)
+                self._set_condition(words(error), len(self._owed))
                 return
             self._owed.pop(0)
             self._set_condition(self.condition.refusal, len(self._owed))
@@ -249,8 +253,9 @@ class Writer:
                 self._busy_since_s = self._clock.monotonic_s()
                 if not self._queue.empty():
                     return
-        except apsw.Error:
+        except apsw.Error as error:
             self._roll_back()
+            self._hear_damage(error)
 
     def _is_tidying_due(self) -> bool:
         return self._housekeeping.is_due(self.memory, now_ms=self._clock.wall_ms(), is_idle=self._queue.empty())
@@ -291,7 +296,3 @@ def _answer(appends: Sequence[AppendJob], notice: Notice) -> None:
             notice.calls.append((job.failed, answer))
         else:
             notice.calls.append((job.done, answer))
-
-
-def _cannot_write(error: apsw.Error) -> SpoolFull:
-    return SpoolFull(f"the spool cannot write ({type(error).__name__})", retry_after_s=_RETRY_AFTER_S)

@@ -1,0 +1,271 @@
+"""A daemon-like loop that is killed again and again, judged against what it had acknowledged."""
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+BUDGET_S = 4.0
+RESTARTS_MIN = 5
+CHILD = """
+import asyncio, random, sys
+from pathlib import Path
+import structlog
+from forwarder.clock import SystemClock
+from forwarder.model import Envelope, RouteName, State
+from forwarder.ports import EventQuery
+from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.sqlite import SqliteSpool
+from forwarder.telemetry.metrics import Metrics
+from forwarder.telemetry.reporter import Reporter
+
+folder, start, seed, is_forgetful = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "forgetful"
+ROUTES = list(RouteName)
+LIMITS = SpoolLimits(cache_bytes_max=400, reserve_bytes=4_096, wal_pages_max=60)
+dice = random.Random(seed)
+clock = SystemClock()
+
+def say(*words):
+    print(*words, flush=True)
+
+def number_of(lease):
+    return int.from_bytes(lease.envelope.event_key, "big")
+
+async def open_spool():
+    reporter = Reporter(Metrics(), structlog.get_logger())
+    return await SqliteSpool.open(folder, limits=LIMITS, clock=clock, reporter=reporter)
+
+async def main():
+    spool = await open_spool()
+    facts = await spool.facts()
+    say("books", int(all(b.is_balanced() for b in facts.books.values())), sum(b.accepted for b in facts.books.values()),
+        sum(b.delivered + b.dead for b in facts.books.values()), min(facts.unsettled_bytes.values()))
+    numbers = iter(range(start, 10**9))
+
+    async def append():
+        for number in numbers:
+            envelope = Envelope(route=ROUTES[number % 2], event_key=number.to_bytes(16, "big"),
+                partition_key=f"p{number % 10}" if number % 3 else "", received_at_ms=clock.wall_ms(),
+                payload=b"x" * (number % 90))
+            say("try", number)
+            if is_forgetful and number % 50 == 0:
+                say("took", number)  # the control: acknowledged before it is on disk
+                continue
+            receipt = await spool.append([envelope, envelope])
+            assert (receipt.accepted, receipt.duplicates) == (1, 1), receipt
+            say("took", number)
+            await asyncio.sleep(dice.random() / 200)
+
+    async def again():
+        while True:
+            await asyncio.sleep(0.02)
+            rows = (await spool.events(EventQuery(state=State.DEAD, limit=5))).rows
+            if rows:
+                row = dice.choice(rows)
+                # Said before, because who follows may be lent before the answer.
+                say("unbury", (int.from_bytes((await spool.event(row.sequence)).event_key, "big")))
+                await spool.exhume([row.sequence])
+
+    async def settle(route):
+        while True:
+            await spool.wait_for_work(route, timeout_s=1)
+            leases = await spool.lease(route, fresh_max=8, retry_max=4, bytes_max=500)
+            newest = await spool.lease_newest(route) if dice.random() < 0.3 else None
+            for lease in [*leases, *([newest] if newest else [])]:
+                number, choice = number_of(lease), dice.random()
+                say("lent", number)
+                if choice < 0.6:
+                    say("settling", number)
+                    await spool.complete([lease.sequence], state=State.DELIVERED)
+                    say("done", number)
+                elif choice < 0.65:
+                    say("settling", number)
+                    await spool.bury([lease.sequence], reason="refused")
+                    say("buried", number)
+                elif choice < 0.8:
+                    await spool.release([lease.sequence], not_before_ms=clock.wall_ms() + 30)
+                else:
+                    await spool.release([lease.sequence], not_before_ms=0, counts=False)
+
+    await asyncio.gather(*(append() for _ in range(6)), *(settle(route) for route in ROUTES), again())
+
+async def drain():
+    spool = await open_spool()
+    for route in ROUTES:
+        while await spool.wait_for_work(route, timeout_s=0.2):
+            for lease in await spool.lease(route, fresh_max=500, retry_max=500, bytes_max=10**7):
+                say("lent", number_of(lease))
+                say("settling", number_of(lease))
+                await spool.complete([lease.sequence], state=State.DELIVERED)
+                say("done", number_of(lease))
+    facts = await spool.facts()
+    say("drained", sum(b.pending for b in facts.books.values()), sum(b.accepted for b in facts.books.values()),
+        sum(facts.unsettled_bytes.values()))
+    await spool.close()
+
+asyncio.run(drain() if start < 0 else main())
+"""
+
+
+@dataclass
+class Facts:
+    """What the killed processes had acknowledged, and what they did against it."""
+
+    tried: set[int] = field(default_factory=set)
+    known_before: dict[int, int] = field(default_factory=dict)  # by number: how many were acknowledged then
+    taken_at: dict[int, int] = field(default_factory=dict)
+    taken: set[int] = field(default_factory=set)
+    done: set[int] = field(default_factory=set)
+    buried: set[int] = field(default_factory=set)
+    settling: set[int] = field(default_factory=set)
+    replayed: set[int] = field(default_factory=set)
+    waiting: dict[tuple[int, int], set[int]] = field(default_factory=lambda: defaultdict(set))
+    faults: list[str] = field(default_factory=list)
+    drained: list[int] = field(default_factory=list)
+
+    def hear(self, line: str) -> None:
+        """Hear of one fact, in the order of their making."""
+        word, *rest = line.split()
+        numbers = [int(one) for one in rest]
+        getattr(self, f"hear_{word}")(*numbers)
+
+    def hear_books(self, is_balanced: int, accepted: int, settled: int, unsettled_bytes: int) -> None:
+        """Hear of the books at a reopening."""
+        if not is_balanced or unsettled_bytes < 0:
+            self.faults.append("the books do not balance")
+        if not len(self.taken) <= accepted <= len(self.tried):
+            self.faults.append(f"{accepted} accepted, {len(self.taken)} acknowledged, {len(self.tried)} tried")
+        if settled < len(self.done - self.replayed):
+            self.faults.append(f"{settled} settled, {len(self.done)} acknowledged")
+
+    def hear_try(self, number: int) -> None:
+        """Hear that it is about to be appended: all that were acknowledged by now are older."""
+        self.tried.add(number)
+        self.known_before[number] = len(self.taken_at)
+
+    def hear_took(self, number: int) -> None:
+        """Hear that it is on disk."""
+        self.taken.add(number)
+        self.taken_at[number] = len(self.taken_at)
+        if number % 3:
+            self.waiting[number % 2, number % 10].add(number)
+
+    def hear_unbury(self, number: int) -> None:
+        """Hear that a dead one is wanted again: who follows it may be under way already."""
+        self.replayed.add(number)
+
+    def hear_lent(self, number: int) -> None:
+        """Hear that it was lent: never one that is done, never before an older one of its partition."""
+        if number in self.done or (number in self.buried and number not in self.replayed):
+            self.faults.append(f"{number} was settled and is lent")
+        older = {one for one in self.waiting[number % 2, number % 10] if self.is_before(one, number)}
+        if number % 3 and older:
+            self.faults.append(f"{number} is lent before {sorted(older)[:3]}")
+
+    def is_before(self, one: int, number: int) -> bool:
+        """Tell whether one is surely older and surely pending: never buried, and no settlement under way."""
+        is_older = self.taken_at[one] < self.known_before[number]
+        return is_older and not {one} & (self.done | self.buried | self.settling | self.replayed)
+
+    def hear_settling(self, number: int) -> None:
+        """Hear that its settlement is under way: after a kill it may be made or not."""
+        self.settling.add(number)
+
+    def hear_done(self, number: int) -> None:
+        """Hear that it is settled for good."""
+        self.done.add(number)
+        self.waiting[number % 2, number % 10].discard(number)
+
+    def hear_buried(self, number: int) -> None:
+        """Hear that it is dead."""
+        self.buried.add(number)
+
+    def hear_drained(self, *numbers: int) -> None:
+        """Hear of the end: nothing pending, nothing weighed."""
+        self.drained = list(numbers)
+
+
+async def live_once(folder: Path, facts: Facts, *, start: int, seed: int, manner: str, lives_s: float | None) -> None:
+    """Run the loop, and kill it after a while; None lets it end by itself."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        CHILD,
+        str(folder),
+        str(start),
+        str(seed),
+        manner,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert child.stdout is not None
+    lines: list[bytes] = [await asyncio.wait_for(child.stdout.readline(), 20)]
+    if lives_s is not None:
+        asyncio.get_running_loop().call_later(lives_s, child.send_signal, signal.SIGKILL)
+    out, errors = await asyncio.wait_for(child.communicate(), 30)
+    assert child.returncode in (0, -signal.SIGKILL), errors.decode()
+    # The last line may have been cut off in the middle.
+    for line in (lines[0] + out).decode().split("\n")[:-1]:
+        facts.hear(line)
+
+
+async def crash_on(folder: Path, *, manner: str, budget_s: float, restarts_min: int) -> Facts:
+    """Let it live and die until the budget is spent; then drain what is left."""
+    facts = Facts()
+    seed = random.randrange(10**6)  # noqa: S311 - a seed that is shown when it fails
+    dice = random.Random(seed)  # noqa: S311 - no secret
+    until_s, restarts = time.monotonic() + budget_s, 0
+    while time.monotonic() < until_s or restarts < restarts_min:
+        start = max(facts.tried, default=0) + 1
+        lives_s = 0.05 + dice.random() * 0.7
+        await live_once(folder, facts, start=start, seed=seed + restarts, manner=manner, lives_s=lives_s)
+        restarts += 1
+    await live_once(folder, facts, start=-1, seed=seed, manner=manner, lives_s=None)
+    pending, accepted, unsettled_bytes = facts.drained
+    if pending or unsettled_bytes:
+        facts.faults.append(f"{pending} pending and {unsettled_bytes} bytes unsettled after the end")
+    if not len(facts.taken) <= accepted <= len(facts.tried):
+        facts.faults.append(f"{accepted} accepted of {len(facts.taken)} to {len(facts.tried)}")
+    lost = facts.taken - facts.done - facts.buried - facts.settling
+    if lost:
+        facts.faults.append(f"lost: {sorted(lost)[:5]}, {len(lost)} in all")
+    facts.faults = [f"seed {seed}: {fault}" for fault in facts.faults]
+    return facts
+
+
+async def test_a_daemon_that_is_killed_again_and_again_keeps_its_word(tmp_path: Path) -> None:
+    """Nothing acknowledged is lost, nothing settled is lent again, partitions keep their order, the books balance."""
+    facts = await crash_on(tmp_path / "data", manner="honest", budget_s=BUDGET_S, restarts_min=RESTARTS_MIN)
+    assert facts.faults == []
+    assert len(facts.done) > 100
+
+
+async def test_a_loop_that_acknowledges_too_early_is_noticed(tmp_path: Path) -> None:
+    """Control: where some events are acknowledged before they are on disk, the same check finds them missing."""
+    facts = await crash_on(tmp_path / "data", manner="forgetful", budget_s=0.0, restarts_min=2)
+    assert any("lost" in fault for fault in facts.faults)
+
+
+@pytest.mark.parametrize(
+    ("lines", "fault"),
+    [
+        pytest.param(["try 1", "took 1", "done 1", "lent 1"], "was settled and is lent", id="a settled one is lent"),
+        pytest.param(["try 1", "took 1", "try 11", "took 11", "lent 11"], "is lent before", id="one overtakes"),
+        pytest.param(["books 0 0 0 0"], "do not balance", id="the books are off"),
+        pytest.param(["try 1", "took 1", "books 1 0 0 0"], "acknowledged", id="an event is missing"),
+    ],
+)
+def test_the_judge_finds_faults(lines: list[str], fault: str) -> None:
+    """Control: each kind of broken word is a fault."""
+    facts = Facts()
+    for line in lines:
+        facts.hear(line)
+    assert any(fault in one for one in facts.faults)

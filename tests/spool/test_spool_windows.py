@@ -1,0 +1,333 @@
+"""Narrow windows: what happens between a commit and its hearing, at the end, and when the clock jumps."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from forwarder.errors import SpoolClosed, SpoolFull, SpoolUnusable
+from forwarder.model import Envelope, Labels, Lease, RouteName, State
+from forwarder.spool.due import AHEAD_MS_MAX, is_due
+from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.memory import MemorySpool
+from forwarder.spool.sqlite import SqliteSpool
+from forwarder.spool.store.codes import Account
+
+OUT = RouteName.COURIER_TO_RUDDERSTACK
+OpenSqlite = Callable[..., Awaitable[SqliteSpool]]
+MakeEnvelope = Callable[..., Envelope]
+
+
+async def lease(spool: SqliteSpool | MemorySpool, *, fresh: int = 100) -> Sequence[Lease]:
+    """Lend what there is."""
+    return await spool.lease(OUT, fresh_max=fresh, retry_max=100, bytes_max=10**7)
+
+
+async def numbers(spool: SqliteSpool | MemorySpool, *, fresh: int = 100) -> list[int]:
+    """Lend what there is, and return the sequences."""
+    return [one.sequence for one in await lease(spool, fresh=fresh)]
+
+
+def look(tmp_path: Path, sql: str) -> list[Any]:
+    """Read the database beside its owner."""
+    connection = apsw.Connection(str(tmp_path / "data" / "spool.db"), flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        return connection.execute(sql).fetchall()
+    finally:
+        connection.close()
+
+
+def spoil(tmp_path: Path, table: str) -> None:
+    """Overwrite the first page of a table."""
+    page = look(tmp_path, f"SELECT rootpage FROM sqlite_schema WHERE name = '{table}'")[0][0]  # noqa: S608
+    with (tmp_path / "data" / "spool.db").open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+
+
+async def eventually(check: Callable[[], Awaitable[bool]], *, within_s: float = 5.0) -> None:
+    """Wait until it is so."""
+    async with asyncio.timeout(within_s):
+        while not await check():  # noqa: ASYNC110 - the writer thread turns by itself
+            await asyncio.sleep(0.005)
+
+
+async def test_a_probe_never_lends_what_was_settled_meanwhile(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope
+) -> None:
+    """An event that is lent and settled while a probe reads it is not lent to the probe."""
+    spool = await open_sqlite()
+    await spool.append([make_envelope(n) for n in range(1, 3)])
+    assert await numbers(spool, fresh=1) == [1]
+    await spool.release([1], not_before_ms=0, counts=False)
+    # All three are queued before the loop turns, so that their commits are heard in one turn.
+    probing = asyncio.create_task(spool.lease_newest(OUT))
+    await asyncio.sleep(0)
+    leased = await numbers(spool)
+    await spool.complete(leased, state=State.DELIVERED)
+    newest = await probing
+    lent = leased + ([newest.sequence] if newest is not None else [])
+    assert len(lent) == len(set(lent))
+    await spool.complete(lent, state=State.DELIVERED)
+    assert await numbers(spool) == []
+    assert (await spool.facts()).books[OUT].delivered == 2
+
+
+async def test_a_probe_that_is_cancelled_leaves_nothing_lent(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope
+) -> None:
+    """A probe's caller that goes away at any moment leaves the newest to the others."""
+    spool = await open_sqlite(limits=SpoolLimits(cache_bytes_max=1))
+    await spool.append([make_envelope(n, partition="p" if n == 3 else "") for n in range(1, 4)])
+    for turns in range(4):
+        probing = asyncio.create_task(spool.lease_newest(OUT))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        probing.cancel()
+        await asyncio.gather(probing, return_exceptions=True)
+        await spool.remember("turn", b"")  # the probe's own commit is heard before this one
+    assert await numbers(spool) == [1, 2, 3]
+
+
+async def test_progress_is_known_though_its_caller_went_away(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope
+) -> None:
+    """Progress that was committed is on the next lease, even if who noted it was cancelled."""
+    spool = await open_sqlite()
+    await spool.append([make_envelope(1)])
+    await lease(spool)
+    noting = asyncio.create_task(spool.note(1, b"half"))
+    await asyncio.sleep(0)
+    noting.cancel()
+    await asyncio.gather(noting, return_exceptions=True)
+    await spool.release([1], not_before_ms=0, counts=False)
+    assert [one.progress for one in await lease(spool)] == [b"half"]
+
+
+async def test_a_long_replay_ends_when_the_spool_closes(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
+    """A replay in several commits is told that the spool closed; it never waits for a thread that has ended."""
+    spool = await open_sqlite()
+    await spool.append([make_envelope(n) for n in range(1, 1_201)])
+    await spool.complete(await numbers(spool, fresh=2_000), state=State.DELIVERED)
+    replaying = asyncio.create_task(spool.exhume(range(1, 1_201)))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(spool.close())
+    async with asyncio.timeout(5):
+        await closing
+        with pytest.raises(SpoolClosed):
+            await replaying
+
+
+async def test_appends_that_wait_at_the_end_are_answered(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
+    """Every append that was under way when the spool closed hears that it is stored, and it is, or that it is not."""
+    spool = await open_sqlite()
+    appending = [asyncio.create_task(spool.append([make_envelope(n)])) for n in range(1, 301)]
+    await asyncio.sleep(0)
+    appending[0].cancel()
+    async with asyncio.timeout(5):
+        await spool.close()
+        answers = await asyncio.gather(*appending, return_exceptions=True)
+    stored = sum(1 for answer in answers if not isinstance(answer, BaseException))
+    again = await open_sqlite()
+    assert stored <= (await again.facts()).books[OUT].accepted <= stored + 1
+
+
+def test_a_time_too_far_ahead_is_due() -> None:
+    """What is due later than anybody waits is due now: the clock was wrong."""
+    now_ms = 1_700_000_000_000
+    assert is_due(now_ms, now_ms=now_ms)
+    assert not is_due(now_ms + 1, now_ms=now_ms)
+    assert not is_due(now_ms + AHEAD_MS_MAX, now_ms=now_ms)
+    assert is_due(now_ms + AHEAD_MS_MAX + 1, now_ms=now_ms)
+
+
+@pytest.mark.parametrize("is_restarted", [False, True], ids=["in one run", "across a restart"])
+@pytest.mark.parametrize("counts", [True, False], ids=["after a failure", "after a hold"])
+async def test_a_clock_that_came_back_frees_what_waits(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, clock: Any, *, is_restarted: bool, counts: bool
+) -> None:
+    """Events given back while the clock was years ahead are lent once it is right again."""
+    spool = await open_sqlite()
+    await spool.append([make_envelope(n, partition="p" if n == 2 else "") for n in range(1, 4)])
+    await lease(spool)
+    right_ms = clock.now_ms
+    clock.now_ms += 10**11
+    await spool.release([1, 2], not_before_ms=clock.now_ms + 60_000, counts=counts)
+    assert await numbers(spool) == []
+    clock.now_ms = right_ms
+    await spool.release([3], not_before_ms=clock.now_ms + 60_000, counts=counts)
+    if is_restarted:
+        await spool.close()
+        spool = await open_sqlite()
+    assert await spool.wait_for_work(OUT, timeout_s=0)
+    assert await numbers(spool) == [1, 2]
+    newest = await spool.lease_newest(OUT)
+    assert newest is None
+    await spool.complete([1, 2], state=State.DELIVERED)
+    clock.now_ms += 60_000
+    assert await numbers(spool) == [3]
+    await spool.complete([3], state=State.DELIVERED)
+    assert await numbers(spool) == []
+    assert (await spool.facts()).books[OUT].delivered == 3
+
+
+async def test_the_newest_may_be_one_from_a_wrong_clock(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, clock: Any
+) -> None:
+    """A probe finds what waits for a time that a wrong clock made."""
+    spool = await open_sqlite()
+    await spool.append([make_envelope(n) for n in range(1, 3)])
+    await lease(spool)
+    await spool.release([2], not_before_ms=clock.now_ms + 10**11)
+    newest = await spool.lease_newest(OUT)
+    assert newest is not None
+    assert newest.sequence == 2
+
+
+async def test_types_are_counted_to_their_limit(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
+    """Only so many distinct types get a row, over restarts; events of others are stored all the same."""
+    limits = SpoolLimits(event_types_max=3)
+
+    def of_type(number: int) -> Envelope:
+        return make_envelope(number, labels=Labels(type="track", event=f"e{number}"))
+
+    spool = await open_sqlite(limits=limits)
+    await spool.append([of_type(n) for n in range(2)])
+    await spool.close()
+    spool = await open_sqlite(limits=limits)
+    await spool.append([of_type(n) for n in range(2, 6)])
+    await spool.append([of_type(n) for n in range(6, 8)])
+    assert len(await spool.event_types(OUT, limit=100)) == 3
+    assert (await spool.facts()).books[OUT].accepted == 8
+
+
+async def test_a_purged_damaged_row_leaves_the_dead_bytes_right(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, clock: Any, tmp_path: Path
+) -> None:
+    """A damaged row that is past the retention takes nothing from what the others weigh."""
+    limits = SpoolLimits(retention_s=100)
+    spool = await open_sqlite(limits=limits)
+    await spool.append([make_envelope(1, payload=b"x" * 5_000)])
+    await spool.close()
+    connection = apsw.Connection(str(tmp_path / "data" / "spool.db"))
+    connection.execute("UPDATE events SET payload = 'rotten'")
+    connection.close()
+    spool = await open_sqlite(limits=limits)
+    assert await numbers(spool) == []
+    assert (await spool.facts()).corrupt_rows == 1
+    clock.now_ms += 200_000
+
+    async def is_purged() -> bool:
+        return not look(tmp_path, "SELECT sequence FROM events")
+
+    await eventually(is_purged)
+    await spool.close()
+    assert look(tmp_path, f"SELECT amount FROM books WHERE account = {Account.DEAD_BYTES} AND amount") == []  # noqa: S608
+
+
+async def test_what_is_lent_is_not_quarantined(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, reporter: Any, tmp_path: Path
+) -> None:
+    """Damage on disk to an event in hand does not settle it a second time."""
+    spool = await open_sqlite()
+    await spool.append([make_envelope(n) for n in range(1, 4)])
+    await lease(spool)
+    await spool.complete([3], state=State.DELIVERED)
+    connection = apsw.Connection(str(tmp_path / "data" / "spool.db"))
+    connection.execute("UPDATE events SET payload = 'rotten' WHERE sequence = 1")
+    connection.close()
+    assert await spool.exhume([3]) == 1  # everything is read anew
+    assert await numbers(spool) == [3]
+    await spool.complete([1, 2, 3], state=State.DELIVERED)
+    books = (await spool.facts()).books[OUT]
+    assert (books.pending, books.delivered, books.dead) == (0, 3, 0)
+    assert reporter.facts == []
+
+
+async def half_settled(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
+    """Leave a folder with ten events, five of them delivered."""
+    spool = await open_sqlite()
+    await spool.append([make_envelope(n) for n in range(1, 11)])
+    await spool.complete(await numbers(spool, fresh=5), state=State.DELIVERED)
+    await spool.close()
+
+
+async def test_a_queue_that_cannot_be_read_is_alarmed(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, reporter: Any, tmp_path: Path
+) -> None:
+    """Damage that no event can be blamed for makes one alarm; nothing is lent, and the books stay as they were."""
+    await half_settled(open_sqlite, make_envelope)
+    spoil(tmp_path, "ready")
+    spool = await open_sqlite()
+    assert await numbers(spool) == []
+    assert reporter.facts == ["damaged"]
+    facts = await spool.facts()
+    books = facts.books[OUT]
+    assert (books.accepted, books.pending, books.delivered) == (10, 5, 5)
+    assert facts.oldest_pending_ms[OUT] is None
+
+
+async def test_settlements_that_damage_keeps_out_hold_everything(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, reporter: Any, tmp_path: Path
+) -> None:
+    """Where settling meets damage, nothing more is lent or taken in, and the refusal names the remedy."""
+    await half_settled(open_sqlite, make_envelope)
+    spoil(tmp_path, "outcomes")
+    spool = await open_sqlite()
+    settling = asyncio.create_task(spool.complete(await numbers(spool), state=State.DELIVERED))
+
+    async def is_refusing() -> bool:
+        return not (await spool.facts()).is_accepting
+
+    await eventually(is_refusing)
+    facts = await spool.facts()
+    assert "the database is damaged" in facts.refusal
+    assert "restore it from a backup" in facts.refusal
+    assert (facts.books[OUT].pending, facts.books[OUT].delivered) == (5, 5)
+    assert await numbers(spool) == []
+    with pytest.raises(SpoolUnusable, match="the database is damaged"):
+        await spool.event(1)
+    with pytest.raises(SpoolFull):
+        await spool.append([make_envelope(11)])
+    await spool.close()
+    with pytest.raises(SpoolClosed):
+        await settling
+    assert reporter.facts.count("damaged") == 1
+
+
+async def test_books_that_cannot_be_read_are_refused(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path
+) -> None:
+    """A spool without its books is not opened; the error names the remedy."""
+    await half_settled(open_sqlite, make_envelope)
+    spoil(tmp_path, "books")
+    with pytest.raises(SpoolUnusable, match="restore it from a backup"):
+        await open_sqlite()
+
+
+async def test_a_reserve_that_cannot_be_given_up_does_not_end_the_writer(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, disk: Any, tmp_path: Path
+) -> None:
+    """A disk that became read-only keeps its reserve, too: the writer outlives that, and goes on once it may."""
+    spool = await open_sqlite(limits=SpoolLimits(reserve_bytes=4_096), vfs=disk.vfs_name)
+    await spool.append([make_envelope(1)])
+    await lease(spool)
+    reserve = tmp_path / "data" / "spool.reserve"
+    reserve.unlink()
+    (reserve / "in the way").mkdir(parents=True)
+    disk.is_broken = True
+    settling = asyncio.create_task(spool.complete([1], state=State.DELIVERED))
+
+    async def is_refusing() -> bool:
+        return not (await spool.facts()).is_accepting
+
+    await eventually(is_refusing)
+    disk.is_broken = False
+    (reserve / "in the way").rmdir()
+    reserve.rmdir()
+    async with asyncio.timeout(5):
+        await settling
+    assert (await spool.facts()).books[OUT].delivered == 1
