@@ -145,3 +145,10 @@ def test_a_held_route_says_why() -> None:
     assert "route: 401\ufffd  (since 2026-01-01 00:00:00)" in text
     assert "THE BOOKS DO NOT BALANCE" in text
     assert "in 0.0/s" in text
+
+
+def test_the_demo_ends_by_itself(shell: Shell) -> None:
+    """The demo in this process: real daemon, two stand-ins, and 0 when nothing was lost."""
+    result = shell("demo", "--seconds", "1", FORWARDER_OPERATOR_LISTEN="127.0.0.1:0", FORWARDER_LISTEN="127.0.0.1:0")
+    assert result.exit_code == 0, result.output
+    assert "lost 0" in result.output

@@ -54,6 +54,12 @@ def test_links_of_a_running_daemon_are_changed_through_its_listener(filled: Shel
     assert _targets(filled, FORWARDER_OPERATOR_LISTEN=address) == ["welcome"]
     _done(filled("links", "remove", "identify", "welcome", FORWARDER_OPERATOR_LISTEN=address))
     assert _targets(filled, FORWARDER_OPERATOR_LISTEN=address) == []
+    assert "no links yet" in _done(filled("links", "list", FORWARDER_OPERATOR_LISTEN=address))
+    told = _done(filled("links", "import", "-", typed=_PINNED, FORWARDER_OPERATOR_LISTEN=address))
+    assert told == "1 added, 0 removed, 1 in the file\n"
+    assert _done(filled("links", "list", FORWARDER_OPERATOR_LISTEN=address)) == (
+        "track  Order Completed  automation pinned\n"
+    )
 
 
 def test_pinned_links_are_shown_and_not_changed(filled: Shell, pinned: dict[str, str]) -> None:
