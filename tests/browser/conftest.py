@@ -304,15 +304,24 @@ def make_world(aside: Aside, folder: Path, settings: dict[str, str]) -> World:
     made = World(
         aside=aside, plane=plane, courier=courier, daemon=DaemonProcess(folder=folder, settings=own | settings)
     )
-    made.start()
+    try:
+        made.start()
+    except BaseException:
+        shut(made)
+        raise
     return made
 
 
-def end_world(world: World) -> None:
-    """End the daemon and its vendors; its logs must be clean."""
+def shut(world: World) -> None:
+    """End the daemon and its vendors."""
     world.kill()
     world.aside.run(world.plane.refuse())
     world.aside.run(world.courier.refuse())
+
+
+def end_world(world: World) -> None:
+    """End them; the daemon's logs must be clean."""
+    shut(world)
     assert world.daemon.marks_in_logs(("Traceback", "operator.failed", *_SECRETS)) == []
 
 
