@@ -205,7 +205,7 @@ async def test_counting_does_not_keep_anybody_waiting(start: Any) -> None:
 
 
 async def test_many_unmapped_events_are_counted_up_to_a_limit(start: Any) -> None:
-    """Beyond a limit the button says that there are more; few long acts run at a time, and the end of the daemon ends them."""
+    """Beyond a limit the button says that there are more; long acts are few, and end with the daemon."""
     desk = await start()
     await desk.put_many(1_001, State.UNMAPPED, "nothing", event="Pinned Checkout")
     assert "Replay 200+ unmapped" in (await desk.get(PATH)).words
