@@ -46,6 +46,7 @@ class CallDelivery:
         self._in_hand: dict[int, Lease] = {}
         self._under_way: dict[int, Lease] = {}
         self._bytes = 0
+        self._probes_retry = False
         self._spawn: Spawn
         self._wake: Callable[[], None]
 
@@ -82,10 +83,13 @@ class CallDelivery:
         bytes_left = _LEASE_BYTES_MAX - self._bytes
         if free <= 0 or bytes_left <= 0:
             return None
+        if not route.is_open:  # one probe, and no more: of both kinds in turn
+            self._probes_retry = not self._probes_retry
+            return Appetite(
+                fresh_max=int(not self._probes_retry), retry_max=int(self._probes_retry), bytes_max=bytes_left
+            )
         retrying = sum(lease.attempt > 1 for lease in self._under_way.values())
         retry_max = min(free, max(1, limit // 2) - retrying)
-        if not route.is_open:  # one probe, and no more
-            return Appetite(fresh_max=1, retry_max=0 if retry_max <= 0 else 1, bytes_max=bytes_left)
         return Appetite(fresh_max=free, retry_max=max(0, retry_max), bytes_max=bytes_left)
 
     def take(self, leases: Sequence[Lease]) -> None:

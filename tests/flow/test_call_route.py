@@ -464,3 +464,20 @@ async def test_a_bug_in_the_sink_blocks_one_user(call_bench: Any, spool: Any) ->
     keys = {batch.deliveries[0].idempotency_key for batch in run.sink.batches if "bad" in str(batch)}
     assert len(keys) == 1
     assert spool.rows[1].state is State.PENDING
+
+
+async def test_an_outage_is_probed_by_one_event_at_a_time(call_bench: Any, spool: Any) -> None:
+    """While the route backs off one event at a time is tried, fresh or on a retry; then all is delivered."""
+    for number in range(30):
+        _add(spool, f"send:{number}", f"u{number}")
+    is_down = True
+    run = call_bench(lambda _batch: _later() if is_down else Delivered())
+    async with run.running():
+        await run.until(lambda: run.route.status().state == "backing_off" and not run.sink.in_flight)
+        run.sink.in_flight_max = 0
+        seen = len(run.sink.batches)
+        await run.until(lambda: len(run.sink.batches) >= seen + 8)
+        assert run.sink.in_flight_max == 1
+        is_down = False
+        await run.settled(within_s=10)
+    assert spool.states() == {State.DELIVERED: 30}
