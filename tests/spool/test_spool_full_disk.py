@@ -191,3 +191,27 @@ async def test_a_real_disk_fills_and_recovers(
     assert (await spool.append([make_envelope(number)])).accepted == 1
     assert (await spool.facts()).books[OUT].is_balanced()
     await spool.close()
+
+
+async def test_a_disk_that_history_fills_recovers_by_itself(
+    open_sqlite: Callable[..., Awaitable[SqliteSpool]],
+    reporter: Any,
+    make_envelope: Callable[..., Envelope],
+    tiny_disk: Path,
+) -> None:
+    """Where the cap is larger than the disk, history yields and the doors open again without anybody's help."""
+    spool = await open_sqlite(tiny_disk / "data", limits=SpoolLimits(reserve_bytes=262_144, wal_pages_max=100))
+    number = 0
+    with contextlib.suppress(SpoolFull):
+        while number < 10_000:
+            number += 1
+            await spool.append([make_envelope(number, payload=b"x" * 5_000)])
+    assert number < 10_000
+    await asyncio.wait_for(spool.complete(await lease(spool, fresh=1_000), state=State.DELIVERED), 5)
+    await eventually(lambda: reporter.facts[-1] == "accepting", within_s=20)
+    assert any(fact.startswith("yielded") for fact in reporter.facts)
+    assert (await spool.append([make_envelope(number)])).accepted == 1
+    books = (await spool.facts()).books[OUT]
+    assert books.is_balanced()
+    assert books.delivered == number - 1
+    await spool.close()

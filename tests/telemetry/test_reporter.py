@@ -38,6 +38,7 @@ def _reporter() -> tuple[Reporter, CapturingLogger]:
         (lambda r: r.loop_stopped("loop guard: marked as Courier's own event"), "loop.stopped"),
         (lambda r: r.history_yielded(events=2), "spool.history_yielded"),
         (lambda r: r.row_quarantined(sequence=3), "spool.row_quarantined"),
+        (lambda r: r.spool_damaged(), "spool.damaged"),
         (lambda r: r.settlement_waiting(reason="disk", events=3), "spool.settlement_waiting"),
         (lambda r: r.request_crashed("/events", error="KeyError", where="x.py:1"), "request.crashed"),
         (lambda r: r.listener_started(host="h", port=1), "listener.started"),

@@ -11,6 +11,7 @@ from forwarder.spool.store.transaction import Memory, Transaction
 _SWEEP_EVERY_MS = 60_000
 _FREE_PAGES_KEPT = 2_000  # they are filled again soon; giving them back and taking them anew costs twice
 _PAGES_PER_VACUUM = 200
+_PAGES_PER_PRESSED_VACUUM = 32  # each costs a page of the log, of which a full disk holds few
 
 
 class Housekeeping:
@@ -25,30 +26,33 @@ class Housekeeping:
         self._is_sweeping = False
         self._swept_ms = 0
         self._segments = Segments(connection)
+        self.is_pressed = False  # the disk is full: history yields whatever the cap, and free pages go back
 
     def is_due(self, memory: Memory, *, now_ms: int, is_idle: bool) -> bool:
         """Tell whether there is a step to do. While busy, only what cannot wait."""
         return (
-            self._yielding.is_due(settled=memory.history())
+            self._yielding.is_due(settled=memory.history(), is_pressed=self.is_pressed)
             or self._keys.is_sealing_due()
             or self._segments.is_due(sequence=memory.sequence, is_idle=is_idle)
             or self._is_sweep_due(now_ms)
-            or (is_idle and self._is_vacuum_due())
+            or ((is_idle or self.is_pressed) and self._is_vacuum_due())
         )
 
     def step(self, transaction: Transaction, *, is_idle: bool) -> int:
         """Do one step; return how many events lost their payload to make room."""
         now_ms = transaction.now_ms
-        if self._yielding.is_due(settled=transaction.history()):
-            return self._yielding.step(transaction)
-        if self._keys.is_sealing_due():
+        if self.is_pressed and self._is_vacuum_due():
+            _vacuum(transaction, _PAGES_PER_PRESSED_VACUUM)
+        elif self._yielding.is_due(settled=transaction.history(), is_pressed=self.is_pressed):
+            return self._yielding.step(transaction, is_pressed=self.is_pressed)
+        elif self._keys.is_sealing_due():
             self._keys.seal(transaction)
         elif self._segments.is_due(sequence=transaction.sequence, is_idle=is_idle):
             self._segments.step(transaction)
         elif self._is_sweep_due(now_ms):
             self._sweep_on(transaction)
         else:
-            transaction.execute(f"PRAGMA incremental_vacuum({_PAGES_PER_VACUUM})").fetchall()
+            _vacuum(transaction, _PAGES_PER_VACUUM)
         return 0
 
     def forget_changes(self) -> None:
@@ -69,4 +73,9 @@ class Housekeeping:
         drop_empty_segments(transaction)
 
     def _is_vacuum_due(self) -> bool:
-        return int(self._connection.pragma("freelist_count")) > _FREE_PAGES_KEPT
+        kept = _PAGES_PER_PRESSED_VACUUM if self.is_pressed else _FREE_PAGES_KEPT
+        return int(self._connection.pragma("freelist_count")) > kept
+
+
+def _vacuum(transaction: Transaction, pages: int) -> None:
+    transaction.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()

@@ -42,20 +42,24 @@ class Yielding:
         self._cursors: dict[tuple[int, int], int] = {}
         self._exhausted_at: int | None = None  # how much history there ever was when all of it had yielded
 
-    def is_due(self, *, settled: int) -> bool:
+    def is_due(self, *, settled: int, is_pressed: bool = False) -> bool:
         """Tell whether history must yield, and may have something left to give.
 
         `settled` counts the events that ever became history: while it stands still, so does what is left.
+        `is_pressed`: the disk is full, whatever the cap.
         """
-        return settled != self._exhausted_at and used_bytes(self._connection) > self._threshold
+        return settled != self._exhausted_at and (is_pressed or used_bytes(self._connection) > self._threshold)
 
-    def step(self, transaction: Transaction) -> int:
-        """Give some of it up; return how many events lost their payload."""
+    def step(self, transaction: Transaction, *, is_pressed: bool = False) -> int:
+        """Give some of it up; return how many events lost their payload.
+
+        `is_pressed`: payloads only. Who fills the disk may be somebody else, and keys keep duplicates out.
+        """
         for state in _YIELDING:
             yielded = sum(self._drop_payloads(transaction, route, state) for route in (0, 1))
             if yielded:
                 return yielded
-        if not self._keys.drop_oldest(transaction) and not self._drop_rows(transaction):
+        if is_pressed or not (self._keys.drop_oldest(transaction) or self._drop_rows(transaction)):
             self._exhausted_at = transaction.history()
         # What was settled since the last lap may be older than the cursors.
         self._cursors.clear()

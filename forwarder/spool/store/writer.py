@@ -245,19 +245,21 @@ class Writer:
     def _tidy(self) -> None:
         if self._log.is_long():
             self._log.fold()
-        if self.condition.refusal:
+        if self._owed:
             return
         try:
             while self._is_tidying_due():
                 self._tidy_once()
                 self._busy_since_s = self._clock.monotonic_s()
-                if not self._queue.empty():
+                # On a full disk each step is folded first: room may be what the next one, and the doors, wait for.
+                if self.condition.refusal or not self._queue.empty():
                     return
         except apsw.Error as error:
             self._roll_back()
             self._hear_damage(error)
 
     def _is_tidying_due(self) -> bool:
+        self._housekeeping.is_pressed = bool(self.condition.refusal)
         return self._housekeeping.is_due(self.memory, now_ms=self._clock.wall_ms(), is_idle=self._queue.empty())
 
     def _tidy_once(self) -> None:
