@@ -15,6 +15,9 @@ from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.memory import MemorySpool
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.spool.store.codes import Account
+from forwarder.spool.store.disk import Reserve
+from forwarder.spool.store.faults import words
+from forwarder.spool.store.lock import LOCK_NAME, FolderLock
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 OpenSqlite = Callable[..., Awaitable[SqliteSpool]]
@@ -332,3 +335,88 @@ async def test_a_reserve_that_cannot_be_given_up_does_not_end_the_writer(
     async with asyncio.timeout(5):
         await settling
     assert (await spool.facts()).books[OUT].delivered == 1
+
+
+def spoil_leaf(tmp_path: Path, index: int) -> None:
+    """Overwrite one page of events."""
+    pages = look(tmp_path, "SELECT pageno FROM dbstat WHERE name = 'events' AND pagetype = 'leaf' ORDER BY pageno")
+    with (tmp_path / "data" / "spool.db").open("r+b") as file:
+        file.seek((int(str(pages[index][0])) - 1) * 4096)
+        file.write(b"\xff" * 4096)
+
+
+async def test_a_partition_passes_over_a_page_that_cannot_be_read(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path
+) -> None:
+    """Settling an event whose followers cannot be read frees the first one behind them."""
+    spool = await open_sqlite()
+    await spool.append([make_envelope(n, partition="p", payload=b"x" * 600) for n in range(1, 31)])
+    await spool.close()
+    spoil_leaf(tmp_path, 2)
+    spool = await open_sqlite()
+    applied: list[int] = []
+    while leased := await numbers(spool):
+        assert len(leased) == 1
+        applied += leased
+        await spool.complete(leased, state=State.DELIVERED)
+    facts = await spool.facts()
+    assert applied == sorted(applied)
+    assert 0 < facts.corrupt_rows < 10
+    assert len(applied) + facts.corrupt_rows == 30
+    assert facts.books[OUT].is_balanced()
+
+
+async def test_a_probe_passes_over_a_page_that_cannot_be_read(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path
+) -> None:
+    """Where the newest cannot be read they are set aside, and the newest that can is lent."""
+    spool = await open_sqlite()
+    await spool.append([make_envelope(n, payload=b"x" * 600) for n in range(1, 3_001)])
+    await spool.close()
+    spoil_leaf(tmp_path, -1)
+    spool = await open_sqlite()
+    newest = await spool.lease_newest(OUT)
+    assert newest is not None
+    assert newest.sequence + (await spool.facts()).corrupt_rows == 3_000
+    assert (await spool.facts()).corrupt_rows > 0
+
+
+async def test_a_feed_of_large_events_is_cut(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
+    """Large payloads are read a few megabytes at a time, and all of them are lent in the end."""
+    spool = await open_sqlite(limits=SpoolLimits(cache_bytes_max=1))
+    for number in range(1, 4):
+        await spool.append([make_envelope(number, payload=b"x" * 5_000_000)])
+    leased: list[int] = []
+    while some := await numbers(spool):
+        leased += some
+    assert leased == [1, 2, 3]
+
+
+def test_a_reserve_without_its_folder_is_not_built(tmp_path: Path) -> None:
+    """Where the folder is gone there is no reserve, and no error."""
+    assert not Reserve(tmp_path / "gone", size_bytes=4_096).build()
+    assert not Reserve(tmp_path / "gone", size_bytes=4_096).build(is_first=True)
+
+
+def test_a_lock_without_room_for_the_pid_holds(tmp_path: Path) -> None:
+    """A lock file that takes no bytes locks all the same, and is given back once or twice."""
+    (tmp_path / LOCK_NAME).symlink_to("/dev/full")
+    lock = FolderLock(tmp_path)
+    lock.acquire()
+    lock.release()
+    lock.release()
+
+
+@pytest.mark.parametrize(
+    ("error", "part"),
+    [
+        pytest.param(apsw.FullError(), "the disk is full", id="full"),
+        pytest.param(apsw.IOError(), "the disk cannot be written", id="broken"),
+        pytest.param(apsw.ReadOnlyError(), "the disk cannot be written", id="read-only"),
+        pytest.param(apsw.CorruptError(), "recover it with", id="damaged"),
+        pytest.param(apsw.ConstraintError(), "ConstraintError", id="a bug of ours"),
+    ],
+)
+def test_each_error_has_its_words(error: Exception, part: str) -> None:
+    """Who reads why nothing can be written learns whether to make room, to recover, or to report."""
+    assert part in words(error)

@@ -1,5 +1,6 @@
 """Keep a second daemon out of the data folder. The kernel drops the lock when its owner dies."""
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -35,7 +36,8 @@ class FolderLock:
         """Give the lock back; the file stays, empty of an owner. Idempotent."""
         if self._descriptor is None:
             return
-        os.ftruncate(self._descriptor, 0)
+        with contextlib.suppress(OSError):  # a disk that became read-only keeps the pid; the lock goes all the same
+            os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
         self._descriptor = None
 
