@@ -8,8 +8,9 @@ from typing import Any
 import apsw
 import pytest
 
-from forwarder.errors import SpoolClosed, SpoolFull, SpoolUnusable
+from forwarder.errors import NoSuchEvent, SpoolClosed, SpoolFull, SpoolUnusable
 from forwarder.model import Envelope, Labels, Lease, RouteName, State
+from forwarder.spool.commits import Commits
 from forwarder.spool.due import AHEAD_MS_MAX, is_due
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.memory import MemorySpool
@@ -420,3 +421,44 @@ def test_a_lock_without_room_for_the_pid_holds(tmp_path: Path) -> None:
 def test_each_error_has_its_words(error: Exception, part: str) -> None:
     """Who reads why nothing can be written learns whether to make room, to recover, or to report."""
     assert part in words(error)
+
+
+async def test_whoever_comes_after_the_end_is_told() -> None:
+    """Work that is asked for once the writer has ended is refused, never queued for nobody."""
+    queued: list[object] = []
+    commits = Commits(asyncio.get_running_loop(), queued.append)
+    waiting = asyncio.create_task(commits.run(lambda _: None))
+    await asyncio.sleep(0)
+    commits.end()
+    with pytest.raises(SpoolClosed):
+        await waiting
+    with pytest.raises(SpoolClosed):
+        await commits.run(lambda _: None)
+    assert len(queued) == 1
+
+
+async def test_a_pending_event_that_cannot_be_read_is_not_shown(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path
+) -> None:
+    """Until it is set aside, an event on a damaged page is unknown to who looks it up."""
+    spool = await open_sqlite(limits=SpoolLimits(cache_bytes_max=1))
+    await spool.append([make_envelope(n, payload=b"x" * 600) for n in range(1, 3_001)])
+    await spool.close()
+    spoil_leaf(tmp_path, -1)
+    spool = await open_sqlite()
+    with pytest.raises(NoSuchEvent):
+        await spool.event(3_000)
+
+
+async def test_dead_events_in_memory_weigh_nothing_after_the_retention(make_envelope: MakeEnvelope, clock: Any) -> None:
+    """What was purged leaves room for new events, and stays in the books."""
+    spool = MemorySpool(limits=SpoolLimits(bytes_max=6_000, retention_s=100), clock=clock)
+    await spool.append([make_envelope(1, payload=b"x" * 4_000)])
+    await lease(spool)
+    await spool.bury([1], reason="refused")
+    with pytest.raises(SpoolFull):
+        await spool.append([make_envelope(2, payload=b"x" * 4_000)])
+    clock.now_ms += 200_000
+    await spool.append([make_envelope(2, payload=b"x" * 4_000)])
+    books = (await spool.facts()).books[OUT]
+    assert (books.accepted, books.dead, books.pending) == (2, 1, 1)
