@@ -107,7 +107,7 @@ async def test_every_answer_takes_less_than_200_ms(daemon: DaemonProcess) -> Non
         listed = {path: await median_s(http, path, times=1) for path in listings()}
 
     for path in _PAGES:
-        print(f"{path:60}{cold_s[path] * 1000:8.1f} ms cold{median[path] * 1000:8.1f} ms")  # noqa: T201 - for -s
+        print(f"{path:60}{cold_s[path] * 1000:8.1f} ms cold{median[path] * 1000:8.1f} ms")  # noqa: T201 - the table, which pytest -s shows
     for path in sorted(listed, key=lambda path: -listed[path])[:20]:
-        print(f"{path:110}{listed[path] * 1000:8.1f} ms")  # noqa: T201 - for -s
+        print(f"{path:110}{listed[path] * 1000:8.1f} ms")  # noqa: T201 - the table, which pytest -s shows
     assert {path: took for path, took in (median | listed).items() if took >= ANSWER_S_MAX} == {}
