@@ -6,10 +6,9 @@ import random
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from forwarder import __version__
-from forwarder.checks import LocalCheck
 from forwarder.clock import SystemClock
 from forwarder.courier.client import CourierClient
 from forwarder.courier.sink import CourierSink
@@ -20,11 +19,13 @@ from forwarder.flow.delivery import DeliveryLimits
 from forwarder.flow.route import Route
 from forwarder.flow.routes import batch_route, call_route
 from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack
+from forwarder.mapping.event_time import stated_time_ms
 from forwarder.mapping.link_store import LinkStore
 from forwarder.mapping.rudderstack_to_courier import RudderstackToCourier
 from forwarder.mapping.rules import Rules
 from forwarder.mapping.selection import EventSelection
 from forwarder.model import RouteName
+from forwarder.operator_assembly import OperatorParts, operator_workers
 from forwarder.ports import Probeable, Worker
 from forwarder.rudderstack.calls import TrackCalls
 from forwarder.rudderstack.credential import WriteKey
@@ -37,24 +38,11 @@ from forwarder.telemetry.foreign import foreign_logs_captured
 from forwarder.telemetry.logs import Logs, RepeatSummaries
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.notify import notifier
-from forwarder.telemetry.rates import Rates
 from forwarder.telemetry.reporter import Reporter
 from forwarder.transport import AiohttpTransport
 from forwarder.web.admission import DoorSettings
 from forwarder.web.explain import Explain, explainer
 from forwarder.web.health import Health
-from forwarder.web.operator import OperatorListener, operator_app
-from forwarder.web.operator_api import api_routes
-from forwarder.web.operator_auth import OperatorGuard
-from forwarder.web.operator_desk import OperatorDesk
-from forwarder.web.operator_links import link_routes
-from forwarder.web.pages.acting import Acting
-from forwarder.web.pages.forms import described_forms
-from forwarder.web.pages.jobs import Jobs
-from forwarder.web.pages.login import PUBLIC_PATHS, to_login
-from forwarder.web.pages.render import Renderer
-from forwarder.web.pages.routes import make_page
-from forwarder.web.pages.sessions import Sessions
 from forwarder.web.receive import Receiver
 from forwarder.web.server import PublicListener
 
@@ -221,45 +209,20 @@ def explainers(settings: Settings, rules: Rules, links: LinkStore) -> dict[Route
 def operator(
     settings: Settings, base: Foundation, routes: Sequence[Route], rules: Rules, links: LinkStore
 ) -> Sequence[Worker]:
-    """Make the operator's listener (metrics, API and page) and what samples and streams for the page."""
-    desk = OperatorDesk(
-        archive=base.spool,
-        spool=base.spool,
-        routes=routes,
-        metrics=base.metrics,
-        reporter=base.reporter,
-        clock=base.clock,
-        version=__version__,
-        started_at_ms=base.clock.wall_ms(),
-        settings_rows=[asdict(row) for row in settings.rows()],
-        links=links,
-        explain=explainers(settings, rules, links),
+    """Make the operator's listener and what samples and streams for its page."""
+    return operator_workers(
+        settings,
+        OperatorParts(
+            spool=base.spool,
+            metrics=base.metrics,
+            reporter=base.reporter,
+            clock=base.clock,
+            routes=routes,
+            links=links,
+            explain=explainers(settings, rules, links),
+            time_of={RouteName.COURIER_TO_RUDDERSTACK: stated_time_ms},
+        ),
     )
-    token = settings.operator_token.get_secret_value() if settings.operator_token else None
-    sessions = Sessions(clock=base.clock)
-    guard = OperatorGuard(
-        token=token,
-        own_hosts=frozenset({settings.operator_listen.host.casefold()}),
-        sessions=sessions,
-        public_paths=PUBLIC_PATHS,
-    )
-    render = Renderer(clock=base.clock, version=__version__, can_log_out=guard.has_token)
-    rates = Rates(metrics=base.metrics, clock=base.clock)
-    page, stream = make_page(desk, render, rates)
-    jobs = Jobs(clock=base.clock, reporter=base.reporter)
-    acting = Acting(
-        desk=desk, render=render, jobs=jobs, sessions=sessions, guard=guard, check=LocalCheck(settings, base.clock)
-    )
-    app = operator_app(
-        (*api_routes(desk, also_described=described_forms()), *link_routes(desk), *page, *acting.routes()),
-        guard=guard,
-        reporter=base.reporter,
-        clock=base.clock,
-        denied=to_login,
-    )
-    app.on_shutdown.append(lambda _: jobs.close())
-    listener = OperatorListener(app, host=settings.operator_listen.host, port=settings.operator_listen.port)
-    return listener, stream, rates
 
 
 def door_settings(settings: Settings) -> DoorSettings:

@@ -3,7 +3,8 @@
 from typing import Any
 
 from forwarder.courier import vocabulary
-from forwarder.courier.event import CourierEvent
+from forwarder.courier.event import CourierEvent, read
+from forwarder.errors import Unmappable
 from forwarder.mapping.fields import time_ms
 
 _PROGRESS_FIELDS = tuple(vocabulary.TIME_FIELDS.values())
@@ -35,6 +36,15 @@ def event_time_ms(event: CourierEvent, entry: dict[str, Any], *, received_at_ms:
                 return found
     # A sender of one's own may state the time beside `type`.
     return time_ms(event.body.get("timestamp")) or received_at_ms
+
+
+def stated_time_ms(payload: bytes) -> int | None:
+    """Return when a stored webhook event happened, by its own words; None when it does not say."""
+    try:
+        event = read(payload)
+    except Unmappable:
+        return None
+    return event_time_ms(event, event.deciding_provider(), received_at_ms=0) or None
 
 
 def _newest(data: dict[str, Any], entries: list[dict[str, Any]]) -> int | None:

@@ -23,6 +23,7 @@ class Explained:
 
 
 Explain = Callable[[EventDetail], Explained]
+TimeOf = Callable[[bytes], int | None]  # when an event happened, in epoch milliseconds, by its payload's own words
 
 
 def explainer(mapper: Mapper) -> Explain:

@@ -97,6 +97,13 @@ class OperatorGuard:
             return None
         return self._judge_bearer(headers, remote, now_s)
 
+    def still_admits(self, *, headers: Mapping[str, str], cookies: Mapping[str, str]) -> bool:
+        """Tell whether who was let in may stay: for answers that go on for long. Counts nothing as a failure."""
+        if self._token is None or (self._sessions is not None and self._sessions.is_logged_in(cookies)):
+            return True
+        scheme, _, given = headers.get("Authorization", "").partition(" ")
+        return scheme.casefold() == "bearer" and self.token_matches(given.strip())
+
     @property
     def has_token(self) -> bool:
         """Tell whether there is a token, and so a login."""

@@ -15,7 +15,7 @@ from forwarder.ports import Archive, AuditRow, Clock, EventTypeRow, Spool
 from forwarder.telemetry.collector import BookCollector
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
-from forwarder.web.explain import Explain
+from forwarder.web.explain import Explain, TimeOf
 
 LABEL_CHARACTERS_MAX = 256  # of what the spool keeps to look an event up by
 LINKS_SHOWN_MAX = 20  # in one line of the audit log
@@ -70,6 +70,7 @@ class OperatorDesk:
     books: BookCollector = field(default_factory=BookCollector)
     links: LinkKeeper | None = None
     explain: Mapping[RouteName, Explain] = field(default_factory=dict)  # of routes that run; see `web.explain`
+    time_of: Mapping[RouteName, TimeOf] = field(default_factory=dict)  # of routes whose events state their own time
     _links_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:

@@ -13,7 +13,9 @@ import pytest
 import structlog
 
 from forwarder.flow.route import RouteStatus, ScopeStop
+from forwarder.mapping.event_time import stated_time_ms
 from forwarder.model import Attempt, Envelope, Labels, RouteName, State
+from forwarder.ports import EventQuery
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
@@ -26,6 +28,7 @@ from forwarder.web.operator_auth import OperatorGuard
 from forwarder.web.operator_desk import OperatorDesk
 from forwarder.web.pages.render import Renderer
 from forwarder.web.pages.routes import make_page
+from forwarder.web.pages.sessions import Sessions
 from forwarder.web.pages.stream import Stream
 
 NOW_MS = 1_800_000_000_000
@@ -104,6 +107,7 @@ class World:
     stream: Stream
     routes: Mapping[RouteName, ToldRoute]
     log: list[dict[str, object]]
+    sessions: Sessions
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     async def arrive(
@@ -148,8 +152,7 @@ class World:
 
     async def newest(self) -> list[int]:
         """Return the sequences in the spool, newest first."""
-        answer = await (await self.http.get("/api/events?limit=500")).json()
-        return [row["sequence"] for row in answer["events"]]
+        return [row.sequence for row in (await self.spool.events(EventQuery(limit=500))).rows]
 
     async def _lend(self, route: RouteName, sequence: int) -> int:
         """Borrow until the wanted one is lent; the others are given back."""
@@ -190,7 +193,12 @@ Build = Callable[..., Awaitable[World]]
 
 @asynccontextmanager
 async def looked_at(
-    folder: Path, *, explain: Mapping[RouteName, Explain], running: tuple[RouteName, ...], tick_s: float
+    folder: Path,
+    *,
+    explain: Mapping[RouteName, Explain],
+    running: tuple[RouteName, ...],
+    tick_s: float,
+    token: str | None = None,
 ) -> AsyncIterator[World]:
     """Run the page over a new spool."""
     log: list[dict[str, object]] = []
@@ -216,11 +224,13 @@ async def looked_at(
         started_at_ms=NOW_MS - 60_000,
         settings_rows=({"variable": "FORWARDER_LISTEN", "value": "0.0.0.0:8080", "origin": "x", "is_secret": False},),
         explain=explain,
+        time_of={OUTBOUND: stated_time_ms},
     )
+    sessions = Sessions(clock=clock)
     render = Renderer(clock=clock, version="1.2.3")
     rates = Rates(metrics=metrics, clock=clock)
-    pages, stream = make_page(desk, render, rates, tick_s=tick_s)
-    guard = OperatorGuard(token=None, own_hosts=frozenset())
+    guard = OperatorGuard(token=token, own_hosts=frozenset(), sessions=sessions)
+    pages, stream = make_page(desk, render, rates, guard=guard, tick_s=tick_s)
     app = operator_app((*api_routes(desk), *pages), guard=guard, reporter=reporter, clock=clock)
     listener = OperatorListener(app, host="127.0.0.1", port=0)
     running_tasks = [asyncio.create_task(listener.run()), asyncio.create_task(stream.run())]
@@ -236,6 +246,7 @@ async def looked_at(
             stream=stream,
             routes=routes,
             log=log,
+            sessions=sessions,
         )
     await stream.drain()
     await listener.drain()
@@ -253,9 +264,10 @@ async def look(tmp_path: Path) -> AsyncIterator[Build]:
             explain: Mapping[RouteName, Explain] | None = None,
             running: tuple[RouteName, ...] = (OUTBOUND, INBOUND),
             tick_s: float = 0.05,
+            token: str | None = None,
         ) -> World:
             return await stack.enter_async_context(
-                looked_at(tmp_path / "data", explain=explain or {}, running=running, tick_s=tick_s)
+                looked_at(tmp_path / "data", explain=explain or {}, running=running, tick_s=tick_s, token=token)
             )
 
         yield start

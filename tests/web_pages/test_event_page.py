@@ -5,13 +5,15 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from forwarder.errors import Unmappable
 from forwarder.flow.plans import Fate, Plan, PlannedCall
-from forwarder.model import Attempt, Delivery, Filtered, Lease, RouteName, State, Unmapped
+from forwarder.model import Attempt, Delivery, Filtered, Lease, Replay, RouteName, State, Unmapped
 from forwarder.ports import Mapped
 from forwarder.web.explain import explainer
+from forwarder.web.pages.edited_copy import store_edited
 
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
 Look = Callable[..., Awaitable[Any]]
@@ -210,3 +212,73 @@ async def test_an_event_without_labels_has_a_page(world: Any) -> None:
     sequence = await world.arrive(event="", user="", message="", source="")
     assert "message:updated" in await world.page(f"/events/{sequence}")
     assert "message:updated" in await world.page("/events")
+
+
+async def test_a_journey_goes_by_the_events_own_times(world: Any) -> None:
+    """Statuses that arrive in the wrong order are shown in the order in which they were reached, with both times."""
+
+    async def told(event: str, **fields: object) -> None:
+        payload = json.dumps({"type": "message:updated", "data": {"id": "m1", **fields}}).encode()
+        await world.arrive(payload, event=event)
+
+    now_ms = world.clock.now_ms
+    await told("Message Delivered", status="DELIVERED", delivered=now_ms - 1_000)
+    await told("Message Sent", status="SENT", sent=now_ms - 61_000)
+    await world.arrive(b"no JSON", event="Message Unknown")
+    text = await world.page("/messages/m1")
+    names = re.findall(r"<strong>(Message \w+)</strong>", text)
+    assert names == ["Message Sent", "Message Delivered", "Message Unknown"]
+    assert "over 1 min 1 s" in text
+    assert "1 min 1 s later" in text
+    assert text.count("; arrived ") == 2
+    beside = await world.page("/events/1")
+    assert beside.index(">Message Sent</a>") < beside.index('<span class="muted">this one</span>')
+
+
+async def test_a_journey_reads_no_large_payload(world: Any) -> None:
+    """An event too large to be one of Courier's keeps its arrival as its time."""
+    data = {"id": "m1", "status": "SENT", "sent": 1_000, "filling": "x" * 70_000}
+    await world.arrive(json.dumps({"type": "message:updated", "data": data}).encode())
+    assert "; arrived " not in await world.page("/messages/m1")
+
+
+async def test_everything_again_is_offered_where_calls_were_made(world: Any) -> None:
+    """An inbound event that made calls offers to make them again, warns first, and the log says it."""
+    plan = Plan(calls=[PlannedCall(operation="POST /automations/x", family="automations", fate=Fate.DONE)])
+    progress = msgspec.json.encode(plan)
+    made = await world.arrive(route=INBOUND, state=State.DEAD, reason="refused", progress=progress)
+    text = await world.page(f"/events/{made}")
+    assert "Replay everything" in text
+    assert "a second time" in text
+    async with world.http.post(f"/events/{made}/replay", data={"everything": "1"}) as answer:
+        asked = await answer.text()
+        assert "a second time" in asked
+        assert '<input type="hidden" name="everything" value="1">' in asked
+    form = {"everything": "1", "confirmed": "1"}
+    async with world.http.post(f"/events/{made}/replay", data=form, allow_redirects=False) as answer:
+        assert answer.status == 303
+    assert "with what was done before" in (await world.spool.audit(limit=1))[0].detail
+    (lease,) = await world.spool.lease(INBOUND, fresh_max=1, retry_max=1, bytes_max=10**6)
+    assert lease.replay is Replay.EVERYTHING
+
+
+@pytest.mark.parametrize(
+    ("route", "state"),
+    [(OUTBOUND, State.DELIVERED), (INBOUND, State.UNMAPPED), (INBOUND, State.PENDING)],
+    ids=["outbound is recognised by its key", "made no call", "is not settled"],
+)
+async def test_everything_again_is_not_offered_elsewhere(world: Any, route: RouteName, state: State) -> None:
+    """Where nothing would be repeated there is no second button, and its form replays as the first does."""
+    sequence = await world.arrive(route=route, state=state, reason="r" if state is State.UNMAPPED else "")
+    assert "Replay everything" not in await world.page(f"/events/{sequence}")
+    async with world.http.post(f"/events/{sequence}/replay", data={"everything": "1"}) as answer:
+        assert "a second time" not in await answer.text()
+
+
+async def test_an_edited_copy_and_its_original_link_to_each_other(world: Any) -> None:
+    """Whoever looks at one finds the other."""
+    original = await world.arrive(b'{"a": 1}', state=State.DEAD, reason="r")
+    await store_edited(world.desk, await world.spool.event(original), '{"a": 2}', who="somebody")
+    copy = (await world.newest())[0]
+    assert f'Replaced by an edited copy, <a href="/events/{copy}">' in await world.page(f"/events/{original}")
+    assert f'An edited copy of <a href="/events/{original}">' in await world.page(f"/events/{copy}")

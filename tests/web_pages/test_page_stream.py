@@ -13,6 +13,7 @@ import pytest
 from forwarder.errors import SpoolClosed
 from forwarder.model import RouteName, State
 from forwarder.ports import EventQuery
+from forwarder.web.pages.sessions import COOKIE, LIFETIME_S
 from forwarder.web.pages.stream import CLIENTS_MAX, message
 from forwarder.web.pages.topic import Topic
 
@@ -301,3 +302,37 @@ def test_a_message_is_framed() -> None:
     """One message is one frame, whatever line breaks its text has."""
     framed = message("events", {"a": "x\n\ny\r"}, sequence=7)
     assert framed == b'id: 7\nevent: events\ndata: {"a":"x\\n\\ny\\r"}\n\n'
+
+
+@pytest.mark.parametrize("is_by_time", [False, True], ids=["logged out", "its time is over"])
+async def test_a_stream_ends_with_its_login(look: Look, *, is_by_time: bool) -> None:
+    """Once the session that opened a stream is over, nothing more is told but that."""
+    world = await look(token="a-token-long-enough")
+    cookies = {COOKIE: world.sessions.open()}
+    cookie = f"{COOKIE}={cookies[COOKIE]}"
+    async with _listening(world, "watch=events", Cookie=cookie) as answer:
+        await _next(answer, "status")
+        if is_by_time:
+            world.clock.now_ms += (LIFETIME_S + 1) * 1000
+        else:
+            world.sessions.close(cookies)
+        await world.arrive(event="Not for their eyes")
+        async with asyncio.timeout(5):
+            rest = (await answer.content.read()).decode()
+    assert rest.endswith("event: ended\ndata: {}\n\n")
+    assert "Not for their eyes" not in rest.partition("event: ended")[2]
+
+
+async def test_a_program_with_the_token_streams_on(look: Look) -> None:
+    """A stream that was opened with the token itself needs no session."""
+    world = await look(token="a-token-long-enough")
+    async with _listening(world, "watch=events", Authorization="Bearer a-token-long-enough") as answer:
+        world.clock.now_ms += (LIFETIME_S + 1) * 1000
+        await _next(answer, "status")
+        await _next(answer, "status")
+
+
+async def test_asking_for_the_head_of_a_stream_takes_no_place(world: Any) -> None:
+    """A stream has no end and so no HEAD."""
+    async with world.http.head("/api/stream") as answer:
+        assert answer.status == 405

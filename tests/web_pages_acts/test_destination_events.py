@@ -173,7 +173,7 @@ async def test_hostile_names_are_text(start: Any) -> None:
     await desk.put({"type": "track", "userId": "u"}, State.UNMAPPED, "no name", inbound=True)
     page = await desk.get(PATH)
     assert HOSTILE in page.words
-    assert "evil⟨U+202E⟩name␀" in page.words
+    assert "evil⟨U+202E⟩name⟨U+0000⟩" in page.words
     assert "Its name is cut here" in page.words
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from forwarder.errors import SpoolFull
 from forwarder.model import Labels, RouteName, State
-from forwarder.ports import EventDetail, EventRow
-from forwarder.web.pages.edited_copy import EDIT_BYTES_MAX, edited_envelope
+from forwarder.ports import EventDetail, EventQuery, EventRow
+from forwarder.web.pages.edited_copy import EDIT_BYTES_MAX, Edits, edited_envelope, edits_of
 
 SENT = {"type": "message:updated", "data": {"id": "m1", "status": "SENT", "recipient": "u1"}}
 TRACK = {"type": "track", "event": "E", "userId": "u1", "messageId": "x", "properties": {"n": 1}}
@@ -142,6 +142,18 @@ async def test_odd_objects_are_stored_all_the_same(start: Any) -> None:
     second = await desk.put(TRACK | {"messageId": "y"}, State.DEAD, "r", inbound=True)
     assert (await _edit(desk, second, '{"type":"track","n":1e999}')).status == 303
     assert sorted((await desk.states()).values()) == ["dead*", "dead*", "pending", "pending"]
+
+
+async def test_original_and_copy_know_each_other(start: Any) -> None:
+    """Which copy was made of which event is known of both; of others there is nothing."""
+    desk = await start()
+    first = await desk.put(SENT, State.DEAD, "r")
+    assert (await _edit(desk, first, '{"type":"message:updated","data":{"a":1}}')).status == 303
+    second = (await desk.spool.events(EventQuery(limit=1))).rows[0].sequence
+    assert await edits_of(desk.spool, first) == Edits(copy=second)
+    assert await edits_of(desk.spool, second) == Edits(original=first)
+    await desk.operator.audit("somebody", "links", f"event {first} was replaced by event 99, an edited copy")
+    assert await edits_of(desk.spool, 99) == Edits()
 
 
 @settings(max_examples=100, deadline=None)

@@ -9,6 +9,7 @@ import pytest
 from forwarder.errors import SpoolClosed
 from forwarder.ports import AuditRow
 from forwarder.telemetry.rates import Rates
+from forwarder.web.operator_auth import OperatorGuard
 from forwarder.web.pages.forms import described_forms
 from forwarder.web.pages.jobs import JOBS_KEPT_MAX
 from forwarder.web.pages.render import Renderer
@@ -123,7 +124,10 @@ async def test_every_form_is_described(start: Any) -> None:
         paths = (await answer.json())["paths"]
     operator = desk.operator
     shown, _ = make_page(
-        operator, Renderer(clock=desk.clock, version="1"), Rates(metrics=operator.metrics, clock=desk.clock)
+        operator,
+        Renderer(clock=desk.clock, version="1"),
+        Rates(metrics=operator.metrics, clock=desk.clock),
+        guard=OperatorGuard(token=None, own_hosts=frozenset()),
     )
     posts = {route.path for route in (*desk.routes, *shown) if route.method == "POST"}
     assert posts == set(described_forms())

@@ -6,6 +6,7 @@ twice, or again after a crash between the two steps, stores one copy. Deliberate
 """
 
 import os
+import re
 import sys
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -15,7 +16,7 @@ import msgspec
 
 from forwarder.courier import wire as courier_wire
 from forwarder.model import Envelope, RouteName, State
-from forwarder.ports import EventDetail, EventQuery
+from forwarder.ports import Archive, EventDetail, EventQuery
 from forwarder.rudderstack import wire as rudderstack_wire
 from forwarder.web.elements import Element, NotJson, element, trimmed
 from forwarder.web.operator_desk import OperatorDesk
@@ -25,6 +26,9 @@ from forwarder.web.pages.json_text import readable
 EDIT_BYTES_MAX: Final = 1_048_576  # a text field of more helps nobody
 _KEY_SIZE: Final = 16
 _LOOKED_AT_MAX: Final = 20  # of the newest events, to find the copy's sequence for the audit log
+_ACT: Final = "edit"
+_AUDIT_LOOKED_AT_MAX: Final = 500  # lines: which copy is whose is known for as long as it is among them
+_REPLACED = re.compile(r"event (\d+) was replaced by event (\d+), an edited copy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,9 +85,30 @@ async def store_edited(desk: OperatorDesk, found: EventDetail, text: str, *, who
     sequence = await _sequence_of(desk, envelope, after=found.row.sequence)
     original = found.row.sequence
     named = "an edited copy" if sequence is None else f"event {sequence}, an edited copy"
-    await desk.audit(who, "edit", f"event {original} was replaced by {named}")
+    await desk.audit(who, _ACT, f"event {original} was replaced by {named}")
     await desk.discard([original], who=who, detail=f"{original}, replaced by {named}")
     return Edited(sequence=sequence, was_known=bool(receipt.duplicates))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edits:
+    """What an event was made of, and what was made of it, by an edit; None for nothing that is still in the log."""
+
+    original: int | None = None
+    copy: int | None = None
+
+
+async def edits_of(archive: Archive, sequence: int) -> Edits:
+    """Return what the newest lines of the audit log tell of an event's edits."""
+    original = copy = None
+    for line in await archive.audit(limit=_AUDIT_LOOKED_AT_MAX):
+        told = _REPLACED.fullmatch(line.detail) if line.action == _ACT else None
+        if told is None:
+            continue
+        old, new = (int(number) for number in told.groups())
+        original = old if new == sequence and original is None else original
+        copy = new if old == sequence and copy is None else copy
+    return Edits(original=original, copy=copy)
 
 
 async def _sequence_of(desk: OperatorDesk, envelope: Envelope, *, after: int) -> int | None:

@@ -1,7 +1,7 @@
-"""One event's page, its message's journey, and its replay.
+"""One event's page, the page of its message's journey, and its replay.
 
 What was sent is not kept; it is what the mapping makes of the event now, and the page says so. Deliberately absent:
-lists (`events`).
+lists (`events`), and the order of a journey (`journey`).
 """
 
 import asyncio
@@ -12,13 +12,15 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from forwarder.flow.plans import Plan
+from forwarder.flow.plans import Fate, Plan
 from forwarder.model import RouteName, State
-from forwarder.ports import EventDetail, EventQuery, EventRow
+from forwarder.ports import EventDetail, EventRow
 from forwarder.web.explain import EXPLAINED_BYTES_MAX, Explained
 from forwarder.web.operator_desk import OperatorDesk
 from forwarder.web.operator_query import sequence_of
-from forwarder.web.pages.acts import ask, operator_name
+from forwarder.web.pages.acts import ask, fields_of, operator_name
+from forwarder.web.pages.edited_copy import edits_of
+from forwarder.web.pages.journey import Station, journey_of
 from forwarder.web.pages.json_text import Readable, readable
 from forwarder.web.pages.render import Question, Renderer, see_other
 
@@ -57,7 +59,9 @@ class EventPages:
 
     async def show(self, request: web.Request) -> web.Response:
         """Show everything that is known of one event."""
-        found = await self.desk.archive.event(sequence_of(request.match_info["sequence"]))
+        sequence = sequence_of(request.match_info["sequence"])
+        found = await self.desk.archive.event(sequence)
+        plan = _planned(found)
         explained = await self._explain(found)
         return self.render.page(
             request,
@@ -69,8 +73,10 @@ class EventPages:
             explained=explained,
             calls=_calls(explained),
             attempts=[(one, readable(one.answer, shown_max=_ANSWER_SHOWN_MAX)) for one in reversed(found.attempts)],
-            plan=_planned(found),
+            plan=plan,
             beside=await self._beside(found.row),
+            edits=await edits_of(self.desk.archive, sequence),
+            everything_text=everything_text(found, plan),
         )
 
     async def download(self, request: web.Request) -> web.Response:
@@ -87,21 +93,27 @@ class EventPages:
         sequence = sequence_of(request.match_info["sequence"])
         back = f"/events/{sequence}"
         found = await self.desk.archive.event(sequence)
-        question = Question(title=f"Replay event {sequence}?", text=replay_text(found.row), act="Replay", back=back)
+        everything = (await fields_of(request)).get("everything") == "1"
+        again = everything_text(found, _planned(found)) if everything else None
+        question = Question(
+            title=f"Replay event {sequence}{', everything again' if again else ''}?",
+            text=again or replay_text(found.row),
+            act="Replay everything" if again else "Replay",
+            back=back,
+            is_destructive=again is not None,
+        )
         if (asking := await ask(request, self.render, question)) is not None:
             return asking
-        count = await self.desk.replay([sequence], who=operator_name(request), detail=str(sequence))
+        who = operator_name(request)
+        count = await self.desk.replay([sequence], who=who, detail=str(sequence), everything=again is not None)
         raise see_other(back, did="replayed", count=count)
 
     async def journey(self, request: web.Request) -> web.Response:
         """Show every event of one message on one time line."""
         message = request.match_info["message"]
-        page = await self.desk.archive.events(EventQuery(message_id=message[:256], limit=_JOURNEY_MAX))
-        rows = page.rows[::-1]
-        status = 200 if rows else 404
-        return self.render.page(
-            request, "journey.html", status=status, message=message, rows=rows, is_cut=page.next_before is not None
-        )
+        journey = await journey_of(self.desk, message, events_max=_JOURNEY_MAX)
+        status = 200 if journey.stations else 404
+        return self.render.page(request, "journey.html", status=status, message=message, journey=journey)
 
     async def _explain(self, found: EventDetail) -> Explained | None:
         explain = self.desk.explain.get(found.row.route)
@@ -109,12 +121,11 @@ class EventPages:
             return None
         return await asyncio.to_thread(explain, found)
 
-    async def _beside(self, row: EventRow) -> Sequence[EventRow]:
-        """Return the other events of the same message, oldest first."""
+    async def _beside(self, row: EventRow) -> Sequence[Station]:
+        """Return the events of the same message, in the order in which they happened."""
         if not row.labels.message_id:
             return ()
-        page = await self.desk.archive.events(EventQuery(message_id=row.labels.message_id, limit=_BESIDE_MAX))
-        return page.rows[::-1]
+        return (await journey_of(self.desk, row.labels.message_id, events_max=_BESIDE_MAX)).stations
 
 
 def replay_text(row: EventRow) -> str:
@@ -125,6 +136,20 @@ def replay_text(row: EventRow) -> str:
     if row.route is RouteName.RUDDERSTACK_TO_COURIER:
         return f"{again}. Calls that were done are not repeated."
     return f"{again}, so that RudderStack recognises a repetition."
+
+
+def everything_text(found: EventDetail, plan: Plan | None) -> str | None:
+    """Warn of a replay that repeats the calls that were made; None where there are none to repeat."""
+    row = found.row
+    if row.route is not RouteName.RUDDERSTACK_TO_COURIER or row.state is State.PENDING or found.payload is None:
+        return None
+    made = [call for call in (*plan.calls, *plan.former) if call.fate is Fate.DONE] if plan is not None else []
+    if not made and row.state is not State.DELIVERED:
+        return None
+    return (
+        "Calls to Courier that were made already are made again and take effect again: automations start and "
+        "messages go out a second time. Replay alone makes only those that are missing."
+    )
 
 
 def _calls(explained: Explained | None) -> Sequence[Call]:

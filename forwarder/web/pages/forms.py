@@ -10,6 +10,11 @@ from forwarder.web.operator_schemas import ROUTE, TEXT, WHOLE
 Json = dict[str, Any]
 
 _CONFIRMED: Final[Json] = {"type": "string", "enum": ["1"], "description": "Without it the answer asks first."}
+_EVERYTHING: Final[Json] = {
+    "type": "string",
+    "enum": ["1"],
+    "description": "Make the calls to Courier that the event already made again, too. They take effect again.",
+}
 _GROUP: Final[Json] = {
     "state": {"type": "string", "enum": ["dead", "unmapped"]},
     "route": ROUTE,
@@ -32,7 +37,11 @@ def described_forms() -> Json:
         "/logout": _post("Log out", {}, "Ends the session and takes its cookie away."),
         "/routes/{route}/pause": _post("Pause a route", {"confirmed": _CONFIRMED}, route=True),
         "/routes/{route}/resume": _post("Resume a route", {"confirmed": _CONFIRMED}, route=True),
-        "/events/{sequence}/replay": _post("Replay one event", {"confirmed": _CONFIRMED}, sequence=True),
+        "/events/{sequence}/replay": _post(
+            "Replay one event",
+            {"everything": _EVERYTHING, "confirmed": _CONFIRMED},
+            sequence=True,
+        ),
         "/dead-letters/replay": _post("Replay a group", _GROUP, "A large one goes on in steps, shown on a page."),
         "/dead-letters/discard": _post("Discard a group of dead events", _GROUP),
         "/dead-letters/{sequence}/edit": _post(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from forwarder.telemetry.rates import Rates
+from forwarder.web.operator_auth import OperatorGuard
 from forwarder.web.operator_desk import OperatorDesk
 from forwarder.web.pages.acts import as_page
 from forwarder.web.pages.assets import asset_routes
@@ -28,13 +29,13 @@ def page_routes(desk: OperatorDesk, render: Renderer, *, overview: Overview, str
     )
     return (
         *asset_routes(),
-        web.get("/api/stream", stream.serve),
+        web.get("/api/stream", stream.serve, allow_head=False),  # a stream never ends
         *(_told_as_page(route, render) for route in pages),
     )
 
 
 def make_page(
-    desk: OperatorDesk, render: Renderer, rates: Rates, *, tick_s: float = TICK_S
+    desk: OperatorDesk, render: Renderer, rates: Rates, *, guard: OperatorGuard, tick_s: float = TICK_S
 ) -> tuple[Sequence[web.RouteDef], Stream]:
     """Return the page's routes, and the worker behind its stream, which the daemon must run."""
     overview = Overview(desk=desk, render=render, rates=rates)
@@ -44,6 +45,7 @@ def make_page(
         reporter=desk.reporter,
         render=render,
         parts=overview.parts,
+        guard=guard,
         tick_s=tick_s,
     )
     return page_routes(desk, render, overview=overview, stream=stream), stream

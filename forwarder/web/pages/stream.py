@@ -17,6 +17,7 @@ from aiohttp import web
 from forwarder.errors import ForwarderError
 from forwarder.ports import Archive, Clock, EventQuery, EventRow, SpoolFacts
 from forwarder.telemetry.reporter import Reporter
+from forwarder.web.operator_auth import OperatorGuard
 from forwarder.web.pages.filters import read_filters
 from forwarder.web.pages.render import Renderer
 from forwarder.web.pages.topic import News, Topic
@@ -77,6 +78,7 @@ class Stream:
         reporter: Reporter,
         render: Renderer,
         parts: Parts,
+        guard: OperatorGuard,
         tick_s: float = TICK_S,
     ) -> None:
         self._archive = archive
@@ -84,6 +86,7 @@ class Stream:
         self._reporter = reporter
         self._render = render
         self._parts = parts
+        self._guard = guard
         self._tick_s = tick_s
         self._clients: set[_Client] = set()
         self._topics: dict[EventQuery, Topic] = {}
@@ -112,7 +115,7 @@ class Stream:
     # --- what the listener calls ---
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        """Stream until the client leaves or the daemon stops."""
+        """Stream until the client leaves, its login ends, or the daemon stops."""
         if self._drained.is_set():
             raise web.HTTPServiceUnavailable(reason="the daemon is stopping")
         if len(self._clients) >= CLIENTS_MAX:
@@ -125,7 +128,7 @@ class Stream:
             await response.write(f"retry: {_RETRY_MS}\n\n".encode())
             await self._catch_up(client, _after(request))
             self._somebody.set()
-            await self._write(client, response)
+            await self._write(client, request, response)
         finally:
             self._leave(client)
         return response
@@ -135,12 +138,20 @@ class Stream:
         if client.query is not None and all(client.query != other.query for other in self._clients):
             self._topics.pop(client.query, None)  # what nobody follows would grow old: the next one begins anew
 
-    async def _write(self, client: _Client, response: web.StreamResponse) -> None:
-        with suppress(ConnectionError, TimeoutError):
+    async def _write(self, client: _Client, request: web.Request, response: web.StreamResponse) -> None:
+        try:
             while client.ready.is_set() or not self._drained.is_set():
                 await client.ready.wait()
+                admitted = self._guard.still_admits(headers=request.headers, cookies=request.cookies)
                 async with asyncio.timeout(_WRITE_MAX_S):
-                    await response.write(client.take())
+                    await response.write(client.take() if admitted else message("ended", {}))
+                if not admitted:
+                    return
+        except ConnectionError:
+            return
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()  # an orderly end would wait for whoever does not read
 
     async def _catch_up(self, client: _Client, after: int | None) -> None:
         if client.query is None:

@@ -156,6 +156,10 @@ function follow(place) {
     tell();
   });
   stream.addEventListener("bye", () => tellConnection(false, "Daemon is stopping; reconnecting"));
+  stream.addEventListener("ended", () => {
+    stream.close();
+    tellConnection(false, "Your login ended; reload to log in again");
+  });
   stream.addEventListener("error", () => {
     tellConnection(false, "Connection lost; reconnecting");
     // A refused stream (too many pages open, a login that ended) is final for the browser; we try again, slowly.
