@@ -211,7 +211,7 @@ async def test_many_unmapped_events_are_counted_up_to_a_limit(start: Any) -> Non
     assert "Replay 200+ unmapped" in (await desk.get(PATH)).words
     exhume = desk.spool.exhume
 
-    async def never(_: object) -> int:
+    async def never(_: object, **__: object) -> int:
         await asyncio.Event().wait()
         return 0
 
