@@ -38,7 +38,7 @@ Events = Sequence[dict[str, Any]]
 @AS_JSON
 @URL
 def events(*, limit: int, follow: bool, as_json: bool, url: str | None, **filters: str | None) -> None:
-    """List events, newest first; with --follow oldest first, and on.
+    """List events, newest first; with --follow oldest first, and on, also over a restart of the daemon.
 
     With --json one flat object per event and line: sequence, route, state, event, message_id, user_id,
     received_at, attempts, reason.
@@ -50,11 +50,12 @@ def events(*, limit: int, follow: bool, as_json: bool, url: str | None, **filter
 
 
 async def _list(filters: Filters, *, limit: int, follow: bool, as_json: bool, url: str | None) -> None:
-    async with operator(command_settings(), url) as client:
+    async with operator(command_settings(), url, waits=follow) as client:
         found = await _newest(client, filters, limit=max(limit, _PAGE) if follow else limit)
         for event in reversed(found[:limit]) if follow else found:
             _print(event, as_json=as_json)
         if follow:
+            client.must_run("follow")
             await _follow(client, filters, found, as_json=as_json)
         elif not found and not as_json:
             click.echo("no such events", err=True)

@@ -3,6 +3,7 @@
 `operator` decides which, so that a command is written once for both. Absent: what is asked.
 """
 
+import asyncio
 import getpass
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from http import HTTPStatus
 from typing import Any
 
 import aiohttp
+import click
 
 from forwarder.cli.exits import CommandFailed
 from forwarder.cli.stopped import stopped_daemon
@@ -17,20 +19,40 @@ from forwarder.errors import DaemonUnreachable, SpoolLocked, SpoolUnusable
 from forwarder.settings import Address, Settings
 
 _TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
+_AGAIN_S = 0.5
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  recognised, not bound
 
 
 class OperatorClient:
-    """Requests to one operator API. `is_running` tells a daemon from its data folder."""
+    """Requests to one operator API. `is_running` tells a daemon from its data folder.
 
-    def __init__(self, http: aiohttp.ClientSession, *, is_running: bool) -> None:
+    With `waits` reading outlasts a restart: it says once that the daemon is away, and tries until it is back.
+    """
+
+    def __init__(self, http: aiohttp.ClientSession, *, is_running: bool, waits: bool = False) -> None:
         self._http = http
+        self._waits = waits and is_running
         self.is_running = is_running
 
     async def get(self, path: str, **parameters: str | int | None) -> Any:
         """Return the JSON at a path; parameters that are None are left out. Raises `CommandFailed`."""
         given = {name: value for name, value in parameters.items() if value is not None}
-        return await self._asked("GET", path, params=given)
+        is_told = False
+        while True:
+            try:
+                return await self._asked("GET", path, params=given)
+            except DaemonUnreachable as error:
+                if not self._waits:
+                    raise
+                if not is_told:
+                    click.echo(f"{error}; waiting for the daemon to come back", err=True)
+                is_told = True
+            await asyncio.sleep(_AGAIN_S)
+
+    def must_run(self, what: str) -> None:
+        """Raise `CommandFailed` on a stopped daemon's folder: held for long, it would keep the daemon from starting."""
+        if not self.is_running:
+            raise CommandFailed(f"the daemon is stopped, so there is nothing to {what}: start it (forwarder run) first")
 
     async def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """Make a change and return its JSON. Raises `CommandFailed`."""
@@ -41,14 +63,15 @@ class OperatorClient:
             async with self._http.request(method, path, **request) as answer:
                 said = await answer.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise DaemonUnreachable(f"the daemon went away ({type(error).__name__}); try again") from None
+            raise DaemonUnreachable(f"the daemon went away ({type(error).__name__})") from None
         except ValueError:
             raise CommandFailed("what answers there is not this daemon: it speaks no JSON") from None
         if answer.status == HTTPStatus.UNAUTHORIZED:
             raise CommandFailed("the daemon asks for its token: set FORWARDER_OPERATOR_TOKEN as the daemon has it")
         if answer.status >= HTTPStatus.BAD_REQUEST:
             what = said.get("error", "") if isinstance(said, dict) else ""
-            raise CommandFailed(f"the daemon answered {answer.status}: {what}")
+            is_away = answer.status == HTTPStatus.SERVICE_UNAVAILABLE
+            raise (DaemonUnreachable if is_away else CommandFailed)(f"the daemon answered {answer.status}: {what}")
         return said
 
 
@@ -58,7 +81,7 @@ def operator_url(listen: Address) -> str:
 
 
 @asynccontextmanager
-async def operator(settings: Settings, url: str | None = None) -> AsyncIterator[OperatorClient]:
+async def operator(settings: Settings, url: str | None = None, *, waits: bool = False) -> AsyncIterator[OperatorClient]:
     """Give a client of the running daemon, or of its data folder when nothing listens at its address.
 
     Raises `DaemonUnreachable` when there is neither; with an explicit `url` the folder is not looked at.
@@ -69,7 +92,7 @@ async def operator(settings: Settings, url: str | None = None) -> AsyncIterator[
         headers["Authorization"] = f"Bearer {settings.operator_token.get_secret_value()}"
     async with aiohttp.ClientSession(where, headers=headers, timeout=_TIMEOUT) as http:
         if await _answers(http):
-            yield OperatorClient(http, is_running=True)
+            yield OperatorClient(http, is_running=True, waits=waits)
             return
     if url is not None:
         raise DaemonUnreachable(f"nothing answers at {url}: is the daemon running, and is that its operator listener?")

@@ -36,7 +36,8 @@ _CLEAR = "\x1b[H\x1b[2J"
 def status(*, watch: bool, interval: float, count: int | None, as_json: bool, url: str | None) -> None:
     """Show the state of both routes, the books and the spool.
 
-    Asks the running daemon; when it is stopped, reads its data folder. With --json one object per line.
+    Asks the running daemon, and with --watch waits for it when it restarts; when it is stopped, reads its
+    data folder. With --json one object per line.
     """
     times = count or (None if watch else 1)
     try:
@@ -48,7 +49,7 @@ def status(*, watch: bool, interval: float, count: int | None, as_json: bool, ur
 async def _show(times: int | None, *, interval_s: float, as_json: bool, url: str | None) -> None:
     earlier: dict[str, Any] | None = None
     shown = 0
-    async with operator(command_settings(), url) as client:
+    async with operator(command_settings(), url, waits=times != 1) as client:
         while True:
             now = await _status(client)
             if as_json:
@@ -59,6 +60,7 @@ async def _show(times: int | None, *, interval_s: float, as_json: bool, url: str
             earlier, shown = now, shown + 1
             if times is not None and shown >= times:
                 return
+            client.must_run("watch")
             await asyncio.sleep(interval_s)
 
 

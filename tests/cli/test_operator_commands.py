@@ -10,11 +10,17 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from click.testing import Result
+
+from forwarder.cli.operator_client import OperatorClient
+from forwarder.errors import DaemonUnreachable
 
 Shell = Callable[..., Result]
 Daemon = Callable[..., Any]
 
+_SOON = aiohttp.ClientTimeout(total=5)
 _FLAT = ["sequence", "route", "state", "event", "message_id", "user_id", "received_at", "attempts", "reason"]
 
 
@@ -309,3 +315,39 @@ def test_an_error_of_the_daemon_is_passed_on(filled: Shell, daemon: Daemon) -> N
     result = filled("events", "--text", "x" * 2_000, FORWARDER_OPERATOR_LISTEN=daemon().address)
     assert result.exit_code == 1
     assert "the daemon answered 400: text is longer than" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "what"), [(("events", "--follow"), "follow"), (("status", "--watch"), "watch")], ids=["events", "status"]
+)
+def test_what_goes_on_for_long_gives_a_stopped_daemons_folder_back(
+    filled: Shell, words: tuple[str, ...], what: str
+) -> None:
+    """On a stopped daemon it is shown once, and says why that is all: held open, the daemon could not start."""
+    result = filled(*words)
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) >= 6
+    assert f"nothing to {what}: start it" in result.stderr
+
+
+async def test_reading_outlasts_a_restart(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits is told once that the daemon is away, and gets the answer when it is back; others get the error."""
+    monkeypatch.setattr("forwarder.cli.operator_client._AGAIN_S", 0.01)
+    asked = 0
+
+    async def restarting(request: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        if asked == 1 and request.transport is not None:
+            request.transport.abort()
+        return web.json_response({"error": "the spool is closed"}, status=503 if asked == 2 else 200)
+
+    app = web.Application()
+    app.router.add_get("/api/events", restarting)
+    async with TestServer(app) as server, aiohttp.ClientSession(server.make_url("/"), timeout=_SOON) as http:
+        waiting = OperatorClient(http, is_running=True, waits=True)
+        assert await waiting.get("/api/events") == {"error": "the spool is closed"}
+        assert (asked, capsys.readouterr().err.count("waiting for the daemon")) == (3, 1)
+        asked = 1
+        with pytest.raises(DaemonUnreachable, match="503"):
+            await OperatorClient(http, is_running=True).get("/api/events")
