@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 FAILURES_MAX: Final = 10
 FAILURES_WINDOW_S: Final = 60.0
 _ADDRESSES_MAX: Final = 4_096
+_IPV6_SENDER_BYTES: Final = 8  # a /64
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITES: Final = frozenset({"same-origin", "none"})
 
@@ -37,7 +38,8 @@ class SessionReader(Protocol):
 class Throttle:
     """Count failed tokens per sender's address; too many within a minute are turned away unread.
 
-    Memory is bounded: past the limit of addresses the oldest count is forgotten.
+    An IPv6 sender is his /64: he has all the addresses in it. Memory is bounded: past the limit of addresses the
+    oldest count is forgotten.
     """
 
     def __init__(self, *, failures_max: int = FAILURES_MAX, window_s: float = FAILURES_WINDOW_S) -> None:
@@ -47,15 +49,16 @@ class Throttle:
 
     def wait_s(self, address: str, *, now_s: float) -> float:
         """Return how long the address must stay away; 0.0 when it may try."""
-        count, until_s = self._failures.get(address, (0, 0.0))
+        count, until_s = self._failures.get(_sender(address), (0, 0.0))
         return max(0.0, until_s - now_s) if count >= self._failures_max else 0.0
 
     def failed(self, address: str, *, now_s: float) -> None:
         """Count a wrong token."""
-        count, until_s = self._failures.pop(address, (0, 0.0))
+        sender = _sender(address)
+        count, until_s = self._failures.pop(sender, (0, 0.0))
         if len(self._failures) >= _ADDRESSES_MAX:
             del self._failures[next(iter(self._failures))]
-        self._failures[address] = (count + 1, until_s) if until_s > now_s else (1, now_s + self._window_s)
+        self._failures[sender] = (count + 1, until_s) if until_s > now_s else (1, now_s + self._window_s)
 
 
 class OperatorGuard:
@@ -91,6 +94,8 @@ class OperatorGuard:
         """
         if method not in _SAFE_METHODS and not is_own_origin(headers):
             return Denial(status=403, message="this change comes from another origin")
+        if is_embedded_elsewhere(headers):
+            return Denial(status=403, message="another site asks for this in the background; open it as a page")
         if self._token is None:
             return None if self._is_own_host(headers.get("Host", "")) else _FOREIGN_HOST
         if self._is_public(path) or (self._sessions is not None and self._sessions.is_logged_in(cookies)):
@@ -159,12 +164,33 @@ def is_own_origin(headers: Mapping[str, str]) -> bool:
         return False
 
 
+def is_embedded_elsewhere(headers: Mapping[str, str]) -> bool:
+    """Tell whether a browser fetches this for another site's page, rather than following a link.
+
+    That page could not read the answer, but it could take every place on the stream, or start searches.
+    """
+    return headers.get("Sec-Fetch-Site", "none") not in _OWN_SITES and headers.get("Sec-Fetch-Mode") != "navigate"
+
+
 def host_name(host: str) -> str:
     """Return the name of a `Host` header without its port and brackets, in lower case; "" when it is none."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
+
+
+def _sender(address: str) -> str:
+    """Return whom an address belongs to: itself, or the network that one IPv6 sender has to himself."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return parsed.packed[:_IPV6_SENDER_BYTES].hex()
 
 
 def _is_loopback(name: str) -> bool:

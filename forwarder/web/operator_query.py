@@ -15,7 +15,7 @@ from forwarder.ports import EventQuery
 from forwarder.web.operator_desk import ACTION_EVENTS_MAX
 
 LIMIT_MAX = 500
-_SEQUENCE_MAX = 2**63 - 1
+_SEQUENCE_MAX = 2**63 - 2  # the one after it is a number of the spool, too
 _TEXT_MAX = 1_000
 _PARAMETERS = (
     *("route", "state", "event", "user_id", "message_id", "reason", "text"),

@@ -149,6 +149,7 @@ async def test_routes_are_paused_and_resumed(operate: Start) -> None:
         ("GET", "/api/events?limit=0", None, 400, "use 1 or more"),
         ("GET", "/api/events?limit=501", None, 400, "0 to 500"),
         ("GET", "/api/events?before=" + "9" * 5000, None, 400, "before"),
+        ("GET", "/api/events?after=9223372036854775807", None, 400, "after"),
         ("GET", "/api/events?from=yesterday", None, 400, "from is no time"),
         ("GET", "/api/events?text=" + "x" * 1001, None, 400, "longer than"),
         ("GET", "/api/events/99", None, 404, "no event 99"),

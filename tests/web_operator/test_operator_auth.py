@@ -109,6 +109,43 @@ def test_the_throttle_forgets_the_oldest_address() -> None:
     assert throttle.wait_s("4999", now_s=1) == 59
 
 
+@pytest.mark.parametrize(
+    ("guesser", "other", "is_same"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:ffff:ffff:ffff", True),
+        ("fe80::1%eth0", "fe80::2", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("", "192.0.2.1", False),
+    ],
+)
+def test_a_sender_is_what_he_has_to_himself(guesser: str, other: str, *, is_same: bool) -> None:
+    """Whoever has a whole IPv6 network does not get ten guesses for each address in it."""
+    throttle = Throttle(failures_max=1)
+    throttle.failed(guesser, now_s=0)
+    assert (throttle.wait_s(other, now_s=1) > 0) is is_same
+
+
+@pytest.mark.parametrize(
+    ("site", "mode", "status"),
+    [
+        ("cross-site", "cors", 403),
+        ("cross-site", "no-cors", 403),
+        ("same-site", "cors", 403),
+        ("cross-site", "navigate", 200),
+        ("same-origin", "cors", 200),
+        ("none", "navigate", 200),
+    ],
+)
+async def test_other_sites_may_link_here_but_not_load(operate: Start, site: str, mode: str, status: int) -> None:
+    """Another site's page cannot keep the daemon busy in the background; a link in it works."""
+    operated = await operate()
+    headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode}
+    async with operated.http.get("/api/status", headers=headers) as answer:
+        assert answer.status == status
+
+
 class _KnowsOneCookie:
     """A login that knows one session."""
 

@@ -265,3 +265,11 @@ async def test_a_reader_who_leaves_is_no_error(start: Any) -> None:
     assert (await desk.get("/dead-letters/export")).status == 400
     assert (await desk.spool.events(EventQuery())).rows
     assert not [line for line in desk.log if line["event"] == "operator.failed"]
+
+
+async def test_a_form_that_is_too_large_is_told_as_a_page(start: Any) -> None:
+    """What no form of ours would hold is refused in the same dress as every other error."""
+    desk = await start()
+    page = await desk.post("/dead-letters/replay", {"state": "x" * 9_000_000})
+    assert page.status == 413
+    assert "<h1" in page.html

@@ -25,8 +25,10 @@ def as_page(handler: Handler, render: Renderer) -> Handler:
             return _error(render, request, 404, str(error))
         except ForwarderError as error:
             return _error(render, request, 503, str(error))
-        except web.HTTPNotFound as error:
-            return _error(render, request, 404, error.reason)
+        except web.HTTPException as error:
+            if error.status < web.HTTPBadRequest.status_code:
+                raise
+            return _error(render, request, error.status, error.reason)
 
     return answered
 
