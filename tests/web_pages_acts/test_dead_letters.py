@@ -1,6 +1,7 @@
 """Dead letters: seen by reason, replayed, discarded, exported."""
 
 import asyncio
+import io
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -270,6 +271,8 @@ async def test_a_reader_who_leaves_is_no_error(start: Any) -> None:
 async def test_a_form_that_is_too_large_is_told_as_a_page(start: Any) -> None:
     """What no form of ours would hold is refused in the same dress as every other error."""
     desk = await start()
-    page = await desk.post("/dead-letters/replay", {"state": "x" * 9_000_000})
-    assert page.status == 413
-    assert "<h1" in page.html
+    form = io.BytesIO(b"state=" + b"x" * 9_000_000)
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    async with desk.http.post("/dead-letters/replay", data=form, headers=headers) as answer:
+        assert (answer.status, answer.content_type) == (413, "text/html")
+        assert "<h1" in await answer.text()
