@@ -68,7 +68,8 @@ async def _newest(client: OperatorClient, filters: Filters, *, limit: int) -> li
         page = await client.get("/api/events", **filters, before=before, limit=min(_PAGE, limit - len(found)))
         found += page["events"]
         before = page["next_before"]
-        if before is None or page["is_cut"]:
+        # A text is looked for in the newest events only. Any other listing that was cut for time goes on.
+        if before is None or (page["is_cut"] and filters.get("text")):
             break
     return found
 
