@@ -1,5 +1,6 @@
 """How a command ends: 0 done, 1 failed, 2 wrong usage, 78 wrong configuration (EX_CONFIG of sysexits.h)."""
 
+import errno
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -71,3 +72,7 @@ class Verbs(click.Group):
             raise ConfigurationWrong(str(error)) from None
         except ForwarderError as error:
             raise CommandFailed(str(error)) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # whoever read our output has enough; click ends quietly
+            raise CommandFailed(f"the system refused: {error.strerror or error}") from None

@@ -2,14 +2,31 @@
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
 from forwarder.model import RouteName, State
 from forwarder.settings import Settings, load
 
+
+def _web_address(_: click.Context, __: click.Parameter, given: str | None) -> str | None:
+    """Return the URL; raises `click.BadParameter` for what is none."""
+    if given is None:
+        return None
+    try:
+        parts = urlsplit(given)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise click.BadParameter("it is no web address: write it like http://127.0.0.1:8081")
+    return given
+
+
 URL = click.option(
     "--url",
+    callback=_web_address,
     metavar="URL",
     help="The operator's listener, such as http://127.0.0.1:8081. Default: FORWARDER_OPERATOR_LISTEN; "
     "when nothing answers there, the data folder of the stopped daemon.",

@@ -1,6 +1,7 @@
 """status, events, replay and discard, on a running daemon and on a stopped one."""
 
 import asyncio
+import errno
 import json
 import socket
 import sqlite3
@@ -351,3 +352,27 @@ async def test_reading_outlasts_a_restart(capsys: pytest.CaptureFixture[str], mo
         asked = 1
         with pytest.raises(DaemonUnreachable, match="503"):
             await OperatorClient(http, is_running=True).get("/api/events")
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "ftp://host", "http://", "http://[", "http://host:99999", "127.0.0.1:8081"]
+)
+def test_an_address_that_is_none_is_wrong_usage(filled: Shell, url: str) -> None:
+    """A mistyped URL is said to be one, with an example of a right one."""
+    result = filled("status", "--url", url)
+    assert result.exit_code == 2
+    assert "write it like http://127.0.0.1:8081" in result.output
+
+
+def test_output_that_cannot_be_written_is_a_plain_failure(filled: Shell) -> None:
+    """A full disk behind the output is told in one line."""
+
+    heard: list[str] = []
+
+    def full(text: str) -> None:
+        heard.append(text)
+        if len(heard) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert filled("events", heard=full).exit_code == 1
+    assert heard[1:] == ["the system refused: No space left on device"]
