@@ -104,29 +104,35 @@ def _act(wish: Wish, *, yes: bool, as_json: bool, url: str | None) -> None:
 
 async def _done(wish: Wish, *, yes: bool, url: str | None) -> int:
     async with operator(command_settings(), url) as client:
-        total = len(set(wish.sequences)) if wish.sequences else await _total(client, wish)
+        total, is_exact = (len(set(wish.sequences)), True) if wish.sequences else await _total(client, wish)
         if not total:
             return 0
         if not yes:
-            click.confirm(_question(wish, total), abort=True, err=True)
+            click.confirm(_question(wish, total, is_exact=is_exact), abort=True, err=True)
         return await _by_sequence(client, wish) if wish.sequences else await _by_state(client, wish, total)
 
 
-def _question(wish: Wish, total: int) -> str:
+def _question(wish: Wish, total: int, *, is_exact: bool) -> str:
     which = f" in state {wish.state}" if wish.state else ""
     why = f" with the reason {wish.reason!r}" if wish.reason else ""
     again = ", and make again the calls that were made already" if wish.everything else ""
-    return f"{wish.verb.capitalize()} {total} event{'' if total == 1 else 's'}{which}{why}{again}?"
+    most = "" if is_exact else "at most "
+    return f"{wish.verb.capitalize()} {most}{total} event{'' if total == 1 else 's'}{which}{why}{again}?"
 
 
-async def _total(client: OperatorClient, wish: Wish) -> int:
-    """Return how many it will be at most; delivered events have no reasons to be counted by."""
-    if wish.state == "delivered" and wish.reason is None:
-        status = await client.get("/api/status")
-        accounts = [route["books"] for route in status["routes"] if wish.route in (None, route["name"])]
-        return sum(books["delivered"] for books in accounts if books)
-    groups = await client.get("/api/reasons", state=wish.state, route=wish.route, limit=_REASONS_MAX)
-    return sum(group["count"] for group in groups["reasons"] if wish.reason in (None, group["reason"]))
+async def _total(client: OperatorClient, wish: Wish) -> tuple[int, bool]:
+    """Return how many it will be at most, and whether that is exact.
+
+    Delivered events have no reasons to be counted by; and of very many reasons only the largest are told.
+    """
+    if wish.state != "delivered" or wish.reason is not None:
+        told = await client.get("/api/reasons", state=wish.state, route=wish.route, limit=_REASONS_MAX)
+        groups = [group["count"] for group in told["reasons"] if wish.reason in (None, group["reason"])]
+        if len(told["reasons"]) < _REASONS_MAX or (groups and wish.reason is not None):
+            return sum(groups), True
+    status = await client.get("/api/status")
+    accounts = [route["books"] for route in status["routes"] if wish.route in (None, route["name"])]
+    return sum(books[wish.state] for books in accounts if books), wish.state == "delivered"
 
 
 async def _by_sequence(client: OperatorClient, wish: Wish) -> int:

@@ -366,7 +366,6 @@ def test_an_address_that_is_none_is_wrong_usage(filled: Shell, url: str) -> None
 
 def test_output_that_cannot_be_written_is_a_plain_failure(filled: Shell) -> None:
     """A full disk behind the output is told in one line."""
-
     heard: list[str] = []
 
     def full(text: str) -> None:
@@ -376,3 +375,17 @@ def test_output_that_cannot_be_written_is_a_plain_failure(filled: Shell) -> None
 
     assert filled("events", heard=full).exit_code == 1
     assert heard[1:] == ["the system refused: No space left on device"]
+
+
+def test_a_reason_among_very_many_is_found_all_the_same(
+    filled: Shell, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where more reasons exist than are counted, the question says "at most", and everything meant is moved."""
+    monkeypatch.setattr("forwarder.cli.act._REASONS_MAX", 1)
+    address = daemon().address
+    words = ("replay", "--state", "dead", "--reason", "too deep")
+    result = filled(*words, typed="y", FORWARDER_OPERATOR_LISTEN=address)
+    assert "Replay at most 3 events" in result.output
+    assert "replayed 1" in result.output
+    result = filled("replay", "--state", "dead", typed="y", FORWARDER_OPERATOR_LISTEN=address)
+    assert "replayed 2" in result.output
