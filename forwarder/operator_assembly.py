@@ -23,7 +23,7 @@ from forwarder.web.operator_auth import OperatorGuard
 from forwarder.web.operator_desk import OperatedRoute, OperatorDesk
 from forwarder.web.operator_links import link_routes
 from forwarder.web.pages.acting import Acting
-from forwarder.web.pages.forms import described_forms
+from forwarder.web.pages.forms import described_forms, described_stream
 from forwarder.web.pages.jobs import Jobs
 from forwarder.web.pages.login import PUBLIC_PATHS, to_login
 from forwarder.web.pages.render import Renderer
@@ -63,8 +63,9 @@ def operator_workers(settings: Settings, parts: OperatorParts) -> Sequence[Worke
     acting = Acting(
         desk=desk, render=render, jobs=jobs, sessions=sessions, guard=guard, check=LocalCheck(settings, parts.clock)
     )
+    described = described_forms() | described_stream()
     app = operator_app(
-        (*api_routes(desk, also_described=described_forms()), *link_routes(desk), *page, *acting.routes()),
+        (*api_routes(desk, also_described=described), *link_routes(desk), *page, *acting.routes()),
         guard=guard,
         reporter=parts.reporter,
         clock=parts.clock,

@@ -10,7 +10,7 @@ from forwarder.errors import SpoolClosed
 from forwarder.ports import AuditRow
 from forwarder.telemetry.rates import Rates
 from forwarder.web.operator_auth import OperatorGuard
-from forwarder.web.pages.forms import described_forms
+from forwarder.web.pages.forms import described_forms, described_stream
 from forwarder.web.pages.jobs import JOBS_KEPT_MAX
 from forwarder.web.pages.render import Renderer
 from forwarder.web.pages.routes import make_page
@@ -131,6 +131,8 @@ async def test_every_form_is_described(start: Any) -> None:
     )
     posts = {route.path for route in (*desk.routes, *shown) if route.method == "POST"}
     assert posts == set(described_forms())
+    programs = {route.path for route in shown if route.path.startswith("/api/")}
+    assert programs == set(described_stream())
     assert posts <= {path for path, methods in paths.items() if "post" in methods}
 
 

@@ -1,4 +1,4 @@
-"""The page's own posts, described for machines beside the API: each does what a form does, and answers with HTML.
+"""The page's own posts and its stream, described for machines beside the API: a post answers a form with HTML.
 
 Programs use the API; these are described because everything that changes something is.
 """
@@ -57,6 +57,29 @@ def described_forms() -> Json:
             "Replay what was unmapped of one event", {"type": TEXT, "event": TEXT, "confirmed": _CONFIRMED}
         ),
         "/settings/check": _post("Check settings, files and the whole spool", {}, "Changes nothing; takes long."),
+    }
+
+
+def described_stream() -> Json:
+    """Return the page's live stream as an OpenAPI path."""
+    watch = {"type": "string", "enum": ["overview", "events"]}
+    after = {"description": "Only events newer than this sequence; Last-Event-ID goes before it."}
+    return {
+        "/api/stream": {
+            "get": {
+                "summary": "Server-sent events of the page: how things are, each second, and new rows as HTML",
+                "description": "With watch=events it takes the filters of the page of events, too.",
+                "parameters": [
+                    {"name": "watch", "in": "query", "schema": watch},
+                    {"name": "after", "in": "query", "schema": WHOLE} | after,
+                ],
+                "responses": {
+                    "200": {"description": "The stream.", "content": {"text/event-stream": {"schema": TEXT}}},
+                    "503": {"description": "Too many look already; see Retry-After."},
+                    "default": {"$ref": "#/components/responses/Error"},
+                },
+            }
+        }
     }
 
 
