@@ -44,7 +44,7 @@ class Recurrence:
     """How to tell a resend from a new occurrence of an event that carries neither id nor time.
 
     `Envelope.event_key` is then only the base; the spool derives the true key from it and the
-    sequence of this occurrence's first arrival (SEMANTICS 2, audience events), inside the insert's
+    sequence of this occurrence's first arrival (audience events of Courier), inside the insert's
     transaction. An equal event within `resend_s` of its last copy is a resend. One that is later,
     but within `resend_max_s`, is a resend too unless an event with the same `subject` and another
     `side` came in between; with `subject` None only `resend_s` counts.

@@ -6,8 +6,6 @@ apart (`Refused.words`): it may quote the payload.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote
@@ -17,8 +15,8 @@ import msgspec
 from forwarder.courier.calls import Family
 from forwarder.errors import NoAnswer
 from forwarder.model import Delivered, Effect, Filtered, Held, Refused, TryLater, Verdict
+from forwarder.retry_after import retry_after_s
 
-RETRY_AFTER_MAX_S: Final = 300.0
 _WORDS_LENGTH_MAX: Final = 500  # characters of Courier's words that are kept with a dead event
 
 _REFUSED: Final = frozenset({400, 413, 422})
@@ -95,23 +93,6 @@ def error_message(body: bytes) -> str | None:
         return None
     message = error.get("message")
     return message if isinstance(message, str) else None
-
-
-def retry_after_s(value: str, *, now_ms: int) -> float | None:
-    """Return how long Courier asks to be left alone (RFC 9110, 10.2.3), at most 300 s.
-
-    None for what cannot be read, for zero and for the past: then our own backoff applies.
-    """
-    text = value.strip()
-    if text.isascii() and text.isdigit():
-        wait_s = float(text[:9])  # longer ones are above the cap anyway
-    else:
-        try:
-            moment = parsedate_to_datetime(text)
-        except (ValueError, TypeError, OverflowError):
-            return None
-        wait_s = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now_ms / 1000
-    return min(wait_s, RETRY_AFTER_MAX_S) if wait_s > 0 else None
 
 
 def _later(asked: Asked, status: int, headers: Mapping[str, str], *, now_ms: int) -> TryLater:

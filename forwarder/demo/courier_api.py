@@ -9,18 +9,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
-from types import TracebackType
-from typing import Self
 from urllib.parse import unquote
 
 import orjson
 
-from forwarder.demo.behaviour import Script
 from forwarder.demo.chaos import Chaos, Misfortune
 from forwarder.demo.courier_operations import OPERATIONS
 from forwarder.demo.courier_state import CourierState, Json, Known, Operation, Outcome, Params, invalid
 from forwarder.demo.idempotency import Kept, Replays, Running, expiry_ms
-from forwarder.demo.listener import Asked, Listener, NoReply, Said
+from forwarder.demo.listener import Asked, NoReply, Said, StandIn
 
 BODY_BYTES_MAX = 6_291_456
 _JSON = {"Content-Type": "application/json"}
@@ -30,7 +27,7 @@ _UNAUTHORIZED = Outcome(status=401, body={"message": "Unauthorized", "type": "au
 _NOT_FOUND = Outcome(status=404, body={"message": "Not Found"})
 
 
-class CourierApi:
+class CourierApi(StandIn):
     """The stand-in API. Use it as an async context manager; ask `state` what happened.
 
     `trouble` answers single families or users: it is given method and path of every request that is
@@ -53,7 +50,7 @@ class CourierApi:
         self.api_keys = set(api_keys)
         self.state = CourierState(known or Known(), effects_max=effects_max)
         self.replays = Replays()
-        self.script = Script()
+        super().__init__(self._answer, port=port)
         self.chaos = chaos
         self.trouble: Callable[[str, str], Outcome | None] | None = None
         self.on_request: Callable[[Asked], None] | None = None
@@ -62,40 +59,6 @@ class CourierApi:
         self.answers: deque[tuple[str, str, int]] = deque(maxlen=100_000)  # method, path, status
         self._silence_s = silence_s
         self._retry_after_s = retry_after_s
-        self._listener = Listener(self._answer, self.script, port=port)
-
-    async def __aenter__(self) -> Self:
-        """Listen on loopback."""
-        await self._listener.listen()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the port and every connection."""
-        await self._listener.refuse()
-
-    @property
-    def url(self) -> str:
-        """Return the base URL, for `COURIER_API_URL`."""
-        return self._listener.url
-
-    @property
-    def requests(self) -> int:
-        """Return how many requests arrived, scripted ones included."""
-        return self._listener.requests
-
-    async def refuse(self) -> None:
-        """Refuse connections until `listen`."""
-        await self._listener.refuse()
-
-    async def listen(self) -> None:
-        """Take connections again, on the same port."""
-        await self._listener.listen()
-
-    async def wait_for_requests(self, requests: int, *, timeout_s: float) -> bool:
-        """Wait until so many requests began to arrive since the start; False at the time-out."""
-        return await self._listener.wait_for_requests(requests, timeout_s=timeout_s)
 
     async def _answer(self, asked: Asked) -> Said:
         if self.on_request is not None:

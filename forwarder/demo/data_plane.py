@@ -10,10 +10,7 @@ import binascii
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Self
 
-from forwarder.demo.behaviour import Script
 from forwarder.demo.gateway_rules import (
     CALLS,
     INVALID_WRITE_KEY,
@@ -26,7 +23,7 @@ from forwarder.demo.gateway_rules import (
     judge,
     unpack,
 )
-from forwarder.demo.listener import Asked, Listener, Said
+from forwarder.demo.listener import Asked, Said, StandIn
 
 _TEXT = {"Content-Type": "text/plain; charset=utf-8"}
 _HEALTH = (
@@ -37,7 +34,7 @@ _MESSAGE_IDS_REMEMBERED = 500_000
 _GETS = {"/health": _HEALTH, "/": _HEALTH, "/version": b'{"Version":"stand-in"}', "/robots.txt": b"User-agent: *\n"}
 
 
-class DataPlane:
+class DataPlane(StandIn):
     """The stand-in gateway. Use it as an async context manager; set `script` to make it misbehave.
 
     `events` holds what it stored, oldest first, at most `events_max` (None: all); the counters are
@@ -54,7 +51,7 @@ class DataPlane:
     ) -> None:
         self.write_keys = set(write_keys)
         self.disabled_keys: set[str] = set()
-        self.script = Script()
+        super().__init__(self._answer, port=port)
         self.events: deque[Event] = deque(maxlen=events_max)
         self.vanished: list[Event] = []  # answered `ok` and lost behind it, as the real one does
         self.is_wedged = False  # something so deep was stored that the real one would stand still
@@ -67,36 +64,6 @@ class DataPlane:
         self.on_stored: Callable[[Event], None] | None = None
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._changed = asyncio.Condition()
-        self._listener = Listener(self._answer, self.script, port=port)
-
-    async def __aenter__(self) -> Self:
-        """Listen on loopback."""
-        await self._listener.listen()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the port and every connection."""
-        await self._listener.refuse()
-
-    @property
-    def url(self) -> str:
-        """Return the base URL, for `RUDDERSTACK_DATA_PLANE_URL`."""
-        return self._listener.url
-
-    @property
-    def requests(self) -> int:
-        """Return how many requests arrived, scripted ones included."""
-        return self._listener.requests
-
-    async def refuse(self) -> None:
-        """Refuse connections until `listen`."""
-        await self._listener.refuse()
-
-    async def listen(self) -> None:
-        """Take connections again, on the same port."""
-        await self._listener.listen()
 
     async def wait_for(self, stored: int, *, timeout_s: float) -> bool:
         """Wait until so many events were stored, duplicates included; False at the time-out."""
@@ -106,10 +73,6 @@ class DataPlane:
         except TimeoutError:
             return False
         return True
-
-    async def wait_for_requests(self, requests: int, *, timeout_s: float) -> bool:
-        """Wait until so many requests began to arrive since the start; False at the time-out."""
-        return await self._listener.wait_for_requests(requests, timeout_s=timeout_s)
 
     async def _answer(self, asked: Asked) -> Said:
         said = await self._route(asked)

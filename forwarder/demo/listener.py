@@ -7,6 +7,8 @@ to an answer. It reads bodies whole and undecoded, so that the stand-in judges e
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
 
 from aiohttp import web
 
@@ -123,6 +125,47 @@ class Listener:
                 return hang_up(request)
             case CutsOff():
                 return await _cut_off(request, await self._answer(asked))
+
+
+class StandIn:
+    """What both stand-ins are to their users: an async context manager that listens, refuses and comes back."""
+
+    def __init__(self, answer: Callable[[Asked], Awaitable[Said]], *, port: int = 0) -> None:
+        self.script = Script()
+        self._listener = Listener(answer, self.script, port=port)
+
+    async def __aenter__(self) -> Self:
+        """Listen on loopback."""
+        await self._listener.listen()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the port and every connection."""
+        await self._listener.refuse()
+
+    @property
+    def url(self) -> str:
+        """Return the base URL, as the daemon's setting wants it."""
+        return self._listener.url
+
+    @property
+    def requests(self) -> int:
+        """Return how many requests arrived, scripted ones included."""
+        return self._listener.requests
+
+    async def refuse(self) -> None:
+        """Refuse connections until `listen`."""
+        await self._listener.refuse()
+
+    async def listen(self) -> None:
+        """Take connections again, on the same port."""
+        await self._listener.listen()
+
+    async def wait_for_requests(self, requests: int, *, timeout_s: float) -> bool:
+        """Wait until so many requests began to arrive since the start; False at the time-out."""
+        return await self._listener.wait_for_requests(requests, timeout_s=timeout_s)
 
 
 def hang_up(request: web.BaseRequest) -> web.StreamResponse:

@@ -5,14 +5,11 @@ in front of it is judged by its status alone. Reasons are ours and short: they n
 """
 
 from collections.abc import Mapping
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final
 
 from forwarder.model import Delivered, Effect, Held, Refused, TryLater, Verdict
-
-RETRY_AFTER_MAX_S: Final = 300.0
+from forwarder.retry_after import retry_after_s
 
 _SUCCESS: Final = range(200, 300)
 _REDIRECTS: Final = range(300, 400)
@@ -65,22 +62,3 @@ def _judge_ok(words: bytes) -> Verdict:
     if words.strip(b'"') == b"ok":
         return Delivered()
     return Held(reason="200, but not from a data plane: check the address", scope="route")
-
-
-def retry_after_s(value: str, *, now_ms: int) -> float | None:
-    """Return how long the other side asks to be left alone (RFC 9110, 10.2.3), at most 300 s.
-
-    None for what cannot be read, for zero and for the past: then our own backoff applies.
-    """
-    text = value.strip()
-    if text.isascii() and text.isdigit():
-        wait_s = float(text[:9])  # longer ones are above the cap anyway
-    else:
-        try:
-            moment = parsedate_to_datetime(text)
-        except (ValueError, TypeError, OverflowError):
-            return None
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        wait_s = moment.timestamp() - now_ms / 1000
-    return min(wait_s, RETRY_AFTER_MAX_S) if wait_s > 0 else None

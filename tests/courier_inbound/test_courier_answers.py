@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forwarder.courier.answers import Asked, error_message, judge, judge_no_answer, retry_after_s
+from forwarder.courier.answers import Asked, error_message, judge, judge_no_answer
 from forwarder.courier.calls import Family
 from forwarder.errors import NoAnswer
 from forwarder.model import Delivered, Effect, Filtered, Held, Refused, TryLater
+from forwarder.retry_after import retry_after_s
 
 _NOW_MS = 1_767_225_600_000
 _ERROR = b'{"message": "Bad thing u1", "type": "invalid_request_error"}'

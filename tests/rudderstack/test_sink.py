@@ -12,7 +12,8 @@ import pytest
 from forwarder.errors import NoAnswer
 from forwarder.flow.parcels import batch_of
 from forwarder.model import Delivered, Delivery, Effect, Held, HttpRequest, HttpResponse, Refused, TryLater
-from forwarder.rudderstack.answers import judge, retry_after_s
+from forwarder.retry_after import retry_after_s
+from forwarder.rudderstack.answers import judge
 from forwarder.rudderstack.credential import WriteKey
 from forwarder.rudderstack.sink import REQUEST_BYTES_MAX, RudderstackSink, frame, framing_bytes
 
