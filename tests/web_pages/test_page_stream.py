@@ -336,3 +336,20 @@ async def test_asking_for_the_head_of_a_stream_takes_no_place(world: Any) -> Non
     """A stream has no end and so no HEAD."""
     async with world.http.head("/api/stream") as answer:
         assert answer.status == 405
+
+
+async def test_a_client_that_never_reads_is_cut_off(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever takes nothing for too long loses the connection, and with it the place among those who look."""
+    write = aiohttp.web.StreamResponse.write
+
+    async def stuck(response: aiohttp.web.StreamResponse, data: bytes) -> None:
+        await write(response, data)
+        if b"event: " in data:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(aiohttp.web.StreamResponse, "write", stuck)
+    monkeypatch.setattr("forwarder.web.pages.stream._WRITE_MAX_S", 0.05)
+    async with _listening(world, "watch=overview") as answer:
+        with pytest.raises(aiohttp.ClientError):
+            async with asyncio.timeout(5):
+                await answer.content.read()
