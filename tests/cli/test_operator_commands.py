@@ -377,6 +377,18 @@ def test_output_that_cannot_be_written_is_a_plain_failure(filled: Shell) -> None
     assert heard[1:] == ["the system refused: No space left on device"]
 
 
+def test_a_reader_that_has_enough_ends_it_quietly(filled: Shell) -> None:
+    """A pipe that was closed, as by `head`, is no failure worth words."""
+    heard: list[str] = []
+
+    def closed(text: str) -> None:
+        heard.append(text)
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    assert filled("events", heard=closed).exit_code == 1
+    assert len(heard) == 1
+
+
 def test_a_reason_among_very_many_is_found_all_the_same(
     filled: Shell, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
