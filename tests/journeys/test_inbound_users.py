@@ -12,7 +12,7 @@ from forwarder.demo.books import Books
 from forwarder.demo.call_stream import LINKS_TOML, Call, CallStream, happened
 from forwarder.demo.chaos import Chaos, ChaosRates
 from forwarder.demo.courier_api import CourierApi
-from forwarder.demo.courier_state import Effect
+from forwarder.demo.courier_state import Effect, Outcome
 from forwarder.demo.facts import Ledger
 from forwarder.demo.idempotency import Kept, Replays
 from forwarder.demo.player import RUDDERSTACK_SCHEDULE_S, Player
@@ -130,10 +130,27 @@ async def test_the_control_finds_two_calls_that_changed_places(
     assert out_of_order(courier, calls) == [STUCK]
 
 
-async def test_a_stuck_user_delays_no_other(
-    make_daemon: MakeDaemon, http: aiohttp.ClientSession, courier: CourierApi, ledger: Ledger, inbound: dict[str, str]
+def hang(courier: CourierApi) -> None:
+    """Let no call of the one user be answered."""
+    courier.delay_s = lambda _method, path: 3600.0 if path.endswith(STUCK) else 0.0
+
+
+def fail(courier: CourierApi) -> None:
+    """Let every call of the one user be answered 503."""
+    courier.trouble = lambda _method, path: Outcome(status=503) if path.endswith(STUCK) else None
+
+
+@pytest.mark.parametrize("afflict", [hang, fail])
+async def test_a_user_whose_calls_fail_delays_no_other(
+    make_daemon: MakeDaemon,
+    http: aiohttp.ClientSession,
+    courier: CourierApi,
+    *,
+    ledger: Ledger,
+    inbound: dict[str, str],
+    afflict: Callable[[CourierApi], None],
 ) -> None:
-    """While no call of one user is answered, the p99 of the others is within twice that of a daemon without such one.
+    """While no call of one user succeeds, the p99 of the others is within twice that of a daemon without such one.
 
     Both daemons run and are measured at the same time, so that whatever else the machine does hits both.
     """
@@ -151,7 +168,7 @@ async def test_a_stuck_user_delays_no_other(
     for daemon in (calm, disturbed):
         await daemon.start()
         players.append(Player(http, daemon.url, ledger, schedule_s=RUDDERSTACK_SCHEDULE_S, scale=0.005))
-    courier.delay_s = lambda _method, path: 3600.0 if path.endswith(STUCK) else 0.0
+    afflict(courier)
 
     def have_arrived(posted: dict[str, float]) -> Callable[[Books], bool]:
         return lambda _books: posted.keys() <= arrived_s.keys()
@@ -175,7 +192,7 @@ async def test_a_stuck_user_delays_no_other(
     calm_s, disturbed_s = (statistics.median(p99_s) for p99_s in zip(*rounds, strict=True))
     assert disturbed_s <= 2 * max(calm_s, 0.025), rounds
     assert (await disturbed.books(INBOUND))["pending"] == ROUNDS * len(range(7, 300, USERS))
-    courier.delay_s = None
+    courier.delay_s = courier.trouble = None
     await disturbed.wait_for_books(INBOUND, lambda books: books["pending"] == 0)
     assert (ledger.duplicates, list(ledger.missing())) == (0, [])
     of_user = [effect.body["profile"]["demo_id"] for effect in courier.state.effects_of(STUCK)]
