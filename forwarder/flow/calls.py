@@ -10,6 +10,7 @@ from typing import Any, Final
 from forwarder.flow.carrier import Carrier
 from forwarder.flow.concurrency import ConcurrencyLimit
 from forwarder.flow.families import Families
+from forwarder.flow.in_hand import InHand
 from forwarder.flow.mapped import sort_out
 from forwarder.flow.plans import Plan, new_plan, read_plan, replan
 from forwarder.flow.route import Appetite, Spawn
@@ -43,9 +44,8 @@ class CallDelivery:
         self._concurrency = concurrency
         self._families = families
         self._reporter = reporter
-        self._in_hand: dict[int, Lease] = {}
-        self._under_way: dict[int, Lease] = {}
-        self._bytes = 0
+        self._in_hand = InHand()
+        self._under_way: dict[int, Lease] = {}  # by identity: see `InHand` for why not by sequence
         self._probes_retry = False
         self._spawn: Spawn
         self._wake: Callable[[], None]
@@ -60,7 +60,7 @@ class CallDelivery:
     @property
     def in_hand(self) -> int:
         """How many events are lent and not settled yet."""
-        return len(self._in_hand)
+        return self._in_hand.events
 
     @property
     def limit(self) -> int:
@@ -80,7 +80,7 @@ class CallDelivery:
         if not route.is_open:
             limit = 1 if route.admits(now_s=now_s, in_flight=self.in_flight) else 0
         free = min(limit - self.in_flight, 2 * limit - self.in_hand)
-        bytes_left = _LEASE_BYTES_MAX - self._bytes
+        bytes_left = _LEASE_BYTES_MAX - self._in_hand.size_bytes
         if free <= 0 or bytes_left <= 0:
             return None
         if not route.is_open:  # one probe, and no more: of both kinds in turn
@@ -95,14 +95,13 @@ class CallDelivery:
     def take(self, leases: Sequence[Lease]) -> None:
         """Plan what was lent, settle what goes nowhere, start the rest."""
         is_probe = not self._families.route.is_open
-        for lease in leases:
-            self._own(lease)
+        self._in_hand.own(leases)
         for lease, plan in self._plan(leases):
             self._begin(lease, plan, is_probe=is_probe)
 
     def probe(self, lease: Lease) -> None:
         """Send this event's next call at once."""
-        self._own(lease)
+        self._in_hand.own([lease])
         for planned, plan in self._plan([lease]):
             self._begin(planned, plan, is_probe=True)
 
@@ -152,25 +151,19 @@ class CallDelivery:
         if call is not None and not is_probe and not self._families.admits(call.family):
             self._spawn(self._finish([lease], self._carrier.park(lease, call)))
             return
-        self._under_way[lease.sequence] = lease
+        self._under_way[id(lease)] = lease
         self._spawn(self._finish([lease], self._carry(lease, plan, is_probe=is_probe)))
 
     async def _carry(self, lease: Lease, plan: Plan, *, is_probe: bool) -> None:
         try:
             await self._carrier.carry(lease, plan, is_probe=is_probe)
         finally:
-            del self._under_way[lease.sequence]
+            del self._under_way[id(lease)]
 
     async def _finish(self, leases: Sequence[Lease], settling: Coroutine[Any, Any, None]) -> None:
         await settling
-        for lease in leases:
-            del self._in_hand[lease.sequence]
-            self._bytes -= len(lease.envelope.payload)
+        self._in_hand.disown(leases)
         self._wake()
-
-    def _own(self, lease: Lease) -> None:
-        self._in_hand[lease.sequence] = lease
-        self._bytes += len(lease.envelope.payload)
 
 
 def _goes_on(lease: Lease, plan: Plan | None) -> bool:

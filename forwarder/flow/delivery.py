@@ -12,6 +12,7 @@ from forwarder.flow.backoff import Backoff
 from forwarder.flow.batcher import BatchLimits
 from forwarder.flow.concurrency import ConcurrencyLimit
 from forwarder.flow.gate import Gate
+from forwarder.flow.in_hand import InHand
 from forwarder.flow.mapped import sort_out
 from forwarder.flow.parcels import Parcel, Parcels, batch_of
 from forwarder.flow.route import Appetite, Spawn
@@ -72,8 +73,7 @@ class BatchDelivery:
             clock=clock,
             rng=rng,
         )
-        self._sizes: dict[int, int] = {}  # in hand: sequence → bytes of its payload
-        self._in_hand_bytes = 0
+        self._in_hand = InHand()
         self._in_flight = 0
         self._is_closed = False
         self._spawn: Spawn
@@ -89,7 +89,7 @@ class BatchDelivery:
     @property
     def in_hand(self) -> int:
         """How many events are lent and not settled yet."""
-        return len(self._sizes)
+        return self._in_hand.events
 
     @property
     def limit(self) -> int:
@@ -107,7 +107,7 @@ class BatchDelivery:
         del now_s
         limit = self._concurrency.limit
         events = 2 * (limit + 1) * self._limits.batch.deliveries_max + self._parcels.waiting_events - self.in_hand
-        bytes_left = _IN_HAND_BYTES_MAX - self._in_hand_bytes
+        bytes_left = _IN_HAND_BYTES_MAX - self._in_hand.size_bytes
         if events <= 0 or bytes_left <= 0 or self._parcels.untried > limit:
             return None
         events = min(events, _LEASE_EVENTS_MAX)
@@ -115,7 +115,7 @@ class BatchDelivery:
 
     def take(self, leases: Sequence[Lease]) -> None:
         """Map what was lent, settle what goes nowhere, gather the rest."""
-        self._own(leases)
+        self._in_hand.own(leases)
         now_s = self._clock.monotonic_s()
         company: dict[int, list[tuple[Lease, Delivery]]] = {}
         for lease, delivery in self._map(leases):
@@ -132,7 +132,7 @@ class BatchDelivery:
 
     def probe(self, lease: Lease) -> None:
         """Send this lease alone, at once; settle it if it goes nowhere."""
-        self._own([lease])
+        self._in_hand.own([lease])
         for pair in self._map([lease]):
             parcel = _parcel([pair])
             parcel.is_probe = True
@@ -217,7 +217,7 @@ class BatchDelivery:
         # The slot is free; writing down what became of the events goes on beside the next request.
         self._wake()
         if await self._aftermath.apply(parcel, answer, started_s=started_s):
-            self._disown(parcel.leases)
+            self._in_hand.disown(parcel.leases)
         elif self._is_closed:
             self.give_back()
         self._wake()
@@ -227,20 +227,8 @@ class BatchDelivery:
 
     async def _finish(self, leases: Sequence[Lease], settling: Coroutine[Any, Any, None]) -> None:
         await settling
-        self._disown(leases)
+        self._in_hand.disown(leases)
         self._wake()
-
-    # --- what is in hand ---
-
-    def _own(self, leases: Sequence[Lease]) -> None:
-        for lease in leases:
-            size_bytes = len(lease.envelope.payload)
-            self._sizes[lease.sequence] = size_bytes
-            self._in_hand_bytes += size_bytes
-
-    def _disown(self, leases: Sequence[Lease]) -> None:
-        for lease in leases:
-            self._in_hand_bytes -= self._sizes.pop(lease.sequence)
 
 
 def _parcel(pairs: Sequence[tuple[Lease, Delivery]]) -> Parcel:

@@ -391,6 +391,24 @@ class Bench:
             await task
 
 
+class ReplayedAtOnce(FakeSpool):
+    """A spool in which somebody replays an event the moment it is settled, before the settler has heard of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.until_lent_again: Callable[[], Awaitable[None]] | None = None
+
+    async def complete(
+        self, sequences: Sequence[int], *, state: State, reason: str = "", attempt: Attempt | None = None
+    ) -> None:
+        """Settle; the first time also replay, and return only when the event was lent again."""
+        await super().complete(sequences, state=state, reason=reason, attempt=attempt)
+        wait, self.until_lent_again = self.until_lent_again, None
+        if wait is not None:
+            await self.exhume(sequences, everything=True)
+            await wait()
+
+
 MakeBench = Callable[..., Bench]
 
 
@@ -398,6 +416,12 @@ MakeBench = Callable[..., Bench]
 def make_reporter() -> Callable[[Metrics], Reporter]:
     """Return a maker of reporters that say nothing."""
     return lambda _metrics: TapeReporter()
+
+
+@pytest.fixture
+def replayed_at_once() -> ReplayedAtOnce:
+    """Return an empty spool in which events are replayed as they settle."""
+    return ReplayedAtOnce()
 
 
 @pytest.fixture
@@ -417,6 +441,7 @@ def bench(spool: FakeSpool) -> MakeBench:
         backoff: Backoff | None = None,
         probe_every_s: float = 0.03,
         concurrency_max: int = 4,
+        spool: FakeSpool = spool,
     ) -> Bench:
         sink = ScriptedSink(judge)
         reporter = TapeReporter()
@@ -449,6 +474,7 @@ def call_bench(spool: FakeSpool) -> MakeBench:
         backoff: Backoff | None = None,
         probe_every_s: float = 0.03,
         concurrency_max: int = 32,
+        spool: FakeSpool = spool,
     ) -> Bench:
         sink = ScriptedSink(judge)
         reporter = TapeReporter()

@@ -616,3 +616,17 @@ async def test_a_bug_in_the_sink_costs_one_event_time(bench: Any, spool: Any) ->
     assert spool.rows[8].state is State.PENDING
     assert spool.rows[8].attempts[-1].reason == "a bug in the sink: KeyError"
     assert not any("poison" in str(line) for line in run.reporter.lines)
+
+
+async def test_event_is_lent_again_before_its_settler_heard(bench: Any, replayed_at_once: Any) -> None:
+    """An event that is replayed as it settles is delivered again, and what is in hand is counted right."""
+    spool = replayed_at_once
+    spool.add(b"{}")
+    run = bench(_yes, spool=spool)
+    spool.until_lent_again = lambda: run.until(lambda: len(run.sink.batches) == 2)
+    async with run.running():
+        await run.until(lambda: len(run.sink.batches) == 2)
+        await run.settled()
+        await run.until(lambda: run.route.status().in_hand == 0)
+    assert spool.states() == {State.DELIVERED: 1}
+    assert run.route.status().in_flight == 0

@@ -481,3 +481,17 @@ async def test_an_outage_is_probed_by_one_event_at_a_time(call_bench: Any, spool
         is_down = False
         await run.settled(within_s=10)
     assert spool.states() == {State.DELIVERED: 30}
+
+
+async def test_event_is_lent_again_before_its_settler_heard(call_bench: Any, replayed_at_once: Any) -> None:
+    """An event that is replayed as it settles is delivered again, and what is in hand is counted right."""
+    spool = replayed_at_once
+    _add(spool, "send:a", "u")
+    run = call_bench(_yes, spool=spool)
+    spool.until_lent_again = lambda: run.until(lambda: len(run.sink.batches) == 2)
+    async with run.running():
+        await run.until(lambda: len(run.sink.batches) == 2)
+        await run.settled()
+        await run.until(lambda: run.route.status().in_hand == 0)
+    assert spool.states() == {State.DELIVERED: 1}
+    assert run.route.status().in_flight == 0
