@@ -24,8 +24,9 @@ def run(ctx: click.Context) -> None:
     Settings come from the environment, `.env` in the working directory, FORWARDER_SECRETS_DIR and systemd's
     credentials; config.example.env lists them all. A second signal ends it at once; nothing is lost by it.
     """
+    settings = daemon_settings()
     # Modules live as long as the process; looking through them for garbage again and again stalls the doors. Events
     # make no cycles: a collection by every 700 objects finds nothing and costs a tenth of the processor.
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    ctx.exit(uvloop.run(app.run(daemon_settings())))
+    ctx.exit(uvloop.run(app.run(settings)))
