@@ -16,6 +16,7 @@ from forwarder.flow.route import RouteStatus, ScopeStop
 from forwarder.mapping.event_time import stated_time_ms
 from forwarder.model import Attempt, Envelope, Labels, RouteName, State
 from forwarder.ports import EventQuery
+from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
@@ -135,7 +136,7 @@ class World:
             source=source,
             labels=Labels(type="message:updated", event=event, message_id=message, user_id=user),
         )
-        await self.spool.append([envelope])
+        await stored(self.spool, [envelope])
         sequence = (await self.newest())[0]
         if state is State.PENDING and attempt is None and not progress:
             return sequence

@@ -18,6 +18,7 @@ from forwarder.courier import wire as courier_wire
 from forwarder.model import Envelope, RouteName, State
 from forwarder.ports import Archive, EventDetail, EventQuery
 from forwarder.rudderstack import wire as rudderstack_wire
+from forwarder.spool.appending import stored
 from forwarder.web.elements import Element, NotJson, element, trimmed
 from forwarder.web.operator_desk import OperatorDesk
 from forwarder.web.operator_query import QueryInvalid
@@ -81,7 +82,7 @@ async def store_edited(desk: OperatorDesk, found: EventDetail, text: str, *, who
     envelope = edited_envelope(found, text, now_ms=desk.clock.wall_ms())
     if found.payload is not None and _is_same(found.payload, envelope.payload):
         raise QueryInvalid("Nothing was changed: replay the event as it is, or change it first")
-    receipt = await desk.spool.append([envelope])
+    receipt = await stored(desk.spool, [envelope])
     sequence = await _sequence_of(desk, envelope, after=found.row.sequence)
     original = found.row.sequence
     named = "an edited copy" if sequence is None else f"event {sequence}, an edited copy"
