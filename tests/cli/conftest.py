@@ -16,17 +16,17 @@ from forwarder.cli.command import cli
 from forwarder.clock import SystemClock
 from forwarder.mapping.link_store import LinkStore
 from forwarder.model import Envelope, Labels, RouteName, State
+from forwarder.operator.api import api_routes
+from forwarder.operator.api_links import link_routes
+from forwarder.operator.desk import OperatorDesk
+from forwarder.operator.guard import OperatorGuard
+from forwarder.operator.listener import OperatorListener, operator_app
 from forwarder.settings.sources import PREFIXES
 from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
-from forwarder.web.operator import OperatorListener, operator_app
-from forwarder.web.operator_api import api_routes
-from forwarder.web.operator_auth import OperatorGuard
-from forwarder.web.operator_desk import OperatorDesk
-from forwarder.web.operator_links import link_routes
 
 ROUTE = RouteName.COURIER_TO_RUDDERSTACK
 _NOBODY_LISTENS = "127.0.0.1:1"
