@@ -6,11 +6,11 @@ from typing import Protocol
 
 import pytest
 import structlog
+from stand_ins.memory_spool import MemorySpool
 
 from forwarder.model import Attempt, Envelope, Labels, Recurrence, RouteName
 from forwarder.ports import Archive, Spool
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.memory import MemorySpool
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter

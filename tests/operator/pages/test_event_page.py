@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from stand_ins.spool_acts import leased
 
 from forwarder.errors import Unmappable
 from forwarder.flow.plans import Fate, Plan, PlannedCall
@@ -258,7 +259,7 @@ async def test_everything_again_is_offered_where_calls_were_made(world: Any) -> 
     async with world.http.post(f"/events/{made}/replay", data=form, allow_redirects=False) as answer:
         assert answer.status == 303
     assert "with what was done before" in (await world.spool.audit(limit=1))[0].detail
-    (lease,) = await world.spool.lease(INBOUND, fresh_max=1, retry_max=1, bytes_max=10**6)
+    (lease,) = await leased(world.spool, INBOUND, fresh=1, retry=1, size=10**6)
     assert lease.replay is Replay.EVERYTHING
 
 
