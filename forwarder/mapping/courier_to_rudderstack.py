@@ -19,7 +19,7 @@ from forwarder.mapping.nesting import is_deeper
 from forwarder.mapping.rules import Rules
 from forwarder.mapping.selection import NOT_SELECTED, EventSelection
 from forwarder.model import Delivery, Envelope, Filtered, Lease
-from forwarder.rudderstack.calls import TrackCall, TrackCalls
+from forwarder.rudderstack.calls import FORBIDDEN_KEY_NOTE, TrackCall, TrackCalls, without_forbidden_keys
 
 Preset = Literal["courier", "channel"]
 
@@ -45,13 +45,19 @@ class CourierToRudderStack:
 
     def map(self, lease: Lease) -> tuple[Delivery, ...] | Filtered:
         """Return the one delivery, or why there is none; raises `Unmappable` for what is malformed."""
-        body = self.encoded(lease.envelope)
+        delivery = self.delivery(lease.sequence, lease.envelope)
+        return delivery if isinstance(delivery, Filtered) else (delivery,)
+
+    def delivery(self, sequence: int, envelope: Envelope) -> Delivery | Filtered:
+        """Return the track call, complete but for `sentAt`; else as `map`."""
+        body = self._encoded(envelope)
         if isinstance(body, Filtered):
             return body
-        return (Delivery(sequence=lease.sequence, operation=OPERATION, body=body),)
+        harmless = without_forbidden_keys(body)
+        note = FORBIDDEN_KEY_NOTE if harmless != body else ""
+        return Delivery(sequence=sequence, operation=OPERATION, body=harmless, note=note)
 
-    def encoded(self, envelope: Envelope) -> bytes | Filtered:
-        """Return the track call's JSON, complete but for `sentAt`; else as `map`."""
+    def _encoded(self, envelope: Envelope) -> bytes | Filtered:
         _refuse_deep(envelope.payload)
         event = _good(read(envelope.payload))
         entry = event.deciding_provider() if event.type == vocabulary.MESSAGE_UPDATED else {}
