@@ -173,6 +173,7 @@ class Held:
 
     reason: str
     scope: str
+    effect: Effect = Effect.NONE  # UNKNOWN when it may have been done all the same
 
 
 Verdict = Delivered | Filtered | TryLater | Refused | Held
