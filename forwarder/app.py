@@ -25,7 +25,8 @@ from forwarder.mapping.rudderstack_to_courier import RudderstackToCourier
 from forwarder.mapping.rules import Rules
 from forwarder.mapping.selection import EventSelection
 from forwarder.model import RouteName
-from forwarder.operator_assembly import OperatorParts, operator_workers
+from forwarder.operator.assembly import OperatorParts, operator_workers
+from forwarder.operator.explain import Explain, explainer
 from forwarder.ports import Probeable, Worker
 from forwarder.rudderstack.calls import TrackCalls
 from forwarder.rudderstack.credential import WriteKey
@@ -41,7 +42,6 @@ from forwarder.telemetry.notify import notifier
 from forwarder.telemetry.reporter import Reporter
 from forwarder.transport import AiohttpTransport
 from forwarder.web.admission import DoorSettings
-from forwarder.web.explain import Explain, explainer
 from forwarder.web.health import Health
 from forwarder.web.receive import Receiver
 from forwarder.web.server import PublicListener
@@ -109,8 +109,8 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Daemon:
         routes.append(inbound_route(settings, base, links))
     probes: tuple[Probeable, ...] = (spool, *routes)
     listener = PublicListener(
-        host=settings.listen.host,
-        port=settings.listen.port,
+        host=settings.listen[0].host,
+        port=settings.listen[0].port,
         receiver=Receiver(door_settings(settings), spool=spool, clock=clock, reporter=reporter),
         health=Health(clock=clock, probes=probes),
         reporter=reporter,
