@@ -11,7 +11,6 @@ import click
 import pytest
 import structlog
 from click.testing import CliRunner, Result
-from stand_ins.spool_acts import leased, settle
 
 from forwarder.cli.command import cli
 from forwarder.clock import SystemClock
@@ -28,6 +27,7 @@ from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
+from stand_ins.spool_acts import leased, settle
 
 ROUTE = RouteName.COURIER_TO_RUDDERSTACK
 _NOBODY_LISTENS = "127.0.0.1:1"

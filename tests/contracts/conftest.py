@@ -6,7 +6,6 @@ from typing import Protocol
 
 import pytest
 import structlog
-from stand_ins.memory_spool import MemorySpool
 
 from forwarder.model import Attempt, Envelope, Labels, Recurrence, RouteName
 from forwarder.ports import Archive, Spool
@@ -14,6 +13,7 @@ from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
+from stand_ins.memory_spool import MemorySpool
 
 START_MS = 1_700_000_000_000
 

@@ -6,8 +6,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from stand_ins.memory_spool import MemorySpool
-from stand_ins.spool_acts import give_back, leased
 
 from forwarder.courier.wire import envelope
 from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack
@@ -18,6 +16,8 @@ from forwarder.rudderstack.calls import TrackCalls
 from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
+from stand_ins.memory_spool import MemorySpool
+from stand_ins.spool_acts import give_back, leased
 
 AnySpool = MemorySpool | SqliteSpool
 OUT = RouteName.COURIER_TO_RUDDERSTACK

@@ -6,8 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from stand_ins.memory_spool import MemorySpool
-from stand_ins.spool_acts import Work, give_back, leased, settle
 
 from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.model import Attempt, Demand, Envelope, Lease, Receipt, Replay, RouteName, State
@@ -15,6 +13,8 @@ from forwarder.ports import EventQuery
 from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
+from stand_ins.memory_spool import MemorySpool
+from stand_ins.spool_acts import Work, give_back, leased, settle
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 IN = RouteName.RUDDERSTACK_TO_COURIER

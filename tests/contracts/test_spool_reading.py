@@ -5,8 +5,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
-from stand_ins.memory_spool import MemorySpool
-from stand_ins.spool_acts import give_back, leased, settle
 
 from forwarder.errors import NoSuchEvent
 from forwarder.model import Envelope, Labels, Lease, RouteName, State
@@ -14,6 +12,8 @@ from forwarder.ports import AuditRow, EventQuery, EventRow, EventTypeRow, Reason
 from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
+from stand_ins.memory_spool import MemorySpool
+from stand_ins.spool_acts import give_back, leased, settle
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 IN = RouteName.RUDDERSTACK_TO_COURIER

@@ -4,13 +4,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from stand_ins.memory_spool import MemorySpool
-from stand_ins.spool_acts import leased
 
 from forwarder.model import Envelope, Receipt, Recurrence, RouteName
 from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
+from stand_ins.memory_spool import MemorySpool
+from stand_ins.spool_acts import leased
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 NEW = Receipt(accepted=1, duplicates=0)

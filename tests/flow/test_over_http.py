@@ -9,8 +9,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from stand_ins.memory_spool import MemorySpool
-from stand_ins.spool_acts import leased
 
 from forwarder.clock import SystemClock
 from forwarder.demo.behaviour import LOGIN_PAGE, MOVED, UNAVAILABLE, WRONG_KEY, Behaviour, CutsOff, Hangs, HangsUp
@@ -29,6 +27,8 @@ from forwarder.spool.limits import SpoolLimits
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
 from forwarder.transport import AiohttpTransport
+from stand_ins.memory_spool import MemorySpool
+from stand_ins.spool_acts import leased
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import apsw
 import pytest
-from stand_ins.spool_acts import give_back, leased, settle
 
 from forwarder.errors import SpoolLocked, SpoolUnusable
 from forwarder.model import Envelope, RouteName, State
@@ -18,6 +17,7 @@ from forwarder.ports import AuditRow, EventQuery
 from forwarder.spool.appending import stored
 from forwarder.spool.reading.archive import SqliteArchive
 from forwarder.spool.sqlite import SqliteSpool
+from stand_ins.spool_acts import give_back, leased, settle
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 

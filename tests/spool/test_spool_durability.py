@@ -8,14 +8,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stand_ins.spool_acts import give_back, leased, settle
-
 from forwarder.errors import ForwarderError
 from forwarder.model import Envelope, Lease, RouteName, State
 from forwarder.ports import EventQuery
 from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
+from stand_ins.spool_acts import give_back, leased, settle
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 IN = RouteName.RUDDERSTACK_TO_COURIER

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stand_ins.spool_acts import give_back, leased, settle
 
 from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.model import Envelope, RouteName, State
@@ -18,6 +17,7 @@ from forwarder.ports import EventQuery
 from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
+from stand_ins.spool_acts import give_back, leased, settle
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 SMALL = SpoolLimits(reserve_bytes=65_536)

@@ -9,7 +9,6 @@ from typing import Any
 
 import apsw
 import pytest
-from stand_ins.spool_acts import leased, settle
 
 from forwarder.errors import NoSuchEvent, SpoolClosed, SpoolFull
 from forwarder.model import Envelope, Labels, Receipt, RouteName, State
@@ -22,6 +21,7 @@ from forwarder.spool.store.database import open_reader, open_writer, prepare_fol
 from forwarder.spool.store.keys import KnownKeys
 from forwarder.spool.store.segments import SEGMENT_EVENTS
 from forwarder.spool.store.transaction import Memory, Transaction
+from stand_ins.spool_acts import leased, settle
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 IN = RouteName.RUDDERSTACK_TO_COURIER

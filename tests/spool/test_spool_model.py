@@ -8,8 +8,6 @@ from typing import Any
 import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stand_ins.memory_spool import MemorySpool
-from stand_ins.spool_acts import leased
 
 from forwarder.model import (
     Attempt,
@@ -28,6 +26,8 @@ from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
+from stand_ins.memory_spool import MemorySpool
+from stand_ins.spool_acts import leased
 
 # A small cache and few events per key, so that cursors, partitions and duplicates all meet.
 LIMITS = SpoolLimits(cache_bytes_max=60, reserve_bytes=4_096)

@@ -7,8 +7,6 @@ from typing import Any
 
 import apsw
 import pytest
-from stand_ins.memory_spool import MemorySpool
-from stand_ins.spool_acts import Work, give_back, leased, settle
 
 from forwarder.errors import NoSuchEvent, SpoolClosed, SpoolFull, SpoolUnusable
 from forwarder.model import Envelope, Labels, Lease, RouteName, State
@@ -21,6 +19,8 @@ from forwarder.spool.store.codes import Account
 from forwarder.spool.store.disk import Reserve
 from forwarder.spool.store.faults import words
 from forwarder.spool.store.lock import LOCK_NAME, FolderLock
+from stand_ins.memory_spool import MemorySpool
+from stand_ins.spool_acts import Work, give_back, leased, settle
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 OpenSqlite = Callable[..., Awaitable[SqliteSpool]]

@@ -16,8 +16,6 @@ import aiohttp
 import pytest
 import structlog
 from aiohttp import web
-from stand_ins.memory_spool import MemorySpool
-from stand_ins.spool_acts import leased, settle
 
 from forwarder.courier import wire as courier_wire
 from forwarder.mapping.link_file import read_link_file
@@ -40,6 +38,8 @@ from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
+from stand_ins.memory_spool import MemorySpool
+from stand_ins.spool_acts import leased, settle
 
 NOW_MS = 1_800_000_000_000
 PINNED = '[[link]]\nevent = "Pinned Checkout"\ntarget = "checkout-flow"\n'

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stand_ins.spool_acts import leased
 
 from forwarder.errors import SpoolFull
 from forwarder.model import Labels, RouteName, State
 from forwarder.operator.pages.edited_copy import EDIT_BYTES_MAX, Edits, edited_envelope, edits_of
 from forwarder.ports import EventDetail, EventQuery, EventRow
+from stand_ins.spool_acts import leased
 
 SENT = {"type": "message:updated", "data": {"id": "m1", "status": "SENT", "recipient": "u1"}}
 TRACK = {"type": "track", "event": "E", "userId": "u1", "messageId": "x", "properties": {"n": 1}}

@@ -11,7 +11,6 @@ from pathlib import Path
 import aiohttp
 import pytest
 import structlog
-from stand_ins.spool_acts import give_back, leased, settle
 
 from forwarder.flow.route import RouteStatus, ScopeStop
 from forwarder.mapping.event_time import stated_time_ms
@@ -32,6 +31,7 @@ from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.rates import Rates
 from forwarder.telemetry.reporter import Reporter
+from stand_ins.spool_acts import give_back, leased, settle
 
 NOW_MS = 1_800_000_000_000
 OUTBOUND = RouteName.COURIER_TO_RUDDERSTACK

@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from stand_ins.spool_acts import leased
 
 from forwarder.errors import Unmappable
 from forwarder.flow.plans import Fate, Plan, PlannedCall
@@ -15,6 +14,7 @@ from forwarder.model import Attempt, Delivery, Filtered, Lease, Replay, RouteNam
 from forwarder.operator.explain import explainer
 from forwarder.operator.pages.edited_copy import store_edited
 from forwarder.ports import Mapped
+from stand_ins.spool_acts import leased
 
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
 Look = Callable[..., Awaitable[Any]]

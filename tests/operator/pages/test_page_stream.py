@@ -9,7 +9,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from stand_ins.spool_acts import give_back, leased, settle
 
 from forwarder.errors import SpoolClosed
 from forwarder.model import RouteName, State
@@ -17,6 +16,7 @@ from forwarder.operator.pages.stream import CLIENTS_MAX, message
 from forwarder.operator.pages.topic import Topic
 from forwarder.operator.sessions import COOKIE, LIFETIME_S
 from forwarder.ports import EventQuery
+from stand_ins.spool_acts import give_back, leased, settle
 
 Look = Callable[..., Awaitable[Any]]
 INBOUND = RouteName.RUDDERSTACK_TO_COURIER
