@@ -14,10 +14,10 @@ from forwarder.courier.client import CourierClient
 from forwarder.courier.sink import CourierSink
 from forwarder.courier.tenant_order import TenantOrder
 from forwarder.daemon import Daemon, stop_signals
-from forwarder.flow.batcher import BatchLimits
-from forwarder.flow.delivery import DeliveryLimits
-from forwarder.flow.route import Route
-from forwarder.flow.routes import batch_route, call_route
+from forwarder.delivery.dispatch import ONE_BY_ONE, RequestLimits
+from forwarder.delivery.flights import BatchLimits
+from forwarder.delivery.route import Route
+from forwarder.delivery.routes import make_route
 from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack
 from forwarder.mapping.event_time import stated_time_ms
 from forwarder.mapping.link_store import LinkStore
@@ -131,7 +131,7 @@ def outbound_route(settings: Settings, base: Foundation, rules: Rules) -> Route:
     """Make the route Courier → RudderStack."""
     assert settings.rudderstack_write_key is not None  # noqa: S101  settings.together saw to it
     assert settings.rudderstack_data_plane_url is not None  # noqa: S101  nor without this
-    return batch_route(
+    return make_route(
         RouteName.COURIER_TO_RUDDERSTACK,
         spool=base.spool,
         mapper=outbound_mapper(settings, rules),
@@ -141,7 +141,7 @@ def outbound_route(settings: Settings, base: Foundation, rules: Rules) -> Route:
             write_key=WriteKey(settings.rudderstack_write_key.get_secret_value()),
             clock=base.clock,
         ),
-        limits=delivery_limits(settings),
+        limits=request_limits(settings),
         concurrency_max=settings.concurrency_max,
         reporter=base.reporter,
         clock=base.clock,
@@ -158,7 +158,7 @@ def inbound_route(settings: Settings, base: Foundation, links: LinkStore) -> Rou
         api_key=settings.courier_api_key.get_secret_value(),
         clock=base.clock,
     )
-    return call_route(
+    return make_route(
         RouteName.RUDDERSTACK_TO_COURIER,
         spool=base.spool,
         mapper=RudderstackToCourier.of(
@@ -168,6 +168,7 @@ def inbound_route(settings: Settings, base: Foundation, links: LinkStore) -> Rou
             on_loop=base.reporter.loop_stopped,
         ),
         sink=CourierSink(client, TenantOrder(base.spool), clock=base.clock),
+        limits=ONE_BY_ONE,
         concurrency_max=settings.concurrency_max,
         reporter=base.reporter,
         clock=base.clock,
@@ -245,10 +246,10 @@ def spool_limits(settings: Settings) -> SpoolLimits:
     )
 
 
-def delivery_limits(settings: Settings) -> DeliveryLimits:
+def request_limits(settings: Settings) -> RequestLimits:
     """Return what one request to the data plane may hold; the framing is subtracted here, once."""
     framing = framing_bytes(settings.batch_events_max)
-    return DeliveryLimits(
+    return RequestLimits(
         batch=BatchLimits(
             deliveries_max=settings.batch_events_max,
             bytes_max=max(1, settings.batch_bytes_max - framing),

@@ -5,6 +5,7 @@ is dropped: what is not sent is `Filtered` or `Unmappable`, with its reason.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from forwarder.courier import vocabulary
@@ -40,6 +41,16 @@ class CourierToRudderStack:
         self._is_channel = preset == "channel"
         self._selection = selection
         self._rules = rules
+
+    def map_batch(self, leases: Sequence[Lease]) -> list[tuple[Delivery, ...] | Filtered | Unmappable]:
+        """Map each of them; what `map` raises stands in its place."""
+        mapped: list[tuple[Delivery, ...] | Filtered | Unmappable] = []
+        for lease in leases:
+            try:
+                mapped.append(self.map(lease))
+            except Unmappable as error:
+                mapped.append(error)
+        return mapped
 
     def map(self, lease: Lease) -> tuple[Delivery, ...] | Filtered:
         """Return the one delivery, or why there is none; raises `Unmappable` for what is malformed."""

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from forwarder.delivery.status import RouteStatus
 from forwarder.errors import RulesInvalid
-from forwarder.flow.route import RouteStatus
 from forwarder.model import RouteName
 from forwarder.operator.explain import Explain, TimeOf
 from forwarder.ports import Archive, AuditRow, Clock, EventTypeRow, Spool

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from forwarder.flow.route import RouteStatus, ScopeStop
+from forwarder.delivery.status import RouteStatus, ScopeStop
 from forwarder.model import Attempt, RouteName, Totals
 from forwarder.ports import AuditRow, EventDetail, EventPage, EventRow, EventTypeRow, ReasonGroup, SpoolFacts
 

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from forwarder.flow.plans import Fate, Plan
+from forwarder.delivery.plan import Fate, Plan
 from forwarder.model import RouteName, State
 from forwarder.operator.desk import OperatorDesk
 from forwarder.operator.explain import EXPLAINED_BYTES_MAX, Explained

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from forwarder.flow.route import RouteStatus
+from forwarder.delivery.status import RouteStatus
 from forwarder.model import RouteName
 from forwarder.operator.desk import OperatedRoute, OperatorDesk
 from forwarder.operator.pages.acts import ask, operator_name

@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from forwarder.errors import NoSuchEvent, SpoolClosed, SpoolFull
-from forwarder.flow.route import RouteStatus, ScopeStop
+from forwarder.delivery.status import RouteStatus, ScopeStop
 from forwarder.model import Attempt, Demand, Envelope, Labels, Lease, Receipt, RouteName, Settlement, State, Totals
 from forwarder.operator.api import api_routes
 from forwarder.operator.api_links import link_routes

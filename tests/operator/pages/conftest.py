@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 import structlog
 
-from forwarder.flow.route import RouteStatus, ScopeStop
+from forwarder.delivery.status import RouteStatus, ScopeStop
 from forwarder.mapping.event_time import stated_time_ms
 from forwarder.model import Attempt, Envelope, Labels, RouteName, State
 from forwarder.operator.api import api_routes

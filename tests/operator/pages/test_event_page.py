@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from forwarder.errors import Unmappable
-from forwarder.flow.plans import Fate, Plan, PlannedCall
+from forwarder.delivery.plan import Fate, Plan, PlannedCall
 from forwarder.model import Attempt, Delivery, Filtered, Lease, Replay, RouteName, State, Unmapped
 from forwarder.operator.explain import explainer
 from forwarder.operator.pages.edited_copy import store_edited
