@@ -6,14 +6,15 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=igno
 WORKDIR /src
 RUN python -m venv /builder && python -m venv --without-pip /opt/forwarder
 COPY requirements/build.txt requirements/run.txt requirements/
-RUN /builder/bin/pip install --only-binary :all: --require-hashes -r requirements/build.txt \
+RUN /builder/bin/pip install --no-deps --only-binary :all: --require-hashes -r requirements/build.txt \
  && /builder/bin/pip --python /opt/forwarder/bin/python install \
-      --only-binary :all: --require-hashes -r requirements/run.txt
+      --no-deps --only-binary :all: --require-hashes -r requirements/run.txt
 COPY pyproject.toml README.md CHANGELOG.md ./
 COPY forwarder forwarder
 ARG SOURCE_DATE_EPOCH=1700000000
 RUN /builder/bin/hatchling build -t wheel -d /dist \
  && /builder/bin/pip --python /opt/forwarder/bin/python install --no-deps --no-index /dist/*.whl \
+ && /builder/bin/pip --python /opt/forwarder/bin/python check \
  && python -m compileall -q /opt/forwarder
 
 FROM python:3.13-slim-bookworm
