@@ -272,7 +272,8 @@ class EchoMapper:
             raise Unmappable("no type")
         if b"crash-me" in payload:
             raise KeyError(payload)
-        return (Delivery(sequence=lease.sequence, operation="track", body=payload),)
+        note = "left changed" if b"note-me" in payload else ""
+        return (Delivery(sequence=lease.sequence, operation="track", body=payload, note=note),)
 
 
 Judge = Callable[[Batch], Verdict | Awaitable[Verdict]]
