@@ -33,10 +33,11 @@ COVERAGE_MIN := 95
 # Passed on: `make demo ARGS="--seconds 20"`, `make test ARGS="-k spool -x"` (a part of the tests covers a part: nothing is demanded then).
 ARGS :=
 COVERAGE = $(if $(ARGS),,--cov --cov-report=term --cov-fail-under=$(COVERAGE_MIN))
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' forwarder/__init__.py)
 # Where wheels of the same commit come out the same, byte for byte.
 export SOURCE_DATE_EPOCH := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null || echo 1700000000))
 
-.PHONY: help demo run test unit check bench lock wheel clean env node
+.PHONY: help demo run test unit check bench image lock wheel clean env node
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +72,11 @@ bench: $(WHEEL_STAMP) ## Measure throughput and cost beside a bare handler and t
 
 wheel: $(DEV_STAMP) ## Build dist/courier_rudderstack_forwarder-*.whl
 	rm -rf dist && $(BIN)/hatchling build -t wheel -d dist
+
+image: ## Build the container image; `make image SOURCE=https://…` says in its labels where your copy lives
+	docker build -t forwarder:$(VERSION) --build-arg VERSION=$(VERSION) --build-arg SOURCE='$(SOURCE)' \
+	  --build-arg REVISION=$$(git rev-parse HEAD) --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) \
+	  --build-arg CREATED=$$(TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd) $(ARGS) .
 
 lock: $(DEV_STAMP) ## Bring requirements/*.txt in step with requirements/*.in; ARGS=--upgrade takes newer releases, too
 	cd requirements && for f in run build dev; do ../$(LOCK) $(ARGS) $$f.in -o $$f.txt; done
