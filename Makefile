@@ -30,19 +30,20 @@ SOURCES := $(shell find forwarder -type f ! -name '*.pyc') pyproject.toml README
 # What runs at once in `make test`; two is what a small CI machine has.
 WORKERS := 2
 COVERAGE_MIN := 95
-# Passed on: `make test ARGS="-k spool -x"` (a part of the tests covers a part: nothing is demanded then).
+# Passed on: `make demo ARGS="--seconds 20"`, `make test ARGS="-k spool -x"` (a part of the tests covers a part: nothing is demanded then).
 ARGS :=
 COVERAGE = $(if $(ARGS),,--cov --cov-report=term --cov-fail-under=$(COVERAGE_MIN))
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' forwarder/__init__.py)
 # Where wheels of the same commit come out the same, byte for byte.
 export SOURCE_DATE_EPOCH := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null || echo 1700000000))
 
-.PHONY: help demo run test check bench lock wheel clean env node
+.PHONY: help demo run test unit check bench image lock wheel clean env node
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(RUN_STAMP) ## Watch the daemon work between two stand-in vendors; needs no configuration
-	@exec $(RUN_VENV)/bin/python -m forwarder demo
+	@exec $(RUN_VENV)/bin/python -m forwarder demo $(ARGS)
 
 run: $(RUN_STAMP) ## Run the daemon with the settings of the environment and .env
 	@exec $(RUN_VENV)/bin/python -m forwarder run
@@ -52,6 +53,9 @@ run: $(RUN_STAMP) ## Run the daemon with the settings of the environment and .en
 test: $(WHEEL_STAMP) ## Build the wheel, install it, and run every test against it
 	rm -f .coverage .coverage.*
 	PYTHONSAFEPATH=1 EXPECT_INSTALLED_WHEEL=1 $(BIN)/pytest -n $(WORKERS) $(COVERAGE) $(ARGS)
+
+unit: $(WHEEL_STAMP) ## The tests that start no daemon; `make unit PYTHON=python3.13 VENV=.venv/3.13` on another Python
+	PYTHONSAFEPATH=1 EXPECT_INSTALLED_WHEEL=1 $(BIN)/pytest -n $(WORKERS) -m 'not journey and not slow' $(ARGS)
 
 check: $(DEV_STAMP) ## Formatting, lint, types, import floors, spelling, scripts, Dockerfile, lock files
 	$(BIN)/ruff format --check .
@@ -69,9 +73,13 @@ bench: $(WHEEL_STAMP) ## Measure throughput and cost beside a bare handler and t
 wheel: $(DEV_STAMP) ## Build dist/courier_rudderstack_forwarder-*.whl
 	rm -rf dist && $(BIN)/hatchling build -t wheel -d dist
 
-lock: $(DEV_STAMP) ## Resolve requirements/*.in afresh into requirements/*.txt
-	cd requirements && for f in run build dev; do \
-	  ../$(LOCK) --upgrade $$f.in -o $$f.txt || exit 1; done
+image: ## Build the container image; `make image SOURCE=https://…` says in its labels where your copy lives
+	docker build -t forwarder:$(VERSION) --build-arg VERSION=$(VERSION) --build-arg SOURCE='$(SOURCE)' \
+	  --build-arg REVISION=$$(git rev-parse HEAD) --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) \
+	  --build-arg CREATED=$$(TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd) $(ARGS) .
+
+lock: $(DEV_STAMP) ## Bring requirements/*.txt in step with requirements/*.in; ARGS=--upgrade takes newer releases, too
+	cd requirements && for f in run build dev; do ../$(LOCK) $(ARGS) $$f.in -o $$f.txt; done
 
 env: $(DEV_STAMP) ## Make the environment that the tests and checks use, in .venv/
 
