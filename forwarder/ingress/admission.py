@@ -1,4 +1,4 @@
-"""May this request come in? Judged by its head before its body is read, then by what the body proves.
+"""May this request come in? Judged by its head, before its body is read.
 
 The order of the questions is part of the contract: what heals by itself (draining, a route that is off) is asked before
 credentials, because a 401 is final; credentials before anything about the body, because a stranger must not make us
@@ -11,20 +11,16 @@ from urllib.parse import parse_qs
 
 from forwarder.courier import signature as courier_signature
 from forwarder.courier.signature import Signature
-from forwarder.ingress import elements
 from forwarder.ingress.credentials import Credential, KeyRing, is_segment_signature
 from forwarder.ingress.endpoints import ENDPOINTS, UNAUTHORIZED, Authenticator, BodyFormat, Endpoint
-from forwarder.ingress.gzip_body import CorruptGzip, TooLarge, gunzip
 from forwarder.ingress.replies import Rejected, draining, too_large
 from forwarder.model import RouteName
-from forwarder.ports import Clock
 
 CREDENTIAL_RETRY_S = 60
 OFF_RETRY_S = 300
 
 _LINES_TYPES = (b"ndjson", b"jsonl", b"json-lines", b"jsonlines")
 _CHALLENGE = (("WWW-Authenticate", 'Basic realm="forwarder", Bearer realm="forwarder"'),)
-_FIRST = "; of a batch Segment signs the first element alone: use a Bearer or Basic key, or FORWARDER_SEGMENT_SIGNATURE"
 
 Headers = Mapping[bytes, bytes]  # by lower-case name
 
@@ -78,17 +74,12 @@ class Admission:
 class Admissions:
     """Judge who may come in. Every refusal is raised as `Rejected`."""
 
-    def __init__(self, settings: EndpointSettings, *, clock: Clock) -> None:
-        self._clock = clock
-        self._webhook_secrets = tuple(
-            courier_signature.Secret(secret.encode()) for secret in settings.webhook_secrets if secret
-        )
+    def __init__(self, settings: EndpointSettings) -> None:
+        self._has_webhook_secret = any(settings.webhook_secrets)
         self._events_keys = KeyRing(settings.events_keys)
         self.inbound_keys = KeyRing(settings.inbound_keys)
         self._routes = settings.routes
         self._on = frozenset(id(endpoint) for endpoint in ENDPOINTS.values() if self._is_on(endpoint))
-        self._age_max_s = settings.signature_age_max_s
-        self._segment_signs_first = settings.segment_signs_first
         self._body_bytes_max = settings.body_bytes_max
         self._limit_digits = len(str(settings.body_bytes_max))
         self.is_draining = False
@@ -112,20 +103,6 @@ class Admissions:
             raise too_large(self._body_bytes_max)
         return admission
 
-    def open(self, admission: Admission, body: bytes) -> bytes:
-        """Compare the body with its signature, if that is what proves it, and return it unpacked."""
-        if len(body) > self._body_bytes_max:
-            raise too_large(self._body_bytes_max)
-        if admission.signature is not None:
-            return self._open_webhook(admission, admission.signature, body)
-        if admission.segment_signature and not self._is_signed_by_segment(admission, body):
-            raise _unknown(
-                admission.endpoint,
-                "signature_mismatch",
-                f"x-signature matches none of the configured keys{'' if self._segment_signs_first else _FIRST}",
-            )
-        return self._unpack(admission, body) if admission.is_packed else body
-
     def is_write_key(self, key: object) -> bool:
         """Tell whether what stands in a body is one of the inbound keys."""
         return isinstance(key, str) and self.inbound_keys.holds(key.encode("utf-8", "replace"))
@@ -140,7 +117,7 @@ class Admissions:
         if endpoint.route not in self._routes:
             return False
         if endpoint.authenticator is Authenticator.COURIER_SIGNATURE:
-            return bool(self._webhook_secrets)
+            return self._has_webhook_secret
         return bool(self._keys_of(endpoint))
 
     def _keys_of(self, endpoint: Endpoint) -> KeyRing:
@@ -178,65 +155,6 @@ class Admissions:
             return Credential.MISSING
         return Credential.PROVED if self.inbound_keys.holds(presented) else Credential.UNKNOWN
 
-    def _is_signed_by_segment(self, admission: Admission, body: bytes) -> bool:
-        if self.inbound_keys.proves(admission.segment_signature, body):
-            return True
-        if not self._segment_signs_first:
-            return False
-        unpacked = self._unpack_unproved(body) if admission.is_packed else body
-        first = elements.first_of(unpacked) if unpacked is not None else None
-        return first is not None and self.inbound_keys.proves(admission.segment_signature, first)
-
-    def _open_webhook(self, admission: Admission, signature: Signature, body: bytes) -> bytes:
-        payload = body
-        if signature.matches(body, self._webhook_secrets):
-            payload = self._unpack_proved(admission, body) if admission.is_packed else body
-        else:
-            # Only bytes that arrived are compared: what does not unpack was not signed unpacked.
-            unpacked = self._unpack_unproved(body) if admission.is_packed else None
-            if unpacked is None or not signature.matches(unpacked, self._webhook_secrets):
-                raise _unknown(
-                    admission.endpoint,
-                    "signature_mismatch",
-                    "courier-signature matches none of the configured secrets",
-                )
-            payload = unpacked
-        if not signature.is_within(now_ms=self._clock.wall_ms(), age_max_s=self._age_max_s):
-            raise _unknown(
-                admission.endpoint,
-                "signature_outside_age",
-                "signed too long ago or in the future: is a clock wrong?",
-            )
-        return payload
-
-    def _unpack_proved(self, admission: Admission, body: bytes) -> bytes:
-        # Courier would give up for good on a 4xx; what it signed is kept, for people to look at.
-        try:
-            return self._unpack(admission, body)
-        except Rejected as rejected:
-            if rejected.reason == "gzip_corrupt":
-                return body
-            raise
-
-    def _unpack_unproved(self, body: bytes) -> bytes | None:
-        try:
-            return gunzip(body, bytes_max=self._body_bytes_max)
-        except (CorruptGzip, TooLarge):
-            return None
-
-    def _unpack(self, admission: Admission, body: bytes) -> bytes:
-        try:
-            return gunzip(body, bytes_max=self._body_bytes_max)
-        except CorruptGzip as error:
-            raise Rejected(
-                admission.endpoint.corrupt_status,
-                "gzip_corrupt",
-                str(error),
-                gateway="failed to read body from request",
-            ) from None
-        except TooLarge:
-            raise too_large(self._body_bytes_max) from None
-
 
 def write_key_of(query: bytes) -> bytes:
     """Return the `writeKey` of a query; b"" when it has none."""
@@ -270,7 +188,7 @@ def _off(endpoint: Endpoint) -> Rejected:
 def _refused(endpoint: Endpoint, credential: Credential) -> Rejected:
     if credential is Credential.UNKNOWN:
         message = "the key is none of those configured"
-        return _unknown(endpoint, "key_unknown", message, gateway="invalid write key")
+        return unknown(endpoint, "key_unknown", message, gateway="invalid write key")
     return Rejected(
         UNAUTHORIZED,
         "key_missing" if credential is Credential.MISSING else "key_malformed",
@@ -280,7 +198,8 @@ def _refused(endpoint: Endpoint, credential: Credential) -> Rejected:
     )
 
 
-def _unknown(endpoint: Endpoint, reason: str, message: str, *, gateway: str = "") -> Rejected:
+def unknown(endpoint: Endpoint, reason: str, message: str, *, gateway: str = "") -> Rejected:
+    """Say that a credential of good form is none of ours, or that it is out of date."""
     if endpoint.unknown_status == UNAUTHORIZED:
         return Rejected(UNAUTHORIZED, reason, message, gateway=gateway, headers=_CHALLENGE)
     return Rejected(endpoint.unknown_status, reason, message, gateway=gateway, retry_after_s=CREDENTIAL_RETRY_S)

@@ -15,6 +15,7 @@ from forwarder.ingress import elements, pixel
 from forwarder.ingress.admission import Admission, Admissions, EndpointSettings, Headers
 from forwarder.ingress.elements import Element, NotJson, TooManyElements
 from forwarder.ingress.endpoints import CALL_TYPES, BodyFormat, Endpoint, ReplyFormat
+from forwarder.ingress.proof import Proofs
 from forwarder.ingress.replies import Rejected, Reply, accepted, draining
 from forwarder.model import Envelope, Receipt, RouteName
 from forwarder.ports import Clock
@@ -43,11 +44,19 @@ class Receiver:
         unique: Callable[[], bytes] = _unique,
     ) -> None:
         """Keep the collaborators. `unique` makes bytes never made before, for events that carry nothing unique."""
-        self._admissions = Admissions(settings, clock=clock)
+        self._admissions = Admissions(settings)
+        self._proofs = Proofs(settings, clock=clock)
         self._clock = clock
         self._reporter = reporter
         self._unique = unique
-        self.inbound_keys = self._admissions.inbound_keys
+        self.body_bytes_max = settings.body_bytes_max
+
+    def set_up(self, settings: EndpointSettings) -> None:
+        """Use other settings from now on, such as rotated secrets. What was admitted before is judged by these, too."""
+        is_draining = self.is_draining
+        self._admissions = Admissions(settings)
+        self._admissions.is_draining = is_draining
+        self._proofs = Proofs(settings, clock=self._clock)
         self.body_bytes_max = settings.body_bytes_max
 
     @property
@@ -79,7 +88,7 @@ class Receiver:
                     found: list[Envelope] | Reply = done.value
                     return found
         try:
-            payload = self._admissions.open(admission, body)
+            payload = self._proofs.open(admission, body)
         except Rejected as rejected:
             return self.reject(admission.endpoint, rejected)
         return [courier_wire.envelope(payload, received_at_ms=self._clock.wall_ms(), source=admission.endpoint.source)]
@@ -91,7 +100,7 @@ class Receiver:
             if endpoint.body_format is BodyFormat.QUERY:
                 body = pixel.call_of(admission.query, endpoint.type, now_ms=self._clock.wall_ms())
             else:
-                body = self._admissions.open(admission, body)
+                body = self._proofs.open(admission, body)
             envelopes = yield from self._envelopes(admission, body)
         except Rejected as rejected:
             return self.reject(endpoint, rejected)

@@ -91,6 +91,16 @@ def draining() -> Rejected:
     return later("draining", "the daemon is stopping")
 
 
+def not_http() -> Rejected:
+    """Say that the request is not of good form; what it holds is not quoted."""
+    return Rejected(400, "not_http", "this is not HTTP/1.1 as it should be")
+
+
+def head_too_large() -> Rejected:
+    """Say that the head is above its limits."""
+    return Rejected(431, "head_too_large", "the request's head is larger than 64 KiB, or has more than 256 headers")
+
+
 def too_large(bytes_max: int) -> Rejected:
     """Say that the body is above the limit."""
     return Rejected(
@@ -99,6 +109,11 @@ def too_large(bytes_max: int) -> Rejected:
         f"the body is larger than {bytes_max} bytes, or unpacks to more than that",
         gateway="request size exceeds max limit",
     )
+
+
+def too_much() -> Rejected:
+    """Say that all bodies together are above their limit."""
+    return later("too_much_at_once", "too many large bodies at once")
 
 
 def accepted(

@@ -9,7 +9,7 @@ from typing import Protocol
 from forwarder.ingress.endpoints import ReplyFormat
 from forwarder.ingress.limits import ListenerLimits
 from forwarder.ingress.receiver import Receiver
-from forwarder.ingress.replies import ONE_ACCEPTED, Rejected, Reply, draining, wire
+from forwarder.ingress.replies import ONE_ACCEPTED, Rejected, Reply, wire
 from forwarder.ingress.routing import UNKNOWN_ENDPOINT, Routing
 from forwarder.ports import Spool
 from forwarder.telemetry.reporter import Reporter
@@ -103,10 +103,6 @@ class Shared:
     def is_full(self) -> bool:
         """Tell whether all bodies together are above their limit."""
         return self.held_bytes > self.limits.held_bytes_max
-
-    def draining(self) -> Rejected:
-        """Say that the daemon is stopping."""
-        return draining()
 
     def crashed(self, error: Exception) -> Reply:
         """Tell of a bug of ours by type and place; the sender must come back."""
