@@ -24,8 +24,8 @@ from forwarder.model import Delivery, Filtered, Lease, RouteName, Unmapped
 from forwarder.rudderstack import wire
 from forwarder.rudderstack.calls import TrackCalls
 from forwarder.settings import Settings
-from forwarder.web import elements
-from forwarder.web.elements import Element, NotJson, TooManyElements
+from forwarder.ingress import elements
+from forwarder.ingress.elements import Element, NotJson, TooManyElements
 
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK.value, RouteName.RUDDERSTACK_TO_COURIER.value
 

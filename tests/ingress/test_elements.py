@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forwarder.web import elements
-from forwarder.web.elements import Element, NotJson
+from forwarder.ingress import elements
+from forwarder.ingress.elements import Element, NotJson
 
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

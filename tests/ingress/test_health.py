@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from forwarder.web.health import Health
+from forwarder.ingress.health import Health
 
 
 class Clock:
@@ -72,5 +72,5 @@ def test_not_ready_says_why() -> None:
 )
 def test_paths_and_verbs(method: str, path: str, status: int | None) -> None:
     """Health answers GET and HEAD on its two paths, and leaves the others alone."""
-    reply = Health(clock=Clock()).reply(method, path)
+    reply = Health(clock=Clock()).reply(method.encode(), path.encode())
     assert (reply.status if reply else None) == status

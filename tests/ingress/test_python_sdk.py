@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.clock import SystemClock
-from forwarder.web.health import Health
-from forwarder.web.server import PublicListener
+from forwarder.ingress.listener import PublicListener
 
 
 @pytest.fixture
@@ -28,8 +26,13 @@ async def test_the_sdk_delivers(
 ) -> None:
     """What the SDK sends arrives whole and in order, packed or not; with a wrong key it hears why."""
     house = build_house()
-    health = Health(clock=SystemClock())
-    listener = PublicListener(host="127.0.0.1", port=0, receiver=house.receiver, health=health, reporter=house.reporter)
+    listener = PublicListener(
+        addresses=[("127.0.0.1", 0)],
+        receiver=house.receiver,
+        health=house.health,
+        spool=house.spool,
+        reporter=house.reporter,
+    )
     await listener.start()
     task = asyncio.create_task(listener.run())
 
@@ -37,7 +40,7 @@ async def test_the_sdk_delivers(
         errors: list[str] = []
         client = make_client(
             key,
-            host=f"http://127.0.0.1:{listener.port}/",
+            host=f"http://127.0.0.1:{listener.ports[0]}/",
             gzip=is_packed,
             max_retries=0,
             on_error=lambda error, _batch: errors.append(str(error)),

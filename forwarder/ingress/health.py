@@ -1,16 +1,16 @@
 """Is the process alive, and may it be sent events? For a supervisor and a load balancer.
 
 Alive: the daemon's loops turn. Ready: the spool is open and the listener is up. A destination's state, a hold, a pause
-or a spool at its cap never makes the daemon unready: that would shut the other route's doors too. Deliberately
-absent: how either is measured.
+or a spool at its cap never makes the daemon unready: that would shut the other route's endpoints too. How
+either is measured is not known here.
 """
 
 from collections.abc import Callable, Sequence
 
 import msgspec
 
+from forwarder.ingress.replies import Reply
 from forwarder.ports import Clock, Probeable
-from forwarder.web.doors import Reply
 
 ALIVE_WITHIN_S = 60.0
 
@@ -33,16 +33,20 @@ class Health:
         self._probes = tuple(probes)
         self._obstacles = obstacles
         self._alive_within_s = alive_within_s
-        self._paths = {"/livez": self.livez, "/readyz": self.readyz}
+        self._paths = {
+            path + slash: ask
+            for path, ask in ((b"/livez", self.livez), (b"/readyz", self.readyz))
+            for slash in (b"", b"/")
+        }
         self.is_listening = False  # the listener says so itself
         self.is_draining = False
 
-    def reply(self, method: str, path: str) -> Reply | None:
+    def reply(self, method: bytes, path: bytes) -> Reply | None:
         """Answer a request to one of the two paths; None when it is for somebody else."""
-        ask = self._paths.get(path) or self._paths.get(path.removesuffix("/"))
+        ask = self._paths.get(path)
         if ask is None:
             return None
-        if method not in ("GET", "HEAD"):
+        if method not in (b"GET", b"HEAD"):
             return Reply(405, _encode({"error": "this path takes GET only"}), headers=(("Allow", "GET, HEAD"),))
         return ask()
 

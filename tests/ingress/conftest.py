@@ -1,4 +1,4 @@
-"""What the tests of the doors share: a spool that can be full or shut, a clock, and a receiver between them."""
+"""What the tests of the endpoints share: a spool that can be full or shut, a clock, and a receiver between them."""
 
 import asyncio
 import hashlib
@@ -13,19 +13,22 @@ import pytest
 import structlog
 
 from forwarder.errors import SpoolClosed, SpoolFull
+from forwarder.ingress.admission import Admission, EndpointSettings
+from forwarder.ingress.cors import readable
+from forwarder.ingress.documents import Documents
+from forwarder.ingress.health import Health
+from forwarder.ingress.receiver import Receiver
+from forwarder.ingress.replies import Reply
+from forwarder.ingress.routing import Routing
 from forwarder.model import Envelope, Receipt, RouteName
-from forwarder.ports import Spool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
-from forwarder.web.admission import DoorSettings
-from forwarder.web.doors import Reply
-from forwarder.web.receive import Receiver
 
 NOW_MS = 1_767_225_640_123
 WEBHOOK_SECRET = "whsec-of-the-webhook"
 EVENTS_KEY = "key-of-the-bus"
 INBOUND_KEY = "key-of-the-source"
-SETTINGS = DoorSettings(
+SETTINGS = EndpointSettings(
     routes=frozenset(RouteName),
     webhook_secrets=("retired-secret", WEBHOOK_SECRET),
     events_keys=(EVENTS_KEY,),
@@ -48,12 +51,12 @@ class StoppedClock:
 
 
 class ShortSpool:
-    """The part of a spool that doors use: it keeps, knows duplicates, and can be made to refuse."""
+    """The part of a spool that endpoints use: it keeps, knows duplicates, and can be made to refuse."""
 
     def __init__(self) -> None:
         self.kept: list[Envelope] = []
         self.appends = 0
-        self.refusal: SpoolFull | SpoolClosed | None = None
+        self.refusal: Exception | None = None
         self.gate: asyncio.Event | None = None  # while it is not set, nothing is committed
         self.asked = asyncio.Event()
         self._keys: set[bytes] = set()
@@ -90,9 +93,11 @@ class ShortSpool:
         on_commit: Callable[[Receipt], None],
         on_rollback: Callable[[SpoolFull | SpoolClosed], None],
     ) -> None:
-        if self.refusal is not None:
+        if isinstance(self.refusal, SpoolFull | SpoolClosed):
             on_rollback(self.refusal)
             return
+        if self.refusal is not None:
+            raise self.refusal
         accepted = 0
         for envelope in envelopes:
             if envelope.event_key not in self._keys:
@@ -104,9 +109,11 @@ class ShortSpool:
 
 @dataclass
 class House:
-    """A receiver with everything around it at hand."""
+    """A receiver with everything around it at hand, but sockets."""
 
     receiver: Receiver
+    routing: Routing
+    health: Health
     spool: ShortSpool
     metrics: Metrics
     log: StringIO
@@ -114,11 +121,29 @@ class House:
     clock: StoppedClock = field(default_factory=StoppedClock)
     headers: dict[str, str] = field(default_factory=dict)
 
-    async def post(self, path: str, body: bytes, method: str = "POST", **headers: str) -> Reply:
-        """Send a request through both steps; header names are given with underscores."""
-        names = {name.replace("_", "-"): value for name, value in (self.headers | headers).items()}
-        admission = self.receiver.admit(method, path, names.get)
-        return admission if isinstance(admission, Reply) else await self.receiver.receive(admission, body)
+    def post(self, path: str, body: bytes, method: str = "POST", **headers: str) -> Reply:
+        """Send a request through every step; header names are given with underscores."""
+        named = {
+            name.replace("_", "-").encode(): value.encode("utf-8", "surrogateescape")
+            for name, value in (self.headers | headers).items()
+        }
+        judged = self.routing.judge(method.encode(), path.encode(), named)
+        if isinstance(judged, Reply):
+            return judged
+        reply = self._answer(judged, body)
+        return readable(reply, judged.origin) if judged.origin else reply
+
+    def _answer(self, judged: Admission, body: bytes) -> Reply:
+        found = self.receiver.accept(judged, body)
+        if isinstance(found, Reply):
+            return found
+        replies: list[Reply] = []
+        self.spool.append(
+            found,
+            on_commit=lambda receipt: replies.append(self.receiver.committed(judged, receipt)),
+            on_rollback=lambda error: replies.append(self.receiver.rolled_back(judged, error)),
+        )
+        return replies[0]
 
     def rejections(self) -> dict[tuple[str, str], float]:
         """Return how often each door turned away for each reason."""
@@ -146,17 +171,15 @@ def build(**changes: Any) -> House:
         ),
     )
     numbers: Iterator[int] = count()
-    settings = replace(SETTINGS, **changes)
-    stored: Any = spool
-    whole: Spool = stored
     receiver = Receiver(
-        settings,
-        spool=whole,
+        replace(SETTINGS, **changes),
         clock=StoppedClock(),
         reporter=reporter,
         unique=lambda: next(numbers).to_bytes(16, "big"),
     )
-    return House(receiver, spool, metrics, log, reporter)
+    health = Health(clock=StoppedClock())
+    routing = Routing(receiver, health, Documents(receiver), reporter)
+    return House(receiver, routing, health, spool, metrics, log, reporter)
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ The bytes are cut, not decoded and encoded again, so that no number loses a digi
 spoils its neighbours. JSON is read as kindly as RudderStack's gateway reads it: broken UTF-8 and lone surrogates become
 U+FFFD, the last of duplicate keys wins, a byte order mark in front is skipped; NaN and Infinity are no JSON. An object
 that is nested too deeply to be read, or holds a number that no double can hold, is an element all the same: it is kept
-unread. Deliberately absent: what an event must look like.
+unread. What an event must look like is not judged here.
 """
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -44,13 +44,18 @@ class Element:
     value: dict[str, Any] | None
 
 
-class _Outer(msgspec.Struct):
+class _Batch(msgspec.Struct):
     batch: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _WriteKey(msgspec.Struct):
+    writeKey: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET  # noqa: N815  Segment's SDKs call it so
 
 
 _decode = msgspec.json.Decoder().decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_decode_outer = msgspec.json.Decoder(_Outer).decode
+_decode_batch = msgspec.json.Decoder(_Batch).decode
+_decode_write_key = msgspec.json.Decoder(_WriteKey).decode
 
 
 def element(raw: bytes) -> Element | None:
@@ -88,17 +93,39 @@ def looks_like_lines(body: bytes) -> bool:
 
 def batch_of(body: bytes) -> bytes | None:
     """Return the JSON of an object's top-level `batch`; None when there is none. Raises `NotJson`."""
+    return _member_of(body, b'"batch"', lambda raw: _decode_batch(raw).batch)
+
+
+def write_key_of(body: bytes) -> object:
+    """Return an object's top-level `writeKey`; None when there is none. Raises `NotJson`."""
+    raw = _member_of(body, b'"writeKey"', lambda raw: _decode_write_key(raw).writeKey)
+    return None if raw is None else _decode(raw)
+
+
+def first_of(body: bytes) -> bytes | None:
+    """Return the bytes of the first element of an array, or of an object's `batch`; None when there is none."""
+    try:
+        body = trimmed(body)
+        array = body if body.startswith(b"[") else batch_of(body)
+        if array is None or not array.startswith(b"["):
+            return None
+        return next(iter(_cut_array(array)), None)
+    except (NotJson, TooManyElements):
+        return None
+
+
+def _member_of(body: bytes, name: bytes, decoded: Callable[[bytes], msgspec.Raw | msgspec.UnsetType]) -> bytes | None:
     body = trimmed(body)
     if not body.startswith(b"{"):
         return None
     try:
-        batch = _decode_outer(body).batch
+        member = decoded(body)
     except RecursionError:
-        return _member(body, b'"batch"')
+        return _member(body, name)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         _read_kindly(body, error)  # raises unless it is JSON all the same
-        return _member(body, b'"batch"')
-    return None if isinstance(batch, msgspec.UnsetType) else bytes(batch)
+        return _member(body, name)
+    return None if isinstance(member, msgspec.UnsetType) else bytes(member)
 
 
 def trimmed(body: bytes) -> bytes:
