@@ -97,9 +97,13 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Daemon:
     stack.callback(logs.flush, is_last=True)
     stack.enter_context(foreign_logs_captured(logs.logger))
     reporter = Reporter(metrics, logs.logger)
+    for notice in settings.reading.notices:
+        reporter.setting_noticed(notice)
     spool = await SqliteSpool.open(settings.data_dir, limits=spool_limits(settings), clock=clock, reporter=reporter)
     stack.push_async_callback(spool.close)
-    transport = await stack.enter_async_context(AiohttpTransport(clock=clock))
+    transport = await stack.enter_async_context(
+        AiohttpTransport(clock=clock, proxy_for=settings.reading.proxies.url_for)
+    )
     base = Foundation(clock=clock, metrics=metrics, reporter=reporter, spool=spool, transport=transport)
     links = await LinkStore.load(spool, link_file)
     routes: list[Route] = []

@@ -3,18 +3,17 @@
 What an answer means is decided by the sinks. Retries that outlast a connection blip are absent on
 purpose: they belong to the spool, which survives a restart. Redirects are answers like any other.
 
-Proxies come from the environment (`HTTPS_PROXY`, `NO_PROXY`, …), read here and not by aiohttp's
-`trust_env`: that also reads `~/.netrc`, which then collides with our Authorization header, and
-costs two thread hops per request. Trusted certificates come from OpenSSL's defaults, and so from
-`SSL_CERT_FILE` and `SSL_CERT_DIR`.
+Proxies are handed in (`settings.proxies` reads them) and not left to aiohttp's `trust_env`: that also reads
+`~/.netrc`, which then collides with our Authorization header, and costs two thread hops per request.
+Trusted certificates come from OpenSSL's defaults, and so from `SSL_CERT_FILE` and `SSL_CERT_DIR`.
 """
 
 import io
 import ssl
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_random_exponential
@@ -77,8 +76,17 @@ class AiohttpTransport:
     manager, or call `close`.
     """
 
-    def __init__(self, *, clock: Clock, connections_max: int = 256, blip_max_s: float = _BLIP_MAX_S) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        proxy_for: Callable[[str], str | None] = lambda _: None,
+        connections_max: int = 256,
+        blip_max_s: float = _BLIP_MAX_S,
+    ) -> None:
+        """Keep what tells the proxy of a URL (None: reached directly) and the limits."""
         self._clock = clock
+        self._find_proxy = proxy_for
         self._connections_max = connections_max
         self._blip_max_s = blip_max_s
         self._session: aiohttp.ClientSession | None = None
@@ -149,8 +157,7 @@ class AiohttpTransport:
         parts = urlsplit(url)
         key = (parts.scheme, parts.netloc)
         if key not in self._proxies:  # bounded: one entry per vendor's address
-            is_direct = bool(proxy_bypass(parts.netloc))
-            self._proxies[key] = None if is_direct else getproxies().get(parts.scheme)
+            self._proxies[key] = self._find_proxy(url)
         return self._proxies[key]
 
 

@@ -148,6 +148,10 @@ class Reporter:
 
     # --- the daemon ---
 
+    def setting_noticed(self, notice: str) -> None:
+        """Tell of a variable that is not read though it may have been meant."""
+        self._log.warning("setting.unread", reason=notice)
+
     def daemon_ready(self, *, version: str) -> None:
         """Tell that every worker runs and the doors are open."""
         self._log.info("daemon.ready", version=version)
