@@ -25,7 +25,8 @@ from forwarder.mapping.rudderstack_to_courier import RudderstackToCourier
 from forwarder.mapping.rules import Rules
 from forwarder.mapping.selection import EventSelection
 from forwarder.model import RouteName
-from forwarder.operator_assembly import OperatorParts, operator_workers
+from forwarder.operator.assembly import OperatorParts, operator_workers
+from forwarder.operator.explain import Explain, explainer
 from forwarder.ports import Probeable, Worker
 from forwarder.rudderstack.calls import TrackCalls
 from forwarder.rudderstack.credential import WriteKey
@@ -41,7 +42,6 @@ from forwarder.telemetry.notify import notifier
 from forwarder.telemetry.reporter import Reporter
 from forwarder.transport import AiohttpTransport
 from forwarder.web.admission import DoorSettings
-from forwarder.web.explain import Explain, explainer
 from forwarder.web.health import Health
 from forwarder.web.receive import Receiver
 from forwarder.web.server import PublicListener

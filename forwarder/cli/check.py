@@ -6,13 +6,13 @@ from dataclasses import asdict
 
 import click
 
-from forwarder.checks import Finding, is_failed, local_findings
 from forwarder.cli import show
 from forwarder.cli.check_vendors import vendor_findings
 from forwarder.cli.exits import FAILED, ending
 from forwarder.cli.findings import line
 from forwarder.cli.options import AS_JSON, daemon_settings
 from forwarder.clock import SystemClock
+from forwarder.operator.checks import Finding, is_failed, local_findings
 from forwarder.settings import Settings
 from forwarder.transport import AiohttpTransport
 

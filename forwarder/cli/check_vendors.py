@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
-from forwarder.checks import Finding
 from forwarder.errors import NoAnswer
 from forwarder.model import HttpRequest, HttpResponse, RouteName
+from forwarder.operator.checks import Finding
 from forwarder.ports import Clock, Transport
 from forwarder.settings import Settings
 

@@ -1,7 +1,7 @@
 """How the findings of `forwarder check` are shown on a terminal. Pure."""
 
-from forwarder.checks import Finding
 from forwarder.cli import show
+from forwarder.operator.checks import Finding
 
 
 def line(finding: Finding) -> str:

@@ -18,17 +18,17 @@ from forwarder.clock import SystemClock
 from forwarder.errors import SpoolUnusable
 from forwarder.mapping.link_file import LinkFile, read_link_file
 from forwarder.mapping.link_store import LinkStore
+from forwarder.operator.api import api_routes
+from forwarder.operator.api_links import link_routes
+from forwarder.operator.desk import OperatorDesk
+from forwarder.operator.guard import OperatorGuard
+from forwarder.operator.listener import operator_app
 from forwarder.settings import Settings
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.spool.store.database import DATABASE_NAME
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
-from forwarder.web.operator import operator_app
-from forwarder.web.operator_api import api_routes
-from forwarder.web.operator_auth import OperatorGuard
-from forwarder.web.operator_desk import OperatorDesk
-from forwarder.web.operator_links import link_routes
 
 
 @asynccontextmanager

@@ -1,0 +1,151 @@
+"""The operator's listener: guards every request, answers every error in JSON, and serves what it is given.
+
+Absent: what is served (`operator_api`, and the page's own routes, which are handed in beside it).
+"""
+
+import asyncio
+import errno
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+from aiohttp import web
+
+from forwarder.errors import ForwarderError, NoSuchEvent, SettingsInvalid
+from forwarder.operator.guard import Denial, OperatorGuard
+from forwarder.operator.query import QueryInvalid
+from forwarder.ports import Clock
+from forwarder.telemetry.reporter import Reporter
+
+_BODY_BYTES_MAX: Final = 8_388_608
+_SHUTDOWN_S: Final = 1.0  # what is open then (a page that follows) is cut: nothing is lost by it
+_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    # Not no-referrer: under it browsers send `Origin: null` with our own forms, which the guard would turn away.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Denied = Callable[[web.Request, Denial], web.StreamResponse | None]
+
+
+def _in_json(_: web.Request, __: Denial) -> None:
+    """Leave every denial to be told in JSON."""
+
+
+def operator_app(
+    routes: Iterable[web.AbstractRouteDef],
+    *,
+    guard: OperatorGuard,
+    reporter: Reporter,
+    clock: Clock,
+    denied: Denied = _in_json,
+) -> web.Application:
+    """Return an application in which every route is guarded, and every answer carries the strict headers.
+
+    `denied` may answer a denial in its own way; None leaves it to be told in JSON.
+    """
+
+    @web.middleware
+    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        denial = guard.judge(
+            method=request.method,
+            path=request.path,
+            headers=request.headers,
+            cookies=request.cookies,
+            remote=request.remote or "",
+            now_s=clock.monotonic_s(),
+        )
+        if denial is not None:
+            told = denied(request, denial)
+            return told if told is not None else _error(denial.status, denial.message, dict(denial.headers))
+        return await _answered(request, handler, reporter)
+
+    app = web.Application(middlewares=[guarded], client_max_size=_BODY_BYTES_MAX)
+    app.add_routes(routes)
+    app.on_response_prepare.append(_add_headers)
+    return app
+
+
+async def _answered(request: web.Request, handler: Handler, reporter: Reporter) -> web.StreamResponse:
+    """Turn whatever goes wrong into a JSON answer; the text of a foreign error may quote a payload and stays out."""
+    try:
+        return await handler(request)
+    except QueryInvalid as error:
+        return _error(400, str(error))
+    except NoSuchEvent as error:
+        return _error(404, str(error))
+    except ForwarderError as error:
+        return _error(503, str(error), {"Retry-After": "1"})
+    except web.HTTPException as error:
+        if error.status < web.HTTPBadRequest.status_code:
+            raise
+        headers = {name: value for name, value in error.headers.items() if name in ("Allow", "Retry-After")}
+        return _error(error.status, error.reason, headers)
+    except Exception as error:  # noqa: BLE001  the last resort of a listener: answered, told, and the daemon goes on
+        reporter.operator_failed(error)
+        return _error(500, "this request failed inside the daemon; its log names the place")
+
+
+async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(_HEADERS)
+    response.headers.setdefault("Cache-Control", "no-store")
+
+
+def _error(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
+    return web.json_response({"error": message}, status=status, headers=headers)
+
+
+class OperatorListener:
+    """`ports.Worker`, and startable: listen until drained. `address` is known once `started` is set."""
+
+    name = "operator"
+
+    def __init__(self, app: web.Application, *, host: str, port: int) -> None:
+        self._app = app
+        self._host = host
+        self._port = port
+        self._drained = asyncio.Event()
+        self._runner: web.AppRunner | None = None
+        self.started = asyncio.Event()
+        self.address: tuple[str, int] = (host, port)
+
+    async def start(self) -> None:
+        """Listen. Raises `SettingsInvalid` when the address cannot be listened on. Idempotent."""
+        if self._runner is not None:
+            return
+        runner = web.AppRunner(self._app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, self._host, self._port).start()
+        except OSError as error:
+            await runner.cleanup()
+            is_taken = error.errno == errno.EADDRINUSE
+            why = "something listens there already" if is_taken else error.strerror or type(error).__name__
+            raise SettingsInvalid(
+                f"FORWARDER_OPERATOR_LISTEN: cannot listen on {self._host}:{self._port}, because {why}. "
+                "Set an address of this machine and a free port above 1023."
+            ) from None
+        self._runner = runner
+        host, port, *_ = runner.addresses[0]
+        self.address = (host, port)
+        self.started.set()
+
+    async def run(self) -> None:
+        """Serve until drained or cancelled; `start` first if that was not done."""
+        try:
+            await self.start()
+            await self._drained.wait()
+        finally:
+            if self._runner is not None:
+                await self._runner.cleanup()
+
+    async def drain(self) -> None:
+        """Make `run` close its connections and return."""
+        self._drained.set()

@@ -1,0 +1,105 @@
+"""How numbers, times and foreign text read on the page. Pure.
+
+Everything a stranger wrote may hold characters that hide or reorder what is read; they are made visible here.
+Deliberately absent: HTML escaping, which the template engine does to whatever it prints.
+"""
+
+from typing import Final
+
+from forwarder.operator.views import moment
+
+_KEPT: Final = frozenset("\n\t")
+# Directional marks and overrides, zero-width space, joiner of words, byte order mark: seen by nobody, and they lie.
+_HIDDEN: Final = frozenset(
+    map(chr, (0x00AD, 0x061C, 0x180E, 0x200B, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF))
+)
+_DEL: Final = 0x7F
+_C1_END: Final = 0xA0
+_SURROGATES: Final = range(0xD800, 0xE000)
+_TAGS: Final = range(0xE0000, 0xE0080)
+_BYTES_STEP: Final = 1024
+_THOUSAND: Final = 1000
+_MINUTE_S: Final = 60
+_HOUR_S: Final = 3_600
+_DAY_S: Final = 86_400
+_STEPS: Final = ((_DAY_S, _HOUR_S, "d", "h"), (_HOUR_S, _MINUTE_S, "h", "min"), (_MINUTE_S, 1, "min", "s"))
+_TEN: Final = 10
+_HUNDRED: Final = 100
+
+
+def visible(text: str) -> str:
+    """Return the text with every control, directional and unpaired character told instead of obeyed."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(char if _is_seen(char) else _told(char) for char in text)
+
+
+def number(value: float) -> str:
+    """Write a count with its thousands apart by a narrow space."""
+    return f"{value:,.0f}".replace(",", "\u202f")
+
+
+def rate(value: float) -> str:
+    """Write events per second: exact when few, rounded when many."""
+    if value >= _HUNDRED:
+        return number(round(value))
+    return f"{value:.1f}" if value else "0"
+
+
+def size(value: float) -> str:
+    """Write bytes with a unit that people can read."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < _BYTES_STEP:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= _HUNDRED else f"{value:.1f} {unit}"
+        value /= _BYTES_STEP
+    return f"{value:.1f} TiB"
+
+
+def span(seconds: float | None) -> str:
+    """Write a length of time with at most two units; "—" for none."""
+    if seconds is None:
+        return "—"
+    if seconds < _TEN:
+        return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * _THOUSAND:.0f} ms"
+    whole = int(seconds)
+    if whole < _MINUTE_S:
+        return f"{whole} s"
+    large, small, unit, sub = next(step for step in _STEPS if whole >= step[0])
+    return f"{whole // large} {unit} {whole % large // small} {sub}"
+
+
+def ago(at_ms: int, *, now_ms: int) -> str:
+    """Write how long ago a moment was, or how soon it will be."""
+    distance_s = (now_ms - at_ms) / _THOUSAND
+    if abs(distance_s) < 1:
+        return "now"
+    whole = abs(distance_s)
+    near = f"{int(whole)} s" if whole < _MINUTE_S else _coarse(int(whole))
+    return f"{near} ago" if distance_s > 0 else f"in {near}"
+
+
+def clock_time(at_ms: int | None) -> str:
+    """Write a moment as people read it in a log, in UTC; "—" for none."""
+    written = moment(at_ms)
+    return written.replace("T", " ").replace("Z", " UTC") if written else "—"
+
+
+def _coarse(whole: int) -> str:
+    if whole < _HOUR_S:
+        return f"{whole // _MINUTE_S} min"
+    if whole < _DAY_S:
+        return f"{whole // _HOUR_S} h"
+    return f"{whole // _DAY_S} d"
+
+
+def _is_seen(char: str) -> bool:
+    code = ord(char)
+    if code < ord(" "):
+        return char in _KEPT
+    if _DEL <= code < _C1_END or code in _SURROGATES or code in _TAGS:
+        return False
+    return char not in _HIDDEN
+
+
+def _told(char: str) -> str:
+    return f"⟨U+{ord(char):04X}⟩"
