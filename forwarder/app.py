@@ -13,7 +13,7 @@ from forwarder.clock import SystemClock
 from forwarder.courier.client import CourierClient
 from forwarder.courier.sink import CourierSink
 from forwarder.courier.tenant_order import TenantOrder
-from forwarder.daemon import Daemon, stop_signals
+from forwarder.daemon import Daemon, signals_heard
 from forwarder.flow.batcher import BatchLimits
 from forwarder.flow.delivery import DeliveryLimits
 from forwarder.flow.route import Route
@@ -50,13 +50,13 @@ WATCHED_WITHIN_S = 30.0
 
 
 async def run(settings: Settings) -> int:
-    """Run the daemon until SIGTERM or SIGINT, then drain; return the exit code.
+    """Run the daemon until SIGTERM, SIGINT or SIGQUIT, then drain; return the exit code.
 
     Raises `SettingsInvalid` and `RulesInvalid` for what is set wrong, other `ForwarderError`s for what
     keeps it from starting.
     """
-    with stop_signals() as stop:
-        await run_until(settings, stop)
+    with signals_heard() as heard:
+        await run_until(settings, heard.stop)
     return 0
 
 
@@ -94,7 +94,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Daemon:
         metrics=metrics,
         clock=clock,
     )
-    stack.callback(logs.flush, is_last=True)
+    stack.callback(logs.close)
     stack.enter_context(foreign_logs_captured(logs.logger))
     reporter = Reporter(metrics, logs.logger)
     for notice in settings.reading.notices:
