@@ -41,6 +41,7 @@ def judged(gathered: Gathered, place: Place, *, is_for_daemon: bool = True) -> S
         origins=MappingProxyType({variable: found.origin for variable, found in ours.items()}),
         notices=strangers.notices,
         proxies=read_proxies(place.environ),
+        place=place,
     )
     settings = settings.as_read(reading)
     problems = [*gathered.problems, *strangers.problems, *wrong.values()]

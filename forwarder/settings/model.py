@@ -17,7 +17,7 @@ from forwarder.settings import values
 from forwarder.settings.choices import choice, event_words, readable_file, route_names
 from forwarder.settings.proxies import NO_PROXIES, Proxies
 from forwarder.settings.route_choice import routes_that_run
-from forwarder.settings.sources import DEFAULT, Origin
+from forwarder.settings.sources import DEFAULT, Origin, Place
 from forwarder.settings.values import Address
 
 VENDORS = ("RUDDERSTACK_", "COURIER_")
@@ -55,6 +55,7 @@ class Reading:
     origins: Mapping[str, Origin] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
     proxies: Proxies = NO_PROXIES
+    place: Place | None = None  # where they can be read again
 
 
 class Settings(BaseSettings):
@@ -208,15 +209,27 @@ class Settings(BaseSettings):
         """Return where the variable's value came from."""
         return self._reading.origins.get(variable, DEFAULT)
 
+    def differences(self, other: "Settings") -> list[str]:
+        """Return the variables whose values differ."""
+        return [
+            variable for variable, field in self.variables().items() if getattr(self, field) != getattr(other, field)
+        ]
+
+    @classmethod
+    def is_secret(cls, variable: str) -> bool:
+        """Tell whether the variable's value is never shown."""
+        return "SecretStr" in str(cls.model_fields[cls.variables()[variable]].annotation)
+
     def rows(self) -> tuple[SettingRow, ...]:
         """Return every effective setting for people's eyes."""
-        return tuple(self._row(variable, field) for variable, field in self.variables().items())
-
-    def _row(self, variable: str, field: str) -> SettingRow:
-        value = getattr(self, field)
-        is_secret = "SecretStr" in str(type(self).model_fields[field].annotation)
-        return SettingRow(
-            variable=variable, value=_shown(value), origin=str(self.origin(variable)), is_secret=is_secret
+        return tuple(
+            SettingRow(
+                variable=variable,
+                value=_shown(getattr(self, field)),
+                origin=str(self.origin(variable)),
+                is_secret=self.is_secret(variable),
+            )
+            for variable, field in self.variables().items()
         )
 
 

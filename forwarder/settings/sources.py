@@ -47,12 +47,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a process reads its settings from.
+    """What a process reads its settings from. No repr of the environment: it may hold secrets.
 
     `credentials` are files by variable, beside those of CREDENTIALS_DIRECTORY: what a unit would be given.
     """
 
-    environ: Mapping[str, str]
+    environ: Mapping[str, str] = field(repr=False)
     directory: Path
     credentials: Mapping[str, Path] = field(default_factory=dict)
 
