@@ -10,18 +10,22 @@ Trusted certificates come from OpenSSL's defaults, and so from `SSL_CERT_FILE` a
 
 import io
 import ssl
+import zlib
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
 from forwarder import __version__
 from forwarder.errors import NoAnswer
 from forwarder.model import HttpRequest, HttpResponse
 from forwarder.ports import Clock
+from forwarder.response_head import HEAD_BYTES_MAX, end_of, is_interim, mended
 
 _BLIP_MAX_S: Final = 2.0
 _CONNECT_MAX_S: Final = 10.0
@@ -31,6 +35,7 @@ _USER_AGENT: Final = f"forwarder/{__version__}"
 
 CONNECTION_REFUSED: Final = "connection refused"
 NO_CONNECTION: Final = "no connection"
+UNREADABLE: Final = "the answer cannot be read as HTTP"
 
 # The one mapping of foreign errors: (theirs, our reason, whether the request may have left).
 # The first that fits counts, so the special stand before the general.
@@ -46,7 +51,7 @@ _REASONS: Final[tuple[tuple[type[BaseException], str, bool], ...]] = (
     (TimeoutError, "time-out", True),
     (aiohttp.ClientPayloadError, "answer cut off", True),
     (aiohttp.ServerDisconnectedError, "connection lost", True),
-    (aiohttp.ClientResponseError, "not http", True),
+    (aiohttp.ClientResponseError, UNREADABLE, True),
     (aiohttp.InvalidURL, "unusable address", False),
     (aiohttp.NonHttpUrlClientError, "unusable address", False),
     (aiohttp.ClientError, "connection lost", True),
@@ -59,12 +64,51 @@ def _no_answer(error: BaseException) -> NoAnswer:
         return NoAnswer(CONNECTION_REFUSED, request_left=False)
     for theirs, reason, request_left in _REASONS:
         if isinstance(error, theirs):
-            return NoAnswer(reason, request_left=request_left)
+            return NoAnswer(reason, request_left=request_left, is_unreadable=reason == UNREADABLE)
     return NoAnswer("connection lost", request_left=True)
 
 
 def _is_blip(error: BaseException) -> bool:
     return isinstance(error, NoAnswer) and not error.request_left and str(error) in {CONNECTION_REFUSED, NO_CONNECTION}
+
+
+class _LenientHandler(ResponseHandler):
+    """Reads an answer's head as a whole and mends it before aiohttp's parser sees it."""
+
+    def __init__(self, loop: Any) -> None:
+        super().__init__(loop)
+        self._head: bytearray | None = None
+
+    def set_response_params(self, **params: Any) -> None:
+        """Prepare for the answer to one more request; see aiohttp."""
+        self._head = bytearray()
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand bytes on; those of a head only when it is complete."""
+        while self._head is not None:
+            self._head += data
+            size = end_of(self._head)
+            if not size and len(self._head) <= HEAD_BYTES_MAX:
+                return
+            head, data = bytes(self._head[:size]), bytes(self._head[size:])
+            self._head = bytearray() if is_interim(head) else None
+            super().data_received(mended(head) if size else data)
+            if not size or not data:
+                return
+        super().data_received(data)
+
+
+def _make_handler(loop: Any) -> ResponseHandler:
+    return _LenientHandler(loop)
+
+
+class _LenientConnector(aiohttp.TCPConnector):
+    """A pool of connections that read answers leniently."""
+
+    def __init__(self, *, limit: int, ssl_context: ssl.SSLContext) -> None:
+        super().__init__(limit=limit, ssl=ssl_context)
+        self._factory = partial(_make_handler, loop=self._loop)
 
 
 class AiohttpTransport:
@@ -90,7 +134,7 @@ class AiohttpTransport:
         self._connections_max = connections_max
         self._blip_max_s = blip_max_s
         self._session: aiohttp.ClientSession | None = None
-        self._proxies: dict[tuple[str, str], str | None] = {}
+        self._proxies: dict[tuple[str, str], str | None] = {}  # bounded: one entry per vendor's address
 
     async def __aenter__(self) -> Self:
         """Open the session, so that a missing certificate file shows at the start."""
@@ -142,14 +186,18 @@ class AiohttpTransport:
                 status = response.status
         except (aiohttp.ClientError, OSError) as error:  # time-outs are OSErrors
             raise _no_answer(error) from None
+        body = _unpacked(body, headers.get("content-encoding", ""), request.answer_bytes_max)
         return HttpResponse(status=status, headers=headers, body=body, duration_s=self._clock.monotonic_s() - started_s)
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._connections_max, ssl=ssl.create_default_context()),
+                connector=_LenientConnector(limit=self._connections_max, ssl_context=ssl.create_default_context()),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": _USER_AGENT},
+                headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},
+                auto_decompress=False,
+                max_line_size=HEAD_BYTES_MAX,
+                max_field_size=HEAD_BYTES_MAX,
             )
         return self._session
 
@@ -180,3 +228,13 @@ async def _read_capped(response: aiohttp.ClientResponse, bytes_max: int) -> byte
         return b"".join(chunks)
     response.close()  # the rest is not read, so the connection cannot be kept
     return b"".join(chunks)[:bytes_max]
+
+
+def _unpacked(body: bytes, coding: str, bytes_max: int) -> bytes:
+    """Return what a body holds that was packed though we asked for none; what cannot be unpacked stays as it is."""
+    if coding.strip().lower() not in {"gzip", "x-gzip", "deflate"}:
+        return body
+    try:
+        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(body, bytes_max)
+    except zlib.error:
+        return body

@@ -95,7 +95,8 @@ class Aftermath:
 
     async def _delivered(self, parcel: Parcel, attempt: Attempt, started_s: float) -> None:
         self._passed(parcel, started_s)
-        await self._settlement.deliver(parcel.leases, attempt=attempt)
+        notes = {delivery.sequence: delivery.note for delivery in parcel.batch.deliveries if delivery.note}
+        await self._settlement.deliver(parcel.leases, attempt=attempt, notes=notes)
 
     def _passed(self, parcel: Parcel, started_s: float) -> None:
         self._passes += 1
@@ -131,12 +132,12 @@ class Aftermath:
         stop = self._gate.stop
         if stop is not None and stop.is_hold:  # another one completed the row while this was written down
             self._streak.pardon(lease.sequence)
-            await self._settlement.exhume([lease.sequence])
+            await self._settlement.requeue([lease.sequence])
             return True
         row = self._streak.refused(lease.sequence)
         if row:
             self._hold(f"{len(row)} events in a row were refused", attempt.status, StopKind.REFUSALS)
-            await self._settlement.exhume(row)
+            await self._settlement.requeue(row)
         return True
 
     # --- later: the destination is away, or chokes on this ---

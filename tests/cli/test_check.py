@@ -9,12 +9,12 @@ from click.testing import Result
 
 from forwarder.cli.check_vendors import judged_courier, judged_rudderstack, skewed, vendor_findings
 from forwarder.clock import SystemClock
-from forwarder.demo.courier_api import CourierApi
-from forwarder.demo.data_plane import DataPlane
 from forwarder.model import HttpResponse
 from forwarder.operator.checks import Finding, LocalCheck, local_findings
 from forwarder.settings import Settings
 from forwarder.transport import AiohttpTransport
+from stand_ins.courier_api import CourierApi
+from stand_ins.data_plane import DataPlane
 
 Shell = Callable[..., Result]
 
@@ -180,6 +180,14 @@ def _answer(status: int, body: bytes = b"{}") -> HttpResponse:
 def test_what_the_gateway_answers_to_nothing(status: int, body: bytes, level: str) -> None:
     """Only the gateway's own refusal of an empty batch proves address and key."""
     assert judged_rudderstack(_answer(status, body)).level == level
+
+
+@pytest.mark.parametrize(("body", "blames_address"), [(b"source is disabled\n", False), (b"not found", True)])
+def test_a_disabled_source_does_not_blame_the_address(body: bytes, *, blames_address: bool) -> None:
+    """The remedy of a 404 depends on who said it."""
+    finding = judged_rudderstack(_answer(404, body))
+    assert ("RUDDERSTACK_DATA_PLANE_URL" in finding.text) is blames_address
+    assert ("enable its source" in finding.text) is not blames_address
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import orjson
 import pytest
 
 from forwarder.cli.send_sample import Sample, sample, send_sample
-from forwarder.demo.behaviour import HangsUp, Says, Script
-from forwarder.demo.listener import Asked, Listener, Said
 from forwarder.demo.signing import signed
 from forwarder.settings import Settings
+from stand_ins.behaviour import HangsUp, Says, Script
+from stand_ins.listener import Asked, Listener, Said
 
 
 class Door:

@@ -12,10 +12,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from forwarder.demo.behaviour import Hangs
-from forwarder.demo.courier_api import CourierApi
-from forwarder.demo.process import DaemonProcess
 from forwarder.model import RouteName
+from stand_ins.behaviour import Hangs
+from stand_ins.courier_api import CourierApi
+from stand_ins.process import DaemonProcess
 
 pytestmark = pytest.mark.journey
 
@@ -93,8 +93,8 @@ async def test_only_known_senders_come_in_and_none_is_lost_to_a_rotation(
     assert (await sender.post(DOORS[1], {"x-signature": "none"}, event_of(0)))[0] == 401
     assert (await sender.post(DOORS[0], signed(NEW_KEY, event_of(0)), event_of(0)))[0] == 401
 
-    books = await daemon.wait_for_books(INBOUND, lambda books: books["pending"] == 0)
-    assert (books["accepted"], books["delivered"]) == (n, n)
+    totals = await daemon.wait_for_totals(INBOUND, lambda totals: totals["pending"] == 0)
+    assert (totals["accepted"], totals["delivered"]) == (n, n)
     assert len(courier.state.profiles) == n
     rejected = "forwarder_rejected_total"
     assert await sender.metric(rejected, endpoint="/inbound/segment", reason="key_unknown") == 2
@@ -116,7 +116,7 @@ async def test_a_key_rotated_at_the_sender_first_costs_nothing(
     await daemon.start()
 
     assert [(await sender.post(DOORS[n % 2], bearer(NEW_KEY), event_of(n)))[0] for n in range(6)] == [202] * 6
-    await daemon.wait_for_books(INBOUND, lambda books: books["delivered"] == 6)
+    await daemon.wait_for_totals(INBOUND, lambda totals: totals["delivered"] == 6)
     assert len(courier.state.profiles) == 6
 
 
@@ -158,13 +158,13 @@ async def test_one_bad_element_never_takes_its_batch_along(
 
     status, _, body = await sender.post(DOORS[0], bearer(key), mixed)
     assert (status, json.loads(body)["refused"]) == (202, [1])
-    books = await daemon.wait_for_books(INBOUND, lambda books: books["pending"] == 0)
-    assert (books["accepted"], books["delivered"], books["dead"]) == (3, 2, 1)
+    totals = await daemon.wait_for_totals(INBOUND, lambda totals: totals["pending"] == 0)
+    assert (totals["accepted"], totals["delivered"], totals["dead"]) == (3, 2, 1)
     assert await sender.post("/v1/batch", basic(key), b'{"batch":' + mixed + b"}") == (200, "", "ok")
     assert (await sender.post(DOORS[1], bearer(key), b"[7, null]"))[0] == 400
     assert (await sender.post(DOORS[1], bearer(key), b"{"))[0] == 400
-    books = await daemon.wait_for_books(INBOUND, lambda books: books["pending"] == 0)
-    assert (books["delivered"], books["dead"]) == (2, 2)  # without id and time the last one is always new
+    totals = await daemon.wait_for_totals(INBOUND, lambda totals: totals["pending"] == 0)
+    assert (totals["delivered"], totals["dead"]) == (2, 2)  # without id and time the last one is always new
 
 
 async def test_a_route_that_is_off_asks_to_come_back(
@@ -200,7 +200,7 @@ async def test_a_full_spool_asks_to_come_back(
         assert (status, retry_after.isdigit()) == (429, True), door
     async with http.get(f"{daemon.url}/readyz") as response:
         assert response.status == 200
-    assert (await daemon.books(INBOUND))["accepted"] == 0
+    assert (await daemon.totals(INBOUND))["accepted"] == 0
 
 
 async def test_nothing_is_lost_to_a_stop(
@@ -229,5 +229,5 @@ async def test_nothing_is_lost_to_a_stop(
     assert said - {202}
     courier.script.heal()
     await daemon.start()
-    books = await daemon.wait_for_books(INBOUND, lambda books: books["pending"] == 0)
-    assert books["delivered"] == books["accepted"] == len(courier.state.profiles) == 1 + (202 in said)
+    totals = await daemon.wait_for_totals(INBOUND, lambda totals: totals["pending"] == 0)
+    assert totals["delivered"] == totals["accepted"] == len(courier.state.profiles) == 1 + (202 in said)

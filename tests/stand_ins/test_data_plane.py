@@ -12,9 +12,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from forwarder.demo.behaviour import LOGIN_PAGE, MOVED, UNAVAILABLE, WRONG_KEY, CutsOff, Dawdles, Hangs, HangsUp, Says
-from forwarder.demo.data_plane import DataPlane
-from forwarder.demo.gateway_rules import REQUEST_BYTES_MAX, Refusal
+from stand_ins.behaviour import LOGIN_PAGE, MOVED, UNAVAILABLE, WRONG_KEY, CutsOff, Dawdles, Hangs, HangsUp, Says
+from stand_ins.data_plane import DataPlane
+from stand_ins.gateway_rules import REQUEST_BYTES_MAX, Refusal
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "gateway_responses.json").read_text())
 ANSWERS: dict[str, dict[str, Any]] = {case["name"]: case for case in VECTORS}

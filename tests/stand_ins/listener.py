@@ -12,7 +12,7 @@ from typing import Self
 
 from aiohttp import web
 
-from forwarder.demo.behaviour import Behaviour, CutsOff, Dawdles, Hangs, HangsUp, Says, Script
+from stand_ins.behaviour import Behaviour, CutsOff, Dawdles, Hangs, HangsUp, Says, Script
 
 HOST = "127.0.0.1"
 

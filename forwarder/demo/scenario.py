@@ -1,6 +1,6 @@
 """Both stand-ins with something going on between them: streams of events, an outage now and then, two ledgers.
 
-The stage posts to a daemon that somebody else runs, and keeps the account of what that daemon promised and
+The scenario posts to a daemon that somebody else runs, and keeps the account of what that daemon promised and
 what it did. Absent: the daemon, and how the numbers are shown.
 """
 
@@ -16,20 +16,13 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from forwarder.demo.behaviour import Says
-from forwarder.demo.call_stream import CallStream, happened
-from forwarder.demo.chaos import Chaos, ChaosRates
-from forwarder.demo.courier_api import CourierApi
-from forwarder.demo.courier_state import Effect
-from forwarder.demo.data_plane import DataPlane
+from forwarder.demo.call_stream import CallStream, Effect, Json, happened
 from forwarder.demo.facts import Ledger
-from forwarder.demo.gateway_rules import Event
-from forwarder.demo.player import COURIER_SCHEDULE_S, RUDDERSTACK_SCHEDULE_S, Player
+from forwarder.demo.load_driver import COURIER_SCHEDULE_S, RUDDERSTACK_SCHEDULE_S, LoadDriver
+from forwarder.demo.vendors import Courier, DataPlane
 from forwarder.demo.workflow import Workflow, WorkflowEvent, seen
 
-# The gateway names no time to come back; the load balancer in front of a restarting one does.
-_OUTAGE = Says(status=503, body="Service Unavailable\n", headers={"Retry-After": "1", "Content-Type": "text/plain"})
-_TROUBLE_AT_COURIER = ChaosRates(error=0.015, silent=0.01, lost=0.005)
+_TROUBLE_AT_COURIER = 0.03  # of its requests, from the first outage on
 _RESENT_SHARE = 0.04  # of webhooks that Courier posts twice although they were acknowledged
 _POSTS_MAX = 64  # under way at once, per stream
 _LOOK_AGAIN_S = 0.05
@@ -47,10 +40,10 @@ class Pace:
     outage_s: float = 3.0
 
 
-class Stage:
-    """The play. `open` it, give it the daemon's address, let it `play` until it is told to stop."""
+class Scenario:
+    """What goes on. Give it the daemon's address and let it `run` until it is told to stop."""
 
-    def __init__(self, plane: DataPlane, courier: CourierApi, *, seed: int, pace: Pace) -> None:
+    def __init__(self, plane: DataPlane, courier: Courier, *, seed: int, pace: Pace) -> None:
         self.plane = plane
         self.courier = courier
         self.outbound = Ledger()
@@ -59,18 +52,18 @@ class Stage:
         self.outages = 0
         self.latest: deque[str] = deque(maxlen=3)  # what arrived last, in words
         self._pace = pace
-        self._random = random.Random(seed)  # noqa: S311 - a repeatable play, not a secret
+        self._random = random.Random(seed)  # noqa: S311 - a repeatable scenario, not a secret
         self._workflow = Workflow(seed=seed, pace=0.5)
         self._calls = CallStream(seed=seed)
         self._is_over = asyncio.Event()
         plane.on_stored = self._stored
-        courier.state.on_effect = self._happened
+        courier.on_effect = self._happened
 
-    async def play(self, base_url: str, *, secret: str, inbound_key: str) -> None:
+    async def run(self, base_url: str, *, secret: str, inbound_key: str) -> None:
         """Post both streams to the daemon until `stop`; return when what was under way is answered or given up."""
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=2 * _POSTS_MAX)) as http:
-            courier = Player(http, base_url, self.outbound, schedule_s=COURIER_SCHEDULE_S, scale=_RETRY_SCALE)
-            callers = Player(http, base_url, self.inbound, schedule_s=RUDDERSTACK_SCHEDULE_S, scale=_RETRY_SCALE)
+            courier = LoadDriver(http, base_url, self.outbound, schedule_s=COURIER_SCHEDULE_S, scale=_RETRY_SCALE)
+            callers = LoadDriver(http, base_url, self.inbound, schedule_s=RUDDERSTACK_SCHEDULE_S, scale=_RETRY_SCALE)
 
             async def webhook(event: WorkflowEvent) -> None:
                 await self._wait(event.at_ms / 1000 - time.time())
@@ -104,7 +97,7 @@ class Stage:
             await asyncio.sleep(_LOOK_AGAIN_S)
         return False
 
-    def _one_audience(self, courier: Player, secret: str) -> Callable[[], Coroutine[None, None, None]]:
+    def _one_audience(self, courier: LoadDriver, secret: str) -> Callable[[], Coroutine[None, None, None]]:
         async def audience() -> None:
             await courier.webhook(self._workflow.audience(time.time_ns() // 1_000_000), secret)
 
@@ -135,17 +128,17 @@ class Stage:
         await self._wait(self._pace.outage_first_s)
         while not self._is_over.is_set():
             self.is_outage, self.outages = True, self.outages + 1
-            self.plane.script.behave(_OUTAGE)
-            self.courier.chaos = Chaos(_TROUBLE_AT_COURIER, seed=self.outages)
+            self.plane.is_down = True
+            self.courier.trouble = _TROUBLE_AT_COURIER
             await self._wait(self._pace.outage_s)
             self._heal()
             await self._wait(self._pace.outage_every_s)
 
     def _heal(self) -> None:
         self.is_outage = False
-        self.plane.script.heal()
+        self.plane.is_down = False
         if self._is_over.is_set():
-            self.courier.chaos = None
+            self.courier.trouble = 0.0
 
     async def _wait(self, seconds: float) -> None:
         if seconds <= 0:
@@ -153,7 +146,7 @@ class Stage:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._is_over.wait(), seconds)
 
-    def _stored(self, event: Event) -> None:
+    def _stored(self, event: Json) -> None:
         sighting = seen(event)
         self.outbound.see(sighting)
         self.latest.append(f"Courier -> RudderStack  {sighting.name}  {sighting.user}")

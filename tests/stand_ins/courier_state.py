@@ -11,19 +11,10 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
+from forwarder.demo.call_stream import Effect
+
 Json = Any
 Params = Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effect:
-    """Something that happened at Courier. `user` is "" where no user is concerned."""
-
-    user: str
-    operation: str  # "POST /profiles/{user}"; the pattern, not the path
-    params: Params
-    body: Json
-    idempotency_key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

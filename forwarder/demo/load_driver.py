@@ -6,11 +6,9 @@ a ledger.
 
 import asyncio
 import base64
-import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import TypeVar
 
 import aiohttp
 
@@ -25,10 +23,9 @@ RUDDERSTACK_SCHEDULE_S = (10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
 TIMEOUT_S = 10.0  # both vendors'
 
 Headers = Mapping[str, str]
-T = TypeVar("T")
 
 
-class Player:
+class LoadDriver:
     """Post to one daemon. `scale` shrinks the waits between attempts; `base_url` has no trailing slash."""
 
     def __init__(
@@ -39,14 +36,12 @@ class Player:
         *,
         schedule_s: Sequence[float],
         scale: float = 1.0,
-        attempts_max: int | None = None,
     ) -> None:
         self._http = http
         self._base_url = base_url
         self._ledger = ledger
         self._schedule_s = schedule_s
         self._scale = scale
-        self._attempts_max = attempts_max
         self.statuses: dict[int, int] = {}  # status → answers; 0 counts requests without an answer
         self.given_up = 0
 
@@ -77,7 +72,7 @@ class Player:
             if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
                 return True
             attempt += 1
-            if not _may_heal(status) or attempt == self._attempts_max:
+            if not _may_heal(status):
                 self.given_up += 1
                 return False
             wait_s = self._schedule_s[min(attempt, len(self._schedule_s)) - 1]
@@ -93,30 +88,6 @@ class Player:
                 return response.status
         except (aiohttp.ClientError, TimeoutError):
             return 0
-
-
-async def at_concurrency(items: Iterable[T], act: Callable[[T], Awaitable[object]], *, concurrency: int) -> None:
-    """Run `act` over the items in their order, so many at a time."""
-    left = iter(items)
-
-    async def work() -> None:
-        for item in left:
-            await act(item)
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(concurrency):
-            group.create_task(work())
-
-
-def resent(events: Iterable[WorkflowEvent], *, share: float, seed: int) -> list[WorkflowEvent]:
-    """Return the events with a share of them repeated somewhat later, as senders do that saw no answer."""
-    chance = random.Random(seed)  # noqa: S311 - a repeatable stream, not a secret
-    result: list[WorkflowEvent] = []
-    for event in events:
-        result.append(event)
-        if chance.random() < share:
-            result.append(result[chance.randrange(max(0, len(result) - 50), len(result))])
-    return result
 
 
 def _may_heal(status: int) -> bool:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.demo.process import DaemonFailed, DaemonProcess
+from stand_ins.process import DaemonFailed, DaemonProcess
 
 ROUTE = "courier_to_rudderstack"
 
@@ -22,7 +22,7 @@ async def test_a_daemon_that_ends_at_its_start_is_told_with_its_log(tmp_path: Pa
 
 
 async def test_a_daemon_that_is_slow_is_given_up(tmp_path: Path) -> None:
-    """Being ready and reaching a state have their limits."""
+    """Being ready and reaching a state have their limits; a daemon that was given up does not run on."""
     settings = {
         "RUDDERSTACK_WRITE_KEY": "k",
         "RUDDERSTACK_DATA_PLANE_URL": "http://127.0.0.1:9",
@@ -32,11 +32,13 @@ async def test_a_daemon_that_is_slow_is_given_up(tmp_path: Path) -> None:
 
     with pytest.raises(DaemonFailed, match="not ready"):
         await daemon.start(ready_max_s=0.01)
+    assert not daemon.is_running
+    await daemon.spawn()
     with pytest.raises(DaemonFailed, match="did not stop"):
         await daemon.stop(timeout_s=0)
     await daemon.kill()
     with pytest.raises(DaemonFailed, match="stayed at"):
-        await daemon.wait_for_books(ROUTE, lambda _books: True, timeout_s=0.05)
+        await daemon.wait_for_totals(ROUTE, lambda _totals: True, timeout_s=0.05)
 
 
 async def test_a_daemon_that_was_never_started_cannot_stop(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from forwarder.demo.behaviour import HangsUp
-from forwarder.demo.chaos import Chaos, ChaosRates, Misfortune
-from forwarder.demo.courier_api import BODY_BYTES_MAX, CourierApi
-from forwarder.demo.courier_state import Known, Outcome
-from forwarder.demo.idempotency import DAY_MS
+from stand_ins.behaviour import HangsUp
+from stand_ins.chaos import Chaos, ChaosRates, Misfortune
+from stand_ins.courier_api import BODY_BYTES_MAX, CourierApi
+from stand_ins.courier_state import Known, Outcome
+from stand_ins.idempotency import DAY_MS
 
 AUTH = {"Authorization": "Bearer pk_test_standin"}
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import aiohttp
 
-from forwarder.demo.books import Books, read_books
-from forwarder.demo.listener import HOST
+from forwarder.demo.totals import Totals, read_totals
+from stand_ins.listener import HOST
 
 _OURS = ("FORWARDER_", "COURIER_", "RUDDERSTACK_")
 _LOOK_AGAIN_S = 0.01
@@ -64,8 +64,8 @@ class DaemonProcess:
         """Tell whether there is a process that has not ended."""
         return self.process is not None and self.process.returncode is None
 
-    async def start(self, *, ready_max_s: float = 15.0) -> float:
-        """Start it and wait until it is ready; return how many seconds that took."""
+    async def start(self, *, ready_max_s: float = 60.0) -> float:
+        """Start it and wait until it is ready; return how many seconds that took. A start that fails leaves none."""
         started_s = time.monotonic()
         await self.spawn()
         async with aiohttp.ClientSession() as http:
@@ -77,6 +77,7 @@ class DaemonProcess:
                         if response.status == HTTPStatus.OK:
                             return time.monotonic() - started_s
                 await asyncio.sleep(_LOOK_AGAIN_S)
+        await self.kill()
         raise DaemonFailed(f"it was not ready within {ready_max_s} s:\n{self._last_words()}")
 
     async def spawn(self) -> None:
@@ -109,22 +110,22 @@ class DaemonProcess:
         except TimeoutError:
             raise DaemonFailed(f"it did not stop within {timeout_s} s:\n{self._last_words()}") from None
 
-    async def books(self, route: str) -> Books:
+    async def totals(self, route: str) -> Totals:
         """Return the account of one route, as `/metrics` shows it."""
-        return (await read_books(self.operator_url)).get(route, {})
+        return (await read_totals(self.operator_url)).get(route, {})
 
-    async def wait_for_books(
-        self, route: str, is_reached: Callable[[Books], bool], *, timeout_s: float = 30.0
-    ) -> Books:
+    async def wait_for_totals(
+        self, route: str, is_reached: Callable[[Totals], bool], *, timeout_s: float = 120.0
+    ) -> Totals:
         """Wait until the route's account is as wanted and return it; `DaemonFailed` at the time-out."""
-        ends_s, books = time.monotonic() + timeout_s, Books()
+        ends_s, totals = time.monotonic() + timeout_s, Totals()
         while time.monotonic() < ends_s:
             with contextlib.suppress(aiohttp.ClientError):
-                books = await self.books(route)
-                if books and is_reached(books):
-                    return books
+                totals = await self.totals(route)
+                if totals and is_reached(totals):
+                    return totals
             await asyncio.sleep(_LOOK_AGAIN_S)
-        raise DaemonFailed(f"{route} stayed at {books} for {timeout_s} s; the log:\n{self._last_words()}")
+        raise DaemonFailed(f"{route} stayed at {totals} for {timeout_s} s; the log:\n{self._last_words()}")
 
     def logs(self) -> str:
         """Return what all its starts wrote, oldest first."""

@@ -13,11 +13,11 @@ from urllib.parse import unquote
 
 import orjson
 
-from forwarder.demo.chaos import Chaos, Misfortune
-from forwarder.demo.courier_operations import OPERATIONS
-from forwarder.demo.courier_state import CourierState, Json, Known, Operation, Outcome, Params, invalid
-from forwarder.demo.idempotency import Kept, Replays, Running, expiry_ms
-from forwarder.demo.listener import Asked, NoReply, Said, StandIn
+from stand_ins.chaos import Chaos, Misfortune
+from stand_ins.courier_operations import OPERATIONS
+from stand_ins.courier_state import CourierState, Json, Known, Operation, Outcome, Params, invalid
+from stand_ins.idempotency import Kept, Replays, Running, expiry_ms
+from stand_ins.listener import Asked, NoReply, Said, StandIn
 
 BODY_BYTES_MAX = 6_291_456
 _JSON = {"Content-Type": "application/json"}

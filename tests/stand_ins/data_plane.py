@@ -11,7 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 
-from forwarder.demo.gateway_rules import (
+from stand_ins.gateway_rules import (
     CALLS,
     INVALID_WRITE_KEY,
     NO_WRITE_KEY,
@@ -23,7 +23,7 @@ from forwarder.demo.gateway_rules import (
     judge,
     unpack,
 )
-from forwarder.demo.listener import Asked, Said, StandIn
+from stand_ins.listener import Asked, Said, StandIn
 
 _TEXT = {"Content-Type": "text/plain; charset=utf-8"}
 _HEALTH = (

@@ -7,7 +7,7 @@ replaces it whole.
 
 from typing import Any
 
-from forwarder.demo.courier_state import CourierState, Json, Operation, Outcome, Params, invalid
+from stand_ins.courier_state import CourierState, Json, Operation, Outcome, Params, invalid
 
 _SUCCESS = {"status": "SUCCESS"}
 _NO_CONTENT = Outcome(status=204)
