@@ -13,7 +13,7 @@ from forwarder.clock import SystemClock
 from forwarder.courier.client import CourierClient
 from forwarder.courier.sink import CourierSink
 from forwarder.courier.tenant_order import TenantOrder
-from forwarder.daemon import Daemon, stop_signals
+from forwarder.daemon import Daemon, signals_heard
 from forwarder.flow.batcher import BatchLimits
 from forwarder.flow.delivery import DeliveryLimits
 from forwarder.flow.route import Route
@@ -51,13 +51,13 @@ WATCHED_WITHIN_S = 30.0
 
 
 async def run(settings: Settings) -> int:
-    """Run the daemon until SIGTERM or SIGINT, then drain; return the exit code.
+    """Run the daemon until SIGTERM, SIGINT or SIGQUIT, then drain; return the exit code.
 
     Raises `SettingsInvalid` and `RulesInvalid` for what is set wrong, other `ForwarderError`s for what
     keeps it from starting.
     """
-    with stop_signals() as stop:
-        await run_until(settings, stop)
+    with signals_heard() as heard:
+        await run_until(settings, heard.stop)
     return 0
 
 
@@ -95,12 +95,16 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Daemon:
         metrics=metrics,
         clock=clock,
     )
-    stack.callback(logs.flush, is_last=True)
+    stack.callback(logs.close)
     stack.enter_context(foreign_logs_captured(logs.logger))
     reporter = Reporter(metrics, logs.logger)
+    for notice in settings.reading.notices:
+        reporter.setting_noticed(notice)
     spool = await SqliteSpool.open(settings.data_dir, limits=spool_limits(settings), clock=clock, reporter=reporter)
     stack.push_async_callback(spool.close)
-    transport = await stack.enter_async_context(AiohttpTransport(clock=clock))
+    transport = await stack.enter_async_context(
+        AiohttpTransport(clock=clock, proxy_for=settings.reading.proxies.url_for)
+    )
     base = Foundation(clock=clock, metrics=metrics, reporter=reporter, spool=spool, transport=transport)
     links = await LinkStore.load(spool, link_file)
     routes: list[Route] = []
