@@ -1,6 +1,6 @@
 """The seams of the house: what each stage promises, and what its caller may not assume."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -263,6 +263,9 @@ class Archive(Protocol):
 
     async def event(self, sequence: int) -> EventDetail:
         """Return one event; raises `NoSuchEvent`."""
+
+    async def states(self, sequences: Sequence[int]) -> Mapping[int, State]:
+        """Return the state of each of these events, at most 1,000; unknown and purged ones are left out."""
 
     async def event_types(self, route: RouteName | None, *, limit: int) -> Sequence[EventTypeRow]:
         """List the event types seen, last seen first."""

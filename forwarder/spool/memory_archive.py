@@ -100,6 +100,11 @@ class MemoryArchive:
             attempts=tuple(record.tries),
         )
 
+    async def states(self, sequences: Sequence[int]) -> Mapping[int, State]:
+        """Return the state of each of these events."""
+        known = self._records.by_sequence
+        return {sequence: known[sequence].row().state for sequence in sequences if sequence in known}
+
     async def event_types(self, route: RouteName | None, *, limit: int) -> Sequence[EventTypeRow]:
         """List the types."""
         rows = [row for row in self._records.types.values() if route is None or row.route is route]

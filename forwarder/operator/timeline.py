@@ -1,7 +1,7 @@
-"""A message's journey: its events in the order in which they happened, which is not the order of their arrival.
+"""A message's timeline: its events in the order in which they happened, which is not the order of their arrival.
 
-Only small payloads are read, and only so many: a page must not grow with what strangers send. Deliberately absent:
-where in a payload its time is, which the desk is given.
+Only small payloads are read, and only so many: a page must not grow with what strangers send. Where in
+a payload its time is, the parts tell.
 """
 
 import asyncio
@@ -11,8 +11,8 @@ from typing import Final
 
 from forwarder.errors import NoSuchEvent
 from forwarder.model import RouteName
-from forwarder.operator.desk import LABEL_CHARACTERS_MAX, OperatorDesk
 from forwarder.operator.explain import TimeOf
+from forwarder.operator.parts import LABEL_CHARACTERS_MAX, Parts
 from forwarder.ports import Archive, EventQuery, EventRow
 
 _READ_BYTES_MAX: Final = 65_536  # a webhook event has a few thousand
@@ -20,7 +20,7 @@ _APART_MS: Final = 1_000  # less than that between happening and arriving is no 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Station:
+class Moment:
     """One event on the way. `happened_at_ms` is the arrival where the event does not say when it happened."""
 
     row: EventRow
@@ -34,20 +34,20 @@ class Station:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Journey:
+class Timeline:
     """What is known of one message, first things first. `is_cut`: there are older events than these."""
 
-    stations: Sequence[Station]
+    moments: Sequence[Moment]
     is_cut: bool
 
 
-async def journey_of(desk: OperatorDesk, message_id: str, *, events_max: int) -> Journey:
-    """Return the journey of a message; of very many events the newest arrivals."""
+async def timeline_of(parts: Parts, message_id: str, *, events_max: int) -> Timeline:
+    """Return the timeline of a message; of very many events the newest arrivals."""
     query = EventQuery(message_id=message_id[:LABEL_CHARACTERS_MAX], limit=events_max)
-    page = await desk.archive.events(query)
-    payloads = {row.sequence: await _payload(desk.archive, row) for row in page.rows if row.route in desk.time_of}
-    stations = await asyncio.to_thread(_ordered, page.rows, payloads, desk.time_of)
-    return Journey(stations=stations, is_cut=page.next_before is not None)
+    page = await parts.archive.events(query)
+    payloads = {row.sequence: await _payload(parts.archive, row) for row in page.rows if row.route in parts.time_of}
+    moments = await asyncio.to_thread(_ordered, page.rows, payloads, parts.time_of)
+    return Timeline(moments=moments, is_cut=page.next_before is not None)
 
 
 async def _payload(archive: Archive, row: EventRow) -> bytes | None:
@@ -61,10 +61,10 @@ async def _payload(archive: Archive, row: EventRow) -> bytes | None:
 
 def _ordered(
     rows: Sequence[EventRow], payloads: Mapping[int, bytes | None], time_of: Mapping[RouteName, TimeOf]
-) -> Sequence[Station]:
-    stations = []
+) -> Sequence[Moment]:
+    moments = []
     for row in rows:
         payload = payloads.get(row.sequence)
         stated_ms = time_of[row.route](payload) if payload is not None else None
-        stations.append(Station(row=row, happened_at_ms=stated_ms or row.received_at_ms))
-    return sorted(stations, key=lambda one: (one.happened_at_ms, one.row.sequence))
+        moments.append(Moment(row=row, happened_at_ms=stated_ms or row.received_at_ms))
+    return sorted(moments, key=lambda one: (one.happened_at_ms, one.row.sequence))

@@ -1,7 +1,6 @@
-"""One event's page, the page of its message's journey, and its replay.
+"""One event's page, the page of its message's timeline, and its replay.
 
-What was sent is not kept; it is what the mapping makes of the event now, and the page says so. Deliberately absent:
-lists (`events`), and the order of a journey (`journey`).
+What was sent is not kept; it is what the mapping makes of the event now, and the page says so.
 """
 
 import asyncio
@@ -11,20 +10,20 @@ from typing import Final
 
 import msgspec
 from aiohttp import web
+from msgspec import Struct
 
 from forwarder.flow.plans import Fate, Plan
 from forwarder.model import RouteName, State
-from forwarder.operator.desk import OperatorDesk
+from forwarder.operator.acts import Acts
+from forwarder.operator.edits import edits_of
 from forwarder.operator.explain import EXPLAINED_BYTES_MAX, Explained
-from forwarder.operator.pages.acts import ask, fields_of, operator_name
-from forwarder.operator.pages.edited_copy import edits_of
-from forwarder.operator.pages.journey import Station, journey_of
-from forwarder.operator.pages.json_text import Readable, readable
-from forwarder.operator.pages.render import Question, Renderer, see_other
-from forwarder.operator.query import sequence_of
+from forwarder.operator.operation import FORM, Operation, sequence_of
+from forwarder.operator.pages.render import Question, Renderer, operator_name, see_other
+from forwarder.operator.readable import Readable, readable
+from forwarder.operator.timeline import Moment, timeline_of
 from forwarder.ports import EventDetail, EventRow
 
-_JOURNEY_MAX: Final = 200
+_TIMELINE_MAX: Final = 200
 _BESIDE_MAX: Final = 25
 _ANSWER_SHOWN_MAX: Final = 2_048
 _CALL_SHOWN_MAX: Final = 32_768
@@ -41,29 +40,36 @@ class Call:
     body: Readable
 
 
+class ReplayForm(Struct, frozen=True, kw_only=True):
+    """With `everything`=1 the calls that were made already are made again. Without `confirmed`=1 the answer asks."""
+
+    everything: str = ""
+    confirmed: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventPages:
-    """What the pages about one event or one message are made of."""
+    """The pages about one event and about one message."""
 
-    desk: OperatorDesk
+    acts: Acts
     render: Renderer
 
-    def routes(self) -> Sequence[web.RouteDef]:
+    def operations(self) -> Sequence[Operation]:
         """Return the pages and the act on them."""
         return (
-            web.get("/events/{sequence}", self.show),
-            web.get("/events/{sequence}/payload", self.download),
-            web.post("/events/{sequence}/replay", self.replay),
-            web.get("/messages/{message:.+}", self.journey),
+            Operation("GET", "/events/{sequence}", "One event", self.show),
+            Operation("GET", "/events/{sequence}/payload", "An event's payload", self.download),
+            Operation("POST", "/events/{sequence}/replay", "Replay one event (the page's form)", self.replay, FORM),
+            Operation("GET", "/messages/{message:.+}", "A message's timeline", self.timeline),
         )
 
     async def show(self, request: web.Request) -> web.Response:
         """Show everything that is known of one event."""
-        sequence = sequence_of(request.match_info["sequence"])
-        found = await self.desk.archive.event(sequence)
+        archive = self.acts.parts.archive
+        found = await archive.event(sequence_of(request))
         plan = _planned(found)
         explained = await self._explain(found)
-        return self.render.page(
+        return await self.render.page(
             request,
             "event.html",
             row=found.row,
@@ -75,26 +81,25 @@ class EventPages:
             attempts=[(one, readable(one.answer, shown_max=_ANSWER_SHOWN_MAX)) for one in reversed(found.attempts)],
             plan=plan,
             beside=await self._beside(found.row),
-            edits=await edits_of(self.desk.archive, sequence),
+            edits=await edits_of(archive, found.row.sequence),
             everything_text=everything_text(found, plan),
         )
 
     async def download(self, request: web.Request) -> web.Response:
         """Hand out the payload as it arrived, never to be shown by a browser as anything."""
-        found = await self.desk.archive.event(sequence_of(request.match_info["sequence"]))
+        found = await self.acts.parts.archive.event(sequence_of(request))
         if found.payload is None:
             raise web.HTTPNotFound(reason="The payload is no longer kept.")
         name = f'attachment; filename="event-{found.row.sequence}.json"'
         headers = {"Content-Type": "application/octet-stream", "Content-Disposition": name}
         return web.Response(body=found.payload, headers=headers)
 
-    async def replay(self, request: web.Request) -> web.StreamResponse:
+    async def replay(self, request: web.Request, form: ReplayForm) -> web.StreamResponse:
         """Make the event pending again, once the person said yes."""
-        sequence = sequence_of(request.match_info["sequence"])
+        sequence = sequence_of(request)
         back = f"/events/{sequence}"
-        found = await self.desk.archive.event(sequence)
-        everything = (await fields_of(request)).get("everything") == "1"
-        again = everything_text(found, _planned(found)) if everything else None
+        found = await self.acts.parts.archive.event(sequence)
+        again = everything_text(found, _planned(found)) if form.everything == "1" else None
         question = Question(
             title=f"Replay event {sequence}{', everything again' if again else ''}?",
             text=again or replay_text(found.row),
@@ -102,36 +107,36 @@ class EventPages:
             back=back,
             is_destructive=again is not None,
         )
-        if (asking := await ask(request, self.render, question)) is not None:
-            return asking
+        if (asked := await self.render.ask(request, question)) is not None:
+            return asked
         who = operator_name(request)
-        count = await self.desk.replay([sequence], who=who, detail=str(sequence), everything=again is not None)
+        count = await self.acts.replay([sequence], who=who, detail=str(sequence), everything=again is not None)
         raise see_other(back, did="replayed", count=count)
 
-    async def journey(self, request: web.Request) -> web.Response:
+    async def timeline(self, request: web.Request) -> web.Response:
         """Show every event of one message on one time line."""
         message = request.match_info["message"]
-        journey = await journey_of(self.desk, message, events_max=_JOURNEY_MAX)
-        status = 200 if journey.stations else 404
-        return self.render.page(request, "journey.html", status=status, message=message, journey=journey)
+        timeline = await timeline_of(self.acts.parts, message, events_max=_TIMELINE_MAX)
+        status = 200 if timeline.moments else 404
+        return await self.render.page(request, "timeline.html", status=status, message=message, timeline=timeline)
 
     async def _explain(self, found: EventDetail) -> Explained | None:
-        explain = self.desk.explain.get(found.row.route)
+        explain = self.acts.parts.explain.get(found.row.route)
         if explain is None or found.payload is None or len(found.payload) > EXPLAINED_BYTES_MAX:
             return None
         return await asyncio.to_thread(explain, found)
 
-    async def _beside(self, row: EventRow) -> Sequence[Station]:
+    async def _beside(self, row: EventRow) -> Sequence[Moment]:
         """Return the events of the same message, in the order in which they happened."""
         if not row.labels.message_id:
             return ()
-        return (await journey_of(self.desk, row.labels.message_id, events_max=_BESIDE_MAX)).stations
+        return (await timeline_of(self.acts.parts, row.labels.message_id, events_max=_BESIDE_MAX)).moments
 
 
 def replay_text(row: EventRow) -> str:
     """Say what a replay of this event does."""
     if row.state is State.PENDING:
-        return "It waits for delivery already: a replay changes nothing."
+        return "It is pending already: a replay changes nothing."
     again = "It goes through the mapping as it is now and is sent again under the same key"
     if row.route is RouteName.RUDDERSTACK_TO_COURIER:
         return f"{again}. Calls that were done are not repeated."

@@ -17,9 +17,9 @@ import msgspec
 
 from forwarder.courier import wire as courier_wire
 from forwarder.model import Envelope, RouteName, State
-from forwarder.operator.desk import OperatorDesk
-from forwarder.operator.pages.json_text import readable
-from forwarder.operator.query import QueryInvalid
+from forwarder.operator.acts import Acts
+from forwarder.operator.operation import QueryInvalid
+from forwarder.operator.readable import readable
 from forwarder.ports import Archive, EventDetail, EventQuery
 from forwarder.rudderstack import wire as rudderstack_wire
 
@@ -72,21 +72,21 @@ def edited_envelope(found: EventDetail, text: str, *, now_ms: int) -> Envelope:
     return replace(wrapped, event_key=key, recurrence=None)
 
 
-async def store_edited(desk: OperatorDesk, found: EventDetail, text: str, *, who: str) -> Edited:
+async def store_edited(acts: Acts, found: EventDetail, text: str, *, who: str) -> Edited:
     """Store the copy, discard the original, write down both; raises `QueryInvalid` and `SpoolFull`.
 
     The copy is stored first: whatever happens between, nothing is lost.
     """
     editable_text(found)  # raises for what cannot be edited
-    envelope = edited_envelope(found, text, now_ms=desk.clock.wall_ms())
+    envelope = edited_envelope(found, text, now_ms=acts.parts.clock.wall_ms())
     if found.payload is not None and _is_same(found.payload, envelope.payload):
         raise QueryInvalid("Nothing was changed: replay the event as it is, or change it first")
-    receipt = await desk.spool.append([envelope])
-    sequence = await _sequence_of(desk, envelope, after=found.row.sequence)
+    receipt = await acts.parts.spool.append([envelope])
+    sequence = await _sequence_of(acts.parts.archive, envelope, after=found.row.sequence)
     original = found.row.sequence
     named = "an edited copy" if sequence is None else f"event {sequence}, an edited copy"
-    await desk.audit(who, _ACT, f"event {original} was replaced by {named}")
-    await desk.discard([original], who=who, detail=f"{original}, replaced by {named}")
+    await acts.audit(who, _ACT, f"event {original} was replaced by {named}")
+    await acts.discard([original], who=who, detail=f"{original}, replaced by {named}")
     return Edited(sequence=sequence, was_known=bool(receipt.duplicates))
 
 
@@ -111,9 +111,9 @@ async def edits_of(archive: Archive, sequence: int) -> Edits:
     return Edits(original=original, copy=copy)
 
 
-async def _sequence_of(desk: OperatorDesk, envelope: Envelope, *, after: int) -> int | None:
+async def _sequence_of(archive: Archive, envelope: Envelope, *, after: int) -> int | None:
     labels = envelope.labels
-    newest = await desk.archive.events(
+    newest = await archive.events(
         EventQuery(
             route=envelope.route,
             message_id=labels.message_id or None,
@@ -124,7 +124,7 @@ async def _sequence_of(desk: OperatorDesk, envelope: Envelope, *, after: int) ->
     )
     for row in newest.rows:
         if row.sequence > after and row.size_bytes == len(envelope.payload):
-            detail = await desk.archive.event(row.sequence)
+            detail = await archive.event(row.sequence)
             if detail.event_key == envelope.event_key:
                 return row.sequence
     return None
