@@ -59,8 +59,8 @@ check: $(DEV_STAMP) ## Formatting, lint, types, import floors, spelling, scripts
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -P -m pytest -q -p no:cacheprovider tests/repository/test_locks.py
 
-bench: $(WHEEL_STAMP) ## Measure throughput and cost beside a bare handler and the SDK, in one run
-	PYTHONSAFEPATH=1 $(BIN)/python tests/benchmarks/run.py $(ARGS)
+bench: $(WHEEL_STAMP) ## Measure throughput and cost beside a bare handler and the SDK, in one run (needs wrk)
+	PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m benchmarks.run $(ARGS)
 
 wheel: $(DEV_STAMP) ## Build dist/forwarder-*.whl
 	rm -rf dist && $(BIN)/hatchling build -t wheel -d dist

@@ -110,8 +110,8 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Daemon:
         routes.append(inbound_route(settings, base, links))
     probes: tuple[Probeable, ...] = (spool, *routes)
     listener = PublicListener(
-        host=settings.listen.host,
-        port=settings.listen.port,
+        host=settings.listen[0].host,
+        port=settings.listen[0].port,
         receiver=Receiver(door_settings(settings), spool=spool, clock=clock, reporter=reporter),
         health=Health(clock=clock, probes=probes),
         reporter=reporter,

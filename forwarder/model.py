@@ -107,6 +107,7 @@ class Delivery:
     body: bytes
     idempotency_key: str = ""  # inbound only; "" sends none
     family: str = ""  # inbound only: the family of calls for limits and holds ("profiles", "lists")
+    note: str = ""  # what people shall know of the event though it is delivered; no value out of the payload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +173,7 @@ class Held:
 
     reason: str
     scope: str
+    effect: Effect = Effect.NONE  # UNKNOWN when it may have been done all the same
 
 
 Verdict = Delivered | Filtered | TryLater | Refused | Held

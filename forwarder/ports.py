@@ -1,9 +1,10 @@
 """The seams of the house: what each stage promises, and what its caller may not assume."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.model import (
     Answer,
     Attempt,
@@ -51,11 +52,19 @@ class Spool(Protocol):
     together share a commit.
     """
 
-    async def append(self, envelopes: Sequence[Envelope]) -> Receipt:
+    def append(
+        self,
+        envelopes: Sequence[Envelope],
+        *,
+        on_commit: Callable[[Receipt], None],
+        on_rollback: Callable[[SpoolFull | SpoolClosed], None],
+    ) -> None:
         """Store the envelopes in one transaction, all or none; known keys count as duplicates.
 
-        A duplicate's return waits for the commit of the first copy. Raises `SpoolFull` (cap or
-        disk; nothing stored, come back) or `SpoolClosed`.
+        Returns at once. Exactly one of the two is called, once, on the event loop's thread: `on_commit` after the
+        commit that holds the envelopes (a duplicate's: after the commit of the first copy), `on_rollback` when
+        nothing was stored: `SpoolFull` (cap or disk; come back) or `SpoolClosed`. It may be called before `append`
+        returns. Neither may raise or block. `spool.appending.stored` is the form that awaits.
         """
 
     async def lease(self, route: RouteName, *, fresh_max: int, retry_max: int, bytes_max: int) -> Sequence[Lease]:

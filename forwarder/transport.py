@@ -10,19 +10,24 @@ costs two thread hops per request. Trusted certificates come from OpenSSL's defa
 """
 
 import io
+import os
 import ssl
+import zlib
+from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
 from forwarder import __version__
 from forwarder.errors import NoAnswer
 from forwarder.model import HttpRequest, HttpResponse
 from forwarder.ports import Clock
+from forwarder.response_head import HEAD_BYTES_MAX, end_of, is_interim, mended
 
 _BLIP_MAX_S: Final = 2.0
 _CONNECT_MAX_S: Final = 10.0
@@ -32,6 +37,7 @@ _USER_AGENT: Final = f"forwarder/{__version__}"
 
 CONNECTION_REFUSED: Final = "connection refused"
 NO_CONNECTION: Final = "no connection"
+UNREADABLE: Final = "the answer cannot be read as HTTP"
 
 # The one mapping of foreign errors: (theirs, our reason, whether the request may have left).
 # The first that fits counts, so the special stand before the general.
@@ -47,7 +53,7 @@ _REASONS: Final[tuple[tuple[type[BaseException], str, bool], ...]] = (
     (TimeoutError, "time-out", True),
     (aiohttp.ClientPayloadError, "answer cut off", True),
     (aiohttp.ServerDisconnectedError, "connection lost", True),
-    (aiohttp.ClientResponseError, "not http", True),
+    (aiohttp.ClientResponseError, UNREADABLE, True),
     (aiohttp.InvalidURL, "unusable address", False),
     (aiohttp.NonHttpUrlClientError, "unusable address", False),
     (aiohttp.ClientError, "connection lost", True),
@@ -60,12 +66,51 @@ def _no_answer(error: BaseException) -> NoAnswer:
         return NoAnswer(CONNECTION_REFUSED, request_left=False)
     for theirs, reason, request_left in _REASONS:
         if isinstance(error, theirs):
-            return NoAnswer(reason, request_left=request_left)
+            return NoAnswer(reason, request_left=request_left, is_unreadable=reason == UNREADABLE)
     return NoAnswer("connection lost", request_left=True)
 
 
 def _is_blip(error: BaseException) -> bool:
     return isinstance(error, NoAnswer) and not error.request_left and str(error) in {CONNECTION_REFUSED, NO_CONNECTION}
+
+
+class _LenientHandler(ResponseHandler):
+    """Reads an answer's head as a whole and mends it before aiohttp's parser sees it."""
+
+    def __init__(self, loop: Any) -> None:
+        super().__init__(loop)
+        self._head: bytearray | None = None
+
+    def set_response_params(self, **params: Any) -> None:
+        """Prepare for the answer to one more request; see aiohttp."""
+        self._head = bytearray()
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand bytes on; those of a head only when it is complete."""
+        while self._head is not None:
+            self._head += data
+            size = end_of(self._head)
+            if not size and len(self._head) <= HEAD_BYTES_MAX:
+                return
+            head, data = bytes(self._head[:size]), bytes(self._head[size:])
+            self._head = bytearray() if is_interim(head) else None
+            super().data_received(mended(head) if size else data)
+            if not size or not data:
+                return
+        super().data_received(data)
+
+
+def _make_handler(loop: Any) -> ResponseHandler:
+    return _LenientHandler(loop)
+
+
+class _LenientConnector(aiohttp.TCPConnector):
+    """A pool of connections that read answers leniently."""
+
+    def __init__(self, *, limit: int, ssl_context: ssl.SSLContext) -> None:
+        super().__init__(limit=limit, ssl=ssl_context)
+        self._factory = partial(_make_handler, loop=self._loop)
 
 
 class AiohttpTransport:
@@ -82,7 +127,7 @@ class AiohttpTransport:
         self._connections_max = connections_max
         self._blip_max_s = blip_max_s
         self._session: aiohttp.ClientSession | None = None
-        self._proxies: dict[tuple[str, str], str | None] = {}
+        self._proxies: dict[tuple[str, str], str | None] = {}  # bounded: one entry per vendor's address
 
     async def __aenter__(self) -> Self:
         """Open the session, so that a missing certificate file shows at the start."""
@@ -134,24 +179,58 @@ class AiohttpTransport:
                 status = response.status
         except (aiohttp.ClientError, OSError) as error:  # time-outs are OSErrors
             raise _no_answer(error) from None
+        body = _unpacked(body, headers.get("content-encoding", ""), request.answer_bytes_max)
         return HttpResponse(status=status, headers=headers, body=body, duration_s=self._clock.monotonic_s() - started_s)
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._connections_max, ssl=ssl.create_default_context()),
+                connector=_LenientConnector(limit=self._connections_max, ssl_context=ssl.create_default_context()),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": _USER_AGENT},
+                headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},
+                auto_decompress=False,
+                max_line_size=HEAD_BYTES_MAX,
+                max_field_size=HEAD_BYTES_MAX,
             )
         return self._session
 
     def _proxy_for(self, url: str) -> str | None:
         parts = urlsplit(url)
         key = (parts.scheme, parts.netloc)
-        if key not in self._proxies:  # bounded: one entry per vendor's address
-            is_direct = bool(proxy_bypass(parts.netloc))
-            self._proxies[key] = None if is_direct else getproxies().get(parts.scheme)
+        if key not in self._proxies:
+            self._proxies[key] = None if proxy_bypass(parts.netloc) else _proxy_of(parts.scheme)
         return self._proxies[key]
+
+
+def _proxy_of(scheme: str) -> str | None:
+    """Return the proxy that the environment names for a scheme, as curl reads it; None when it names none.
+
+    Raises `NoAnswer` that names the variable when it holds what cannot be used: no URL is to blame then.
+    """
+    proxies = getproxies()
+    for name in (scheme, "all"):
+        value = proxies.get(name)
+        if not value:
+            continue
+        address = value if "://" in value else f"http://{value}"
+        variable = f"{name}_proxy" if f"{name}_proxy" in os.environ else f"{name}_proxy".upper()
+        try:
+            parts = urlsplit(address)
+            is_usable = bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_usable = False
+        if not is_usable:
+            raise NoAnswer(f"{variable} holds no address of a proxy", request_left=False)
+        if parts.scheme not in {"http", "https"}:
+            raise NoAnswer(
+                f"{variable} asks for {_known_scheme(parts.scheme)}, give an http:// one", request_left=False
+            )
+        return address
+    return None
+
+
+def _known_scheme(scheme: str) -> str:
+    return "a SOCKS proxy" if scheme.startswith("socks") else "a proxy of unknown kind"
 
 
 def _payload(body: bytes) -> bytes | io.BytesIO | None:
@@ -173,3 +252,13 @@ async def _read_capped(response: aiohttp.ClientResponse, bytes_max: int) -> byte
         return b"".join(chunks)
     response.close()  # the rest is not read, so the connection cannot be kept
     return b"".join(chunks)[:bytes_max]
+
+
+def _unpacked(body: bytes, coding: str, bytes_max: int) -> bytes:
+    """Return what a body holds that was packed though we asked for none; what cannot be unpacked stays as it is."""
+    if coding.strip().lower() not in {"gzip", "x-gzip", "deflate"}:
+        return body
+    try:
+        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(body, bytes_max)
+    except zlib.error:
+        return body

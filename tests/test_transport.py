@@ -1,6 +1,7 @@
 """One HTTP exchange against real sockets: whole answers, caps, time-outs, and our names for their errors."""
 
 import asyncio
+import gzip
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +17,7 @@ from forwarder import __version__
 from forwarder.clock import SystemClock
 from forwarder.errors import NoAnswer
 from forwarder.model import HttpRequest
-from forwarder.transport import AiohttpTransport
+from forwarder.transport import UNREADABLE, AiohttpTransport
 
 Raw = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -173,7 +174,7 @@ async def _mumble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 @pytest.mark.parametrize(
     ("handler", "reason"),
-    [(_hang_up, "connection lost"), (_cut_off, "answer cut off"), (_mumble, "not http")],
+    [(_hang_up, "connection lost"), (_cut_off, "answer cut off"), (_mumble, UNREADABLE)],
     ids=["hangs up", "cuts off", "speaks no http"],
 )
 async def test_half_an_answer_is_none(transport: AiohttpTransport, handler: Raw, reason: str) -> None:
@@ -189,7 +190,71 @@ async def test_half_an_answer_is_none(transport: AiohttpTransport, handler: Raw,
         with pytest.raises(NoAnswer, match=f"^{reason}$") as caught:
             await transport.exchange(_request(url))
     assert caught.value.request_left
+    assert caught.value.is_unreadable is (reason == UNREADABLE)
     assert count == 1
+
+
+_OK = b"HTTP/1.1 200 OK\r\n"
+_CHUNKED_OK = b"\r\n2\r\nok\r\n0\r\n\r\n"
+_ODD_HEADS = {
+    "a header of 9 KB": _OK + b"X-Trace: " + b"a" * 9_000 + b"\r\nContent-Length: 2\r\n\r\nok",
+    "a header of 900 KB": _OK + b"X-Trace: " + b"a" * 900_000 + b"\r\nContent-Length: 2\r\n\r\nok",
+    "300 headers": _OK + b"X-A: 1\r\n" * 300 + b"Content-Length: 2\r\n\r\nok",
+    "both length headers": _OK + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n" + _CHUNKED_OK,
+    "both, the other way round": _OK + b"Transfer-Encoding: Chunked\r\nContent-Length: 9\r\n" + _CHUNKED_OK,
+    "the length twice": _OK + b"Content-Length: 2\r\ncontent-length: 2\r\n\r\nok",
+    "the length as a list": _OK + b"Content-Length: 2, 2\r\n\r\nok",
+    "bare line feeds": b"HTTP/1.1 200 OK\nContent-Length: 2\nContent-Length: 2\n\nok",
+    "an interim answer before it": b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+    + _OK
+    + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nok",
+    "packed by nobody": _OK + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\nok",
+    "packed unasked": _OK
+    + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(gzip.compress(b"ok"))
+    + gzip.compress(b"ok"),
+}
+
+
+@pytest.mark.parametrize("answer", _ODD_HEADS.values(), ids=_ODD_HEADS.keys())
+@pytest.mark.parametrize("piece", [1_000_000, 700], ids=["whole", "in pieces"])
+async def test_an_answer_that_go_and_curl_take_is_taken(transport: AiohttpTransport, answer: bytes, piece: int) -> None:
+    """However odd its head, an answer is heard, and the connection serves the next request."""
+
+    async def odd(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"hello"):
+            for start in range(0, len(answer), piece):
+                writer.write(answer[start : start + piece])
+                await writer.drain()
+                await asyncio.sleep(0)
+
+    async with _raw_serving(odd) as url:
+        for _ in range(2):
+            response = await transport.exchange(_request(url))
+            assert (response.status, response.body) == (200, b"ok")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nX-Endless: " + b"a" * 3_000_000,
+    ],
+    ids=["lengths that contradict each other", "a head without end"],
+)
+async def test_what_nobody_can_read_is_told_as_such(transport: AiohttpTransport, answer: bytes) -> None:
+    """An answer whose meaning cannot be known is none, and is told apart from a lost connection."""
+
+    async def odd(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"hello")
+        writer.write(answer)
+        await reader.read()
+        writer.close()
+
+    async with _raw_serving(odd) as url:
+        with pytest.raises(NoAnswer) as caught:
+            await transport.exchange(_request(url))
+    assert caught.value.is_unreadable
+    assert caught.value.request_left
 
 
 async def test_no_tls_there(transport: AiohttpTransport) -> None:
@@ -299,3 +364,39 @@ async def test_a_large_body_is_sent_without_a_warning(transport: AiohttpTranspor
         answer = await transport.exchange(replace(_request(url), body=body))
     assert answer.body == b"ok"
     assert seen == [(len(body), body)]
+
+
+@pytest.mark.parametrize("value", ["127.0.0.1:{port}", "http://127.0.0.1:{port}"])
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
+async def test_a_proxy_is_read_as_curl_reads_it(
+    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    """A proxy without a scheme is an HTTP proxy, and one for all schemes is one for this."""
+
+    async def proxy(_request: web.BaseRequest) -> web.Response:
+        return web.Response(text="by proxy")
+
+    async with _serving(proxy) as url:
+        monkeypatch.setenv(variable, value.format(port=url.rpartition(":")[2]))
+        assert (await transport.exchange(_request("http://vendor.example.com/x"))).body == b"by proxy"
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("socks5://127.0.0.1:1080", "HTTP_PROXY asks for a SOCKS proxy, give an http:// one"),
+        ("socks5h://u:secret@127.0.0.1", "HTTP_PROXY asks for a SOCKS proxy, give an http:// one"),
+        ("ftp://127.0.0.1", "HTTP_PROXY asks for a proxy of unknown kind, give an http:// one"),
+        ("http://127.0.0.1:port", "HTTP_PROXY holds no address of a proxy"),
+        ("http://", "HTTP_PROXY holds no address of a proxy"),
+    ],
+)
+async def test_a_proxy_that_cannot_be_used_is_named(
+    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch, value: str, reason: str
+) -> None:
+    """Nothing is sent in clear to what is no HTTP proxy, and the variable is blamed, not the vendor's address."""
+    monkeypatch.setenv("HTTP_PROXY", value)
+    with pytest.raises(NoAnswer) as caught:
+        await transport.exchange(_request("http://vendor.example.com/x"))
+    assert str(caught.value) == reason
+    assert not caught.value.request_left

@@ -20,6 +20,7 @@ from forwarder.settings import Settings
 _TIMEOUT_S = 15.0
 _SKEW_S_MAX = 60.0
 _EMPTY_BATCH = "empty batch payload"
+_SOURCE_DISABLED = "source is disabled"
 _PROFILE = "forwarder-check"
 
 
@@ -58,10 +59,10 @@ def judged_rudderstack(response: HttpResponse) -> Finding:
     if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
         return Finding("fail", "rudderstack", f"{status}, a redirect: set RUDDERSTACK_DATA_PLANE_URL to where it leads")
     if status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
+        is_off = status == HTTPStatus.NOT_FOUND and _SOURCE_DISABLED in text.lower()
+        why = "RUDDERSTACK_DATA_PLANE_URL is not a data plane's base URL"
         return Finding(
-            "fail",
-            "rudderstack",
-            f"{status}: RUDDERSTACK_DATA_PLANE_URL is not a data plane's base URL; is the source on?",
+            "fail", "rudderstack", f"{status}: {'the write key is known; enable its source' if is_off else why}"
         )
     if status == HTTPStatus.OK:
         return Finding("warn", "rudderstack", "200 to an empty batch: that is not what a RudderStack gateway answers")

@@ -136,7 +136,7 @@ async def _running(run_daemon: RunDaemon, settings: Settings) -> AsyncIterator[N
     over = asyncio.Event()
     running = asyncio.ensure_future(run_daemon(settings, over))
     try:
-        await _until_ready(base_url(settings.listen), running)
+        await _until_ready(base_url(settings.listen[0]), running)
         yield
     finally:
         over.set()
@@ -159,7 +159,7 @@ async def _perform(
 ) -> None:
     """Let the streams run until the end and show what goes on; return when they are over."""
     playing = asyncio.create_task(
-        stage.play(base_url(settings.listen), secret=keys.webhook_secret, inbound_key=keys.inbound_key)
+        stage.play(base_url(settings.listen[0]), secret=keys.webhook_secret, inbound_key=keys.inbound_key)
     )
     started_s = time.monotonic()
     rates = Rates()

@@ -45,7 +45,7 @@ def sample(settings: Settings, *, url: str | None, secret: str | None, status: s
     if secret is None and not settings.courier_webhook_secrets:
         raise ValueError("no secret is known: set COURIER_WEBHOOK_SECRET as the daemon has it, or give --secret")
     return Sample(
-        url=(url or base_url(settings.listen)).rstrip("/"),
+        url=(url or base_url(settings.listen[0])).rstrip("/"),
         secret=secret if secret is not None else settings.courier_webhook_secrets[0].get_secret_value(),
         status=status.upper(),
         count=count,

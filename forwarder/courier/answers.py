@@ -56,7 +56,7 @@ def judge(asked: Asked, status: int, headers: Mapping[str, str], body: bytes, *,
         or (status == HTTPStatus.NOT_FOUND and asked.method == "DELETE")
     )
     if is_done:
-        return Delivered()
+        return _done(asked, status, headers, body)
     if status == HTTPStatus.UNPROCESSABLE_ENTITY and asked.family == Family.JOURNEYS:
         return Filtered(reason="422: the journey's own conditions were not met")
     if status in _REFUSED:
@@ -70,11 +70,14 @@ def judge(asked: Asked, status: int, headers: Mapping[str, str], body: bytes, *,
     return _hold(asked, status)
 
 
-def judge_no_answer(error: NoAnswer) -> TryLater:
+def judge_no_answer(asked: Asked, error: NoAnswer) -> TryLater | Held:
     """Say what it means that no whole answer came.
 
-    A connection that could not be made is nobody's fault in particular: then the whole route waits.
+    A connection that could not be made is nobody's fault in particular: then the whole route waits. An answer
+    that cannot be read would come again and again: what gives it needs somebody's hand.
     """
+    if error.is_unreadable:
+        return Held(reason=str(error), scope=asked.family, effect=Effect.UNKNOWN)
     if not error.request_left:
         return TryLater(reason=f"no answer: {error}", after_s=None, scope="route", effect=Effect.NONE)
     return TryLater(reason=f"no answer: {error}", after_s=None, scope="event", effect=Effect.UNKNOWN)
@@ -93,6 +96,18 @@ def error_message(body: bytes) -> str | None:
         return None
     message = error.get("message")
     return message if isinstance(message, str) else None
+
+
+def _done(asked: Asked, status: int, headers: Mapping[str, str], body: bytes) -> Delivered | Held:
+    if _is_page(headers, body):  # something answers in Courier's place: nothing was done
+        return Held(reason=f"{status} with a page: not an answer of Courier's API", scope=asked.family)
+    return Delivered()
+
+
+def _is_page(headers: Mapping[str, str], body: bytes) -> bool:
+    return body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") or (
+        bool(body) and "html" in headers.get("content-type", "").lower()
+    )
 
 
 def _later(asked: Asked, status: int, headers: Mapping[str, str], *, now_ms: int) -> TryLater:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from forwarder.errors import Unmappable
+from forwarder.nesting import TOO_DEEP, is_too_deep
 
 _fast_decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
 _STRIDE = 100
@@ -23,10 +24,10 @@ _THREE_DIGITS = re.compile(rb"[0-9]{3}")
 
 def decode(payload: bytes) -> Any:
     """Return the JSON value; raises `Unmappable` with what is wrong, never with a value out of it."""
+    if is_too_deep(payload):  # before a decoder recurses: how deep it can differs from Python to Python
+        raise Unmappable(TOO_DEEP)
     try:
         value = _fast_decode(payload)
-    except RecursionError:
-        raise Unmappable("nested too deeply to be read") from None
     except UnicodeDecodeError:
         raise Unmappable("not UTF-8") from None
     except msgspec.MsgspecError:
@@ -40,8 +41,6 @@ def decode(payload: bytes) -> Any:
 def _decode_slowly(payload: bytes) -> Any:
     try:
         value = json.loads(payload.decode("utf-8-sig"), parse_constant=_refuse_constant, parse_float=_finite)
-    except RecursionError:
-        raise Unmappable("nested too deeply to be read") from None
     except UnicodeDecodeError:
         raise Unmappable("not UTF-8") from None
     except json.JSONDecodeError as error:

@@ -98,6 +98,7 @@ class CourierSink:
 
     async def _exchange(self, delivery: Delivery) -> tuple[Answer, HttpResponse | None]:
         started_ms, started_s = self._clock.wall_ms(), self._clock.monotonic_s()
+        asked = Asked(operation=delivery.operation, family=delivery.family, body=delivery.body)
         response: HttpResponse | None = None
         verdict: Verdict
         try:
@@ -105,9 +106,8 @@ class CourierSink:
                 delivery.operation, delivery.body, idempotency_key=delivery.idempotency_key
             )
         except NoAnswer as error:
-            verdict = judge_no_answer(error)
+            verdict = judge_no_answer(asked, error)
         else:
-            asked = Asked(operation=delivery.operation, family=delivery.family, body=delivery.body)
             now_ms = self._clock.wall_ms()
             verdict = judge(asked, response.status, response.headers, response.body, now_ms=now_ms)
         attempt = Attempt(
@@ -144,7 +144,7 @@ def _tenant_in(response: HttpResponse) -> dict[str, Any] | None:
 def _unread(answer: Answer) -> Answer:
     """Say what it means that a tenant could not be read: nothing was written, whatever the answer."""
     verdict = answer.verdict
-    if isinstance(verdict, TryLater):
+    if isinstance(verdict, TryLater | Held):
         verdict = replace(verdict, effect=Effect.NONE)
     elif isinstance(verdict, Delivered):
         # Writing over what cannot be read would wipe it.

@@ -95,7 +95,8 @@ class Aftermath:
 
     async def _delivered(self, parcel: Parcel, attempt: Attempt, started_s: float) -> None:
         self._passed(parcel, started_s)
-        await self._settlement.deliver(parcel.leases, attempt=attempt)
+        notes = {delivery.sequence: delivery.note for delivery in parcel.batch.deliveries if delivery.note}
+        await self._settlement.deliver(parcel.leases, attempt=attempt, notes=notes)
 
     def _passed(self, parcel: Parcel, started_s: float) -> None:
         self._passes += 1

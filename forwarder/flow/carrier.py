@@ -154,6 +154,7 @@ class Carrier:
         )
 
     async def _held(self, lease: Lease, plan: Plan, call: PlannedCall, held: Held, attempt: Attempt) -> None:
+        call.failed(held.effect, attempt.status)
         after_s = 0.0
         if not self._families.is_held(held.scope):
             if self._setbacks.began_hold(held.scope):

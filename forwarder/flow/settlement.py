@@ -4,7 +4,8 @@ One spool call and one report per batch, never per event.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from forwarder.errors import SpoolFull
@@ -13,6 +14,7 @@ from forwarder.ports import Clock, Spool
 from forwarder.telemetry.reporter import Reporter
 
 _RETRY_S: Final = 1.0
+_NO_NOTES: Final[Mapping[int, str]] = MappingProxyType({})
 
 
 class Settlement:
@@ -27,10 +29,17 @@ class Settlement:
         self._clock = clock
         self._retry_s = retry_s
 
-    async def deliver(self, leases: Sequence[Lease], *, attempt: Attempt | None) -> None:
-        """Settle as delivered."""
+    async def deliver(
+        self, leases: Sequence[Lease], *, attempt: Attempt | None, notes: Mapping[int, str] = _NO_NOTES
+    ) -> None:
+        """Settle as delivered; `notes` say of some sequences what people shall know of them all the same."""
         now_ms = self._clock.wall_ms()
-        await self._spool.complete(_sequences(leases), state=State.DELIVERED, attempt=attempt)
+        plain = [lease.sequence for lease in leases if lease.sequence not in notes]
+        settling = [self._spool.complete(plain, state=State.DELIVERED, attempt=attempt)] if plain else []
+        for note in sorted(set(notes.values())):
+            noted = [sequence for sequence, text in notes.items() if text == note]
+            settling.append(self._spool.complete(noted, state=State.DELIVERED, reason=note, attempt=attempt))
+        await asyncio.gather(*settling)
         self._reporter.events_settled(self._route, outcome=State.DELIVERED.value, count=len(leases))
         latencies_s = [max(0, now_ms - lease.envelope.received_at_ms) / 1000 for lease in leases]
         self._reporter.events_delivered(self._route, latencies_s=latencies_s)

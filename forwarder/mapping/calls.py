@@ -12,10 +12,8 @@ from typing import Any
 import msgspec
 
 from forwarder.errors import Unmappable
-from forwarder.mapping.nesting import is_deeper
-from forwarder.rudderstack.wire import visible
-
-DEPTH_MAX = 200  # levels; the outbound route buries deeper ones too, and no template reads them
+from forwarder.nesting import TOO_DEEP, is_too_deep
+from forwarder.rudderstack.wire import number_text, visible
 
 Json = dict[str, Any]
 
@@ -80,15 +78,17 @@ def id_text(value: object) -> str | None:
             return ""
         case str():
             return value if visible(value) else ""
+        case bool():
+            return "true" if value else "false"
         case int() | float():
-            return msgspec.json.encode(value).decode()
+            return number_text(value)
         case _:
             return None
 
 
 def _decode(payload: bytes) -> Json:
-    if is_deeper(payload, levels_max=DEPTH_MAX):
-        raise Unmappable(f"nested deeper than {DEPTH_MAX} levels")
+    if is_too_deep(payload):
+        raise Unmappable(TOO_DEEP)
     try:
         # msgspec keeps integers exact whatever their size; orjson turns large ones into floats.
         raw = msgspec.json.decode(payload)

@@ -15,18 +15,16 @@ from forwarder.mapping.channel_properties import campaign_context, message_prope
 from forwarder.mapping.event_time import event_time_ms
 from forwarder.mapping.identity import USER_ID_TYPE, Identity, identity_of
 from forwarder.mapping.mapped import MappedEvent
-from forwarder.mapping.nesting import is_deeper
 from forwarder.mapping.rules import Rules
 from forwarder.mapping.selection import NOT_SELECTED, EventSelection
 from forwarder.model import Delivery, Envelope, Filtered, Lease
-from forwarder.rudderstack.calls import TrackCall, TrackCalls
+from forwarder.nesting import TOO_DEEP, is_too_deep
+from forwarder.rudderstack.calls import FORBIDDEN_KEY_NOTE, TrackCall, TrackCalls, without_forbidden_keys
 
 Preset = Literal["courier", "channel"]
 
 OPERATION = "track"
 MESSAGE_ID_PREFIX = "courier-"
-# At 5,000 levels the real server stops delivering everything of the source.
-LEVELS_MAX = 200
 
 _GOOD_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*(?::[A-Za-z0-9_.-]+)*")
 _GOOD_STATUS = re.compile(r"[A-Z][A-Z0-9_ -]*")
@@ -45,14 +43,19 @@ class CourierToRudderStack:
 
     def map(self, lease: Lease) -> tuple[Delivery, ...] | Filtered:
         """Return the one delivery, or why there is none; raises `Unmappable` for what is malformed."""
-        body = self.encoded(lease.envelope)
+        delivery = self.delivery(lease.sequence, lease.envelope)
+        return delivery if isinstance(delivery, Filtered) else (delivery,)
+
+    def delivery(self, sequence: int, envelope: Envelope) -> Delivery | Filtered:
+        """Return the track call, complete but for `sentAt`; else as `map`."""
+        body = self._encoded(envelope)
         if isinstance(body, Filtered):
             return body
-        return (Delivery(sequence=lease.sequence, operation=OPERATION, body=body),)
+        harmless = without_forbidden_keys(body)
+        note = FORBIDDEN_KEY_NOTE if harmless != body else ""
+        return Delivery(sequence=sequence, operation=OPERATION, body=harmless, note=note)
 
-    def encoded(self, envelope: Envelope) -> bytes | Filtered:
-        """Return the track call's JSON, complete but for `sentAt`; else as `map`."""
-        _refuse_deep(envelope.payload)
+    def _encoded(self, envelope: Envelope) -> bytes | Filtered:
         event = _good(read(envelope.payload))
         entry = event.deciding_provider() if event.type == vocabulary.MESSAGE_UPDATED else {}
         native = (
@@ -110,14 +113,9 @@ class CourierToRudderStack:
 
     def _encode(self, call: TrackCall) -> bytes:
         body = self._calls.encode(call)
-        _refuse_deep(body)  # rules may have put one thing into another
+        if is_too_deep(body):  # rules may have put one thing into another
+            raise Unmappable(TOO_DEEP)
         return body
-
-
-def _refuse_deep(text: bytes) -> None:
-    # Fewer brackets than levels is the usual case and needs no look at the values.
-    if text.count(b"{") + text.count(b"[") > LEVELS_MAX and is_deeper(text, levels_max=LEVELS_MAX):
-        raise Unmappable(f"nested deeper than {LEVELS_MAX} levels")
 
 
 def _good(event: CourierEvent) -> CourierEvent:

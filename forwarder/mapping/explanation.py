@@ -39,9 +39,9 @@ def explain(
     An audience event's `messageId` differs from the later real one: it counts the occurrences.
     """
     try:
-        body = mapper.encoded(envelope(payload, received_at_ms=received_at_ms, source=source))
+        delivery = mapper.delivery(0, envelope(payload, received_at_ms=received_at_ms, source=source))
     except Unmappable as error:
         return Explanation(outcome="dead", reason=str(error), call=None)
-    if isinstance(body, Filtered):
-        return Explanation(outcome="filtered", reason=body.reason, call=None)
-    return Explanation(outcome="sent", reason="", call=msgspec.json.decode(body))
+    if isinstance(delivery, Filtered):
+        return Explanation(outcome="filtered", reason=delivery.reason, call=None)
+    return Explanation(outcome="sent", reason=delivery.note, call=msgspec.json.decode(delivery.body))

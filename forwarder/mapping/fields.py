@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
 
-from forwarder.rudderstack.wire import visible
+from forwarder.rudderstack.wire import number_text, visible
 
 _EMAIL = re.compile(r"(?:mailto:)?[^\s@<>\"(),:;]+@[^\s@<>\"(),:;]+\.[^\s@<>\"(),:;.]+", re.IGNORECASE)
 _NAMED_EMAIL = re.compile(r"[^<>]*<([^\s@<>]+@[^\s@<>]+\.[^\s@<>.]+)>")
@@ -33,7 +33,7 @@ def id_text(value: Any) -> str:
         return "" if is_blank_id(value) else value
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return number_text(value)
 
 
 def email_in(value: Any) -> str:

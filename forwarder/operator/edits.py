@@ -22,6 +22,7 @@ from forwarder.operator.operation import QueryInvalid
 from forwarder.operator.readable import readable
 from forwarder.ports import Archive, EventDetail, EventQuery
 from forwarder.rudderstack import wire as rudderstack_wire
+from forwarder.spool.appending import stored
 
 EDIT_BYTES_MAX: Final = 1_048_576  # a text field of more helps nobody
 _KEY_SIZE: Final = 16
@@ -81,7 +82,7 @@ async def store_edited(acts: Acts, found: EventDetail, text: str, *, who: str) -
     envelope = edited_envelope(found, text, now_ms=acts.parts.clock.wall_ms())
     if found.payload is not None and _is_same(found.payload, envelope.payload):
         raise QueryInvalid("Nothing was changed: replay the event as it is, or change it first")
-    receipt = await acts.parts.spool.append([envelope])
+    receipt = await stored(acts.parts.spool, [envelope])
     sequence = await _sequence_of(acts.parts.archive, envelope, after=found.row.sequence)
     original = found.row.sequence
     named = "an edited copy" if sequence is None else f"event {sequence}, an edited copy"

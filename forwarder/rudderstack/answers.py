@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
+from forwarder.errors import NoAnswer
 from forwarder.model import Delivered, Effect, Held, Refused, TryLater, Verdict
 from forwarder.retry_after import retry_after_s
 
@@ -18,6 +19,7 @@ _LATER: Final = frozenset({408, 425, 429})
 _REFUSED: Final = frozenset({400, 413, 422})
 # A 400 that speaks of the request as a whole: something on the way mangles requests, no event is at fault.
 _MANGLED: Final = frozenset({b"request body is nil", b"invalid http request method"})
+_SOURCE_DISABLED: Final = b"source is disabled"
 # The gateway's own texts, a closed set, and therefore safe to show and to log.
 _GATEWAY_REFUSALS: Final = {
     b"invalid json": "not valid JSON",
@@ -30,7 +32,7 @@ _HELD_REASONS: Final = {
     401: "401: the write key is missing or unknown",
     402: "402: payment required",
     403: "403: forbidden",
-    404: "404: the source is disabled, or the address is wrong",
+    404: "404: the address is not a data plane's",
     405: "405: the address takes no events",
     407: "407: a proxy wants credentials",
     410: "410: the address is gone",
@@ -55,7 +57,22 @@ def judge(status: int, headers: Mapping[str, str], body: bytes, *, now_ms: int) 
         return TryLater(reason=f"answered {status}", after_s=after_s, scope="route", effect=effect)
     if status in _REFUSED and words not in _MANGLED:
         return Refused(reason=f"{status}: {_GATEWAY_REFUSALS.get(words, 'refused')}")
-    return Held(reason=_HELD_REASONS.get(status, f"{status}: not an answer of a data plane"), scope="route")
+    if status == HTTPStatus.NOT_FOUND and words == _SOURCE_DISABLED:
+        reason = "404: the source is disabled"
+    else:
+        reason = _HELD_REASONS.get(status, f"{status}: not an answer of a data plane")
+    return Held(reason=reason, scope="route")
+
+
+def judge_no_answer(error: NoAnswer) -> TryLater | Held:
+    """Say what it means that no whole answer came.
+
+    One that cannot be read would come again and again: events are not sent as copies without end, one probes.
+    """
+    if error.is_unreadable:
+        return Held(reason=str(error), scope="route", effect=Effect.UNKNOWN)
+    effect = Effect.UNKNOWN if error.request_left else Effect.NONE
+    return TryLater(reason=str(error), after_s=None, scope="route", effect=effect)
 
 
 def _judge_ok(words: bytes) -> Verdict:

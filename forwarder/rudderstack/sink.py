@@ -14,7 +14,6 @@ from forwarder.model import (
     Attempt,
     Batch,
     Delivered,
-    Effect,
     Filtered,
     Held,
     HttpRequest,
@@ -24,7 +23,7 @@ from forwarder.model import (
     Verdict,
 )
 from forwarder.ports import Clock, Transport
-from forwarder.rudderstack.answers import judge
+from forwarder.rudderstack.answers import judge, judge_no_answer
 from forwarder.rudderstack.credential import WriteKey
 from forwarder.rudderstack.packing import Packing
 
@@ -90,8 +89,7 @@ class RudderstackSink:
         try:
             response = await self._transport.exchange(request)
         except NoAnswer as error:
-            effect = Effect.UNKNOWN if error.request_left else Effect.NONE
-            verdict = TryLater(reason=str(error), after_s=None, scope="route", effect=effect)
+            verdict = judge_no_answer(error)
         else:
             verdict = judge(response.status, response.headers, response.body, now_ms=self._clock.wall_ms())
             self._packing.answered(first, response.status, response.body, was_packed=is_packed, now_s=started_s)

@@ -130,6 +130,12 @@ def visible(text: str) -> str:
     return "".join(character for character in text if _is_visible(character)).strip(" ")
 
 
+def number_text(value: float) -> str:
+    """Return a number as an id: `1234.0` is the user `1234`, whoever writes it with a fraction that says nothing."""
+    whole = int(value)
+    return _encoder.encode(whole if whole == value else value).decode()
+
+
 def _is_visible(character: str) -> bool:
     if character == " ":
         return True
@@ -147,6 +153,8 @@ def _id_text(value: Any) -> str:
     """Return an id as text; any JSON value but null is an id for the gateway, even 0, false and {}."""
     if isinstance(value, str):
         return value
+    if isinstance(value, float):
+        return number_text(value)
     return "" if value is None else _canonical.encode(value).decode()
 
 

@@ -28,6 +28,7 @@ HeaderSecret = Annotated[SecretStr, BeforeValidator(values.header_secret)]
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(values.secret_list)]
 BaseUrl = Annotated[str, AfterValidator(values.base_url)]
 Listen = Annotated[Address, BeforeValidator(values.address)]
+Listens = Annotated[tuple[Address, ...], BeforeValidator(values.addresses)]
 TomlFile = Annotated[Path, AfterValidator(readable_file)]
 
 
@@ -86,23 +87,29 @@ class Settings(BaseSettings):
         alias="FORWARDER_ROUTES",
         description="Name courier_to_rudderstack, rudderstack_to_courier or both, comma-separated; or leave it unset.",
     )
-    listen: Listen = Field(
-        Address("0.0.0.0", 8080),  # noqa: S104  the public door; a container must be reachable
-        description="Set host:port, such as 0.0.0.0:8080.",
+    listen: Listens = Field(
+        (Address("0.0.0.0", 8080),),  # noqa: S104  the public listener; a container must be reachable
+        description="Set host:port, such as 0.0.0.0:8080 or [::]:8080 (IPv6 and IPv4); several comma-separated.",
+    )
+    public_url: Annotated[str, AfterValidator(values.public_url)] | None = Field(
+        None, description="Set the URL under which the outside reaches the daemon, such as https://bridge.example.com."
+    )
+    proxy_protocol: bool = Field(
+        default=False, description="Set true when every connection comes through a proxy that sends PROXY protocol."
+    )
+    idle_max_s: float = Field(
+        75.0, gt=0, le=86_400, allow_inf_nan=False, description="Set seconds, above the load balancer's, such as 75."
+    )
+    segment_signature: Annotated[Literal["body", "first"], BeforeValidator(choice("body", "first"))] = Field(
+        "body", description="Set body, or first for batches that Segment signs over their first element."
     )
     operator_listen: Listen = Field(Address("127.0.0.1", 8081), description="Set host:port, such as 127.0.0.1:8081.")
     operator_token: HeaderSecret | None = Field(
         None, description="Set a long random token of printable characters (openssl rand -hex 32)."
     )
     data_dir: Path = Field(Path("data"), description="Set the folder of the spool.")
-    spool: Annotated[Literal["sqlite", "jetstream"], BeforeValidator(choice("sqlite", "jetstream"))] = Field(
+    spool: Annotated[Literal["sqlite", "postgres"], BeforeValidator(choice("sqlite", "postgres"))] = Field(
         "sqlite", description="Set sqlite, or leave it unset."
-    )
-    nats_url: Annotated[SecretStr, BeforeValidator(values.nats_url)] | None = Field(
-        None, description="Set the server's address, such as nats://nats:4222."
-    )
-    nats_monitor_url: Annotated[str, AfterValidator(values.monitor_url)] | None = Field(
-        None, description="Set the monitoring address, such as http://nats:8222."
     )
     event_names: Annotated[Literal["courier", "channel"], BeforeValidator(choice("courier", "channel"))] = Field(
         "courier", description="Set courier or channel."
@@ -201,5 +208,7 @@ def _shown(value: object) -> str:
             return f"({len(value)} set)"
         case tuple():
             return ",".join(str(one) for one in value)
+        case bool() | float():
+            return str(value).removesuffix(".0").lower()
         case _:
             return str(value)

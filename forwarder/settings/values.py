@@ -28,10 +28,14 @@ class Address:
         """Tell whether only this machine can reach it."""
         return is_loopback(self.host)
 
+    def covers(self, other: "Address") -> bool:
+        """Tell whether listening here serves the other address too; `::` is every address of both stacks."""
+        hosts = (other.host, "::") if ":" in other.host else (other.host, "0.0.0.0", "::")  # noqa: S104  recognised
+        return self.port == other.port != 0 and self.host in hosts
+
     def overlaps(self, other: "Address") -> bool:
         """Tell whether both cannot be listened on at once."""
-        anywhere = {"0.0.0.0", "::", self.host}  # noqa: S104  named to recognise it, not bound here
-        return self.port == other.port != 0 and (other.host in anywhere or self.host in anywhere - {self.host})
+        return self.covers(other) or other.covers(self)
 
     def __str__(self) -> str:
         """Write it as it is set: `host:port`, IPv6 in brackets."""
@@ -62,6 +66,14 @@ def address(text: str) -> Address:
     return Address(host or "0.0.0.0", int(port))  # noqa: S104  an empty host asks for every interface
 
 
+def addresses(text: str) -> tuple[Address, ...]:
+    """Read addresses separated by commas; one that a wildcard among them serves already is left out."""
+    found = tuple(dict.fromkeys(address(part.strip()) for part in text.split(",") if part.strip()))
+    if not found:
+        raise ValueError("it holds no address between its commas")
+    return tuple(one for one in found if not any(other != one and other.covers(one) for other in found))
+
+
 def base_url(text: str) -> str:
     """Read a vendor's base URL; the trailing slash goes. Plain http is for loopback only."""
     parts = _url(text)
@@ -78,21 +90,15 @@ def base_url(text: str) -> str:
     return text.rstrip("/")
 
 
-def nats_url(text: str) -> SecretStr:
-    """Read one NATS address or several, comma-separated; they may hold credentials, so they are a secret."""
-    for one in text.split(","):
-        if _url(one.strip()).scheme not in ("nats", "tls", "ws", "wss"):
-            raise ValueError("it does not start with nats:// or tls://")
-    return SecretStr(text)
-
-
-def monitor_url(text: str) -> str:
-    """Read the base URL of a NATS server's monitoring port; plain http is usual there."""
+def public_url(text: str) -> str:
+    """Read the URL under which others reach this daemon; the trailing slash goes."""
     parts = _url(text)
     if parts.scheme not in ("http", "https"):
-        raise ValueError("it does not start with http:// or https://")
+        raise ValueError("it does not start with https://")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("it contains credentials, which would end in logs")
+        raise ValueError("it contains credentials, which would be shown")
+    if "?" in text or "#" in text:
+        raise ValueError("it has a query or a fragment")
     return text.rstrip("/")
 
 

@@ -6,6 +6,7 @@ the commits, before the caller that asked for it goes on.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from forwarder.errors import SpoolClosed
@@ -25,12 +26,13 @@ class Commits:
         self._pending: set[asyncio.Future[Any]] = set()
         self._is_ended = False
 
-    async def append(self, envelopes: Sequence[Envelope]) -> Receipt:
+    def append(
+        self, envelopes: Sequence[Envelope], done: Callable[[Receipt], None], failed: Callable[[Exception], None]
+    ) -> None:
         """Store envelopes; they share a commit with whatever else is queued."""
         future = self._future()
+        future.add_done_callback(partial(_answered, done=done, failed=failed))
         self._submit(AppendJob(envelopes, *_callbacks(future)))
-        receipt: Receipt = await future
-        return receipt
 
     async def run(
         self,
@@ -89,6 +91,16 @@ class Commits:
         self._pending.add(future)
         future.add_done_callback(self._pending.discard)
         return future
+
+
+def _answered(
+    future: "asyncio.Future[Receipt]", *, done: Callable[[Receipt], None], failed: Callable[[Exception], None]
+) -> None:
+    error = future.exception()
+    if error is None:
+        done(future.result())
+    elif isinstance(error, Exception):
+        failed(error)
 
 
 def _callbacks(future: "asyncio.Future[Any]") -> tuple[Callable[[Any], None], Callable[[Exception], None]]:

@@ -6,7 +6,7 @@ suite of the spool on SQLite, and is the model that its property tests compare i
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from forwarder.errors import SpoolClosed, SpoolFull
@@ -44,16 +44,26 @@ class MemorySpool(ArchiveFront):
 
     # --- Spool ---
 
-    async def append(self, envelopes: Sequence[Envelope]) -> Receipt:
+    def append(
+        self,
+        envelopes: Sequence[Envelope],
+        *,
+        on_commit: Callable[[Receipt], None],
+        on_rollback: Callable[[SpoolFull | SpoolClosed], None],
+    ) -> None:
         """Store the envelopes, all or none; see `ports.Spool.append`."""
-        self._refuse_closed()
-        self._forget_old()
-        self._refuse_full(envelopes)
+        try:
+            self._refuse_closed()
+            self._forget_old()
+            self._refuse_full(envelopes)
+        except (SpoolFull, SpoolClosed) as error:
+            on_rollback(error)
+            return
         accepted = sum(self._append_one(envelope) for envelope in envelopes)
         self._records.yield_history(int(self._limits.bytes_max * YIELD_FRACTION))
         if accepted:
             self._wake()
-        return Receipt(accepted=accepted, duplicates=len(envelopes) - accepted)
+        on_commit(Receipt(accepted=accepted, duplicates=len(envelopes) - accepted))
 
     async def lease(self, route: RouteName, *, fresh_max: int, retry_max: int, bytes_max: int) -> Sequence[Lease]:
         """Lend the oldest due events; see `ports.Spool.lease`."""

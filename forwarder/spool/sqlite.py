@@ -6,13 +6,13 @@ leases, `Commits` for what is written, the archive for what is read. SQL is in `
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import apsw
 
-from forwarder.errors import SpoolFull
+from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.model import Attempt, Envelope, Lease, Receipt, RouteName, State
 from forwarder.ports import AuditRow, Clock
 from forwarder.spool.capacity import incoming_bytes
@@ -104,19 +104,32 @@ class SqliteSpool(ArchiveFront):
 
     # --- Spool ---
 
-    async def append(self, envelopes: Sequence[Envelope]) -> Receipt:
+    def append(
+        self,
+        envelopes: Sequence[Envelope],
+        *,
+        on_commit: Callable[[Receipt], None],
+        on_rollback: Callable[[SpoolFull | SpoolClosed], None],
+    ) -> None:
         """Store the envelopes in one transaction; see `ports.Spool.append`."""
-        self._refuse_closed()
+        if self._is_closed:
+            on_rollback(SpoolClosed("the spool is closed"))
+            return
         if self._condition.refusal:
-            raise SpoolFull(self._condition.refusal, retry_after_s=_RETRY_AFTER_S)
-        try:
-            receipt = await self._commits.append(envelopes)
-        except SpoolFull as full:
-            self._hear_cap(str(full), envelopes)
-            raise
-        if self._refused:
-            self._hear_cap("", ())
-        return receipt
+            on_rollback(SpoolFull(self._condition.refusal, retry_after_s=_RETRY_AFTER_S))
+            return
+
+        def done(receipt: Receipt) -> None:
+            if self._refused:
+                self._hear_cap("", ())
+            on_commit(receipt)
+
+        def failed(error: Exception) -> None:
+            if isinstance(error, SpoolFull):
+                self._hear_cap(str(error), envelopes)
+            on_rollback(error if isinstance(error, SpoolFull | SpoolClosed) else SpoolClosed(str(error)))
+
+        self._commits.append(envelopes, done, failed)
 
     async def lease(self, route: RouteName, *, fresh_max: int, retry_max: int, bytes_max: int) -> Sequence[Lease]:
         """Lend the oldest due events; see `ports.Spool.lease`."""

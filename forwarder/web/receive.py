@@ -15,6 +15,7 @@ from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.model import Envelope, Receipt, RouteName
 from forwarder.ports import Clock, Spool
 from forwarder.rudderstack import wire as rudderstack_wire
+from forwarder.spool.appending import stored
 from forwarder.telemetry.reporter import Reporter
 from forwarder.web import elements
 from forwarder.web.admission import Admission, DoorSettings, Header, Porter, draining
@@ -147,7 +148,7 @@ class Receiver:
 
     async def _append(self, door: Door, envelopes: list[Envelope]) -> Receipt:
         try:
-            receipt = await self._spool.append(envelopes)
+            receipt = await stored(self._spool, envelopes)
         except SpoolFull as full:
             raise Rejected(
                 door.full_status,

@@ -1,7 +1,8 @@
 """One table: what the daemon takes and delivers, beside a bare handler and the SDK, in the same rounds on this machine.
 
-Every round starts each server afresh, pinned to one core, with the sender and the data plane on another; the ratio is
-taken within the round, and the table shows medians with the lowest and highest. Absent: longer runs, backlogs, memory.
+Every round starts each server afresh, pinned to one core, with the load generator and the destinations on another. A
+ratio is taken within its round; the table shows medians with the lowest and highest. Processor time per event stands
+beside each rate, because it hardly depends on what else the machine does. Ends with the targets and what was reached.
 """
 
 import argparse
@@ -9,125 +10,118 @@ import json
 import os
 import platform
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from http.client import HTTPResponse
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+from benchmarks import load, rows
+from benchmarks.rows import Figures
 
 _HERE = Path(__file__).parent
-_CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-_STREAMS = ("/api/stream?watch=overview", "/api/stream?watch=events&after=0")
-_INHERITED = {
-    name: value for name, value in os.environ.items() if not name.startswith(("FORWARDER_", "COURIER_", "RUDDERSTACK_"))
-}
+_BARE, _KEPT, _DELIVERED = "bare handler", "webhook, kept (nothing delivers)", "webhook to delivered"
+_BULK = "NDJSON of 100 to delivered"
+_SPARE_MIN = 0.3
+
+Round = dict[str, Figures]
 
 
-def free_port() -> int:
-    """Return a port that is free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextmanager
-def server(command: list[str], *, port: int, path: str, cwd: str, env: dict[str, str]) -> Iterator[None]:
-    """Run a server on a core of its own until the block ends; it is up when `path` answers at all."""
-    process = subprocess.Popen(  # noqa: S603 - our own programs
-        command, env={**_INHERITED, "PYTHON_DOTENV_DISABLED": "1", **env}, cwd=cwd, stdout=subprocess.DEVNULL
-    )
-    if len(_CORES) > 1:
-        os.sched_setaffinity(process.pid, {_CORES[-1]})
-    try:
-        for _ in range(200):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=1).close()
-                break
-            except urllib.error.HTTPError:
-                break
-            except OSError:
-                time.sleep(0.05)
-        yield
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
-
-
-def load(**options: str | int) -> dict[str, float]:
-    """Run the sender on the other core and return its figures."""
-    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    done = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, str(_HERE / "load.py"), *arguments],
-        preexec_fn=(lambda: os.sched_setaffinity(0, {_CORES[0]})) if len(_CORES) > 1 else None,
-        stdout=subprocess.PIPE,
-        check=True,
-        timeout=300,
-    )
-    figures: dict[str, float] = json.loads(done.stdout)
-    return figures
-
-
-@contextmanager
-def pages_open(port: int, streams: Sequence[str]) -> Iterator[None]:
-    """Follow these streams of the operator's page until the block ends, on the sender's core."""
-    answers = [urllib.request.urlopen(f"http://127.0.0.1:{port}{stream}", timeout=10) for stream in streams]
-
-    def follow(answer: HTTPResponse) -> None:
-        if len(_CORES) > 1:
-            os.sched_setaffinity(0, {_CORES[0]})
-        with suppress(OSError, ValueError, AttributeError):  # closed under the reader
-            while answer.readline():
-                pass
-
-    for answer in answers:
-        threading.Thread(target=follow, args=(answer,), daemon=True).start()
-    yield
-
-
-def of_daemon(*, events: int, path: str, delivers: bool, streams: Sequence[str] = ()) -> dict[str, float]:
-    """Measure the daemon with a spool of its own, on this checkout's disk; with no data plane it only keeps."""
-    port, sink_port, operator_port = free_port(), free_port(), free_port()
-    Path("build").mkdir(exist_ok=True)
-    folder = tempfile.mkdtemp(prefix="bench-", dir=Path("build").resolve())
-    env = {
-        "RUDDERSTACK_WRITE_KEY": "benchmark",
-        "RUDDERSTACK_DATA_PLANE_URL": f"http://127.0.0.1:{sink_port}",
-        "COURIER_WEBHOOK_SECRET": "benchmark-secret",
-        "FORWARDER_EVENTS_KEY": "benchmark-events-key",
-        "FORWARDER_EVENTS": "all",
-        "FORWARDER_LISTEN": f"127.0.0.1:{port}",
-        "FORWARDER_OPERATOR_LISTEN": f"127.0.0.1:{operator_port}",
-        "FORWARDER_DATA_DIR": folder,
-        "FORWARDER_LOG_LEVEL": "error",
+def measurements(events: int) -> dict[str, Callable[[], Figures]]:
+    """Return what a round measures, in its order."""
+    bulk = 4 * events
+    return {
+        _BARE: partial(rows.bare, events),
+        "handler calling rudder-sdk-python": partial(rows.bare, events // 4, with_sdk=True),
+        _KEPT: partial(rows.kept, events, load.webhooks, per_request=1),
+        _DELIVERED: partial(rows.delivered, events, load.webhooks, per_request=1),
+        "NDJSON of 100, kept": partial(rows.kept, bulk, load.ndjson, per_request=load.NDJSON_LINES),
+        _BULK: partial(rows.delivered, bulk, load.ndjson, per_request=load.NDJSON_LINES),
     }
-    try:
-        command = [sys.executable, "-P", "-m", "forwarder", "run"]
-        with (
-            server(command, port=port, path="/readyz", cwd=folder, env=env),
-            pages_open(operator_port, streams),
-        ):
-            return load(port=port, path=path, events=events, sink_port=sink_port if delivers else 0)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def of_handler(*, events: int, uses_sdk: bool) -> dict[str, float]:
-    """Measure the bare handler, or the one that calls the SDK."""
-    port, sink_port = free_port(), free_port()
-    command = [sys.executable, str(_HERE / "bare.py"), f"--port={port}"]
-    if uses_sdk:
-        command.append(f"--sdk=http://127.0.0.1:{sink_port}")
-    with server(command, port=port, path="/", cwd=str(_HERE), env={}):
-        return load(port=port, events=events, sink_port=sink_port if uses_sdk else 0)
+def table(rounds: list[Round]) -> Iterator[str]:
+    """Yield the lines of what was measured in rounds."""
+    columns = (("events/s (range)", 28), ("of the bare handler", 24), ("µs of CPU an event", 24), ("p50 / p99 ms", 16))
+    yield " " * 34 + "".join(f"{title:>{width}}" for title, width in columns)
+    for name in rounds[0]:
+        figures = [one[name] for one in rounds]
+        ratios = [one[name].per_s / one[_BARE].per_s for one in rounds]
+        p50, p99 = (
+            statistics.median(each) for each in zip(*((one.p50_ms, one.p99_ms) for one in figures), strict=True)
+        )
+        yield (
+            f"{name:34}{spread([one.per_s for one in figures], ',.0f'):30}{spread(ratios, '.2f'):24}"
+            f"{spread([one.cpu_us for one in figures], '.0f'):24}{p50:6.1f} / {p99:.1f}"
+        )
+    everything = [figures for one in rounds for figures in one.values()]
+    yield (
+        f"lost {sum(one.lost for one in everything)}, twice on the wire {sum(one.twice for one in everything)}, "
+        f"answered otherwise than 200 or not at all {sum(one.refused for one in everything)}, in all rows and rounds"
+    )
+    spare = min(one.spare for one in everything)
+    yield f"share of the load's core that was spare, at least: {spare:.0%}" + (
+        "" if spare >= _SPARE_MIN else f" (below {_SPARE_MIN:.0%}: the load may be the limit)"
+    )
+
+
+def backlogs(sizes: list[int]) -> Iterator[tuple[str, Figures]]:
+    """Yield what draining measured, size after size."""
+    for size in sizes:
+        _progress(f"draining {size:,}")
+        yield f"draining {size:,}", rows.drained(size)
+
+
+def backlog_lines(found: dict[str, Figures]) -> Iterator[str]:
+    """Yield the lines of what draining measured."""
+    for name, figures in found.items():
+        yield (
+            f"{name:34}{figures.per_s:>9,.0f} events/s, {figures.cpu_us:.0f} µs CPU an event; "
+            f"resident while all of it waits {figures.resident_mb:.0f} MB; lost {figures.lost}, twice {figures.twice}"
+        )
+
+
+def verdicts(rounds: list[Round], drained: list[Figures], calls: Figures) -> Iterator[str]:
+    """Yield each target with what was reached."""
+
+    def ratio(name: str) -> float:
+        return statistics.median(one[name].per_s / one[_BARE].per_s for one in rounds)
+
+    def slower(name: str) -> float:
+        return statistics.median(one[name].p99_ms / one[_BARE].p99_ms for one in rounds)
+
+    yield target("webhook kept, of the bare handler", ratio(_KEPT), at_least=0.9)
+    yield target("webhook to delivered, of the bare handler", ratio(_DELIVERED), at_least=0.75)
+    yield target("NDJSON of 100 delivered, of the bare handler", ratio(_BULK), at_least=2.5)
+    yield target("p99 of webhook to delivered, times the bare handler's", slower(_DELIVERED), at_most=3.0)
+    possible = rows.IN_FLIGHT / rows.COURIER_MS * 1e3
+    yield target(
+        f"inbound, of the {possible:.0f}/s that {rows.IN_FLIGHT} in flight allow", calls.per_s / possible, at_least=0.8
+    )
+    if len(drained) > 1:
+        rates = [one.per_s for one in drained]
+        yield target("slowest drain, of the fastest", min(rates) / max(rates), at_least=0.9)
+    if drained:
+        yield target("resident MB with the largest backlog waiting", drained[-1].resident_mb, at_most=120)
+
+
+def target(name: str, value: float, *, at_least: float | None = None, at_most: float | None = None) -> str:
+    """Return one target's line."""
+    if at_least is not None:
+        wanted, is_met = f"≥ {at_least:g}", value >= at_least
+    else:
+        wanted, is_met = f"≤ {at_most:g}", at_most is not None and value <= at_most
+    return f"  {name:58}{value:>8.2f}   target {wanted:8}{'met' if is_met else 'MISSED'}"
+
+
+def spread(values: list[float], form: str) -> str:
+    """Return median, lowest and highest as text."""
+    low, middle, high = (format(value, form) for value in (min(values), statistics.median(values), max(values)))
+    return f"{middle:>9} ({low} to {high})"
 
 
 def fsync_ms(times: int = 50) -> float:
@@ -143,72 +137,57 @@ def fsync_ms(times: int = 50) -> float:
     return statistics.median(spent) * 1_000
 
 
-def spread(values: list[float], form: str) -> str:
-    """Return median, lowest and highest as text."""
-    low, middle, high = (format(value, form) for value in (min(values), statistics.median(values), max(values)))
-    return f"{middle:>9} ({low} to {high})"
-
-
-def table(rounds: list[dict[str, dict[str, float]]]) -> Iterator[str]:
-    """Yield the lines of the result."""
-    yield f"{'':34}{'events/s':>10} (range){'':12}{'of the bare handler':>22}{'':8}{'p50 / p99 ms':>14}"
-    for name in rounds[0]:
-        key = "delivered_per_s" if rounds[0][name]["delivered"] else "sent_per_s"
-        rates = [one[name][key] for one in rounds]
-        ratios = [one[name][key] / one["bare handler"]["sent_per_s"] for one in rounds]
-        p50, p99 = (statistics.median(one[name][percentile] for one in rounds) for percentile in ("p50_ms", "p99_ms"))
-        yield f"{name:34}{spread(rates, ',.0f'):32}{spread(ratios, '.2f'):26}{p50:8.1f} / {p99:.1f}"
-    lost = sum(one["webhook to delivered"]["sent"] - one["webhook to delivered"]["delivered"] for one in rounds)
-    again = sum(one["webhook to delivered"]["duplicates"] for one in rounds)
-    kept = [
-        one["the same with the page open"]["delivered_per_s"] / one["webhook to delivered"]["delivered_per_s"]
-        for one in rounds
-    ]
-    yield f"with overview and live tail open, of the throughput without: {spread(kept, '.3f').strip()}"
-    refused = sum(figures["refused"] for one in rounds for figures in one.values())
-    yield f"webhook to delivered: lost {lost:.0f}, twice on the wire {again:.0f}"
-    yield f"requests answered otherwise than 200, all rows: {refused:.0f}"
-
-
-def mapping() -> Iterator[str]:
-    """Yield what one event's mapping costs, ours and the SDK's."""
-    done = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, str(_HERE / "mapping.py")],
-        env={**_INHERITED, "PYTHON_DOTENV_DISABLED": "1"},
+def alone(script: str) -> dict[str, Any]:
+    """Run one of our scripts that prints a JSON object."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{script}"],
+        env=os.environ | {"PYTHON_DOTENV_DISABLED": "1"},
         stdout=subprocess.PIPE,
         check=True,
         timeout=300,
     )
-    for name, values in json.loads(done.stdout).items():
-        yield f"{f'mapping one event, {name}':44}{spread(values, '.1f')} µs of CPU"
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _progress(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
 
 
 def main() -> None:
     """Measure in rounds and print the table."""
     parser = argparse.ArgumentParser(description="Measure the daemon beside a bare handler and the SDK.")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--events", type=int, default=20_000)
+    parser.add_argument("--events", type=int, default=20_000, help="webhooks of each measurement of a round")
+    parser.add_argument(
+        "--backlogs", default="1000,100000,1000000", help="sizes to drain, comma-separated; empty: none"
+    )
     options = parser.parse_args()
+    if shutil.which("wrk") is None:
+        parser.exit(1, "The load generator `wrk` is missing (Debian and Ubuntu: apt install wrk).\n")
     say = sys.stdout.write
-    say(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()}; ")
-    say(f"fsync of 4 KiB {fsync_ms():.2f} ms; {options.rounds} rounds of {options.events} events, 64 connections\n")
-    rounds: list[dict[str, dict[str, float]]] = []
+    say(f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {os.cpu_count()} cores, {platform.system()}, ")
+    say(f"Python {platform.python_version()}; fsync of 4 KiB {fsync_ms():.2f} ms; ")
+    say(f"{options.rounds} rounds of {options.events:,} events, {rows.CONNECTIONS} connections\n")
+    spine = alone("spine")
+    say(f"package: {spine['package_lines']:,} lines in {spine['package_files']} files; ")
+    say(f"one webhook's way: {spine['files']} files, {spine['functions']} functions, {spine['calls']} Python calls\n\n")
+    rounds: list[Round] = []
     for number in range(options.rounds):
-        sys.stderr.write(f"round {number + 1} of {options.rounds}\n")
-        events = options.events
-        rounds.append(
-            {
-                "bare handler": of_handler(events=events, uses_sdk=False),
-                "handler calling rudder-sdk-python": of_handler(events=events, uses_sdk=True),
-                "webhook, kept (nothing delivers)": of_daemon(events=events, path="/webhooks/courier", delivers=False),
-                "NDJSON of 100, kept": of_daemon(events=events, path="/events", delivers=False),
-                "webhook to delivered": of_daemon(events=events, path="/webhooks/courier", delivers=True),
-                "the same with the page open": of_daemon(
-                    events=events, path="/webhooks/courier", delivers=True, streams=_STREAMS
-                ),
-            }
-        )
-    say("\n".join([*table(rounds), *mapping()]) + "\n")
+        done: Round = {}
+        for name, measure in measurements(options.events).items():
+            _progress(f"round {number + 1} of {options.rounds}: {name}")
+            done[name] = measure()
+        rounds.append(done)
+    say("\n".join(table(rounds)) + "\n")
+    _progress("inbound, a lone event, mapping")
+    calls = rows.inbound(10 * rows.IN_FLIGHT * 20)
+    say(f"{'inbound, Courier takes 50 ms':34}{calls.per_s:>9,.0f} events/s, {calls.cpu_us:.0f} µs CPU an event\n")
+    say(f"{'a lone event, to the data plane':34}{rows.lone_event_ms():>9.1f} ms\n")
+    for name, values in alone("mapping").items():
+        say(f"{f'mapping one event, {name}':44}{spread(values, '.1f')} µs of CPU\n")
+    drained = dict(backlogs([int(size) for size in options.backlogs.split(",") if size]))
+    say("\n".join([*backlog_lines(drained), "", *verdicts(rounds, list(drained.values()), calls)]) + "\n")
 
 
 if __name__ == "__main__":

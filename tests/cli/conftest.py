@@ -22,6 +22,7 @@ from forwarder.operator.desk import OperatorDesk
 from forwarder.operator.guard import OperatorGuard
 from forwarder.operator.listener import OperatorListener, operator_app
 from forwarder.settings.sources import PREFIXES
+from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
@@ -47,7 +48,8 @@ async def _filled(folder: Path) -> None:
     spool = await _open(folder)
     for number in range(1, 7):
         labels = Labels(type="message:updated", event="Message \x1b[31mSent", message_id=f"m{number}", user_id="u1")
-        await spool.append(
+        await stored(
+            spool,
             [
                 Envelope(
                     route=ROUTE,
@@ -58,7 +60,7 @@ async def _filled(folder: Path) -> None:
                     source="webhook",
                     labels=labels,
                 )
-            ]
+            ],
         )
     leases = await spool.lease(ROUTE, fresh_max=4, retry_max=0, bytes_max=1_000_000)
     await spool.bury([lease.sequence for lease in leases[:2]], reason="no id")
@@ -153,7 +155,7 @@ class DaemonThread:
             labels=Labels(event="Message Opened"),
         )
         assert self._spool is not None
-        asyncio.run_coroutine_threadsafe(self._spool.append([envelope]), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(stored(self._spool, [envelope]), self._loop).result(5)
 
     def replay_and_bury(self, sequences: list[int]) -> None:
         """Replay some events, then bury everything that waits."""

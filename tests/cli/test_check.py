@@ -182,6 +182,14 @@ def test_what_the_gateway_answers_to_nothing(status: int, body: bytes, level: st
     assert judged_rudderstack(_answer(status, body)).level == level
 
 
+@pytest.mark.parametrize(("body", "blames_address"), [(b"source is disabled\n", False), (b"not found", True)])
+def test_a_disabled_source_does_not_blame_the_address(body: bytes, *, blames_address: bool) -> None:
+    """The remedy of a 404 depends on who said it."""
+    finding = judged_rudderstack(_answer(404, body))
+    assert ("RUDDERSTACK_DATA_PLANE_URL" in finding.text) is blames_address
+    assert ("enable its source" in finding.text) is not blames_address
+
+
 @pytest.mark.parametrize(
     ("status", "body", "level"),
     [

@@ -42,7 +42,7 @@ class SmallDaemon:
         listeners = [
             Listener(answer, Script(), port=listen.port)
             for answer, listen in (
-                (self._receive, self._settings.listen),
+                (self._receive, self._settings.listen[0]),
                 (self._tell, self._settings.operator_listen),
             )
         ]
@@ -207,7 +207,7 @@ def test_listeners_come_from_the_environment(tmp_path: Path) -> None:
         tmp_path, {"FORWARDER_LISTEN": "127.0.0.1:1234", "FORWARDER_OPERATOR_LISTEN": ":0", "FORWARDER_DATA_DIR": "/x"}
     )
 
-    assert str(settings.listen) == "127.0.0.1:1234"
+    assert str(settings.listen[0]) == "127.0.0.1:1234"
     assert settings.operator_listen.port > 0
     assert settings.data_dir == tmp_path / "data"
     assert len(settings.routes) == 2
@@ -224,5 +224,5 @@ def test_a_usual_port_that_is_taken_is_replaced(tmp_path: Path) -> None:
             taken.listen()
         settings = settings_for(tmp_path, {})
 
-    assert settings.listen.port != 8080
-    assert settings.listen.host == "127.0.0.1"
+    assert settings.listen[0].port != 8080
+    assert settings.listen[0].host == "127.0.0.1"

@@ -13,6 +13,7 @@ from forwarder.mapping.rules import Rules
 from forwarder.mapping.selection import EventSelection
 from forwarder.model import Receipt, RouteName
 from forwarder.rudderstack.calls import TrackCalls
+from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.memory import MemorySpool
 from forwarder.spool.sqlite import SqliteSpool
@@ -35,7 +36,7 @@ def audience(kind: str) -> bytes:
 
 async def arrive(spool: AnySpool, clock: Any, kind: str) -> Receipt:
     """Take the event in as the webhook's door does."""
-    return await spool.append([envelope(audience(kind), received_at_ms=clock.now_ms, source="webhook")])
+    return await stored(spool, [envelope(audience(kind), received_at_ms=clock.now_ms, source="webhook")])
 
 
 async def sent(spool: AnySpool) -> list[tuple[str, str]]:

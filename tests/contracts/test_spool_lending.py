@@ -10,6 +10,7 @@ import pytest
 from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.model import Attempt, Envelope, Lease, Receipt, Replay, RouteName, State
 from forwarder.ports import EventQuery
+from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.memory import MemorySpool
 from forwarder.spool.sqlite import SqliteSpool
@@ -40,7 +41,7 @@ async def test_an_envelope_comes_back_as_it_was_stored(
 ) -> None:
     """A lease carries the very envelope that was appended."""
     envelope = make_envelope(1, partition="u1", route=IN)
-    await spool.append([envelope])
+    await stored(spool, [envelope])
     assert await lease_all(spool, IN) == [
         Lease(sequence=1, attempt=1, first_failed_at_ms=None, progress=b"", envelope=envelope)
     ]
@@ -50,7 +51,7 @@ async def test_the_oldest_come_first_and_each_to_one_caller(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
     """Leases go out in the order of arrival, and no event is lent twice."""
-    await spool.append([make_envelope(n) for n in range(1, 8)])
+    await stored(spool, [make_envelope(n) for n in range(1, 8)])
     first = await lease_all(spool, fresh=3)
     second = await lease_all(spool, fresh=3)
     third = await lease_all(spool, fresh=3)
@@ -60,7 +61,7 @@ async def test_the_oldest_come_first_and_each_to_one_caller(
 
 async def test_routes_do_not_mix(spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]) -> None:
     """A lease of one route never holds an event of the other; sequences are unique over both."""
-    await spool.append([make_envelope(1), make_envelope(2, route=IN), make_envelope(3)])
+    await stored(spool, [make_envelope(1), make_envelope(2, route=IN), make_envelope(3)])
     assert numbers(await lease_all(spool, OUT)) == [1, 3]
     assert numbers(await lease_all(spool, IN)) == [2]
 
@@ -69,40 +70,40 @@ async def test_the_same_key_is_stored_once(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
     """A known key counts as a duplicate, within one append, across appends and after settlement."""
-    assert await spool.append([make_envelope(1), make_envelope(1), make_envelope(2)]) == Receipt(
+    assert await stored(spool, [make_envelope(1), make_envelope(1), make_envelope(2)]) == Receipt(
         accepted=2, duplicates=1
     )
     await spool.complete(numbers(await lease_all(spool)), state=State.DELIVERED)
-    assert await spool.append([make_envelope(2), make_envelope(3)]) == Receipt(accepted=1, duplicates=1)
+    assert await stored(spool, [make_envelope(2), make_envelope(3)]) == Receipt(accepted=1, duplicates=1)
 
 
 async def test_the_same_key_on_the_other_route_is_another_event(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
     """Keys are known per route."""
-    assert (await spool.append([make_envelope(1)])).accepted == 1
-    assert (await spool.append([make_envelope(1, route=IN)])).accepted == 1
+    assert (await stored(spool, [make_envelope(1)])).accepted == 1
+    assert (await stored(spool, [make_envelope(1, route=IN)])).accepted == 1
 
 
 async def test_concurrent_appends_of_one_key_store_it_once(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
     """However many copies arrive at once, one is accepted."""
-    receipts = await asyncio.gather(*(spool.append([make_envelope(1)]) for _ in range(20)))
+    receipts = await asyncio.gather(*(stored(spool, [make_envelope(1)]) for _ in range(20)))
     assert sum(r.accepted for r in receipts) == 1
     assert sum(r.duplicates for r in receipts) == 19
 
 
 async def test_an_empty_append_is_nothing(spool: MemorySpool | SqliteSpool) -> None:
     """Appending nothing is answered and stores nothing."""
-    assert await spool.append([]) == Receipt(accepted=0, duplicates=0)
+    assert await stored(spool, []) == Receipt(accepted=0, duplicates=0)
 
 
 async def test_a_lease_stops_before_its_bytes_but_lends_one(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
     """The payloads' sum stays within `bytes_max`, except that one event is always lent."""
-    await spool.append([make_envelope(n, payload=b"x" * 100) for n in range(1, 6)])
+    await stored(spool, [make_envelope(n, payload=b"x" * 100) for n in range(1, 6)])
     assert numbers(await lease_all(spool, size=10)) == [1]
     assert numbers(await lease_all(spool, size=250)) == [2, 3]
 
@@ -111,7 +112,7 @@ async def test_a_released_event_waits_for_its_time(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any, failed_attempt: Attempt
 ) -> None:
     """An event on a retry is lent again when due, with its attempt counted and its first failure kept."""
-    await spool.append([make_envelope(1)])
+    await stored(spool, [make_envelope(1)])
     leases = await lease_all(spool)
     due_ms = clock.now_ms + 5_000
     await spool.release(numbers(leases), not_before_ms=due_ms, reason="503", attempt=failed_attempt)
@@ -129,7 +130,7 @@ async def test_a_release_that_does_not_count_leaves_the_attempt(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
 ) -> None:
     """A hold or a drain gives the event back as if never lent."""
-    await spool.append([make_envelope(1), make_envelope(2)])
+    await stored(spool, [make_envelope(1), make_envelope(2)])
     await lease_all(spool, fresh=1)
     await spool.release([1], not_before_ms=0, counts=False)
     (again,) = await lease_all(spool, fresh=1)
@@ -145,7 +146,7 @@ async def test_fresh_and_retried_events_have_limits_of_their_own(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
     """`retry_max` bounds what failed before, `fresh_max` the rest."""
-    await spool.append([make_envelope(n) for n in range(1, 5)])
+    await stored(spool, [make_envelope(n) for n in range(1, 5)])
     await spool.release(numbers(await lease_all(spool, fresh=3)), not_before_ms=0)
     assert numbers(await lease_all(spool, fresh=0, retry=2)) == [1, 2]
     assert numbers(await lease_all(spool, fresh=5, retry=0)) == [4]
@@ -156,7 +157,7 @@ async def test_one_partition_is_lent_one_at_a_time_in_order(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
 ) -> None:
     """Of a partition only the oldest pending event is lent, also while it waits for a retry."""
-    await spool.append([make_envelope(n, route=IN, partition="a" if n % 2 else "b") for n in range(1, 7)])
+    await stored(spool, [make_envelope(n, route=IN, partition="a" if n % 2 else "b") for n in range(1, 7)])
     assert numbers(await lease_all(spool, IN)) == [1, 2]
     await spool.complete([2], state=State.DELIVERED)
     await spool.release([1], not_before_ms=clock.now_ms + 1_000)
@@ -172,9 +173,9 @@ async def test_later_events_of_a_partition_join_the_queue(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
     """An event that arrives while its partition's head is lent waits for it."""
-    await spool.append([make_envelope(1, partition="a")])
+    await stored(spool, [make_envelope(1, partition="a")])
     await lease_all(spool)
-    await spool.append([make_envelope(2, partition="a"), make_envelope(3)])
+    await stored(spool, [make_envelope(2, partition="a"), make_envelope(3)])
     assert numbers(await lease_all(spool)) == [3]
     await spool.complete([1], state=State.DELIVERED)
     assert numbers(await lease_all(spool)) == [2]
@@ -184,7 +185,7 @@ async def test_progress_survives_a_release(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
     """What `note` kept comes with the next lease, and stays after a replay."""
-    await spool.append([make_envelope(1)])
+    await stored(spool, [make_envelope(1)])
     await lease_all(spool)
     await spool.note(1, b"first call done")
     await spool.release([1], not_before_ms=0)
@@ -200,7 +201,7 @@ async def test_progress_survives_a_release_that_does_not_count(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
     """What `note` kept comes with the next lease of an event that was given back at once."""
-    await spool.append([make_envelope(1)])
+    await stored(spool, [make_envelope(1)])
     await lease_all(spool)
     await spool.note(1, b"planned")
     await spool.release([1], not_before_ms=0, counts=False)
@@ -212,7 +213,7 @@ async def test_settling_what_is_not_lent_changes_nothing(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
     """An event is settled once: unknown, unlent and settled ones are left alone."""
-    await spool.append([make_envelope(1), make_envelope(2)])
+    await stored(spool, [make_envelope(1), make_envelope(2)])
     await lease_all(spool, fresh=1)
     await spool.complete([1], state=State.DELIVERED)
     await spool.complete([1, 2, 99], state=State.FILTERED)
@@ -226,7 +227,7 @@ async def test_a_replay_makes_settled_events_pending_again(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
     """`exhume` starts an event anew at its place; pending and unknown ones are skipped; the key stays known."""
-    await spool.append([make_envelope(n) for n in range(1, 5)])
+    await stored(spool, [make_envelope(n) for n in range(1, 5)])
     await lease_all(spool, fresh=3)
     await spool.complete([1], state=State.DELIVERED)
     await spool.release([2], not_before_ms=0)
@@ -235,14 +236,14 @@ async def test_a_replay_makes_settled_events_pending_again(
     assert await spool.exhume([1, 2, 3, 4, 99]) == 2
     leases = await lease_all(spool)
     assert [(lease.sequence, lease.attempt) for lease in leases] == [(1, 1), (2, 1), (4, 1)]
-    assert await spool.append([make_envelope(1)]) == Receipt(accepted=0, duplicates=1)
+    assert await stored(spool, [make_envelope(1)]) == Receipt(accepted=0, duplicates=1)
 
 
 async def test_a_replayed_older_event_waits_for_the_one_in_flight(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
     """After a replay the oldest pending one is next, and still only one of the partition is lent."""
-    await spool.append([make_envelope(n, partition="a") for n in range(1, 4)])
+    await stored(spool, [make_envelope(n, partition="a") for n in range(1, 4)])
     await lease_all(spool)
     await spool.bury([1], reason="refused")
     assert numbers(await lease_all(spool)) == [2]
@@ -260,7 +261,7 @@ async def test_a_replayed_older_event_overtakes_a_waiting_head(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
 ) -> None:
     """A head that waits for its retry steps back behind an older event that was dug out."""
-    await spool.append([make_envelope(n, partition="a") for n in range(1, 3)])
+    await stored(spool, [make_envelope(n, partition="a") for n in range(1, 3)])
     await lease_all(spool)
     await spool.complete([1], state=State.DELIVERED)
     await lease_all(spool)
@@ -277,8 +278,8 @@ async def test_the_newest_due_event_can_be_lent(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
 ) -> None:
     """`lease_newest` takes from the other end, never what is lent, waits, or stands behind its partition's head."""
-    await spool.append([make_envelope(n) for n in range(1, 4)])
-    await spool.append([make_envelope(4, partition="a"), make_envelope(5, partition="a")])
+    await stored(spool, [make_envelope(n) for n in range(1, 4)])
+    await stored(spool, [make_envelope(4, partition="a"), make_envelope(5, partition="a")])
     newest = await spool.lease_newest(OUT)
     assert newest is not None
     assert newest.sequence == 4
@@ -299,7 +300,7 @@ async def test_a_probe_given_back_is_lent_in_its_place(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
     """An event that was lent from the far end and returned comes once, in order."""
-    await spool.append([make_envelope(n) for n in range(1, 4)])
+    await stored(spool, [make_envelope(n) for n in range(1, 4)])
     await spool.lease_newest(OUT)
     await spool.release([3], not_before_ms=0, counts=False)
     assert numbers(await lease_all(spool)) == [1, 2, 3]
@@ -310,7 +311,7 @@ async def test_a_probe_finds_what_was_given_back_or_moved_up(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
     """The newest is lent again and again, with its progress, and a follower as soon as its head is settled."""
-    await spool.append([make_envelope(1), *(make_envelope(n, partition="a") for n in (2, 3))])
+    await stored(spool, [make_envelope(1), *(make_envelope(n, partition="a") for n in (2, 3))])
     assert numbers(await lease_all(spool)) == [1, 2]
     await spool.release([1], not_before_ms=0, counts=False)
     await spool.complete([2], state=State.DELIVERED)
@@ -327,7 +328,7 @@ async def test_a_parked_event_does_not_hide_the_newest(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
     """A replayed event that waits for another of its partition is passed over by a probe."""
-    await spool.append([make_envelope(1), make_envelope(2, partition="a"), make_envelope(3, partition="a")])
+    await stored(spool, [make_envelope(1), make_envelope(2, partition="a"), make_envelope(3, partition="a")])
     await lease_all(spool)
     await spool.bury([2], reason="refused")
     assert numbers(await lease_all(spool)) == [3]
@@ -344,7 +345,7 @@ async def test_an_exchange_of_an_event_that_stays_lent_is_kept(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], failed_attempt: Attempt, clock: Any
 ) -> None:
     """What is recorded shows with each lent event, in order with its other attempts, the last ten, until a replay."""
-    await spool.append([make_envelope(n) for n in range(1, 4)])
+    await stored(spool, [make_envelope(n) for n in range(1, 4)])
     await lease_all(spool, fresh=2)
     first = replace(failed_attempt, reason="first", answer=b"a" * 5_000)
     await spool.record([1, 2, 3, 99], first)
@@ -375,7 +376,7 @@ async def test_a_replay_says_how_much_was_asked_for(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], *, everything: bool
 ) -> None:
     """A replayed event's lease carries what was asked, until its progress is noted; without progress it is as new."""
-    await spool.append([make_envelope(1), make_envelope(2)])
+    await stored(spool, [make_envelope(1), make_envelope(2)])
     await lease_all(spool)
     await spool.note(1, b"half")
     await spool.complete([1, 2], state=State.DELIVERED)
@@ -398,7 +399,7 @@ async def test_waiting_ends_with_the_commit(
     assert await spool.wait_for_work(OUT, timeout_s=0.01) is False
     waiting = asyncio.create_task(spool.wait_for_work(OUT, timeout_s=5))
     await asyncio.sleep(0)
-    await spool.append([make_envelope(1)])
+    await stored(spool, [make_envelope(1)])
     assert await asyncio.wait_for(waiting, 1) is True
     await lease_all(spool)
     assert await spool.wait_for_work(OUT, timeout_s=0.01) is False
@@ -408,7 +409,7 @@ async def test_waiting_ends_when_a_retry_falls_due(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
 ) -> None:
     """A due time that passes is work."""
-    await spool.append([make_envelope(1)])
+    await stored(spool, [make_envelope(1)])
     await lease_all(spool)
     await spool.release([1], not_before_ms=clock.now_ms + 20)
     waiting = asyncio.create_task(spool.wait_for_work(OUT, timeout_s=5))
@@ -422,7 +423,7 @@ async def test_waiting_ends_when_a_partition_moves_on(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
     """The next of a partition is work as soon as its head is settled."""
-    await spool.append([make_envelope(1, partition="a"), make_envelope(2, partition="a")])
+    await stored(spool, [make_envelope(1, partition="a"), make_envelope(2, partition="a")])
     await lease_all(spool)
     waiting = asyncio.create_task(spool.wait_for_work(OUT, timeout_s=5))
     await asyncio.sleep(0)
@@ -445,11 +446,11 @@ async def test_small_values_are_remembered(spool: MemorySpool | SqliteSpool) -> 
 
 async def test_a_closed_spool_refuses(spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]) -> None:
     """After `close`, which may be called again, every call raises `SpoolClosed`."""
-    await spool.append([make_envelope(1)])
+    await stored(spool, [make_envelope(1)])
     await spool.close()
     await spool.close()
     for call in (
-        spool.append([make_envelope(2)]),
+        stored(spool, [make_envelope(2)]),
         lease_all(spool),
         spool.lease_newest(OUT),
         spool.wait_for_work(OUT, timeout_s=1),
@@ -481,7 +482,7 @@ async def fill(spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., En
     """Append until it is refused; return the refused number and why."""
     for number in range(1, 100):
         try:
-            await spool.append([make_envelope(number, payload=b"x" * 50_000)])
+            await stored(spool, [make_envelope(number, payload=b"x" * 50_000)])
         except SpoolFull as full:
             return number, full
     raise AssertionError
@@ -497,7 +498,7 @@ async def test_history_makes_room_for_new_events(
         async with asyncio.timeout(10):
             while True:
                 try:
-                    await spool.append([make_envelope(number, payload=payload)])
+                    await stored(spool, [make_envelope(number, payload=payload)])
                     break
                 except SpoolFull:
                     await asyncio.sleep(0.01)
@@ -526,9 +527,9 @@ async def test_the_cap_refuses_new_events_and_recovers(
     assert len(leases) == number - 1
     await spool.bury(numbers(leases[:1]), reason="refused")
     with pytest.raises(SpoolFull):
-        await spool.append([make_envelope(number, payload=b"x" * 50_000)])
+        await stored(spool, [make_envelope(number, payload=b"x" * 50_000)])
     await spool.complete(numbers(leases[1:]), state=State.DELIVERED)
-    assert await spool.append([make_envelope(number, payload=b"x" * 50_000)]) == Receipt(accepted=1, duplicates=0)
+    assert await stored(spool, [make_envelope(number, payload=b"x" * 50_000)]) == Receipt(accepted=1, duplicates=0)
 
 
 async def test_one_route_cannot_shut_the_others_door(
@@ -540,14 +541,14 @@ async def test_one_route_cannot_shut_the_others_door(
     assert number - 1 == 14
     facts = await spool.facts()
     assert not facts.is_accepting
-    assert (await spool.append([make_envelope(1, route=IN, payload=b"x" * 50_000)])).accepted == 1
+    assert (await stored(spool, [make_envelope(1, route=IN, payload=b"x" * 50_000)])).accepted == 1
 
 
 async def test_attempts_are_kept_with_the_event(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], failed_attempt: Attempt
 ) -> None:
     """The last ten attempts are shown, oldest first, with the answer's first 2,048 bytes."""
-    await spool.append([make_envelope(1)])
+    await stored(spool, [make_envelope(1)])
     for number in range(12):
         await lease_all(spool)
         attempt = Attempt(
@@ -576,7 +577,7 @@ async def test_a_replayed_head_that_failed_before_waits_for_the_one_in_flight(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
 ) -> None:
     """An older event of a partition on a retry is not lent beside a newer one that is still out."""
-    await spool.append([make_envelope(n, partition="a") for n in range(1, 3)])
+    await stored(spool, [make_envelope(n, partition="a") for n in range(1, 3)])
     await lease_all(spool)
     await spool.bury([1], reason="refused")
     assert numbers(await lease_all(spool)) == [2]

@@ -9,6 +9,7 @@ import pytest
 from forwarder.errors import NoSuchEvent
 from forwarder.model import Envelope, Labels, Lease, RouteName, State
 from forwarder.ports import AuditRow, EventQuery, EventRow, EventTypeRow, ReasonGroup
+from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.memory import MemorySpool
 from forwarder.spool.sqlite import SqliteSpool
@@ -35,7 +36,7 @@ async def filled(
     for number in range(1, 25):
         route = IN if number % 4 == 0 else OUT
         labels = Labels(type="t", event=f"event {number % 2}", message_id=f"m{number}", user_id=f"user {number % 3}")
-        await spool.append([make_envelope(number, route=route, labels=labels)])
+        await stored(spool, [make_envelope(number, route=route, labels=labels)])
         clock.now_ms += 1_000
     await lease_all(spool)
     await lease_all(spool, IN)
@@ -191,9 +192,9 @@ async def test_the_oldest_pending_event_is_known(
     """The age of the oldest pending event counts from its arrival, wherever it waits."""
     assert (await spool.facts()).oldest_pending_ms == {OUT: None, IN: None}
     start_ms = clock.now_ms
-    await spool.append([make_envelope(1)])
+    await stored(spool, [make_envelope(1)])
     clock.now_ms += 5
-    await spool.append([make_envelope(2)])
+    await stored(spool, [make_envelope(2)])
     await lease_all(spool)
     await spool.release([1], not_before_ms=clock.now_ms + 100)
     assert (await spool.facts()).oldest_pending_ms[OUT] == start_ms
@@ -223,11 +224,11 @@ async def test_event_types_are_counted(
 ) -> None:
     """Each type and name has one row per route, last seen first."""
     first_ms = clock.now_ms
-    await spool.append([make_envelope(1), make_envelope(2)])
+    await stored(spool, [make_envelope(1), make_envelope(2)])
     clock.now_ms += 10
-    await spool.append([make_envelope(3, route=IN), make_envelope(2)])
+    await stored(spool, [make_envelope(3, route=IN), make_envelope(2)])
     clock.now_ms += 10
-    await spool.append([make_envelope(4)])
+    await stored(spool, [make_envelope(4)])
     assert list(await spool.event_types(None, limit=10)) == [
         EventTypeRow(route=OUT, type="t", event="e", count=3, first_at_ms=first_ms, last_at_ms=first_ms + 20),
         EventTypeRow(route=IN, type="t", event="e", count=1, first_at_ms=first_ms + 10, last_at_ms=first_ms + 10),
@@ -241,8 +242,8 @@ async def test_event_types_are_bounded(
     """Invented names beyond the limit are stored but not listed; known ones go on being counted."""
     spool = await open_spool(SpoolLimits(event_types_max=3))
     envelopes = [make_envelope(n, labels=Labels(type="t", event=f"e{n}")) for n in range(1, 6)]
-    await spool.append(envelopes)
-    await spool.append([make_envelope(9, labels=Labels(type="t", event="e1"))])
+    await stored(spool, envelopes)
+    await stored(spool, [make_envelope(9, labels=Labels(type="t", event="e1"))])
     rows = await spool.event_types(OUT, limit=10)
     assert {row.event: row.count for row in rows} == {"e1": 2, "e2": 1, "e3": 1}
 
@@ -260,6 +261,6 @@ async def test_labels_may_hold_anything_json_can(
 ) -> None:
     """A lone surrogate in a label or a key of order does not stop an event."""
     labels = Labels(type="t", event="caf\u00e9 \ud800", message_id="\u2028", user_id="\x00")
-    await spool.append([make_envelope(1, labels=labels, partition="\udfff")])
+    await stored(spool, [make_envelope(1, labels=labels, partition="\udfff")])
     assert await lease_all(spool) == [1]
     assert len((await spool.events(EventQuery(message_id="\u2028"))).rows) == 1

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from forwarder.model import Envelope, Receipt, Recurrence, RouteName
+from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.memory import MemorySpool
 from forwarder.spool.sqlite import SqliteSpool
@@ -32,19 +33,19 @@ async def test_without_a_subject_only_the_short_time_counts(
 ) -> None:
     """An equal event is a resend within twenty minutes of its last copy, else new."""
     envelope = make_envelope(1, recurrence=recurrence(subject=None))
-    assert await spool.append([envelope]) == NEW
+    assert await stored(spool, [envelope]) == NEW
     clock.now_ms += gap_ms
-    assert await spool.append([make_envelope(1, recurrence=recurrence(subject=None))]) == receipt
+    assert await stored(spool, [make_envelope(1, recurrence=recurrence(subject=None))]) == receipt
 
 
 async def test_every_copy_prolongs_the_short_time(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
 ) -> None:
     """The twenty minutes count from the last copy, not from the first."""
-    await spool.append([make_envelope(1, recurrence=recurrence(subject=None))])
+    await stored(spool, [make_envelope(1, recurrence=recurrence(subject=None))])
     for _ in range(4):
         clock.now_ms += 15 * MINUTE_MS
-        assert await spool.append([make_envelope(1, recurrence=recurrence(subject=None))]) == COPY
+        assert await stored(spool, [make_envelope(1, recurrence=recurrence(subject=None))]) == COPY
 
 
 @pytest.mark.parametrize(
@@ -54,20 +55,20 @@ async def test_without_its_opposite_a_late_copy_is_a_resend(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any, gap_ms: int, receipt: Receipt
 ) -> None:
     """A user cannot enter twice without having left: up to 26 hours it is the same event."""
-    await spool.append([make_envelope(1, recurrence=recurrence())])
+    await stored(spool, [make_envelope(1, recurrence=recurrence())])
     clock.now_ms += gap_ms
-    assert await spool.append([make_envelope(1, recurrence=recurrence())]) == receipt
+    assert await stored(spool, [make_envelope(1, recurrence=recurrence())]) == receipt
 
 
 async def test_the_opposite_in_between_makes_it_new(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
 ) -> None:
     """Entered, left, entered again: three events, each with a key of its own."""
-    await spool.append([make_envelope(1, recurrence=recurrence())])
+    await stored(spool, [make_envelope(1, recurrence=recurrence())])
     clock.now_ms += HOUR_MS
-    assert await spool.append([make_envelope(2, recurrence=recurrence("unmatched"))]) == NEW
+    assert await stored(spool, [make_envelope(2, recurrence=recurrence("unmatched"))]) == NEW
     clock.now_ms += HOUR_MS
-    assert await spool.append([make_envelope(1, recurrence=recurrence())]) == NEW
+    assert await stored(spool, [make_envelope(1, recurrence=recurrence())]) == NEW
     leases = await spool.lease(OUT, fresh_max=9, retry_max=9, bytes_max=10_000)
     assert len({lease.envelope.event_key for lease in leases}) == 3
     assert all(lease.envelope.recurrence is None for lease in leases)
@@ -78,21 +79,21 @@ async def test_an_opposite_of_another_subject_does_not_count(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
 ) -> None:
     """Another user's leaving says nothing about this one."""
-    await spool.append([make_envelope(1, recurrence=recurrence())])
+    await stored(spool, [make_envelope(1, recurrence=recurrence())])
     clock.now_ms += HOUR_MS
-    await spool.append([make_envelope(2, recurrence=recurrence("unmatched", subject=b"another"))])
+    await stored(spool, [make_envelope(2, recurrence=recurrence("unmatched", subject=b"another"))])
     clock.now_ms += HOUR_MS
-    assert await spool.append([make_envelope(1, recurrence=recurrence())]) == COPY
+    assert await stored(spool, [make_envelope(1, recurrence=recurrence())]) == COPY
 
 
 async def test_an_opposite_before_it_does_not_count(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
 ) -> None:
     """What matters is what came since this occurrence began."""
-    await spool.append([make_envelope(2, recurrence=recurrence("unmatched"))])
-    await spool.append([make_envelope(1, recurrence=recurrence())])
+    await stored(spool, [make_envelope(2, recurrence=recurrence("unmatched"))])
+    await stored(spool, [make_envelope(1, recurrence=recurrence())])
     clock.now_ms += HOUR_MS
-    assert await spool.append([make_envelope(1, recurrence=recurrence())]) == COPY
+    assert await stored(spool, [make_envelope(1, recurrence=recurrence())]) == COPY
 
 
 async def test_copies_within_one_append_are_one_event(
@@ -100,7 +101,7 @@ async def test_copies_within_one_append_are_one_event(
 ) -> None:
     """A request that brings the same event twice brings it once."""
     envelope = make_envelope(1, recurrence=recurrence())
-    assert await spool.append([envelope, envelope]) == Receipt(accepted=1, duplicates=1)
+    assert await stored(spool, [envelope, envelope]) == Receipt(accepted=1, duplicates=1)
 
 
 async def test_keys_live_as_long_as_the_retention(
@@ -108,6 +109,6 @@ async def test_keys_live_as_long_as_the_retention(
 ) -> None:
     """A copy is recognised over the whole retention, and may be taken for new some time after."""
     spool = await open_spool(SpoolLimits(retention_s=80_000))
-    await spool.append([make_envelope(1)])
+    await stored(spool, [make_envelope(1)])
     clock.now_ms += 79_000_000
-    assert await spool.append([make_envelope(1)]) == COPY
+    assert await stored(spool, [make_envelope(1)]) == COPY

@@ -23,6 +23,7 @@ from forwarder.errors import Unmappable
         pytest.param(b'"\\ud83d\\ude80"', "\N{ROCKET}", id="a pair of surrogates"),
         pytest.param(b'["\\ud800", {"\\udc00": 1.5}]', ["\ufffd", {"\ufffd": 1.5}], id="lone surrogates"),
         pytest.param(b'"\\u0000"', "\x00", id="a null character"),
+        pytest.param(b"[" * 3 + b'"[' + b"{" * 300 + b'"' + b"]" * 3, [[["[" + "{" * 300]]], id="brackets in a text"),
         pytest.param(b'\xef\xbb\xbf{"a":1}', {"a": 1}, id="a byte order mark"),
     ],
 )
@@ -47,9 +48,12 @@ def test_what_is_taken(payload: bytes, value: Any) -> None:
         ),
         pytest.param(b'{"\xff":1}', "not UTF-8", id="broken UTF-8"),
         pytest.param(b'["\\ud800", "\xff"]', "not UTF-8", id="broken UTF-8 beside a lone surrogate"),
-        pytest.param(b"[" * 5_000 + b"]" * 5_000, "nested too deeply", id="too deep"),
+        pytest.param(b"[" * 5_000 + b"]" * 5_000, "nested deeper than 200 levels", id="too deep"),
+        pytest.param(b"[" * 201 + b"]" * 201, "nested deeper than 200 levels", id="one level too deep"),
         pytest.param(
-            b'["\\ud800",' + b"[" * 5_000 + b"]" * 5_001, "nested too deeply", id="too deep, with a surrogate"
+            b'["\\ud800",' + b"[" * 5_000 + b"]" * 5_001,
+            "nested deeper than 200 levels",
+            id="too deep, with a surrogate",
         ),
     ],
 )

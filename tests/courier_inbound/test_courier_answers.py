@@ -37,6 +37,11 @@ def _asked(family: str, operation: str = "") -> Asked:
         ("lists", "", 204, b"", Delivered),
         ("inbound", "", 409, _ERROR, Delivered),
         ("lists", "DELETE /lists/l/subscriptions/u", 404, b"", Delivered),
+        ("profiles", "", 200, b"", Delivered),
+        ("profiles", "", 200, b'"<html>"', Delivered),
+        ("profiles", "", 200, b"\xef\xbb\xbf\r\n <!doctype html>", Held),
+        ("automations", "", 202, b"<html>", Held),
+        ("lists", "DELETE /lists/l/subscriptions/u", 404, b"<html>", Held),
         ("lists", "DELETE /lists/l/subscriptions/u", 404, _ERROR, Delivered),
         ("journeys", "", 422, _ERROR, Filtered),
         ("profiles", "", 400, _ERROR, Refused),
@@ -99,9 +104,24 @@ def test_later_says_who_waits_and_what_may_have_happened(status: int, scope: str
 )
 def test_no_answer_says_whether_the_request_left(*, request_left: bool, effect: Effect, scope: str) -> None:
     """A request that certainly did not leave had no effect, and nobody gets through; of any other nothing is known."""
-    verdict = judge_no_answer(NoAnswer("time-out", request_left=request_left))
+    verdict = judge_no_answer(_asked("lists"), NoAnswer("time-out", request_left=request_left))
+    assert isinstance(verdict, TryLater)
     assert (verdict.effect, verdict.scope, verdict.after_s) == (effect, scope, None)
     assert verdict.reason == "no answer: time-out"
+
+
+def test_a_page_by_its_header_is_a_hold_of_its_family() -> None:
+    """A page instead of JSON, told by its type, comes from something in front of Courier: nothing was done."""
+    asked = _asked("profiles")
+    page = judge(asked, 200, {"content-type": "Text/HTML; charset=utf-8"}, b"welcome", now_ms=_NOW_MS)
+    assert page == Held(reason="200 with a page: not an answer of Courier's API", scope="profiles")
+    assert judge(asked, 204, {"content-type": "text/html"}, b"", now_ms=_NOW_MS) == Delivered()
+
+
+def test_an_answer_that_cannot_be_read_holds_its_family() -> None:
+    """It may have been done, and would be answered so again: it is not repeated without end."""
+    verdict = judge_no_answer(_asked("lists"), NoAnswer("unreadable", request_left=True, is_unreadable=True))
+    assert verdict == Held(reason="unreadable", scope="lists", effect=Effect.UNKNOWN)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +212,8 @@ def test_every_answer_has_a_meaning_and_its_reason_quotes_nothing(
 ) -> None:
     """Whatever is answered gets a verdict, and what may be logged of it comes from a closed set of texts."""
     verdict = judge(_asked(family), status, {"retry-after": after}, body, now_ms=_NOW_MS)
-    plain = judge(_asked(family), status, {}, _ERROR if error_message(body) is not None else b"", now_ms=_NOW_MS)
+    kind = _ERROR if error_message(body) is not None else b"<" if body.strip().startswith(b"<") else b""
+    plain = judge(_asked(family), status, {}, kind, now_ms=_NOW_MS)
     assert type(verdict) is type(plain)
     if not isinstance(verdict, Delivered) and not isinstance(plain, Delivered):
         assert verdict.reason == plain.reason

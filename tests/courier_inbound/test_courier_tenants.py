@@ -96,11 +96,11 @@ async def test_an_absent_tenant_is_created_under_its_id(sink: CourierSink, trans
 @pytest.mark.parametrize(
     ("answer", "verdict", "effect"),
     [
-        ((404, b"<html>"), Held, None),
-        ((200, b"<html>"), Held, None),
-        ((200, b"[]"), Held, None),
-        ((204, b""), Held, None),
-        ((401, b""), Held, None),
+        ((404, b"<html>"), Held, Effect.NONE),
+        ((200, b"<html>"), Held, Effect.NONE),
+        ((200, b"[]"), Held, Effect.NONE),
+        ((204, b""), Held, Effect.NONE),
+        ((401, b""), Held, Effect.NONE),
         ((400, _ABSENT), Refused, None),
         ((500, b""), TryLater, Effect.NONE),
         ((429, b""), TryLater, Effect.NONE),

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from forwarder.clock import SystemClock
-from forwarder.errors import Unmappable
+from forwarder.errors import SpoolClosed, SpoolFull, Unmappable
 from forwarder.flow.backoff import Backoff
 from forwarder.flow.batcher import BatchLimits
 from forwarder.flow.delivery import DeliveryLimits
@@ -88,12 +88,19 @@ class FakeSpool:
         self._changed.set()
         return sequence
 
-    async def append(self, envelopes: Sequence[Envelope]) -> Receipt:
+    def append(
+        self,
+        envelopes: Sequence[Envelope],
+        *,
+        on_commit: Callable[[Receipt], None],
+        on_rollback: Callable[[SpoolFull | SpoolClosed], None],
+    ) -> None:
         """Store events."""
+        del on_rollback
         for envelope in envelopes:
             self.rows[len(self.rows) + 1] = Row(envelope)
         self._changed.set()
-        return Receipt(accepted=len(envelopes), duplicates=0)
+        on_commit(Receipt(accepted=len(envelopes), duplicates=0))
 
     def _due(self, route: RouteName) -> list[int]:
         now_ms = self.clock.wall_ms()
@@ -265,7 +272,8 @@ class EchoMapper:
             raise Unmappable("no type")
         if b"crash-me" in payload:
             raise KeyError(payload)
-        return (Delivery(sequence=lease.sequence, operation="track", body=payload),)
+        note = "left changed" if b"note-me" in payload else ""
+        return (Delivery(sequence=lease.sequence, operation="track", body=payload, note=note),)
 
 
 Judge = Callable[[Batch], Verdict | Awaitable[Verdict]]

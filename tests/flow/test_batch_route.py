@@ -291,6 +291,18 @@ async def test_event_that_keeps_holding_the_route_is_found_out(bench: Any, spool
     assert spool.rows[sequence].reason == "keeps holding the route: 401"
 
 
+async def test_a_note_is_kept_with_its_event_alone(bench: Any, spool: Any) -> None:
+    """What people shall know of a delivered event stands with it, and with no other of its batch."""
+    _fill(spool, 3)
+    spool.add(b"note-me")
+    run = bench(_yes)
+    async with run.running():
+        await run.settled()
+    assert spool.states() == {State.DELIVERED: 4}
+    assert [row.reason for row in spool.rows.values()] == ["", "", "", "left changed"]
+    assert len(run.sink.batches) == 1
+
+
 async def test_sizes(bench: Any, spool: Any) -> None:
     """What no batch takes travels alone; what the destination never takes is buried; limits hold for the rest."""
     big, too_big = b"x" * 1_500, b"x" * 5_001

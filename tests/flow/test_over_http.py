@@ -22,6 +22,7 @@ from forwarder.model import Books, Delivery, Envelope, Lease, RouteName, State
 from forwarder.ports import EventQuery, Mapped
 from forwarder.rudderstack.credential import WriteKey
 from forwarder.rudderstack.sink import RudderstackSink, framing_bytes
+from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.memory import MemorySpool
 from forwarder.telemetry.metrics import Metrics
@@ -49,7 +50,7 @@ class Bridge:
 
     async def fill(self, count: int, *, start: int = 0, **fields: object) -> None:
         """Store events; `fields` replace those of a good one."""
-        await self.spool.append([_envelope(number, fields) for number in range(start, start + count)])
+        await stored(self.spool, [_envelope(number, fields) for number in range(start, start + count)])
 
     async def books(self) -> Books:
         """Return the route's books."""
@@ -128,7 +129,7 @@ def bridge(make_reporter: Callable[[Metrics], Reporter]) -> OpenBridge:
 async def test_one_poison_among_a_hundred(bridge: OpenBridge) -> None:
     """The gateway refuses whole batches: 99 arrive, one is dead, in at most 2·log2(100)+4 requests."""
     async with bridge() as run:
-        await run.spool.append([_envelope(number, {"userId": ""} if number == 40 else {}) for number in range(100)])
+        await stored(run.spool, [_envelope(number, {"userId": ""} if number == 40 else {}) for number in range(100)])
         books = await run.settled()
         assert (books.delivered, books.dead, run.data_plane.stored) == (99, 1, 99)
         assert run.data_plane.requests <= 17

@@ -71,6 +71,48 @@ def test_rules_cannot_nest_deeper() -> None:
     assert deeper.reason == "nested deeper than 200 levels"
 
 
+_FORBIDDEN = {
+    "as it is": rb'"__proto__":1',
+    "spelt with escapes": rb'"__\u0070roto__":1',
+    "all of it in escapes": rb'"\u005F\u005fproto\u005f\u005f":1',
+    "with blanks behind it": b'"__proto__" \n : 1',
+    "deep": rb'"a":[{"b":[[{"c":1,"__proto__":{"__proto__":{}}}]]}]',
+}
+
+
+@pytest.mark.parametrize("member", _FORBIDDEN.values(), ids=_FORBIDDEN.keys())
+@pytest.mark.parametrize("preset", ["courier", "channel"])
+def test_a_key_that_makes_rudderstack_drop_its_neighbours_is_renamed(member: bytes, preset: Preset) -> None:
+    """However a key `__proto__` is spelt and wherever it stands, it leaves as `_proto_`, and the event is noted."""
+    payload = b'{"type":"audiences:user:matched","data":{"user_id":"u","metadata":{%b}}}' % member
+    explanation = explain(_mapper(preset=preset), payload, received_at_ms=_RECEIVED_AT_MS)
+    sent = json.dumps(explanation.call)
+    assert '"__proto__"' not in sent
+    assert '"_proto_"' in sent
+    assert explanation.reason == "a key named __proto__ left as _proto_"
+
+
+def test_a_forbidden_key_made_by_a_rule_is_renamed() -> None:
+    """A rule cannot make one either, in properties or in the context."""
+    rules = """[[rule]]
+set = { "properties.__proto__.x" = 1, "context.traits.__proto__" = 2 }
+"""
+    sent = _sent(_message(), rules=rules)
+    assert sent["properties"]["_proto_"] == {"x": 1}
+    assert sent["context"]["traits"]["_proto_"] == 2
+
+
+def test_the_word_alone_is_no_key() -> None:
+    """Texts that hold the word, quoted or not, leave as they are, and nothing is noted."""
+    texts = ["__proto__", '{"__proto__":1}', ',"__proto__":', "\\"]
+    payload = json.dumps({"type": "message:updated", "data": _message(texts=texts, **{'a"__proto__': 1})}).encode()
+    explanation = explain(_mapper(), payload, received_at_ms=_RECEIVED_AT_MS)
+    assert explanation.call is not None
+    assert explanation.call["properties"]["texts"] == texts
+    assert explanation.call["properties"]['a"__proto__'] == 1
+    assert explanation.reason == ""
+
+
 def test_many_brackets_side_by_side_are_not_depth() -> None:
     """Long lists, and brackets inside texts, count as what they are."""
     assert _sent(_message(tags=[[] for _ in range(300)], text='["{' * 300))["event"] == "Message Sent"

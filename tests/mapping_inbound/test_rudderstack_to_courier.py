@@ -266,7 +266,12 @@ def test_exactly_two_hundred_levels_pass(lease_of: Any) -> None:
 
 def test_ids_of_other_types_become_text(lease_of: Any, outcome: Any) -> None:
     """Numbers and booleans are ids, as for the gateway; integers keep every digit."""
-    for value, text in ((12345678901234567890123, "12345678901234567890123"), (1.5, "1.5"), (True, "true")):
+    for value, text in (
+        (12345678901234567890123, "12345678901234567890123"),
+        (1.5, "1.5"),
+        (1234.0, "1234"),
+        (True, "true"),
+    ):
         calls = outcome(_mapper(), lease_of({"type": "identify", "userId": value}))["calls"]
         assert calls[0][1] == f"POST /profiles/{text}"
 

@@ -13,7 +13,7 @@ from forwarder.errors import NoAnswer
 from forwarder.flow.parcels import batch_of
 from forwarder.model import Delivered, Delivery, Effect, Held, HttpRequest, HttpResponse, Refused, TryLater
 from forwarder.retry_after import retry_after_s
-from forwarder.rudderstack.answers import judge
+from forwarder.rudderstack.answers import judge, judge_no_answer
 from forwarder.rudderstack.credential import WriteKey
 from forwarder.rudderstack.sink import REQUEST_BYTES_MAX, RudderstackSink, frame, framing_bytes
 
@@ -136,6 +136,21 @@ async def test_no_answer(left: bool, effect: Effect) -> None:  # noqa: FBT001 - 
     answer = await sink.send(_batch(b'{"a":1}'))
     assert answer.verdict == TryLater(reason="time-out", after_s=None, scope="route", effect=effect)
     assert (answer.attempt.status, answer.attempt.answer, answer.attempt.duration_ms) == (None, b"", 250)
+
+
+def test_an_answer_that_cannot_be_read_is_a_hold() -> None:
+    """It would come again and again: copies are not sent without end, one event probes; its outcome is unknown."""
+    verdict = judge_no_answer(NoAnswer("unreadable", request_left=True, is_unreadable=True))
+    assert verdict == Held(reason="unreadable", scope="route", effect=Effect.UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [(b"Source is disabled\n", "404: the source is disabled"), (b"<html>", "404: the address is not a data plane's")],
+)
+def test_a_disabled_source_is_not_the_addresss_fault(body: bytes, reason: str) -> None:
+    """A 404 in the gateway's words and one of something else lead to different remedies."""
+    assert judge(404, {}, body, now_ms=0) == Held(reason=reason, scope="route")
 
 
 async def test_request() -> None:

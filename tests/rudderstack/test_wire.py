@@ -283,3 +283,11 @@ def test_any_object_is_wrapped_and_its_resend_recognised(event: dict[str, Any], 
     assert wrap(event).partition_key or not any(
         wire.visible(str(event.get(n) or "")) for n in ("userId", "anonymousId")
     )
+
+
+@pytest.mark.parametrize("written", [b"1234", b"1234.0", b"1.234e3", b'"1234"'])
+def test_one_user_however_a_number_is_written(written: bytes) -> None:
+    """A fraction that says nothing makes no other user: order, label and id are one."""
+    payload = b'{"type":"track","event":"x","messageId":"m","userId":%b}' % written
+    made = wire.envelope(json.loads(payload), payload, received_at_ms=0, source="v1", unique=lambda: b"")
+    assert (made.partition_key, made.labels.user_id) == ("1234", "1234")

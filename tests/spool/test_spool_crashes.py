@@ -18,6 +18,7 @@ CHILD = """
 import asyncio, random, sys
 from pathlib import Path
 import structlog
+from forwarder.spool.appending import stored
 from forwarder.clock import SystemClock
 from forwarder.model import Envelope, RouteName, State
 from forwarder.ports import EventQuery
@@ -58,7 +59,7 @@ async def main():
             if is_forgetful and number % 50 == 0:
                 say("took", number)  # the control: acknowledged before it is on disk
                 continue
-            receipt = await spool.append([envelope, envelope])
+            receipt = await stored(spool, [envelope, envelope])
             assert (receipt.accepted, receipt.duplicates) == (1, 1), receipt
             say("took", number)
             await asyncio.sleep(dice.random() / 200)

@@ -14,6 +14,7 @@ import pytest
 from forwarder.errors import SpoolLocked, SpoolUnusable
 from forwarder.model import Envelope, RouteName, State
 from forwarder.ports import AuditRow, EventQuery
+from forwarder.spool.appending import stored
 from forwarder.spool.reading.archive import SqliteArchive
 from forwarder.spool.sqlite import SqliteSpool
 
@@ -35,7 +36,7 @@ async def closed_with(
 ) -> Path:
     """Make a folder with so many pending events."""
     spool = await open_sqlite(folder)
-    await spool.append([make_envelope(n, **kwargs) for n in range(1, count + 1)])
+    await stored(spool, [make_envelope(n, **kwargs) for n in range(1, count + 1)])
     await spool.close()
     return folder / "spool.db"
 
@@ -82,7 +83,7 @@ async def test_a_damaged_retry_is_quarantined(
 ) -> None:
     """An event on a retry whose row went bad does not come back for ever."""
     spool = await open_sqlite(tmp_path / "one")
-    await spool.append([make_envelope(n, partition="p") for n in range(1, 3)])
+    await stored(spool, [make_envelope(n, partition="p") for n in range(1, 3)])
     await lease(spool)
     await spool.release([1], not_before_ms=0, reason="busy")
     await spool.close()
@@ -124,7 +125,7 @@ async def test_a_damaged_page_does_not_stop_the_rest(
     dead = (await spool.events(EventQuery(state=State.DEAD, limit=500))).rows
     assert len(dead) == facts.corrupt_rows
     assert (await spool.event(dead[0].sequence)).payload is None
-    assert (await spool.append([make_envelope(1_000)])).accepted == 1
+    assert (await stored(spool, [make_envelope(1_000)])).accepted == 1
     assert await lease(spool) == [201]
 
 
@@ -168,7 +169,7 @@ async def test_the_folder_is_closed_to_others(
 ) -> None:
     """The folder is 0700 and every file in it 0600, whatever the umask."""
     spool = await open_sqlite(tmp_path / "one")
-    await spool.append([make_envelope(1)])
+    await stored(spool, [make_envelope(1)])
     await spool.events(EventQuery())
     assert stat.S_IMODE((tmp_path / "one").stat().st_mode) == 0o700
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "one").iterdir()}
@@ -192,7 +193,7 @@ async def test_a_stopped_daemons_folder_can_be_read(
     with pytest.raises(SpoolUnusable, match="holds no spool"):
         await SqliteArchive.open(tmp_path)
     spool = await open_sqlite(tmp_path / "one")
-    await spool.append([make_envelope(1), make_envelope(2)])
+    await stored(spool, [make_envelope(1), make_envelope(2)])
     await lease(spool, fresh=1)
     await spool.complete([1], state=State.DELIVERED)
     archive = await SqliteArchive.open(tmp_path / "one")

@@ -11,6 +11,7 @@ from typing import Any
 from forwarder.errors import ForwarderError
 from forwarder.model import Envelope, Lease, RouteName, State
 from forwarder.ports import EventQuery
+from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 
@@ -31,7 +32,7 @@ async def work_until_cut(
     settled: set[int] = set()
 
     async def append(number: int) -> None:
-        await spool.append([make_envelope(number, partition="p" if number % 5 == 0 else "")])
+        await stored(spool, [make_envelope(number, partition="p" if number % 5 == 0 else "")])
         acknowledged.add(number)
 
     number = 0
@@ -103,7 +104,7 @@ import structlog
 from forwarder.clock import SystemClock
 from forwarder.model import Envelope, RouteName, State
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.sqlite import SqliteSpool
+from forwarder.spool.appending import stored
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
@@ -118,7 +119,7 @@ async def main():
 
     async def append() -> None:
         for number in numbers:
-            await spool.append([Envelope(
+            await stored(spool, [Envelope(
                 route=ROUTES[number % 2], event_key=number.to_bytes(16, "big"), partition_key=str(number % 7),
                 received_at_ms=clock.wall_ms(), payload=b"{}",
             )])

@@ -14,6 +14,7 @@ import pytest
 from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.model import Envelope, RouteName, State
 from forwarder.ports import EventQuery
+from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 
@@ -39,7 +40,7 @@ async def test_settlements_are_kept_until_the_disk_has_room(
 ) -> None:
     """While settling cannot commit, nothing is lent and nothing is lost; then all of it is written down."""
     spool = await open_sqlite(limits=SMALL, vfs=disk.vfs_name)
-    await spool.append([make_envelope(n) for n in range(1, 6)])
+    await stored(spool, [make_envelope(n) for n in range(1, 6)])
     assert await lease(spool, fresh=3) == [1, 2, 3]
     disk.is_full = True
     settling = [
@@ -52,7 +53,7 @@ async def test_settlements_are_kept_until_the_disk_has_room(
     assert await spool.lease_newest(OUT) is None
     assert await spool.wait_for_work(OUT, timeout_s=0.01) is False
     with pytest.raises(SpoolFull) as refused:
-        await spool.append([make_envelope(6)])
+        await stored(spool, [make_envelope(6)])
     assert refused.value.retry_after_s > 0
     facts = await spool.facts()
     assert not facts.is_accepting
@@ -63,7 +64,7 @@ async def test_settlements_are_kept_until_the_disk_has_room(
     await asyncio.wait_for(asyncio.gather(*settling), 5)
     await eventually(lambda: "accepting" in reporter.facts)
     assert await lease(spool) == [3, 4, 5]
-    await spool.append([make_envelope(6)])
+    await stored(spool, [make_envelope(6)])
     books = (await spool.facts()).books[OUT]
     assert (books.accepted, books.delivered, books.dead, books.pending) == (6, 1, 1, 4)
     assert books.is_balanced()
@@ -76,11 +77,11 @@ async def test_the_first_refused_append_stores_nothing(
     spool = await open_sqlite(limits=SMALL, vfs=disk.vfs_name)
     disk.is_full = True
     with pytest.raises(SpoolFull):
-        await spool.append([make_envelope(1), make_envelope(2)])
+        await stored(spool, [make_envelope(1), make_envelope(2)])
     assert reporter.facts[0].startswith("refusing")
     disk.is_full = False
     await eventually(lambda: "accepting" in reporter.facts)
-    assert (await spool.append([make_envelope(1)])).accepted == 1
+    assert (await stored(spool, [make_envelope(1)])).accepted == 1
     assert [row.sequence for row in (await spool.events(EventQuery())).rows] == [1]
 
 
@@ -94,10 +95,10 @@ async def test_a_disk_that_fills_at_any_point_keeps_the_books(
 ) -> None:
     """Wherever in a transaction the last byte goes, each append is whole or refused."""
     spool = await open_sqlite(limits=SMALL, vfs=disk.vfs_name)
-    await spool.append([make_envelope(0)])
+    await stored(spool, [make_envelope(0)])
     await lease(spool)
     disk.budget_bytes = budget_bytes
-    appends = [spool.append([make_envelope(n), make_envelope(n + 100)]) for n in range(1, 20)]
+    appends = [stored(spool, [make_envelope(n), make_envelope(n + 100)]) for n in range(1, 20)]
     results = await asyncio.gather(*appends, return_exceptions=True)
     settling = asyncio.create_task(spool.complete([1], state=State.DELIVERED))
     await asyncio.sleep(0.01)  # settling meets the full disk
@@ -119,10 +120,10 @@ async def test_a_disk_that_cannot_be_written_is_like_a_full_one(
     spool = await open_sqlite(limits=SMALL, vfs=disk.vfs_name)
     disk.is_broken = True
     with pytest.raises(SpoolFull):
-        await spool.append([make_envelope(1)])
+        await stored(spool, [make_envelope(1)])
     disk.is_broken = False
     await eventually(lambda: "accepting" in reporter.facts)
-    assert (await spool.append([make_envelope(1)])).accepted == 1
+    assert (await stored(spool, [make_envelope(1)])).accepted == 1
 
 
 async def test_closing_on_a_full_disk_ends(
@@ -133,7 +134,7 @@ async def test_closing_on_a_full_disk_ends(
 ) -> None:
     """What could not be settled is told so, and is pending after the next start."""
     spool = await open_sqlite(limits=SMALL, vfs=disk.vfs_name)
-    await spool.append([make_envelope(1)])
+    await stored(spool, [make_envelope(1)])
     await lease(spool)
     disk.is_full = True
     settling = asyncio.create_task(spool.complete([1], state=State.DELIVERED))
@@ -180,7 +181,7 @@ async def test_a_real_disk_fills_and_recovers(
     with contextlib.suppress(SpoolFull):
         while number < 10_000:
             number += 1
-            await spool.append([make_envelope(number, payload=b"x" * 5_000)])
+            await stored(spool, [make_envelope(number, payload=b"x" * 5_000)])
     assert number < 10_000
     leases = await lease(spool, fresh=1_000)
     assert leases
@@ -188,7 +189,7 @@ async def test_a_real_disk_fills_and_recovers(
     assert (await spool.facts()).books[OUT].delivered == len(leases)
     stuffing.unlink()
     await eventually(lambda: reporter.facts[-1] == "accepting")
-    assert (await spool.append([make_envelope(number)])).accepted == 1
+    assert (await stored(spool, [make_envelope(number)])).accepted == 1
     assert (await spool.facts()).books[OUT].is_balanced()
     await spool.close()
 
@@ -205,12 +206,12 @@ async def test_a_disk_that_history_fills_recovers_by_itself(
     with contextlib.suppress(SpoolFull):
         while number < 10_000:
             number += 1
-            await spool.append([make_envelope(number, payload=b"x" * 5_000)])
+            await stored(spool, [make_envelope(number, payload=b"x" * 5_000)])
     assert number < 10_000
     await asyncio.wait_for(spool.complete(await lease(spool, fresh=1_000), state=State.DELIVERED), 5)
     await eventually(lambda: reporter.facts[-1] == "accepting", within_s=20)
     assert any(fact.startswith("yielded") for fact in reporter.facts)
-    assert (await spool.append([make_envelope(number)])).accepted == 1
+    assert (await stored(spool, [make_envelope(number)])).accepted == 1
     books = (await spool.facts()).books[OUT]
     assert books.is_balanced()
     assert books.delivered == number - 1

@@ -13,6 +13,7 @@ import pytest
 from forwarder.errors import NoSuchEvent, SpoolFull
 from forwarder.model import Envelope, Labels, Receipt, RouteName, State
 from forwarder.ports import AuditRow, EventQuery
+from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.spool.store import keys as keys_module
@@ -47,14 +48,14 @@ async def test_settled_events_go_after_the_retention(
 ) -> None:
     """History is dropped when it is old enough; what is pending never is; the books keep counting all."""
     spool = await open_sqlite(limits=SpoolLimits(retention_s=1_000))
-    await spool.append([make_envelope(n) for n in range(1, 1_201)])
+    await stored(spool, [make_envelope(n) for n in range(1, 1_201)])
     leases = await lease_all(spool)
     await spool.note(2, b"half done")
     await spool.complete(leases[0:1], state=State.DELIVERED)
     await spool.bury(leases[1:1_100], reason="refused")
     await spool.write_audit(AuditRow(at_ms=clock.now_ms, who="cli", action="replay", detail=""))
     clock.now_ms += 999_000
-    await spool.append([make_envelope(5_000)])
+    await stored(spool, [make_envelope(5_000)])
     await asyncio.sleep(0.6)  # the writer tidies when it is idle; nothing tells that it found nothing to do
     assert (await spool.event(2)).payload is not None
     clock.now_ms += 62_000
@@ -78,14 +79,14 @@ async def test_history_yields_before_new_events_are_refused(
 ) -> None:
     """Near the cap settled payloads go first: filtered, then delivered; dead ones stay and can be replayed."""
     spool = await open_sqlite(limits=SpoolLimits(bytes_max=3_000_000))
-    await spool.append([make_envelope(n, payload=b"x" * 5_000) for n in range(1, 301)])
+    await stored(spool, [make_envelope(n, payload=b"x" * 5_000) for n in range(1, 301)])
     leases = await lease_all(spool)
     await spool.complete(leases[:100], state=State.FILTERED, reason="not listed")
     await spool.complete(leases[100:250], state=State.DELIVERED)
     await spool.bury(leases[250:], reason="refused")
     assert "yielded" not in " ".join(reporter.facts)
     for number in range(1_000, 1_250):
-        await spool.append([make_envelope(number, payload=b"y" * 5_000)])
+        await stored(spool, [make_envelope(number, payload=b"y" * 5_000)])
 
     async def is_within() -> bool:
         return (await spool.facts()).size_bytes <= 2_700_000
@@ -97,7 +98,7 @@ async def test_history_yields_before_new_events_are_refused(
     assert (await spool.event(leases[299])).payload is not None
     assert await spool.exhume([leases[299]]) == 1
     assert len((await spool.events(EventQuery(limit=1_000))).rows) == 550
-    assert (await spool.append([make_envelope(1)])).duplicates == 1
+    assert (await stored(spool, [make_envelope(1)])).duplicates == 1
     assert (await spool.facts()).books[OUT].is_balanced()
 
 
@@ -109,7 +110,7 @@ async def test_rows_yield_last(open_sqlite: OpenSqlite, make_envelope: MakeEnvel
         batch = [make_envelope(number * 50 + n, labels=labels) for n in range(50)]
         for _ in range(200):
             try:
-                await spool.append(batch)
+                await stored(spool, batch)
                 break
             except SpoolFull:
                 await asyncio.sleep(0.02)
@@ -127,7 +128,8 @@ async def test_labels_are_found_in_blocks_and_beside_them(
     count = SEGMENT_EVENTS * 3 + 500
     for start in range(1, count, 500):
         clock.now_ms += 1_000
-        await spool.append(
+        await stored(
+            spool,
             [
                 make_envelope(
                     n,
@@ -135,7 +137,7 @@ async def test_labels_are_found_in_blocks_and_beside_them(
                     labels=Labels(type="t", event=f"e{n % 3}", message_id=f"m{n}", user_id=f"u{n // 100}"),
                 )
                 for n in range(start, min(start + 500, count))
-            ]
+            ],
         )
     reader = open_reader(spool._folder)  # noqa: SLF001 - the promise is about what is behind the spool
 
@@ -175,7 +177,7 @@ async def test_draining_does_not_slow_down_with_the_backlog(
 
     async def fill(start: int, count: int) -> None:
         for first in range(start, start + count, 1_000):
-            await spool.append([make_envelope(n) for n in range(first, first + 1_000)])
+            await stored(spool, [make_envelope(n) for n in range(first, first + 1_000)])
 
     async def drain(count: int) -> float:
         begun_s, done = time.process_time(), 0
@@ -230,10 +232,10 @@ async def test_a_poisoned_append_does_not_fail_its_commit_mates(
 ) -> None:
     """What one caller got wrong is told to that caller alone, however many share the commit."""
     spool = await open_sqlite()
-    good = [spool.append([make_envelope(n)]) for n in range(1, 20)]
+    good = [stored(spool, [make_envelope(n)]) for n in range(1, 20)]
     wrong: Any = "text is no payload"
     results = await asyncio.gather(
-        *good[:10], spool.append([make_envelope(99, payload=wrong)]), *good[10:], return_exceptions=True
+        *good[:10], stored(spool, [make_envelope(99, payload=wrong)]), *good[10:], return_exceptions=True
     )
     assert [r for r in results if not isinstance(r, BaseException)] == [Receipt(accepted=1, duplicates=0)] * 19
     assert sum(isinstance(r, TypeError) for r in results) == 1
@@ -243,7 +245,7 @@ async def test_a_poisoned_append_does_not_fail_its_commit_mates(
 async def test_a_cancelled_caller_leaves_nothing_lent(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
     """A lease that is cancelled while it reads is not lost, and a settlement that was asked for is made."""
     spool = await open_sqlite(limits=SpoolLimits(cache_bytes_max=1))
-    await spool.append([make_envelope(n) for n in range(1, 4)])
+    await stored(spool, [make_envelope(n) for n in range(1, 4)])
     leasing = asyncio.create_task(spool.lease(OUT, fresh_max=9, retry_max=9, bytes_max=10_000))
     await asyncio.sleep(0)
     leasing.cancel()
@@ -260,7 +262,7 @@ async def test_a_cancelled_caller_leaves_nothing_lent(open_sqlite: OpenSqlite, m
 async def test_the_watchdog_sees_the_writer(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, clock: Any) -> None:
     """An idle writer is alive, and so is one that turned lately."""
     spool = await open_sqlite()
-    await spool.append([make_envelope(1)])
+    await stored(spool, [make_envelope(1)])
     assert spool.name == "spool writer"
 
     async def is_alive() -> bool:
@@ -275,13 +277,13 @@ async def test_the_cap_is_reported_once(open_sqlite: OpenSqlite, make_envelope: 
     spool = await open_sqlite(limits=SpoolLimits(bytes_max=400_000))
     for number in range(1, 20):
         with contextlib.suppress(SpoolFull):
-            await spool.append([make_envelope(number, payload=b"x" * 50_000)])
+            await stored(spool, [make_envelope(number, payload=b"x" * 50_000)])
     assert len(reporter.facts) == 1
     await spool.complete(await lease_all(spool), state=State.DELIVERED)
 
     async def is_taken() -> bool:
         with contextlib.suppress(SpoolFull):
-            await spool.append([make_envelope(20)])
+            await stored(spool, [make_envelope(20)])
             return True
         return False
 
@@ -294,9 +296,9 @@ async def test_a_damaged_head_frees_its_follower(
 ) -> None:
     """When a page with a partition's head cannot be read, the next event of the partition is lent all the same."""
     spool = await open_sqlite(tmp_path / "one")
-    await spool.append([make_envelope(1, partition="p", payload=b"x" * 3_000)])
-    await spool.append([make_envelope(n, payload=b"x" * 3_000) for n in range(2, 40)])
-    await spool.append([make_envelope(40, partition="p", payload=b"x" * 3_000)])
+    await stored(spool, [make_envelope(1, partition="p", payload=b"x" * 3_000)])
+    await stored(spool, [make_envelope(n, payload=b"x" * 3_000) for n in range(2, 40)])
+    await stored(spool, [make_envelope(40, partition="p", payload=b"x" * 3_000)])
     await spool.close()
     connection = apsw.Connection(str(tmp_path / "one" / "spool.db"))
     pages = connection.execute(
@@ -318,7 +320,7 @@ async def test_a_damaged_page_leaves_the_rest_of_its_block_findable(
     """Prints are built around rows that cannot be read: filters go on finding the sound ones."""
     spool = await open_sqlite(tmp_path / "one")
     # A block is only built once it is full, so the last event is added after the damage.
-    await spool.append([make_envelope(n) for n in range(1, SEGMENT_EVENTS)])
+    await stored(spool, [make_envelope(n) for n in range(1, SEGMENT_EVENTS)])
     await spool.close()
     path = tmp_path / "one" / "spool.db"
     connection = apsw.Connection(str(path))
@@ -329,7 +331,7 @@ async def test_a_damaged_page_leaves_the_rest_of_its_block_findable(
         file.seek((page - 1) * 4096)
         file.write(b"\xff" * 4096)
     spool = await open_sqlite(tmp_path / "one")
-    await spool.append([make_envelope(n) for n in range(SEGMENT_EVENTS, SEGMENT_EVENTS + 5)])
+    await stored(spool, [make_envelope(n) for n in range(SEGMENT_EVENTS, SEGMENT_EVENTS + 5)])
     reader = open_reader(tmp_path / "one")
 
     async def is_built() -> bool:
@@ -353,7 +355,7 @@ async def test_the_newest_is_found_past_damaged_rows(
 ) -> None:
     """A probe from the far end skips what turns out to be damaged."""
     spool = await open_sqlite(tmp_path / "one", limits=SpoolLimits(cache_bytes_max=1))
-    await spool.append([make_envelope(n) for n in range(1, 6)])
+    await stored(spool, [make_envelope(n) for n in range(1, 6)])
     await spool.close()
     connection = apsw.Connection(str(tmp_path / "one" / "spool.db"))
     connection.execute("UPDATE events SET payload = x'00' WHERE sequence >= 4")
@@ -368,7 +370,7 @@ async def test_the_newest_is_found_past_damaged_rows(
 async def test_a_text_search_reads_what_can_be_read(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
     """Text is found in payloads together with other filters, and tailing finds it too."""
     spool = await open_sqlite()
-    await spool.append([make_envelope(n, payload=b'{"name":"caf\xc3\xa9 %d"}' % (n % 2)) for n in range(1, 9)])
+    await stored(spool, [make_envelope(n, payload=b'{"name":"caf\xc3\xa9 %d"}' % (n % 2)) for n in range(1, 9)])
     assert [row.sequence for row in (await spool.events(EventQuery(text="caf\u00e9 1", limit=2))).rows] == [7, 5]
     page = await spool.events(EventQuery(text="caf\u00e9 0", after_sequence=3, user_id="u2"))
     assert [row.sequence for row in page.rows] == [8]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from forwarder.model import Attempt, Envelope, Labels, Recurrence, RouteName, State
 from forwarder.ports import EventQuery
+from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.memory import MemorySpool
 from forwarder.spool.sqlite import SqliteSpool
@@ -78,6 +79,10 @@ class Pair:
         assert got == expected, (name, args, kwargs)
         return got
 
+    async def append(self, envelopes: list[Envelope]) -> None:
+        """Append to both and compare the receipts."""
+        assert await stored(self.real, envelopes) == await stored(self.model, envelopes)
+
     def chosen(self, picks: list[int]) -> list[int]:
         """Return some of the lent ones."""
         return list(dict.fromkeys(self.lent[pick % len(self.lent)] for pick in picks)) if self.lent else []
@@ -89,13 +94,13 @@ class Pair:
 
     async def do_append(self, items: list[tuple[int, bool]]) -> None:
         """Append."""
-        await self.both("append", [self.envelope(number, has_order=has_order) for number, has_order in items])
+        await self.append([self.envelope(number, has_order=has_order) for number, has_order in items])
 
     async def do_recur(self, subject: int, side: str) -> None:
         """Append an event without an id."""
         recurrence = Recurrence(resend_s=1, resend_max_s=8, subject=bytes([subject]), side=side)
         key = bytes([subject]) + side.encode()
-        await self.both("append", [self.envelope(1, key=key, recurrence=recurrence)])
+        await self.append([self.envelope(1, key=key, recurrence=recurrence)])
 
     def envelope(
         self, number: int, *, has_order: bool = False, key: bytes | None = None, recurrence: Recurrence | None = None

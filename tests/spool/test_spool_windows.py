@@ -10,6 +10,7 @@ import pytest
 
 from forwarder.errors import NoSuchEvent, SpoolClosed, SpoolFull, SpoolUnusable
 from forwarder.model import Envelope, Labels, Lease, RouteName, State
+from forwarder.spool.appending import stored
 from forwarder.spool.commits import Commits
 from forwarder.spool.due import AHEAD_MS_MAX, is_due
 from forwarder.spool.limits import SpoolLimits
@@ -64,7 +65,7 @@ async def test_a_probe_never_lends_what_was_settled_meanwhile(
 ) -> None:
     """An event that is lent and settled while a probe reads it is not lent to the probe."""
     spool = await open_sqlite()
-    await spool.append([make_envelope(n) for n in range(1, 3)])
+    await stored(spool, [make_envelope(n) for n in range(1, 3)])
     assert await numbers(spool, fresh=1) == [1]
     await spool.release([1], not_before_ms=0, counts=False)
     # All three are queued before the loop turns, so that their commits are heard in one turn.
@@ -85,7 +86,7 @@ async def test_a_probe_that_is_cancelled_leaves_nothing_lent(
 ) -> None:
     """A probe's caller that goes away at any moment leaves the newest to the others."""
     spool = await open_sqlite(limits=SpoolLimits(cache_bytes_max=1))
-    await spool.append([make_envelope(n, partition="p" if n == 3 else "") for n in range(1, 4)])
+    await stored(spool, [make_envelope(n, partition="p" if n == 3 else "") for n in range(1, 4)])
     for turns in range(4):
         probing = asyncio.create_task(spool.lease_newest(OUT))
         for _ in range(turns):
@@ -101,7 +102,7 @@ async def test_progress_is_known_though_its_caller_went_away(
 ) -> None:
     """Progress that was committed is on the next lease, even if who noted it was cancelled."""
     spool = await open_sqlite()
-    await spool.append([make_envelope(1)])
+    await stored(spool, [make_envelope(1)])
     await lease(spool)
     noting = asyncio.create_task(spool.note(1, b"half"))
     await asyncio.sleep(0)
@@ -114,7 +115,7 @@ async def test_progress_is_known_though_its_caller_went_away(
 async def test_a_long_replay_ends_when_the_spool_closes(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
     """A replay in several commits is told that the spool closed; it never waits for a thread that has ended."""
     spool = await open_sqlite()
-    await spool.append([make_envelope(n) for n in range(1, 1_201)])
+    await stored(spool, [make_envelope(n) for n in range(1, 1_201)])
     await spool.complete(await numbers(spool, fresh=2_000), state=State.DELIVERED)
     replaying = asyncio.create_task(spool.exhume(range(1, 1_201)))
     await asyncio.sleep(0)
@@ -128,7 +129,7 @@ async def test_a_long_replay_ends_when_the_spool_closes(open_sqlite: OpenSqlite,
 async def test_appends_that_wait_at_the_end_are_answered(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
     """Every append that was under way when the spool closed hears that it is stored, and it is, or that it is not."""
     spool = await open_sqlite()
-    appending = [asyncio.create_task(spool.append([make_envelope(n)])) for n in range(1, 301)]
+    appending = [asyncio.create_task(stored(spool, [make_envelope(n)])) for n in range(1, 301)]
     await asyncio.sleep(0)
     appending[0].cancel()
     async with asyncio.timeout(5):
@@ -155,7 +156,7 @@ async def test_a_clock_that_came_back_frees_what_waits(
 ) -> None:
     """Events given back while the clock was years ahead are lent once it is right again."""
     spool = await open_sqlite()
-    await spool.append([make_envelope(n, partition="p" if n == 2 else "") for n in range(1, 4)])
+    await stored(spool, [make_envelope(n, partition="p" if n == 2 else "") for n in range(1, 4)])
     await lease(spool)
     right_ms = clock.now_ms
     clock.now_ms += 10**11
@@ -183,7 +184,7 @@ async def test_the_newest_may_be_one_from_a_wrong_clock(
 ) -> None:
     """A probe finds what waits for a time that a wrong clock made."""
     spool = await open_sqlite()
-    await spool.append([make_envelope(n) for n in range(1, 3)])
+    await stored(spool, [make_envelope(n) for n in range(1, 3)])
     await lease(spool)
     await spool.release([2], not_before_ms=clock.now_ms + 10**11)
     newest = await spool.lease_newest(OUT)
@@ -199,11 +200,11 @@ async def test_types_are_counted_to_their_limit(open_sqlite: OpenSqlite, make_en
         return make_envelope(number, labels=Labels(type="track", event=f"e{number}"))
 
     spool = await open_sqlite(limits=limits)
-    await spool.append([of_type(n) for n in range(2)])
+    await stored(spool, [of_type(n) for n in range(2)])
     await spool.close()
     spool = await open_sqlite(limits=limits)
-    await spool.append([of_type(n) for n in range(2, 6)])
-    await spool.append([of_type(n) for n in range(6, 8)])
+    await stored(spool, [of_type(n) for n in range(2, 6)])
+    await stored(spool, [of_type(n) for n in range(6, 8)])
     assert len(await spool.event_types(OUT, limit=100)) == 3
     assert (await spool.facts()).books[OUT].accepted == 8
 
@@ -214,7 +215,7 @@ async def test_a_purged_damaged_row_leaves_the_dead_bytes_right(
     """A damaged row that is past the retention takes nothing from what the others weigh."""
     limits = SpoolLimits(retention_s=100)
     spool = await open_sqlite(limits=limits)
-    await spool.append([make_envelope(1, payload=b"x" * 5_000)])
+    await stored(spool, [make_envelope(1, payload=b"x" * 5_000)])
     await spool.close()
     connection = apsw.Connection(str(tmp_path / "data" / "spool.db"))
     connection.execute("UPDATE events SET payload = 'rotten'")
@@ -238,7 +239,7 @@ async def test_what_is_lent_is_not_quarantined(
 ) -> None:
     """Damage on disk to an event in hand does not settle it a second time."""
     spool = await open_sqlite()
-    await spool.append([make_envelope(n) for n in range(1, 4)])
+    await stored(spool, [make_envelope(n) for n in range(1, 4)])
     await lease(spool)
     await spool.complete([3], state=State.DELIVERED)
     connection = apsw.Connection(str(tmp_path / "data" / "spool.db"))
@@ -255,7 +256,7 @@ async def test_what_is_lent_is_not_quarantined(
 async def half_settled(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
     """Leave a folder with ten events, five of them delivered."""
     spool = await open_sqlite()
-    await spool.append([make_envelope(n) for n in range(1, 11)])
+    await stored(spool, [make_envelope(n) for n in range(1, 11)])
     await spool.complete(await numbers(spool, fresh=5), state=State.DELIVERED)
     await spool.close()
 
@@ -296,7 +297,7 @@ async def test_settlements_that_damage_keeps_out_hold_everything(
     with pytest.raises(SpoolUnusable, match="the database is damaged"):
         await spool.event(1)
     with pytest.raises(SpoolFull):
-        await spool.append([make_envelope(11)])
+        await stored(spool, [make_envelope(11)])
     await spool.close()
     with pytest.raises(SpoolClosed):
         await settling
@@ -318,7 +319,7 @@ async def test_a_reserve_that_cannot_be_given_up_does_not_end_the_writer(
 ) -> None:
     """A disk that became read-only keeps its reserve, too: the writer outlives that, and goes on once it may."""
     spool = await open_sqlite(limits=SpoolLimits(reserve_bytes=4_096), vfs=disk.vfs_name)
-    await spool.append([make_envelope(1)])
+    await stored(spool, [make_envelope(1)])
     await lease(spool)
     reserve = tmp_path / "data" / "spool.reserve"
     reserve.unlink()
@@ -351,7 +352,7 @@ async def test_a_partition_passes_over_a_page_that_cannot_be_read(
 ) -> None:
     """Settling an event whose followers cannot be read frees the first one behind them."""
     spool = await open_sqlite()
-    await spool.append([make_envelope(n, partition="p", payload=b"x" * 600) for n in range(1, 31)])
+    await stored(spool, [make_envelope(n, partition="p", payload=b"x" * 600) for n in range(1, 31)])
     await spool.close()
     spoil_leaf(tmp_path, 2)
     spool = await open_sqlite()
@@ -372,7 +373,7 @@ async def test_a_probe_passes_over_a_page_that_cannot_be_read(
 ) -> None:
     """Where the newest cannot be read they are set aside, and the newest that can is lent."""
     spool = await open_sqlite()
-    await spool.append([make_envelope(n, payload=b"x" * 600) for n in range(1, 3_001)])
+    await stored(spool, [make_envelope(n, payload=b"x" * 600) for n in range(1, 3_001)])
     await spool.close()
     spoil_leaf(tmp_path, -1)
     spool = await open_sqlite()
@@ -386,7 +387,7 @@ async def test_a_feed_of_large_events_is_cut(open_sqlite: OpenSqlite, make_envel
     """Large payloads are read a few megabytes at a time, and all of them are lent in the end."""
     spool = await open_sqlite(limits=SpoolLimits(cache_bytes_max=1))
     for number in range(1, 4):
-        await spool.append([make_envelope(number, payload=b"x" * 5_000_000)])
+        await stored(spool, [make_envelope(number, payload=b"x" * 5_000_000)])
     leased: list[int] = []
     while some := await numbers(spool):
         leased += some
@@ -442,7 +443,7 @@ async def test_a_pending_event_that_cannot_be_read_is_not_shown(
 ) -> None:
     """Until it is set aside, an event on a damaged page is unknown to who looks it up."""
     spool = await open_sqlite(limits=SpoolLimits(cache_bytes_max=1))
-    await spool.append([make_envelope(n, payload=b"x" * 600) for n in range(1, 3_001)])
+    await stored(spool, [make_envelope(n, payload=b"x" * 600) for n in range(1, 3_001)])
     await spool.close()
     spoil_leaf(tmp_path, -1)
     spool = await open_sqlite()
@@ -453,12 +454,12 @@ async def test_a_pending_event_that_cannot_be_read_is_not_shown(
 async def test_dead_events_in_memory_weigh_nothing_after_the_retention(make_envelope: MakeEnvelope, clock: Any) -> None:
     """What was purged leaves room for new events, and stays in the books."""
     spool = MemorySpool(limits=SpoolLimits(bytes_max=6_000, retention_s=100), clock=clock)
-    await spool.append([make_envelope(1, payload=b"x" * 4_000)])
+    await stored(spool, [make_envelope(1, payload=b"x" * 4_000)])
     await lease(spool)
     await spool.bury([1], reason="refused")
     with pytest.raises(SpoolFull):
-        await spool.append([make_envelope(2, payload=b"x" * 4_000)])
+        await stored(spool, [make_envelope(2, payload=b"x" * 4_000)])
     clock.now_ms += 200_000
-    await spool.append([make_envelope(2, payload=b"x" * 4_000)])
+    await stored(spool, [make_envelope(2, payload=b"x" * 4_000)])
     books = (await spool.facts()).books[OUT]
     assert (books.accepted, books.dead, books.pending) == (2, 1, 1)

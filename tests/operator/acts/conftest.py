@@ -34,6 +34,7 @@ from forwarder.operator.pages.render import Renderer
 from forwarder.operator.sessions import Sessions
 from forwarder.ports import EventQuery
 from forwarder.rudderstack import wire as rudderstack_wire
+from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.memory import MemorySpool
 from forwarder.telemetry.metrics import Metrics
@@ -162,7 +163,7 @@ class Desk:
     async def put(self, event: Mapping[str, Any] | bytes, state: State, reason: str, *, inbound: bool = False) -> int:
         """Have an event arrive and be settled; return its sequence."""
         payload = event if isinstance(event, bytes) else json.dumps(event).encode()
-        await self.spool.append([_envelope(payload, self.clock.wall_ms(), inbound=inbound)])
+        await stored(self.spool, [_envelope(payload, self.clock.wall_ms(), inbound=inbound)])
         route = RouteName.RUDDERSTACK_TO_COURIER if inbound else RouteName.COURIER_TO_RUDDERSTACK
         (lease,) = await self.spool.lease(route, fresh_max=1, retry_max=0, bytes_max=1)
         attempt = Attempt(
@@ -185,8 +186,8 @@ class Desk:
         events = [
             {"type": "track", "event": "E", "userId": f"u{n}", "messageId": f"m{n}", **fields} for n in range(count)
         ]
-        await self.spool.append(
-            [_envelope(json.dumps(event).encode(), self.clock.wall_ms(), inbound=True) for event in events]
+        await stored(
+            self.spool, [_envelope(json.dumps(event).encode(), self.clock.wall_ms(), inbound=True) for event in events]
         )
         leases = await self.spool.lease(
             RouteName.RUDDERSTACK_TO_COURIER, fresh_max=count, retry_max=0, bytes_max=1_000_000_000

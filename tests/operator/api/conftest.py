@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 import structlog
 
-from forwarder.errors import NoSuchEvent, SpoolClosed
+from forwarder.errors import NoSuchEvent, SpoolClosed, SpoolFull
 from forwarder.flow.route import RouteStatus, ScopeStop
 from forwarder.model import Attempt, Books, Envelope, Labels, Lease, Receipt, RouteName, State
 from forwarder.operator.api import api_routes
@@ -174,9 +174,16 @@ class ListedSpool:
 
     # The rest of the spool is no business of the operator's.
 
-    async def append(self, envelopes: Sequence[Envelope]) -> Receipt:
+    def append(
+        self,
+        envelopes: Sequence[Envelope],
+        *,
+        on_commit: Callable[[Receipt], None],
+        on_rollback: Callable[[SpoolFull | SpoolClosed], None],
+    ) -> None:
         """Take nothing."""
-        raise SpoolClosed(f"{len(envelopes)} not taken")
+        del on_commit
+        on_rollback(SpoolClosed(f"{len(envelopes)} not taken"))
 
     async def lease(self, route: RouteName, *, fresh_max: int, retry_max: int, bytes_max: int) -> Sequence[Lease]:
         """Lend nothing."""

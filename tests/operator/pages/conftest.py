@@ -25,6 +25,7 @@ from forwarder.operator.pages.routes import make_page
 from forwarder.operator.pages.stream import Stream
 from forwarder.operator.sessions import Sessions
 from forwarder.ports import EventQuery
+from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
@@ -135,7 +136,7 @@ class World:
             source=source,
             labels=Labels(type="message:updated", event=event, message_id=message, user_id=user),
         )
-        await self.spool.append([envelope])
+        await stored(self.spool, [envelope])
         sequence = (await self.newest())[0]
         if state is State.PENDING and attempt is None and not progress:
             return sequence

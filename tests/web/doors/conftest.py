@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
+from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.model import Envelope, Receipt, RouteName
 from forwarder.ports import Spool
 from forwarder.telemetry.metrics import Metrics
@@ -52,26 +53,53 @@ class ShortSpool:
     def __init__(self) -> None:
         self.kept: list[Envelope] = []
         self.appends = 0
-        self.refusal: Exception | None = None
+        self.refusal: SpoolFull | SpoolClosed | None = None
         self.gate: asyncio.Event | None = None  # while it is not set, nothing is committed
         self.asked = asyncio.Event()
         self._keys: set[bytes] = set()
+        self._waiting: asyncio.Future[None] | None = None
 
-    async def append(self, envelopes: Sequence[Envelope]) -> Receipt:
+    def append(
+        self,
+        envelopes: Sequence[Envelope],
+        *,
+        on_commit: Callable[[Receipt], None],
+        on_rollback: Callable[[SpoolFull | SpoolClosed], None],
+    ) -> None:
         """Keep what is new."""
         self.appends += 1
         self.asked.set()
         if self.gate is not None:
-            await self.gate.wait()
+            self._waiting = asyncio.ensure_future(self._after_gate(self.gate, envelopes, on_commit, on_rollback))
+            return
+        self._answer(envelopes, on_commit, on_rollback)
+
+    async def _after_gate(
+        self,
+        gate: asyncio.Event,
+        envelopes: Sequence[Envelope],
+        on_commit: Callable[[Receipt], None],
+        on_rollback: Callable[[SpoolFull | SpoolClosed], None],
+    ) -> None:
+        await gate.wait()
+        self._answer(envelopes, on_commit, on_rollback)
+
+    def _answer(
+        self,
+        envelopes: Sequence[Envelope],
+        on_commit: Callable[[Receipt], None],
+        on_rollback: Callable[[SpoolFull | SpoolClosed], None],
+    ) -> None:
         if self.refusal is not None:
-            raise self.refusal
+            on_rollback(self.refusal)
+            return
         accepted = 0
         for envelope in envelopes:
             if envelope.event_key not in self._keys:
                 self._keys.add(envelope.event_key)
                 self.kept.append(envelope)
                 accepted += 1
-        return Receipt(accepted=accepted, duplicates=len(envelopes) - accepted)
+        on_commit(Receipt(accepted=accepted, duplicates=len(envelopes) - accepted))
 
 
 @dataclass

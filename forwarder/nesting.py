@@ -1,12 +1,17 @@
 """How deep JSON text is nested, told without decoding it: a decoder gives up, or recurses, where it matters."""
 
 import re
+from typing import Final
+
+# At 5,000 levels a real RudderStack stops delivering everything of the source; no template reads so deep.
+LEVELS_MAX: Final = 200
+TOO_DEEP: Final = f"nested deeper than {LEVELS_MAX} levels"
 
 # Whole strings are taken at once, so that no bracket inside one counts. Possessive: nothing is tried twice.
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
 
 
-def is_deeper(text: bytes, *, levels_max: int) -> bool:
+def is_too_deep(text: bytes, *, levels_max: int = LEVELS_MAX) -> bool:
     """Tell whether well-formed JSON text nests objects and lists deeper than so many levels."""
     if text.count(b"{") + text.count(b"[") <= levels_max:
         return False  # most events: too few brackets to be that deep, and counting is much quicker than walking
