@@ -23,7 +23,7 @@ class Acts:
 
         Calls to Courier that were done are not made again, except with `everything`.
         """
-        count = await self.parts.spool.exhume(sequences, everything=everything)
+        count = await self.parts.spool.requeue(sequences, everything=everything)
         again = ", with what was done before" if everything else ""
         await self.audit(who, "replay", f"{count} events{again}: {detail}")
         return count

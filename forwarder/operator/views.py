@@ -47,7 +47,7 @@ def event_detail(found: ports.EventDetail) -> told.EventDetail:
 def route(name: RouteName, facts: ports.SpoolFacts, status: RouteStatus | None, *, now_ms: int) -> told.Route:
     """Show one route; `status` None: it does not run."""
     oldest_ms = facts.oldest_pending_ms.get(name)
-    totals = facts.books.get(name)
+    totals = facts.totals.get(name)
     return told.Route(
         name=name,
         state=status.state if status else "off",
@@ -129,7 +129,7 @@ def _attempt(made: model.Attempt) -> told.Attempt:
     )
 
 
-def _totals(totals: model.Books) -> told.Totals:
+def _totals(totals: model.Totals) -> told.Totals:
     counts = {name: getattr(totals, name) for name in told.Totals.__struct_fields__ if name != "is_balanced"}
     return told.Totals(**counts, is_balanced=totals.is_balanced())
 

@@ -58,7 +58,7 @@ class Overview:
             facts=facts,
             started_at_ms=parts.started_at_ms,
             endpoints=endpoint_urls(parts, request),
-            is_untouched=not any(totals.accepted for totals in facts.books.values()),
+            is_untouched=not any(totals.accepted for totals in facts.totals.values()),
         )
 
     async def pause(self, request: web.Request) -> web.StreamResponse:
@@ -99,7 +99,7 @@ class Overview:
             "advice": advice(name, status),
             "flow": self.rates.flow(name),
             "chart": hour_chart(self.rates.hour(name), now_ms=now_ms),
-            "totals": facts.books.get(name),
+            "totals": facts.totals.get(name),
             "oldest_age_s": max(0.0, (now_ms - oldest_ms) / 1000) if oldest_ms is not None else None,
             "retrying": facts.retrying.get(name, 0),
             "unsettled_bytes": facts.unsettled_bytes.get(name, 0),
