@@ -16,10 +16,7 @@ from forwarder.clock import SystemClock
 from forwarder.errors import SpoolUnusable
 from forwarder.mapping.link_file import LinkFile, read_link_file
 from forwarder.mapping.link_store import LinkStore
-from forwarder.operator.acts import Acts
-from forwarder.operator.api import Api
-from forwarder.operator.guard import OperatorGuard
-from forwarder.operator.listener import operator_app
+from forwarder.operator.assembly import api_alone
 from forwarder.operator.parts import Parts
 from forwarder.settings import Settings
 from forwarder.spool.limits import SpoolLimits
@@ -52,10 +49,7 @@ async def stopped_daemon(settings: Settings) -> AsyncIterator[Path]:
             reporter=reporter,
             clock=clock,
         )
-        guard = OperatorGuard(token=None, own_hosts=frozenset())
-        routes = [one.route() for one in Api(acts=Acts(parts=parts)).operations()]
-        app = operator_app(routes, guard=guard, parts=parts)
-        async with _served(app) as socket:
+        async with _served(api_alone(parts)) as socket:
             yield socket
     finally:
         await spool.close()

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from aiohttp import web
+
 from forwarder.operator.acts import Acts
 from forwarder.operator.api import Api, described
 from forwarder.operator.checks import LocalCheck
@@ -45,3 +47,10 @@ def operator_workers(settings: Settings, parts: Parts) -> Sequence[Worker]:
     app.on_shutdown.append(lambda _: jobs.close())
     listener = OperatorListener(app, host=settings.operator_listen.host, port=settings.operator_listen.port)
     return listener, rates
+
+
+def api_alone(parts: Parts, *, token: str | None = None) -> web.Application:
+    """Return the API without pages, for what is no daemon."""
+    guard = OperatorGuard(token=token, own_hosts=frozenset())
+    routes = [one.route() for one in Api(acts=Acts(parts=parts)).operations()]
+    return operator_app(routes, guard=guard, parts=parts)

@@ -25,12 +25,12 @@ class Error(msgspec.Struct, frozen=True):
 
 
 def document(version: str, operations: Sequence[Operation]) -> Json:
-    """Return the whole document."""
-    types = {kind for one in operations for kind in (one.takes, one.answers) if kind is not None} | {Error}
-    named = sorted(types, key=lambda kind: kind.__name__)
-    _, schemas = msgspec.json.schema_components(named, ref_template=_REFERENCE)
+    """Return the whole document; pages for people are not in it, what they change is."""
+    named = [one for one in operations if one.is_described]
+    types = {kind for one in named for kind in (one.takes, one.answers) if kind is not None} | {Error}
+    _, schemas = msgspec.json.schema_components(sorted(types, key=lambda kind: kind.__name__), ref_template=_REFERENCE)
     paths: Json = {}
-    for one in operations:
+    for one in named:
         paths.setdefault(one.path, {})[one.method.lower()] = _described(one, schemas)
     error = {"description": "What is wrong, and what to do.", "content": _content("application/json", "Error")}
     return {

@@ -123,6 +123,7 @@ class DestinationEvents:
             running=self.jobs.running(),
             is_cut=len(inbound) == _TYPES_MAX,
             is_relay=self.acts.parts.setting("FORWARDER_INBOUND_MODE") == "relay",
+            types=LINKABLE,
             endpoints=endpoint_urls(self.acts.parts, request),
             path=PATH,
             studio=STUDIO_URL,

@@ -26,7 +26,6 @@ from forwarder.ports import EventQuery, EventRow
 JOBS_RUNNING_MAX: Final = 4
 JOBS_KEPT_MAX: Final = 32
 FOLLOWED_MAX: Final = 50_000  # events of one job whose outcome is looked at
-_LOOK_EVERY_S: Final = 0.5
 _FOLLOWED_S: Final = 60.0  # then what is still pending is told as that
 
 Act = Callable[[Sequence[int]], Awaitable[int]]
@@ -46,7 +45,7 @@ class Job:
     is_followed: bool = False  # what becomes of its events is of interest
     name: str = field(default_factory=lambda: secrets.token_hex(8))
     done: int = 0
-    moved: array[int] = field(default_factory=lambda: array("q"))
+    moved: "array[int]" = field(default_factory=lambda: array("q"))
     outcome: Mapping[State, int] = field(default_factory=dict)
     acted_at_ms: int | None = None  # when the last event was acted on
     ended_at_ms: int | None = None
@@ -67,8 +66,9 @@ class Job:
 class Jobs:
     """Run jobs side by side, a few at a time. `close` stops them; call it before the spool is closed."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, *, look_every_s: float = 0.5) -> None:
         self._parts = parts
+        self._look_every_s = look_every_s
         self._jobs: dict[str, Job] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -132,7 +132,7 @@ class Jobs:
             job.outcome = await outcome(self._parts, job.moved)
             if not job.outcome.get(State.PENDING) or self._parts.clock.monotonic_s() >= until_s:
                 return
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(self._look_every_s)
 
 
 async def outcome(parts: Parts, sequences: Sequence[int]) -> Mapping[State, int]:

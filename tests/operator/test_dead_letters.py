@@ -71,37 +71,77 @@ async def test_a_group_is_replayed(start: Any) -> None:
     assert "Replay this group?" in asked.words
     assert (await desk.states())[first] == "dead", "asking changes nothing"
     page = await desk.post("/dead-letters/replay", asked.forms("/dead-letters/replay")[0])
-    assert (page.status, page.location) == (303, "/dead-letters?did=replayed&count=1")
-    assert "Replayed: 1 event(s)" in (await desk.get(page.location)).words
+    await desk.finish(page)
     assert await desk.states() == {first: "pending", other: "dead"}
     assert await desk.audits() == [("replay", f"1 events: state=dead route={OUT} reason=a")]
 
 
+@pytest.mark.parametrize(
+    ("state", "told", "mark"),
+    [
+        (State.DELIVERED, "3 delivered", "good"),
+        (State.DEAD, "3 dead again", "bad"),
+        (State.PENDING, "3 pending", "bad"),
+    ],
+)
+async def test_what_came_of_a_replay_is_told(start: Any, state: State, told: str, mark: str) -> None:
+    """A replay is good only if its events arrived; where they died again, that is what it says, with a link."""
+    desk = await start()
+    for number in range(3):
+        await desk.put({"n": number}, State.DEAD, "a")
+    page = await desk.post("/dead-letters/replay", _group("a"))
+    async with asyncio.timeout(5):
+        while desk.jobs.of(page.location.removeprefix("/jobs/")).acted_at_ms is None:
+            await desk.get("/audit")
+    if state is not State.PENDING:
+        await desk.deliver(state=state, reason="a" if state is State.DEAD else "")
+    ended = await desk.finish(page)
+    assert "3 of 3 events replayed" in ended.words
+    assert f"What came of them: {told}" in ended.words
+    assert f'class="notice {mark}"' in ended.html
+    assert f'href="/events?state={state.value}"' in ended.html
+
+
 async def test_a_large_group_is_a_job_with_progress(start: Any) -> None:
-    """More than a thousand events are replayed in steps, with a page that tells how far it is."""
+    """More than a thousand events are replayed in steps, with a page that lives and tells how far it is."""
     desk = await start()
     await desk.put_many(2_500, State.UNMAPPED, "nothing")
-    may_go, exhume = asyncio.Event(), desk.spool.requeue
+    may_go, requeue = asyncio.Event(), desk.spool.requeue
 
     async def waiting(sequences: Sequence[int], *, everything: bool = False) -> int:
         await may_go.wait()
-        return int(await exhume(sequences, everything=everything))
+        return int(await requeue(sequences, everything=everything))
 
     desk.spool.requeue = waiting
     page = await desk.post("/dead-letters/replay", _group("nothing", state="unmapped", route=IN))
     shown = await desk.get(page.location)
-    assert f'data-poll="{page.location}?part=1"' in shown.html
+    assert " data-live>" in shown.html
     assert '<noscript><meta http-equiv="refresh" content="2"></noscript>' in shown.html
-    assert "0 of 2 500 events replayed" in shown.words
+    assert "0 of 2,500 events replayed" in shown.words
     may_go.set()
     ended = await desk.finish(page)
-    assert "2 500 of 2 500 events replayed" in ended.words
-    assert "data-poll" not in ended.html
-    part = await desk.get(f"{page.location}?part=1")
-    assert part.headers["X-Job-Ended"] == "1"
-    assert "<html" not in part.html
+    assert "2,500 of 2,500 events replayed" in ended.words
+    assert " data-live>" not in ended.html
     assert set((await desk.states()).values()) == {"pending"}
     assert [detail.split(" ")[0] for act, detail in await desk.audits()] == ["1000", "1000", "500"]
+
+
+async def test_an_act_that_was_interrupted_says_how_many_remain(start: Any) -> None:
+    """What stops half way says what was done and what was not, and is not shown as a success."""
+    desk = await start()
+    await desk.put_many(2_500, State.UNMAPPED, "nothing")
+    requeue = desk.spool.requeue
+
+    async def breaking(sequences: Sequence[int], *, everything: bool = False) -> int:
+        if sequences[0] > 1_000:
+            raise SpoolClosed("the spool is closed")
+        return int(await requeue(sequences, everything=everything))
+
+    desk.spool.requeue = breaking
+    ended = await desk.finish(await desk.post("/dead-letters/replay", _group("nothing", state="unmapped", route=IN)))
+    assert "1,000 of 2,500 events replayed" in ended.words
+    assert "Stopped: the spool is closed. 1,500 events remain as they were" in ended.words
+    assert 'class="notice bad"' in ended.html
 
 
 async def test_a_group_is_discarded(start: Any) -> None:
@@ -111,8 +151,9 @@ async def test_a_group_is_discarded(start: Any) -> None:
     asked = await desk.post("/dead-letters/discard", _group("a", confirmed=False))
     assert "Discard this group?" in asked.words
     assert 'class="danger"' in asked.html
-    page = await desk.post("/dead-letters/discard", _group("a"))
-    assert page.location == "/dead-letters?did=discarded&count=1"
+    ended = await desk.finish(await desk.post("/dead-letters/discard", _group("a")))
+    assert "1 of 1 events discarded" in ended.words
+    assert "What came of" not in ended.words
     assert await desk.states() == {sequence: "dead*"}
     assert "No dead letters" in (await desk.get("/dead-letters")).words
     again = await desk.post("/dead-letters/discard", _group("a"))
@@ -181,7 +222,7 @@ async def test_hostile_reasons_and_payloads_are_text(start: Any) -> None:
     assert "\u202e" not in page.html
     assert "\x1b" not in page.html
     done = await desk.post("/dead-letters/replay", page.forms("/dead-letters/replay")[0] | {"confirmed": "1"})
-    assert done.location.endswith("did=replayed&count=1")
+    await desk.finish(done)
 
 
 async def test_a_payload_that_is_huge_or_no_text_breaks_no_page(start: Any) -> None:

@@ -1,4 +1,4 @@
-"""One event's page, its message's journey and its replay, at the level of HTTP."""
+"""One event's page, its message's timeline and its replay, at the level of HTTP."""
 
 import json
 import re
@@ -11,13 +11,13 @@ import pytest
 from forwarder.errors import Unmappable
 from forwarder.flow.plans import Fate, Plan, PlannedCall
 from forwarder.model import Attempt, Delivery, Filtered, Lease, Replay, RouteName, State, Unmapped
+from forwarder.operator.edits import store_edited
 from forwarder.operator.explain import explainer
-from forwarder.operator.pages.edited_copy import store_edited
 from forwarder.ports import Mapped
 from stand_ins.spool_acts import leased
 
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
-Look = Callable[..., Awaitable[Any]]
+Start = Callable[..., Awaitable[Any]]
 HOSTILE = '</pre><script>alert(1)</script>\u202e"onmouseover=x'
 
 
@@ -36,9 +36,9 @@ class SayingMapper:
         return (Delivery(sequence=lease.sequence, operation="POST /v1/batch", body=lease.envelope.payload),)
 
 
-async def test_what_arrived_what_is_sent_and_every_attempt(look: Look) -> None:
+async def test_what_arrived_what_is_sent_and_every_attempt(start: Start) -> None:
     """The page has the payload indented, what the mapping makes of it, and each attempt with its answer."""
-    world = await look(explain={OUTBOUND: explainer(SayingMapper())})
+    world = await start(explain={OUTBOUND: explainer(SayingMapper())})
     attempt = Attempt(
         at_ms=world.clock.now_ms,
         duration_ms=37,
@@ -61,9 +61,9 @@ async def test_what_arrived_what_is_sent_and_every_attempt(look: Look) -> None:
 @pytest.mark.parametrize(
     ("wanted", "words"), [("filtered", "a rule says so"), ("unmapped", "nothing is linked"), ("dead", "no user")]
 )
-async def test_what_would_not_be_sent_says_why(look: Look, wanted: str, words: str) -> None:
+async def test_what_would_not_be_sent_says_why(start: Start, wanted: str, words: str) -> None:
     """Where the mapping sends nothing, the page says in which state the event would end and why."""
-    world = await look(explain={OUTBOUND: explainer(SayingMapper())})
+    world = await start(explain={OUTBOUND: explainer(SayingMapper())})
     sequence = await world.arrive(json.dumps({"as": wanted}).encode())
     text = await world.page(f"/events/{sequence}")
     assert "it would end" in text
@@ -71,9 +71,9 @@ async def test_what_would_not_be_sent_says_why(look: Look, wanted: str, words: s
     assert f"state-{wanted}" in text
 
 
-async def test_a_hostile_payload_is_text(look: Look) -> None:
+async def test_a_hostile_payload_is_text(start: Start) -> None:
     """HTML, quotes and direction characters in payload, names and reasons are shown, not obeyed."""
-    world = await look(explain={OUTBOUND: explainer(SayingMapper())})
+    world = await start(explain={OUTBOUND: explainer(SayingMapper())})
     payload = json.dumps({"x": HOSTILE}, ensure_ascii=False).encode()
     sequence = await world.arrive(
         payload, event=HOSTILE, user=HOSTILE, message=HOSTILE, state=State.DEAD, reason=HOSTILE
@@ -89,10 +89,10 @@ async def test_a_hostile_payload_is_text(look: Look) -> None:
     [b"\xff\xfe\x00", b"", b"[" * 100_000, b'"\\ud800"', b'{"a":NaN}', b'{"t":"' + b"<x>" * 1_400_000 + b'"}'],
     ids=["no text", "nothing", "deep", "lone surrogate", "no JSON", "four megabytes"],
 )
-async def test_no_payload_breaks_the_page(look: Look, payload: bytes) -> None:
+async def test_no_payload_breaks_the_page(start: Start, payload: bytes) -> None:
     """Whatever was stored is shown up to a bound, and all of it is a download away, as it was."""
-    world = await look(explain={OUTBOUND: explainer(SayingMapper())} if payload.startswith(b'"') else {})
-    world.desk.explain.clear()
+    world = await start(explain={OUTBOUND: explainer(SayingMapper())} if payload.startswith(b'"') else {})
+    world.parts.explain.clear()
     sequence = await world.arrive(payload)
     text = await world.page(f"/events/{sequence}")
     assert len(text) < 500_000
@@ -103,9 +103,9 @@ async def test_no_payload_breaks_the_page(look: Look, payload: bytes) -> None:
         assert answer.content_type == "application/octet-stream"
 
 
-async def test_a_large_payload_is_not_mapped_for_the_page(look: Look) -> None:
+async def test_a_large_payload_is_not_mapped_for_the_page(start: Start) -> None:
     """An event above a megabyte is not mapped just to be looked at, and the page says what to use instead."""
-    world = await look(explain={OUTBOUND: explainer(SayingMapper())})
+    world = await start(explain={OUTBOUND: explainer(SayingMapper())})
     sequence = await world.arrive(b'{"t":"' + b"x" * 1_100_000 + b'"}')
     assert "use forwarder map" in await world.page(f"/events/{sequence}")
 
@@ -151,7 +151,7 @@ async def test_a_replay_asks_then_moves_and_is_written_down(world: Any) -> None:
     [
         (OUTBOUND, State.DELIVERED, "recognises a repetition"),
         (INBOUND, State.DEAD, "are not repeated"),
-        (OUTBOUND, State.PENDING, "waits for delivery already"),
+        (OUTBOUND, State.PENDING, "is pending already"),
     ],
 )
 async def test_a_replay_says_what_it_does(world: Any, route: RouteName, state: State, words: str) -> None:
@@ -161,7 +161,7 @@ async def test_a_replay_says_what_it_does(world: Any, route: RouteName, state: S
         assert words in await answer.text()
 
 
-async def test_the_journey_of_a_message_is_one_time_line(world: Any) -> None:
+async def test_a_message_has_one_timeline(world: Any) -> None:
     """All events of a message, the first above, each with its distance from the first."""
     message = "m/1 ?&#"
     await world.arrive(event="Message Enqueued", message=message, state=State.FILTERED, reason="not wanted")
@@ -184,7 +184,7 @@ async def test_a_message_that_is_unknown_says_so(world: Any) -> None:
 @pytest.mark.parametrize("path", ["/events/999999", "/events/999999/payload"])
 async def test_an_event_that_is_unknown_is_a_page(world: Any, path: str) -> None:
     """An unknown event is a page with 404."""
-    assert "Not here" in await world.page(path, status=404)
+    assert "Page not found" in await world.page(path, status=404)
 
 
 async def test_an_impossible_number_is_a_page(world: Any) -> None:
@@ -215,7 +215,7 @@ async def test_an_event_without_labels_has_a_page(world: Any) -> None:
     assert "message:updated" in await world.page("/events")
 
 
-async def test_a_journey_goes_by_the_events_own_times(world: Any) -> None:
+async def test_a_timeline_goes_by_the_events_own_times(world: Any) -> None:
     """Statuses that arrive in the wrong order are shown in the order in which they were reached, with both times."""
 
     async def told(event: str, **fields: object) -> None:
@@ -236,7 +236,7 @@ async def test_a_journey_goes_by_the_events_own_times(world: Any) -> None:
     assert beside.index(">Message Sent</a>") < beside.index('<span class="muted">this one</span>')
 
 
-async def test_a_journey_reads_no_large_payload(world: Any) -> None:
+async def test_a_timeline_reads_no_large_payload(world: Any) -> None:
     """An event too large to be one of Courier's keeps its arrival as its time."""
     data = {"id": "m1", "status": "SENT", "sent": 1_000, "filling": "x" * 70_000}
     await world.arrive(json.dumps({"type": "message:updated", "data": data}).encode())
@@ -279,7 +279,7 @@ async def test_everything_again_is_not_offered_elsewhere(world: Any, route: Rout
 async def test_an_edited_copy_and_its_original_link_to_each_other(world: Any) -> None:
     """Whoever looks at one finds the other."""
     original = await world.arrive(b'{"a": 1}', state=State.DEAD, reason="r")
-    await store_edited(world.desk, await world.spool.event(original), '{"a": 2}', who="somebody")
+    await store_edited(world.acts, await world.spool.event(original), '{"a": 2}', who="somebody")
     copy = (await world.newest())[0]
     assert f'Replaced by an edited copy, <a href="/events/{copy}">' in await world.page(f"/events/{original}")
     assert f'An edited copy of <a href="/events/{original}">' in await world.page(f"/events/{copy}")

@@ -22,8 +22,8 @@ async def test_an_empty_list_says_what_to_do(world: Any) -> None:
     """Where nothing has come yet the page gives the URLs to paste, and follows what comes."""
     text = await world.page("/events")
     assert "http://127.0.0.1:8080/webhooks/courier" in text
-    assert 'data-stream="/api/stream?watch=events&amp;after=0"' in text
-    assert "data-tail" in text
+    assert " data-live>" in text
+    assert "data-rows" in text
 
 
 async def test_both_routes_newest_first(world: Any) -> None:
@@ -58,9 +58,9 @@ async def test_history_is_not_followed(world: Any) -> None:
     await world.arrive()
     for path in ("/events?text=number", "/events?before=100", "/events?to=2030-01-01"):
         text = await world.page(path)
-        assert "data-stream" not in text
+        assert " data-live>" not in text
         assert "Newest, live" in text
-    assert "state=dead" in await world.page("/events?state=dead")
+    assert " data-live>" in await world.page("/events?state=dead")
 
 
 async def test_older_pages_go_on_where_the_last_ended(world: Any) -> None:
@@ -89,6 +89,7 @@ async def test_a_cut_search_says_so_and_offers_to_go_on(world: Any, monkeypatch:
     monkeypatch.setattr(world.spool, "events", cut)
     text = await world.page("/events?text=needle")
     assert "Nothing in the part that was looked at" in text
+    assert "The text was looked for in 3 events, back to 2027-01-15 08:00:00.000 UTC; older ones were not read." in text
     assert f"/events?text=needle&amp;before={found.next_before}" in text
 
 

@@ -77,7 +77,7 @@ async def test_guessing_is_throttled(start: Any) -> None:
     assert page.status == 429
     assert int(page.headers["Retry-After"]) == 61
     assert (await desk.get("/audit", Authorization="Bearer x")).status == 429, "one count for page and programs"
-    desk.clock.now_s += 61
+    desk.clock.now_ms += 61_000
     assert (await desk.post("/login", {"token": TOKEN})).status == 303
 
 
@@ -91,9 +91,9 @@ async def test_a_session_ends(start: Any) -> None:
     """After half a day the cookie is worth nothing."""
     desk = await start(token=TOKEN)
     await desk.post("/login", {"token": TOKEN})
-    desk.clock.now_s += LIFETIME_S - 1
+    desk.clock.now_ms += (LIFETIME_S - 1) * 1000
     assert (await desk.get("/audit")).status == 200
-    desk.clock.now_s += 1
+    desk.clock.now_ms += 1_000
     assert (await desk.get("/audit")).status == 303
 
 
@@ -109,7 +109,7 @@ async def test_sessions_are_few(start: Any) -> None:
     assert not sessions.is_logged_in({})
     assert not sessions.is_logged_in({COOKIE: ""})
     assert repr(sessions) == f"Sessions({SESSIONS_MAX})"
-    desk.clock.now_s += LIFETIME_S
+    desk.clock.now_ms += LIFETIME_S * 1000
     sessions.open()
     assert repr(sessions) == "Sessions(1)"
 

@@ -10,7 +10,7 @@ from forwarder.model import RouteName, State
 from forwarder.operator.pages.overview import advice
 
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
-Look = Callable[..., Awaitable[Any]]
+Start = Callable[..., Awaitable[Any]]
 
 
 async def test_an_untouched_daemon_says_what_to_paste_where(world: Any) -> None:
@@ -29,7 +29,6 @@ async def test_the_books_are_an_equation_with_links(world: Any) -> None:
     text = await world.page("/")
     assert "accepted <b>3</b>" in text
     assert "/events?route=courier_to_rudderstack&amp;state=dead" in text
-    assert "balanced" in text
     assert "does not balance" not in text
     assert "No event has arrived yet" not in text
 
@@ -41,7 +40,7 @@ async def test_what_waits_is_shown_with_its_age(world: Any) -> None:
     text = await world.page("/")
     assert "1 min 5 s" in text
     assert "age of the oldest" in text
-    assert "1 <small>waiting</small>" in text
+    assert "pending" in text
 
 
 async def test_rates_and_latencies_come_from_the_counters(world: Any) -> None:
@@ -70,13 +69,13 @@ async def test_a_route_that_is_held_says_why_since_when_and_what_to_do(world: An
         ScopeStop(scope="lists", state="held", reason="answered 403", since_ms=0, next_try_ms=0),
     )
     text = await world.page("/")
-    for words in ("answered 401", "5 s ago", "in 30 s", "RUDDERSTACK_WRITE_KEY", "Nothing is lost", "lists", "403"):
+    for words in ("answered 401", "for 5.0 s", "in 30 s", "RUDDERSTACK_WRITE_KEY", "Nothing is lost", "lists", "403"):
         assert words in text
 
 
-async def test_a_route_that_is_off_says_how_to_switch_it_on(look: Look) -> None:
+async def test_a_route_that_is_off_says_how_to_switch_it_on(start: Start) -> None:
     """A route without settings names the variables that it needs."""
-    world = await look(running=(OUTBOUND,))
+    world = await start(running=(OUTBOUND,))
     text = await world.page("/")
     assert "FORWARDER_INBOUND_KEYS" in text
     assert "/routes/rudderstack_to_courier/pause" not in text
@@ -135,7 +134,7 @@ async def test_what_an_act_did_comes_from_a_closed_set(world: Any) -> None:
     """A link cannot put words of its own onto the page."""
     assert "&lt;b" not in await world.page("/?did=%3Cb%3Eowned&count=7")
     assert "some event(s)" in await world.page("/?did=replayed&count=%3Cscript")
-    assert "Replayed: 1\u202f234 event(s)" in await world.page("/?did=replayed&count=1234")
+    assert "Replayed: 1,234 event(s)" in await world.page("/?did=replayed&count=1234")
 
 
 async def test_a_host_name_of_version_six_is_bracketed(world: Any) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from forwarder.errors import SpoolFull
 from forwarder.model import Labels, RouteName, State
-from forwarder.operator.pages.edited_copy import EDIT_BYTES_MAX, Edits, edited_envelope, edits_of
+from forwarder.operator.edits import EDIT_BYTES_MAX, Edits, edited_envelope, edits_of
 from forwarder.ports import EventDetail, EventQuery, EventRow
 from stand_ins.spool_acts import leased
 
@@ -153,7 +153,7 @@ async def test_original_and_copy_know_each_other(start: Any) -> None:
     second = (await desk.spool.events(EventQuery(limit=1))).rows[0].sequence
     assert await edits_of(desk.spool, first) == Edits(copy=second)
     assert await edits_of(desk.spool, second) == Edits(original=first)
-    await desk.operator.audit("somebody", "links", f"event {first} was replaced by event 99, an edited copy")
+    await desk.acts.audit("somebody", "links", f"event {first} was replaced by event 99, an edited copy")
     assert await edits_of(desk.spool, 99) == Edits()
 
 
