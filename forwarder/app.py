@@ -6,7 +6,7 @@ import random
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from forwarder import __version__
 from forwarder.clock import SystemClock
@@ -30,8 +30,9 @@ from forwarder.mapping.rudderstack_to_courier import RudderstackToCourier
 from forwarder.mapping.rules import Rules
 from forwarder.mapping.selection import EventSelection
 from forwarder.model import RouteName
-from forwarder.operator.assembly import OperatorParts, operator_workers
+from forwarder.operator.assembly import operator_workers
 from forwarder.operator.explain import Explain, explainer
+from forwarder.operator.parts import Parts
 from forwarder.ports import Probeable, Worker
 from forwarder.rudderstack.calls import TrackCalls
 from forwarder.rudderstack.credential import WriteKey
@@ -216,16 +217,18 @@ def explainers(settings: Settings, rules: Rules, links: LinkStore) -> dict[Route
 def operator(
     settings: Settings, base: Foundation, routes: Sequence[Route], rules: Rules, links: LinkStore
 ) -> Sequence[Worker]:
-    """Make the operator's listener and what samples and streams for its page."""
+    """Make the operator's listener and what samples rates for its pages."""
     return operator_workers(
         settings,
-        OperatorParts(
+        Parts(
+            archive=base.spool,
             spool=base.spool,
             metrics=base.metrics,
             reporter=base.reporter,
             clock=base.clock,
             routes=routes,
             links=links,
+            settings_rows=[asdict(row) for row in settings.rows()],
             explain=explainers(settings, rules, links),
             time_of={RouteName.COURIER_TO_RUDDERSTACK: stated_time_ms},
         ),
