@@ -4,9 +4,11 @@ Units: `_ms` = integer milliseconds since the Unix epoch (wall clock) unless it 
 `_s` = seconds as float; sizes are bytes.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 
 class RouteName(StrEnum):
@@ -26,8 +28,7 @@ class State(StrEnum):
     DEAD = "dead"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Labels:
+class Labels(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What people look an event up by. Taken from the payload at the door, never logged.
 
     Each is cut to 256 characters before it gets here; "" when the event has none.
@@ -56,8 +57,10 @@ class Recurrence:
     side: str  # which of the opposites this is
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Envelope:
+_NO_LABELS = Labels()
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An event as it arrived. Same event, same key (law 3); the payload is the sender's bytes."""
 
     route: RouteName
@@ -66,7 +69,7 @@ class Envelope:
     received_at_ms: int
     payload: bytes  # the one event's own JSON (an element of an array is cut out of its request)
     source: str = ""  # the door: "webhook", "events", "rudderstack", "segment", "v1"
-    labels: Labels = field(default_factory=Labels)
+    labels: Labels = _NO_LABELS
     recurrence: Recurrence | None = None
 
     def __repr__(self) -> str:
@@ -82,16 +85,25 @@ class Replay(StrEnum):
     EVERYTHING = "everything"  # plan anew and do all of it again
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
-    """The spool's loan of one pending event; settled exactly once by complete, release or bury."""
+class Lease(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The spool's loan of one pending event; settled exactly once."""
 
     sequence: int
     attempt: int  # 1 for the first; counts the failures before plus one
-    first_failed_at_ms: int | None  # None while it never failed
-    progress: bytes  # what `Spool.note` kept last; b"" when nothing
     envelope: Envelope
+    first_failed_at_ms: int | None = None  # None while it never failed
+    progress: bytes = b""  # what `Spool.note` kept last; b"" when nothing
     replay: Replay = Replay.NOT  # only with progress: what was kept before the replay
+    is_retry: bool = False  # it was given back before, with a failure or a time: one of `Demand.retry_max`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """How much a route would lease now."""
+
+    fresh_max: int  # events that were never given back, or only as if never leased
+    retry_max: int  # events that were given back with a failure or a time (a retry, a rate limit, a held group)
+    bytes_max: int  # of the payloads; one event is leased whatever its size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +204,34 @@ class Attempt:
     answer: bytes  # at most the first 2,048 bytes; may quote the payload: shown, never logged
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Leased events that reached a final state together. Dead ones can be replayed."""
+
+    sequences: Sequence[int]
+    state: State  # any but pending
+    reason: str = ""
+    attempt: Attempt | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """Leased events that are given back, due again at `not_before_ms` (0: at once).
+
+    `counts` False leaves the attempt number as it was (a hold, a drain, a pause); with no time and no attempt either,
+    the event stands as if it had not been leased this time, and the reason is not kept.
+    """
+
+    sequences: Sequence[int]
+    not_before_ms: int
+    reason: str = ""
+    attempt: Attempt | None = None
+    counts: bool = True
+
+
+Settlement = Settled | Returned
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What a sink returns: what it means, and what it was."""
@@ -231,8 +271,8 @@ class HttpResponse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Books:
-    """The account of one route: durable totals since the data folder was made, purged ones included.
+class Totals:
+    """The account of one route, durable, since the data folder was made, purged ones included.
 
     accepted = pending + delivered + filtered + unmapped + dead, at any moment (law 2).
     """

@@ -9,8 +9,8 @@ from forwarder.model import (
     Answer,
     Attempt,
     Batch,
-    Books,
     Delivery,
+    Demand,
     Envelope,
     Filtered,
     HttpRequest,
@@ -19,7 +19,9 @@ from forwarder.model import (
     Lease,
     Receipt,
     RouteName,
+    Settlement,
     State,
+    Totals,
     Unmapped,
 )
 
@@ -67,83 +69,61 @@ class Spool(Protocol):
         returns. Neither may raise or block. `spool.appending.stored` is the form that awaits.
         """
 
-    async def lease(self, route: RouteName, *, fresh_max: int, retry_max: int, bytes_max: int) -> Sequence[Lease]:
-        """Lend the oldest due events, at most so many that never failed and that are on a retry.
+    def lease(self, route: RouteName, demand: Demand) -> Sequence[Lease]:
+        """Lease the oldest due events at hand, at most what is demanded.
 
-        Returns at once, perhaps with nothing; see `wait_for_work`. An event is lent to one caller at
-        a time and stays lent until it is settled or the process ends. Of the events with the same
-        non-empty partition key only the oldest pending one is ever lent, also while it waits for a
-        retry (law 4). Stops before the payloads' sum passes `bytes_max`, but lends at least one.
-        Lends nothing while settlements cannot be committed (full disk). Row damage is not raised:
-        the row is quarantined (dead, "corrupt row"), counted, and the rest is lent.
+        Returns at once, from memory, perhaps with nothing: what is only on disk is read behind it, and `on_work`
+        tells when to ask again. An event is leased to one caller at a time and stays leased until it is settled
+        or the process ends. Of the events with the same non-empty partition key only the oldest pending one is
+        ever leased, also while it waits for a retry (law 4). Stops before the payloads' sum passes
+        `demand.bytes_max`, but leases at least one. Leases nothing while settlements are deferred (full disk).
+        Row damage is not raised: the row is quarantined (dead, "corrupt row"), counted, and the rest is leased.
+        Raises `SpoolClosed`.
         """
 
     async def lease_newest(self, route: RouteName) -> Lease | None:
-        """Lend the newest due event that is not lent (a probe's alternative to the oldest)."""
+        """Lease the newest due event that is not leased (a probe's alternative to the oldest)."""
 
-    async def wait_for_work(self, route: RouteName, *, timeout_s: float) -> bool:
-        """Return True as soon as a lease might find something new or due; False at the time-out.
+    def on_work(self, route: RouteName, wake: Callable[[], None]) -> None:
+        """Register the one listener of a route: called whenever a lease may find something new or due.
 
-        Wakes within a millisecond or two of an append's commit. May wake for nothing.
+        On the event loop's thread, within a millisecond or two of an append's commit, when a due time passes, when
+        a read of the backlog is done, and at the end. May be called for nothing. It must not raise or block.
+        """
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Settle leased events or give them back, all in one commit; return after it.
+
+        Sequences that are not leased are left alone. Never fails for a full disk: the settlements are deferred in
+        memory, nothing new is leased meanwhile, and this returns when the commit succeeded (or with `SpoolClosed`).
         """
 
     async def note(self, sequence: int, progress: bytes) -> None:
-        """Keep a lent event's progress, durable; the next lease of it carries it."""
+        """Keep a leased event's progress, durable; the next lease of it carries it."""
 
     async def record(self, sequences: Sequence[int], attempt: Attempt) -> None:
-        """Keep one more exchange of lent events that stay lent, shown with each of them; durable.
+        """Keep one more exchange of leased events that stay leased, shown with each of them; durable.
 
         One row for all of them, and the last ten of each, so that an outage does not fill the spool with its
         own log; on a full disk it is left out in silence.
         """
 
-    async def complete(
-        self,
-        sequences: Sequence[int],
-        *,
-        state: State,
-        reason: str = "",
-        attempt: Attempt | None = None,
-    ) -> None:
-        """Settle lent events as delivered, filtered or unmapped. Once, and for good.
-
-        Never fails for a full disk: it is remembered in memory, nothing new is lent meanwhile, and
-        this returns when the commit succeeded (or with `SpoolClosed`).
-        """
-
-    async def release(
-        self,
-        sequences: Sequence[int],
-        *,
-        not_before_ms: int,
-        reason: str = "",
-        attempt: Attempt | None = None,
-        counts: bool = True,
-    ) -> None:
-        """Give lent events back, due again at `not_before_ms` (0: at once, as if never lent).
-
-        `counts` False leaves the attempt number as it was (a hold, a drain, a pause).
-        """
-
-    async def bury(self, sequences: Sequence[int], *, reason: str, attempt: Attempt | None = None) -> None:
-        """Settle lent events as dead, kept with their reason, replayable."""
-
-    async def exhume(self, sequences: Sequence[int], *, everything: bool = False) -> int:
+    async def requeue(self, sequences: Sequence[int], *, everything: bool = False) -> int:
         """Make settled events pending again at once, as if new (attempts 0); return how many it did.
 
         Their key and their progress stay; a lease of one that has progress says `Replay.REST`, or with
-        `everything` `Replay.EVERYTHING`, until its progress is noted anew. Books move with them. Unknown,
+        `everything` `Replay.EVERYTHING`, until its progress is noted anew. Totals move with them. Unknown,
         purged and pending ones are skipped.
         """
 
     async def discard(self, sequences: Sequence[int]) -> int:
-        """Mark dead events as discarded (they stay dead and in the books); return how many."""
+        """Mark dead events as discarded (they stay dead and in the totals); return how many."""
 
-    async def remember(self, key: str, value: bytes) -> None:
+    async def put(self, key: str, value: bytes) -> None:
         """Keep a small value of the daemon's own (pause, links), durable; at most 4 MiB."""
 
-    async def recall(self, key: str) -> bytes | None:
-        """Return what `remember` kept, or None."""
+    async def get(self, key: str) -> bytes | None:
+        """Return what `put` kept, or None."""
 
     async def close(self) -> None:
         """Refuse what comes, commit what is in hand, checkpoint, release the lock. Idempotent."""
@@ -238,7 +218,7 @@ class SpoolFacts:
     size_bytes: int  # used pages
     cap_bytes: int
     unsettled_bytes: dict[RouteName, int]
-    books: dict[RouteName, Books]
+    totals: dict[RouteName, Totals]
     oldest_pending_ms: dict[RouteName, int | None]  # received_at of the oldest pending event
     retrying: dict[RouteName, int]
     corrupt_rows: int
@@ -261,7 +241,7 @@ class Archive(Protocol):
     """Reading what the spool holds, without ever delaying it. No call takes longer than 200 ms with a million rows."""
 
     async def facts(self) -> SpoolFacts:
-        """Return the spool's state; the books of one call are one moment's."""
+        """Return the spool's state; the totals of one call are one moment's."""
 
     async def events(self, query: EventQuery) -> EventPage:
         """List events."""

@@ -20,10 +20,10 @@ _TENANTS_PER_SHARD_MAX: Final = 400  # the longest untouched ones are forgotten 
 class Memory(Protocol):
     """The part of the spool that keeps small values of the daemon's own, durable."""
 
-    async def remember(self, key: str, value: bytes) -> None:
+    async def put(self, key: str, value: bytes) -> None:
         """Keep the value under the key."""
 
-    async def recall(self, key: str) -> bytes | None:
+    async def get(self, key: str) -> bytes | None:
         """Return what was kept, or None."""
 
 
@@ -79,11 +79,11 @@ class TenantOrder:
         key, _ = _place(tenant_id)
         # With the disk full the order still holds until a restart; the event was applied all the same.
         with suppress(SpoolFull, SpoolClosed):
-            await self._memory.remember(key, msgspec.json.encode(await self._shard(key)))
+            await self._memory.put(key, msgspec.json.encode(await self._shard(key)))
 
     async def _shard(self, key: str) -> dict[str, int]:
         if key not in self._shards:
-            kept = await self._memory.recall(key)
+            kept = await self._memory.get(key)
             # Another task may have loaded it meanwhile: the first copy stays the one that all share.
             self._shards.setdefault(key, msgspec.json.decode(kept, type=dict[str, int]) if kept else {})
         return self._shards[key]

@@ -132,12 +132,12 @@ class Aftermath:
         stop = self._gate.stop
         if stop is not None and stop.is_hold:  # another one completed the row while this was written down
             self._streak.pardon(lease.sequence)
-            await self._settlement.exhume([lease.sequence])
+            await self._settlement.requeue([lease.sequence])
             return True
         row = self._streak.refused(lease.sequence)
         if row:
             self._hold(f"{len(row)} events in a row were refused", attempt.status, StopKind.REFUSALS)
-            await self._settlement.exhume(row)
+            await self._settlement.requeue(row)
         return True
 
     # --- later: the destination is away, or chokes on this ---

@@ -13,10 +13,10 @@ from forwarder.flow.families import Families
 from forwarder.flow.in_hand import InHand
 from forwarder.flow.mapped import sort_out
 from forwarder.flow.plans import Plan, new_plan, read_plan, replan
-from forwarder.flow.route import Appetite, Spawn
+from forwarder.flow.route import Spawn
 from forwarder.flow.settlement import Settlement
 from forwarder.flow.status import ScopeStop
-from forwarder.model import Lease, Replay, RouteName
+from forwarder.model import Demand, Lease, Replay, RouteName
 from forwarder.ports import Mapper
 from forwarder.telemetry.reporter import Reporter
 
@@ -73,7 +73,7 @@ class CallDelivery:
         self._wake = wake
         self._reporter.concurrency_changed(self._route, limit=self._concurrency.limit)
 
-    def appetite(self, *, now_s: float) -> Appetite | None:
+    def appetite(self, *, now_s: float) -> Demand | None:
         """Ask for as many events as there are free slots; those on a retry get at most half of all slots."""
         limit = self._concurrency.limit
         route = self._families.route
@@ -85,12 +85,12 @@ class CallDelivery:
             return None
         if not route.is_open:  # one probe, and no more: of both kinds in turn
             self._probes_retry = not self._probes_retry
-            return Appetite(
+            return Demand(
                 fresh_max=int(not self._probes_retry), retry_max=int(self._probes_retry), bytes_max=bytes_left
             )
         retrying = sum(lease.attempt > 1 for lease in self._under_way.values())
         retry_max = min(free, max(1, limit // 2) - retrying)
-        return Appetite(fresh_max=free, retry_max=max(0, retry_max), bytes_max=bytes_left)
+        return Demand(fresh_max=free, retry_max=max(0, retry_max), bytes_max=bytes_left)
 
     def take(self, leases: Sequence[Lease]) -> None:
         """Plan what was lent, settle what goes nowhere, start the rest."""

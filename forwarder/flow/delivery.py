@@ -15,10 +15,10 @@ from forwarder.flow.gate import Gate
 from forwarder.flow.in_hand import InHand
 from forwarder.flow.mapped import sort_out
 from forwarder.flow.parcels import Parcel, Parcels, batch_of
-from forwarder.flow.route import Appetite, Spawn
+from forwarder.flow.route import Spawn
 from forwarder.flow.settlement import Settlement
 from forwarder.flow.status import ScopeStop
-from forwarder.model import Delivery, Lease, RouteName, TryLater
+from forwarder.model import Delivery, Demand, Lease, RouteName, TryLater
 from forwarder.ports import Clock, Mapper, Sink
 from forwarder.telemetry.reporter import Reporter
 
@@ -102,7 +102,7 @@ class BatchDelivery:
         self._wake = wake
         self._reporter.concurrency_changed(self._route, limit=self._concurrency.limit)
 
-    def appetite(self, *, now_s: float) -> Appetite | None:
+    def appetite(self, *, now_s: float) -> Demand | None:
         """Ask for two rounds of full batches, one in flight and one ready; nothing while enough is ready."""
         del now_s
         limit = self._concurrency.limit
@@ -111,7 +111,7 @@ class BatchDelivery:
         if events <= 0 or bytes_left <= 0 or self._parcels.untried > limit:
             return None
         events = min(events, _LEASE_EVENTS_MAX)
-        return Appetite(fresh_max=events, retry_max=max(1, events // 4), bytes_max=min(bytes_left, _LEASE_BYTES_MAX))
+        return Demand(fresh_max=events, retry_max=max(1, events // 4), bytes_max=min(bytes_left, _LEASE_BYTES_MAX))
 
     def take(self, leases: Sequence[Lease]) -> None:
         """Map what was lent, settle what goes nowhere, gather the rest."""

@@ -7,33 +7,23 @@ loop and the tasks, and says what people see of its state.
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from forwarder.errors import SpoolFull
 from forwarder.flow.gate import Gate
 from forwarder.flow.status import RouteStatus, ScopeStop, scope_stop
-from forwarder.model import Lease, RouteName
+from forwarder.model import Demand, Lease, RouteName
 from forwarder.ports import Clock, Spool
 from forwarder.telemetry.reporter import Reporter
 
 # What a route shows is part of its face: who uses routes finds it here.
-__all__ = ["Appetite", "Route", "RouteDelivery", "RouteStatus", "ScopeStop", "Spawn"]
+__all__ = ["Route", "RouteDelivery", "RouteStatus", "ScopeStop", "Spawn"]
 
 _REST_MAX_S: Final = 1.0  # the loop turns at least so often, which is what the watchdog looks at
 _FRUITLESS_MAX: Final = 3
 _FRUITLESS_REST_S: Final = 0.02
 
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Appetite:
-    """How much a delivery would take now."""
-
-    fresh_max: int
-    retry_max: int
-    bytes_max: int
 
 
 class RouteDelivery(Protocol):
@@ -54,7 +44,7 @@ class RouteDelivery(Protocol):
     def start(self, *, spawn: Spawn, wake: Callable[[], None]) -> None:
         """Get the means to start tasks, and to wake the loop when something changed."""
 
-    def appetite(self, *, now_s: float) -> Appetite | None:
+    def appetite(self, *, now_s: float) -> Demand | None:
         """Return what to lease now, or None for nothing."""
 
     def take(self, leases: Sequence[Lease]) -> None:
@@ -108,6 +98,7 @@ class Route:
         self._turned_at_s = clock.monotonic_s()
         self._wake = asyncio.Event()
         self._hungry = asyncio.Event()
+        self._work = asyncio.Event()
         self._finished = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -119,9 +110,10 @@ class Route:
     async def run(self) -> None:
         """Deliver until drained; see `ports.Worker`."""
         try:
-            self._is_paused = bool(await self._spool.recall(self._pause_key))
+            self._is_paused = bool(await self._spool.get(self._pause_key))
             async with asyncio.TaskGroup() as tasks:
                 self._delivery.start(spawn=lambda work: _spawn(tasks, work), wake=self._wake.set)
+                self._spool.on_work(self._route, self._work.set)
                 watcher = tasks.create_task(self._watch_for_work())
                 while not self._is_draining:
                     await self._turn()
@@ -144,14 +136,14 @@ class Route:
 
     async def pause(self, *, who: str) -> None:
         """Lease nothing until resumed, also after a restart; what is in flight finishes."""
-        await self._spool.remember(self._pause_key, b"1")
+        await self._spool.put(self._pause_key, b"1")
         self._is_paused = True
         self._reporter.route_paused(self._route, who=who)
         self._wake.set()
 
     async def resume(self, *, who: str) -> None:
         """Go on after a pause."""
-        await self._spool.remember(self._pause_key, b"")
+        await self._spool.put(self._pause_key, b"")
         self._is_paused = False
         self._reporter.route_resumed(self._route, who=who)
         self._wake.set()
@@ -193,12 +185,7 @@ class Route:
         appetite = self._delivery.appetite(now_s=now_s)
         leases: Sequence[Lease] = ()
         if appetite is not None:
-            leases = await self._spool.lease(
-                self._route,
-                fresh_max=appetite.fresh_max,
-                retry_max=appetite.retry_max,
-                bytes_max=appetite.bytes_max,
-            )
+            leases = self._spool.lease(self._route, appetite)
             if leases:
                 self._fruitless = 0
                 self._delivery.take(leases)
@@ -239,7 +226,7 @@ class Route:
 
     async def _lease_oldest(self) -> Lease | None:
         for fresh_max, retry_max in ((1, 0), (0, 1)):
-            leases = await self._spool.lease(self._route, fresh_max=fresh_max, retry_max=retry_max, bytes_max=1)
+            leases = self._spool.lease(self._route, Demand(fresh_max=fresh_max, retry_max=retry_max, bytes_max=1))
             if leases:
                 return leases[0]
         return None
@@ -261,8 +248,8 @@ class Route:
         # work that nobody can take would wake it without end.
         while True:
             await self._hungry.wait()
-            if not await self._spool.wait_for_work(self._route, timeout_s=_REST_MAX_S):
-                continue
+            await self._work.wait()
+            self._work.clear()
             if self._fruitless > _FRUITLESS_MAX:  # there is work, but none that is wanted: all is on a retry, say
                 await asyncio.sleep(_FRUITLESS_REST_S)
             self._fruitless += 1

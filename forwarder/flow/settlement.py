@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final
 
 from forwarder.errors import SpoolFull
-from forwarder.model import Attempt, Lease, Refused, RouteName, State
+from forwarder.model import Attempt, Lease, Refused, Returned, RouteName, Settled, State
 from forwarder.ports import Clock, Spool
 from forwarder.telemetry.reporter import Reporter
 
@@ -35,11 +35,11 @@ class Settlement:
         """Settle as delivered; `notes` say of some sequences what people shall know of them all the same."""
         now_ms = self._clock.wall_ms()
         plain = [lease.sequence for lease in leases if lease.sequence not in notes]
-        settling = [self._spool.complete(plain, state=State.DELIVERED, attempt=attempt)] if plain else []
+        settlements = [Settled(plain, State.DELIVERED, attempt=attempt)] if plain else []
         for note in sorted(set(notes.values())):
             noted = [sequence for sequence, text in notes.items() if text == note]
-            settling.append(self._spool.complete(noted, state=State.DELIVERED, reason=note, attempt=attempt))
-        await asyncio.gather(*settling)
+            settlements.append(Settled(noted, State.DELIVERED, note, attempt))
+        await self._spool.settle(settlements)
         self._reporter.events_settled(self._route, outcome=State.DELIVERED.value, count=len(leases))
         latencies_s = [max(0, now_ms - lease.envelope.received_at_ms) / 1000 for lease in leases]
         self._reporter.events_delivered(self._route, latencies_s=latencies_s)
@@ -48,20 +48,20 @@ class Settlement:
         self, leases: Sequence[Lease], *, state: State, reason: str, attempt: Attempt | None = None
     ) -> None:
         """Settle as filtered or unmapped."""
-        await self._spool.complete(_sequences(leases), state=state, reason=reason, attempt=attempt)
+        await self._spool.settle([Settled(_sequences(leases), state, reason, attempt)])
         self._reporter.events_settled(self._route, outcome=state.value, count=len(leases))
 
     async def bury(self, lease: Lease, *, reason: str, logged: str, attempt: Attempt | None = None) -> None:
         """Settle as dead. `reason` is shown to people; `logged` must hold no word of the destination's."""
-        await self._spool.bury([lease.sequence], reason=reason, attempt=attempt)
+        await self._spool.settle([Settled([lease.sequence], State.DEAD, reason, attempt)])
         self._reporter.events_settled(self._route, outcome=State.DEAD.value, count=1)
         self._reporter.event_buried(self._route, sequence=lease.sequence, reason=logged)
 
-    async def exhume(self, sequences: Sequence[int]) -> None:
+    async def requeue(self, sequences: Sequence[int]) -> None:
         """Make buried events pending again, as soon as the disk lets it happen."""
         while True:
             try:
-                await self._spool.exhume(sequences)
+                await self._spool.requeue(sequences)
             except SpoolFull:
                 await asyncio.sleep(self._retry_s)
             else:
@@ -80,9 +80,7 @@ class Settlement:
     ) -> None:
         """Give leases back for later; `counts` makes it one of their failures."""
         not_before_ms = self._clock.wall_ms() + round(after_s * 1000) if after_s > 0 else 0
-        await self._spool.release(
-            _sequences(leases), not_before_ms=not_before_ms, reason=reason, attempt=attempt, counts=counts
-        )
+        await self._spool.settle([Returned(_sequences(leases), not_before_ms, reason, attempt, counts)])
 
     async def give_back(self, leases: Sequence[Lease], *, attempt: Attempt | None = None, reason: str = "") -> None:
         """Give leases back as if they had never been lent (a hold, a pause, a drain)."""

@@ -15,10 +15,10 @@ from forwarder.mapping.links import LinkInvalid, Links
 class Memory(Protocol):
     """The part of the spool that keeps small values of the daemon's own, durable."""
 
-    async def remember(self, key: str, value: bytes) -> None:
+    async def put(self, key: str, value: bytes) -> None:
         """Keep the value under the key."""
 
-    async def recall(self, key: str) -> bytes | None:
+    async def get(self, key: str) -> bytes | None:
         """Return what was kept, or None."""
 
 
@@ -32,7 +32,7 @@ class LinkStore:
     @classmethod
     async def load(cls, memory: Memory, pinned: LinkFile | None = None) -> Self:
         """Return the store as it was kept; raises `LinkInvalid` when what was kept cannot be read."""
-        return cls(LinkBook(pinned, decode_links(await memory.recall(STORE_KEY))), memory)
+        return cls(LinkBook(pinned, decode_links(await memory.get(STORE_KEY))), memory)
 
     def rows(self) -> Sequence[Mapping[str, object]]:
         """Return every link in force, in order, each saying whether it is `pinned`."""
@@ -65,5 +65,5 @@ class LinkStore:
 
     async def _keep(self, stored: Links) -> None:
         if stored != self.book.stored:
-            await self._memory.remember(STORE_KEY, encode_links(stored))
+            await self._memory.put(STORE_KEY, encode_links(stored))
             self.book.replace_stored(stored)

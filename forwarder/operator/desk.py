@@ -86,7 +86,7 @@ class OperatorDesk:
 
         Calls to Courier that were done are not made again, except with `everything`.
         """
-        count = await self.spool.exhume(sequences, everything=everything)
+        count = await self.spool.requeue(sequences, everything=everything)
         again = ", with what was done before" if everything else ""
         await self.audit(who, "replay", f"{count} events{again}: {detail}")
         return count

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from forwarder.flow.route import RouteStatus, ScopeStop
-from forwarder.model import Attempt, Books, RouteName
+from forwarder.model import Attempt, RouteName, Totals
 from forwarder.ports import AuditRow, EventDetail, EventPage, EventRow, EventTypeRow, ReasonGroup, SpoolFacts
 
 Json = dict[str, Any]
@@ -80,7 +80,7 @@ def attempt(made: Attempt) -> Json:
     }
 
 
-def books(account: Books) -> Json:
+def books(account: Totals) -> Json:
     """Show the account of one route and whether it balances."""
     return {
         "accepted": account.accepted,
@@ -108,7 +108,7 @@ def spool(facts: SpoolFacts) -> Json:
 def route(name: RouteName, facts: SpoolFacts, status: RouteStatus | None, *, now_ms: int) -> Json:
     """Show one route; one that is not running has the state `off`."""
     oldest_ms = facts.oldest_pending_ms.get(name)
-    account = facts.books.get(name)
+    account = facts.totals.get(name)
     return {
         "name": name.value,
         "state": status.state if status else "off",

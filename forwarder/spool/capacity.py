@@ -11,7 +11,7 @@ from forwarder.model import Envelope, RouteName
 from forwarder.spool.limits import SpoolLimits
 
 EVENT_OVERHEAD_BYTES = 384  # a row's share of pages, keys and bookkeeping beside its payload
-YIELD_FRACTION = 0.9  # of the cap: from here on history yields
+EVICTION_FRACTION = 0.9  # of the cap: from here on history yields
 ROUTE_FRACTION = 0.75  # of the cap: what one route's unsettled events may take while both run
 RETRY_AFTER_S = 30
 
@@ -32,7 +32,7 @@ def event_bytes(payload_bytes: int) -> int:
 
 def refusal(limits: SpoolLimits, load: Load, *, incoming: int) -> str:
     """Return why `incoming` more bytes do not fit, or "" when they do."""
-    if load.unsettled + load.dead + incoming > limits.bytes_max * YIELD_FRACTION:
+    if load.unsettled + load.dead + incoming > limits.bytes_max * EVICTION_FRACTION:
         return "the spool has reached its cap: what waits and what is dead fills it"
     if limits.is_shared and load.unsettled_route + incoming > limits.bytes_max * ROUTE_FRACTION:
         return "this route's waiting events have reached three quarters of the spool's cap"

@@ -7,9 +7,10 @@ does no I/O: it says what it needs (`wants_feed`) and is told what happened.
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from operator import attrgetter
+
+import msgspec
 
 from forwarder.model import Envelope, Lease, Replay
 from forwarder.spool.due import earlier, is_due
@@ -55,9 +56,10 @@ class LendingDesk:
         """Return when the next waiting event is due; None when none waits."""
         return min((at_ms for at_ms in self._next_due_ms if at_ms is not None), default=None)
 
-    def wants_feed(self, *, now_ms: int) -> bool:
+    def wants_feed(self, *, now_ms: int, retry_max: int = 1) -> bool:
         """Tell whether lending needs something from disk first."""
-        return (not self._window and not self._is_caught_up) or self._is_due(now_ms)
+        lacks_retries = len(self._ripe) < retry_max and self._due_now(1, now_ms)
+        return (not self._window and not self._is_caught_up) or self._due_now(0, now_ms) or lacks_retries
 
     def wants_more(self) -> bool:
         """Tell whether the window runs low, so that a feed should be under way."""
@@ -73,7 +75,7 @@ class LendingDesk:
             after=self._window_end,
             ready_max=FEED_EVENTS_MAX if needs_ready else 0,
             bytes_max=FEED_BYTES_MAX,
-            due_max=(max(1, fresh_max) if due[0] else 0, max(1, retry_max) if due[1] else 0),
+            due_max=(max(1, fresh_max) if due[0] else 0, max(0, retry_max - len(self._ripe)) if due[1] else 0),
             known=frozenset(self.lent) | self._held,
         )
 
@@ -145,7 +147,7 @@ class LendingDesk:
                 # From here on the cursor reads them from disk: memory stays flat.
                 self._is_caught_up = False
                 return
-            lease = Lease(sequence=sequence, attempt=1, first_failed_at_ms=None, progress=b"", envelope=envelope)
+            lease = Lease(sequence=sequence, attempt=1, envelope=envelope)
             self._window.append(Candidate(lease, lane))
             self._window_bytes += size
             self._window_end = sequence
@@ -216,7 +218,7 @@ class LendingDesk:
         """Hear of a lent event's progress."""
         candidate = self.lent.get(sequence)
         if candidate is not None:
-            candidate.lease = replace(candidate.lease, progress=progress, replay=Replay.NOT)
+            candidate.lease = msgspec.structs.replace(candidate.lease, progress=progress, replay=Replay.NOT)
 
     def _is_due(self, now_ms: int) -> bool:
         return self._due_now(0, now_ms) or self._due_now(1, now_ms)

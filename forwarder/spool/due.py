@@ -11,6 +11,11 @@ def is_due(not_before_ms: int, *, now_ms: int) -> bool:
     return not_before_ms <= now_ms or not_before_ms > now_ms + AHEAD_MS_MAX
 
 
+def is_retry(attempts: int, not_before_ms: int) -> int:
+    """Return 1 for what was given back with a failure or a time, else 0."""
+    return int(attempts > 0 or not_before_ms > 0)
+
+
 def earlier(one: int | None, other: int | None) -> int | None:
     """Return the earlier of two times; None is never."""
     if one is None or other is None:

@@ -4,24 +4,24 @@ The desks decide, the writer thread reads and writes; this keeps the two in step
 """
 
 import asyncio
-import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
-from forwarder.errors import SpoolClosed
-from forwarder.model import Attempt, Lease
+from forwarder.model import Demand, Lease, Returned, Settlement
 from forwarder.ports import Clock
 from forwarder.spool.commits import Commits
 from forwarder.spool.desk import LendingDesk
 from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.store.codes import STATE_CODES
 from forwarder.spool.store.feed import Fed, feed, fetch_promoted, newest
 from forwarder.spool.store.jobs import Notice
 from forwarder.spool.store.lanes import Promoted
-from forwarder.spool.store.settlement import Release, Settlement, release, settle
+from forwarder.spool.store.settlement import Release, release, settle
+from forwarder.spool.store.settlement import Settlement as Final
 from forwarder.spool.store.transaction import Candidate, Transaction
 
 _RECHECK_S = 1.0  # wall clocks jump: a due time is looked at again at least this often
-_FEEDS_PER_LEASE_MAX = 8
 _LOOKS_MAX = 8
 _FEED_AGAIN_S = 0.5  # after a feed that failed
 
@@ -36,7 +36,8 @@ class Lending:
         self._desks = tuple(LendingDesk(route, cache_bytes_max=limits.cache_bytes_max) for route in (0, 1))
         self._feeds: list[asyncio.Future[None] | None] = [None, None]
         self._feeds_again_s = [0.0, 0.0]
-        self._waiters: tuple[set[asyncio.Future[None]], set[asyncio.Future[None]]] = (set(), set())
+        self._listeners: list[Callable[[], None] | None] = [None, None]
+        self._timers: list[asyncio.TimerHandle | None] = [None, None]
         self._seen_ms = 0
         self._is_owing = False
         self._is_closed = False
@@ -55,22 +56,24 @@ class Lending:
         self._is_closed = True
         self.wake()
 
-    async def lease(self, code: int, *, fresh_max: int, retry_max: int, bytes_max: int) -> Sequence[Lease]:
-        """Lend the oldest due events; see `ports.Spool.lease`."""
+    def lease(self, code: int, demand: Demand) -> Sequence[Lease]:
+        """Lease the oldest due events at hand; see `ports.Spool.lease`."""
         desk = self._desks[code]
-        leases: Sequence[Lease] = ()
-        for _ in range(_FEEDS_PER_LEASE_MAX):
-            if desk.wants_feed(now_ms=self._now_ms()) and self._may_lend(code):
-                await asyncio.shield(self._feed(code, fresh_max=fresh_max, retry_max=retry_max))
-            # Asked after the feed: things may have changed while it was under way.
-            if not self._may_lend(code):
-                return ()
-            leases = desk.take(fresh_max=fresh_max, retry_max=retry_max, bytes_max=bytes_max)
-            if leases or not desk.wants_feed(now_ms=self._now_ms()):
-                break
-        if desk.wants_more():
-            self._feed(code, fresh_max=0, retry_max=0)
+        if not self._may_lend(code):
+            return ()
+        leases = desk.take(fresh_max=demand.fresh_max, retry_max=demand.retry_max, bytes_max=demand.bytes_max)
+        if desk.wants_more() or desk.wants_feed(now_ms=self._now_ms(), retry_max=demand.retry_max):
+            self._feed(code, fresh_max=demand.fresh_max, retry_max=demand.retry_max)
+        self._watch(code)
         return leases
+
+    async def refill(self, code: int, demand: Demand) -> None:
+        """Read what of the demand is on disk only."""
+        desk = self._desks[code]
+        for _ in range(_LOOKS_MAX):
+            if not desk.wants_feed(now_ms=self._now_ms(), retry_max=demand.retry_max) or not self._may_lend(code):
+                return
+            await asyncio.shield(self._feed(code, fresh_max=demand.fresh_max, retry_max=demand.retry_max))
 
     async def lease_newest(self, code: int) -> Lease | None:
         """Lend the newest due event; see `ports.Spool.lease_newest`."""
@@ -109,44 +112,35 @@ class Lending:
             raise
         return candidate is not None, lent[0] if lent else None
 
-    async def wait_for_work(self, code: int, *, timeout_s: float) -> bool:
-        """Return True as soon as a lease might find something; see `ports.Spool.wait_for_work`."""
-        deadline_s = self._loop.time() + timeout_s
-        while not self._is_closed:
-            if self._may_lend(code) and self._desks[code].has_work(now_ms=self._now_ms()):
-                return True
-            left_s = deadline_s - self._loop.time()
-            if left_s <= 0:
-                return False
-            await self._sleep(code, min(left_s, self._until_due_s(code)))
-        raise SpoolClosed("the spool is closed")
+    def on_work(self, code: int, wake: Callable[[], None]) -> None:
+        """Register the listener of a route; see `ports.Spool.on_work`."""
+        self._listeners[code] = wake
+        self._watch(code)
 
-    async def settle(self, sequences: Sequence[int], *, state: int, reason: str, attempt: Attempt | None) -> None:
-        """Settle those of these that are lent."""
-        for desk, candidates in self._claim(sequences):
-            wish = Settlement(candidates=candidates, state=state, reason=reason, attempt=attempt)
-            await self._commits.run(
-                partial(_settle, wish=wish),
-                heard=partial(self._heard_settled, desk, candidates),
-                missed=partial(_unclaim, candidates),
-                must_succeed=True,
-            )
-
-    async def release(
-        self, sequences: Sequence[int], *, not_before_ms: int, reason: str, attempt: Attempt | None, counts: bool
-    ) -> None:
-        """Give those of these back that are lent."""
-        for desk, candidates in self._claim(sequences):
-            wish = Release(
-                candidates=candidates, not_before_ms=not_before_ms, reason=reason, attempt=attempt, counts=counts
-            )
-            await self._commits.run(
-                partial(release, wish=wish),
-                heard=desk.released,
-                missed=partial(_unclaim, candidates),
-                must_succeed=True,
-            )
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Settle or give back those of these that are lent, in one commit."""
+        claims = [
+            (one, desk, candidates)
+            for one in settlements
+            for desk, candidates in self._claim(list(dict.fromkeys(one.sequences)))
+        ]
+        if not claims:
+            return
+        await self._commits.run(
+            partial(_write, claims=claims),
+            heard=self._heard_settlements,
+            missed=lambda: _unclaim([c for _, _, candidates in claims for c in candidates]),
+            must_succeed=True,
+        )
         self.wake()
+
+    def _heard_settlements(self, results: Sequence[Any]) -> None:
+        for desk, candidates, result in results:
+            if isinstance(result, tuple):
+                desk.settled(candidates)
+                desk.promoted(*result)
+            else:
+                desk.released(result)
 
     def lent_of(self, sequences: Sequence[int]) -> list[int]:
         """Return those of these that are lent."""
@@ -182,14 +176,6 @@ class Lending:
         """Let everybody look again."""
         for code in (0, 1):
             self._wake_route(code)
-
-    def _heard_settled(
-        self, desk: LendingDesk, candidates: Sequence[Candidate], result: tuple[list[Candidate], list[Promoted]]
-    ) -> None:
-        desk.settled(candidates)
-        desk.promoted(*result)
-        if result[1]:
-            self.wake()
 
     def _claim(self, sequences: Sequence[int]) -> list[tuple[LendingDesk, list[Candidate]]]:
         """Take the lent ones of these for one settlement each; others are not ours to settle."""
@@ -243,30 +229,48 @@ class Lending:
         self._seen_ms = now_ms
         return now_ms
 
-    def _until_due_s(self, code: int) -> float:
+    def _watch(self, code: int) -> None:
+        """Call the listener when the next event is due, and look at the clock again at least each second."""
+        timer = self._timers[code]
+        if timer is not None:
+            timer.cancel()
         due_ms = self._desks[code].next_due_ms()
-        if due_ms is None or not self._may_lend(code):
-            return _RECHECK_S
-        return min(_RECHECK_S, max(0.001, (due_ms - self._now_ms()) / 1000))
+        until_s = _RECHECK_S if due_ms is None else max(0.001, (due_ms - self._now_ms()) / 1000)
+        if not self._is_closed and self._listeners[code] is not None:
+            self._timers[code] = self._loop.call_later(min(_RECHECK_S, until_s), self._due, code)
 
-    async def _sleep(self, code: int, timeout_s: float) -> None:
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        self._waiters[code].add(waiter)
-        try:
-            # Not `wait_for`: that of Python 3.11 swallows a cancellation that meets a result.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await waiter
-        finally:
-            self._waiters[code].discard(waiter)
+    def _due(self, code: int) -> None:
+        if self._may_lend(code) and self._desks[code].has_work(now_ms=self._now_ms()):
+            self._wake_route(code)
+        self._watch(code)
 
     def _wake_route(self, code: int) -> None:
-        for waiter in self._waiters[code]:
-            if not waiter.done():
-                waiter.set_result(None)
+        wake = self._listeners[code]
+        if wake is not None:
+            wake()
 
 
-def _settle(transaction: Transaction, wish: Settlement) -> tuple[list[Candidate], list[Promoted]]:
+def _write(
+    transaction: Transaction, claims: Sequence[tuple[Settlement, LendingDesk, Sequence[Candidate]]]
+) -> list[tuple[LendingDesk, Sequence[Candidate], Any]]:
+    results: list[tuple[LendingDesk, Sequence[Candidate], Any]] = []
+    for one, desk, candidates in claims:
+        if isinstance(one, Returned):
+            wish = Release(
+                candidates=candidates,
+                not_before_ms=one.not_before_ms,
+                reason=one.reason,
+                attempt=one.attempt,
+                counts=one.counts,
+            )
+            results.append((desk, candidates, release(transaction, wish)))
+        else:
+            final = Final(candidates=candidates, state=STATE_CODES[one.state], reason=one.reason, attempt=one.attempt)
+            results.append((desk, candidates, _settle(transaction, final)))
+    return results
+
+
+def _settle(transaction: Transaction, wish: Final) -> tuple[list[Candidate], list[Promoted]]:
     promoted = settle(transaction, wish).promoted
     return fetch_promoted(transaction, promoted), promoted
 

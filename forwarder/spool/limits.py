@@ -16,7 +16,7 @@ class SpoolLimits:
     is_shared: bool = False
     cache_bytes_max: int = 16_777_216  # of payloads just committed, per route, lent without a read
     reserve_bytes: int = 4_194_304  # the file that is given up first when the disk is full
-    remember_bytes_max: int = 4_194_304
+    value_bytes_max: int = 4_194_304
     event_types_max: int = 10_000  # distinct rows per route
     answer_bytes_max: int = 2_048  # of an attempt's answer
     attempts_max: int = 10  # kept per event

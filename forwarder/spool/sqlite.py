@@ -13,7 +13,7 @@ from pathlib import Path
 import apsw
 
 from forwarder.errors import SpoolClosed, SpoolFull
-from forwarder.model import Attempt, Envelope, Lease, Receipt, RouteName, State
+from forwarder.model import Attempt, Demand, Envelope, Lease, Receipt, RouteName, Settlement
 from forwarder.ports import AuditRow, Clock
 from forwarder.spool.capacity import incoming_bytes
 from forwarder.spool.commits import Commits
@@ -22,12 +22,12 @@ from forwarder.spool.lending import Lending
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.reading.archive import Live, SqliteArchive
 from forwarder.spool.store.attempts import record
-from forwarder.spool.store.codes import DEAD, ROUTE_CODES, STATE_CODES
+from forwarder.spool.store.codes import ROUTE_CODES
 from forwarder.spool.store.database import open_writer, prepare_folder, unusable
 from forwarder.spool.store.disk import Reserve
 from forwarder.spool.store.jobs import Condition, Notice
 from forwarder.spool.store.lock import FolderLock
-from forwarder.spool.store.replay import chunks, discard, exhume
+from forwarder.spool.store.replay import chunks, discard, requeue
 from forwarder.spool.store.transaction import Transaction
 from forwarder.spool.store.writer import Writer
 from forwarder.telemetry.reporter import Reporter
@@ -131,21 +131,23 @@ class SqliteSpool(ArchiveFront):
 
         self._commits.append(envelopes, done, failed)
 
-    async def lease(self, route: RouteName, *, fresh_max: int, retry_max: int, bytes_max: int) -> Sequence[Lease]:
-        """Lend the oldest due events; see `ports.Spool.lease`."""
+    def lease(self, route: RouteName, demand: Demand) -> Sequence[Lease]:
+        """Lease the oldest due events at hand; see `ports.Spool.lease`."""
         self._refuse_closed()
-        return await self._lending.lease(
-            ROUTE_CODES[route], fresh_max=fresh_max, retry_max=retry_max, bytes_max=bytes_max
-        )
+        return self._lending.lease(ROUTE_CODES[route], demand)
+
+    async def refill(self, route: RouteName, demand: Demand) -> None:
+        """Read what of a demand is on disk only, so that the next lease has all of it at hand."""
+        await self._lending.refill(ROUTE_CODES[route], demand)
 
     async def lease_newest(self, route: RouteName) -> Lease | None:
         """Lend the newest due event; see `ports.Spool.lease_newest`."""
         self._refuse_closed()
         return await self._lending.lease_newest(ROUTE_CODES[route])
 
-    async def wait_for_work(self, route: RouteName, *, timeout_s: float) -> bool:
-        """Return True as soon as a lease might find something; see `ports.Spool.wait_for_work`."""
-        return await self._lending.wait_for_work(ROUTE_CODES[route], timeout_s=timeout_s)
+    def on_work(self, route: RouteName, wake: Callable[[], None]) -> None:
+        """Register the listener of a route; see `ports.Spool.on_work`."""
+        self._lending.on_work(ROUTE_CODES[route], wake)
 
     async def note(self, sequence: int, progress: bytes) -> None:
         """Keep a lent event's progress; see `ports.Spool.note`."""
@@ -163,40 +165,18 @@ class SqliteSpool(ArchiveFront):
         with contextlib.suppress(SpoolFull):  # the log of attempts is what a full disk can do without
             await self._commits.run(partial(record, sequences=lent, attempt=attempt))
 
-    async def complete(
-        self, sequences: Sequence[int], *, state: State, reason: str = "", attempt: Attempt | None = None
-    ) -> None:
-        """Settle lent events; see `ports.Spool.complete`."""
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Settle leased events or give them back; see `ports.Spool.settle`."""
         self._refuse_closed()
-        await self._lending.settle(sequences, state=STATE_CODES[state], reason=reason, attempt=attempt)
+        await self._lending.settle(settlements)
 
-    async def bury(self, sequences: Sequence[int], *, reason: str, attempt: Attempt | None = None) -> None:
-        """Settle lent events as dead; see `ports.Spool.bury`."""
-        self._refuse_closed()
-        await self._lending.settle(sequences, state=DEAD, reason=reason, attempt=attempt)
-
-    async def release(
-        self,
-        sequences: Sequence[int],
-        *,
-        not_before_ms: int,
-        reason: str = "",
-        attempt: Attempt | None = None,
-        counts: bool = True,
-    ) -> None:
-        """Give lent events back; see `ports.Spool.release`."""
-        self._refuse_closed()
-        await self._lending.release(
-            sequences, not_before_ms=not_before_ms, reason=reason, attempt=attempt, counts=counts
-        )
-
-    async def exhume(self, sequences: Sequence[int], *, everything: bool = False) -> int:
-        """Make settled events pending again; see `ports.Spool.exhume`."""
+    async def requeue(self, sequences: Sequence[int], *, everything: bool = False) -> int:
+        """Make settled events pending again; see `ports.Spool.requeue`."""
         self._refuse_closed()
         count = 0
         for chunk in chunks(sequences):
             count += await self._commits.run(
-                partial(exhume, sequences=chunk, everything=everything), heard=self._heard_exhumed
+                partial(requeue, sequences=chunk, everything=everything), heard=self._heard_requeued
             )
         return count
 
@@ -208,17 +188,17 @@ class SqliteSpool(ArchiveFront):
             count += await self._commits.run(partial(discard, sequences=chunk))
         return count
 
-    async def remember(self, key: str, value: bytes) -> None:
+    async def put(self, key: str, value: bytes) -> None:
         """Keep a small value; see `ports.Spool.remember`. Raises ValueError above the limit."""
         self._refuse_closed()
-        if len(value) > self._limits.remember_bytes_max:
-            raise ValueError(f"{key}: {len(value)} bytes are more than {self._limits.remember_bytes_max}")
+        if len(value) > self._limits.value_bytes_max:
+            raise ValueError(f"{key}: {len(value)} bytes are more than {self._limits.value_bytes_max}")
         await self._commits.run(lambda t: t.execute("INSERT OR REPLACE INTO remembered VALUES (?, ?)", (key, value)))
 
-    async def recall(self, key: str) -> bytes | None:
+    async def get(self, key: str) -> bytes | None:
         """Return what `remember` kept, or None."""
         self._refuse_closed()
-        return await self._reader.recall(key)
+        return await self._reader.get(key)
 
     async def close(self) -> None:
         """Refuse what comes, commit what is in hand, checkpoint, release the lock. Idempotent."""
@@ -255,7 +235,7 @@ class SqliteSpool(ArchiveFront):
 
     # --- inside ---
 
-    def _heard_exhumed(self, count: int) -> None:
+    def _heard_requeued(self, count: int) -> None:
         if count:
             self._lending.reset()
 

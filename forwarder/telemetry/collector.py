@@ -58,7 +58,7 @@ def _of_routes(facts: SpoolFacts, now_ms: int) -> Iterator[Metric]:
         "forwarder_spool_oldest_age_seconds", "Age of the oldest waiting event, 0 when none waits.", labels=["route"]
     )
     unsettled = GaugeMetricFamily("forwarder_spool_unsettled_bytes", "Payloads that wait.", labels=["route"])
-    for route, books in facts.books.items():
+    for route, books in facts.totals.items():
         events.add_metric([route.value, "accepted"], books.accepted)
         for state in State:
             events.add_metric([route.value, state.value], getattr(books, state.value))

@@ -27,6 +27,7 @@ from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
+from stand_ins.spool_acts import leased, settle
 
 ROUTE = RouteName.COURIER_TO_RUDDERSTACK
 _NOBODY_LISTENS = "127.0.0.1:1"
@@ -62,10 +63,10 @@ async def _filled(folder: Path) -> None:
                 )
             ],
         )
-    leases = await spool.lease(ROUTE, fresh_max=4, retry_max=0, bytes_max=1_000_000)
-    await spool.bury([lease.sequence for lease in leases[:2]], reason="no id")
-    await spool.bury([leases[2].sequence], reason="too deep")
-    await spool.complete([leases[3].sequence], state=State.DELIVERED)
+    leases = await leased(spool, ROUTE, fresh=4, retry=0, size=1_000_000)
+    await settle(spool, [lease.sequence for lease in leases[:2]], State.DEAD, reason="no id")
+    await settle(spool, [leases[2].sequence], State.DEAD, reason="too deep")
+    await settle(spool, [leases[3].sequence], State.DELIVERED)
     await spool.close()
 
 
@@ -163,9 +164,9 @@ class DaemonThread:
         assert spool is not None
 
         async def bury() -> None:
-            await spool.exhume(sequences)
-            leases = await spool.lease(ROUTE, fresh_max=100, retry_max=100, bytes_max=1_000_000)
-            await spool.bury([lease.sequence for lease in leases], reason="no id")
+            await spool.requeue(sequences)
+            leases = await leased(spool, ROUTE, fresh=100, retry=100, size=1_000_000)
+            await settle(spool, [lease.sequence for lease in leases], State.DEAD, reason="no id")
 
         asyncio.run_coroutine_threadsafe(bury(), self._loop).result(5)
 

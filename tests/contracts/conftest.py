@@ -10,10 +10,10 @@ import structlog
 from forwarder.model import Attempt, Envelope, Labels, Recurrence, RouteName
 from forwarder.ports import Archive, Spool
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.memory import MemorySpool
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
+from stand_ins.memory_spool import MemorySpool
 
 START_MS = 1_700_000_000_000
 

@@ -15,8 +15,9 @@ from forwarder.model import Receipt, RouteName
 from forwarder.rudderstack.calls import TrackCalls
 from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.memory import MemorySpool
 from forwarder.spool.sqlite import SqliteSpool
+from stand_ins.memory_spool import MemorySpool
+from stand_ins.spool_acts import give_back, leased
 
 AnySpool = MemorySpool | SqliteSpool
 OUT = RouteName.COURIER_TO_RUDDERSTACK
@@ -41,14 +42,14 @@ async def arrive(spool: AnySpool, clock: Any, kind: str) -> Receipt:
 
 async def sent(spool: AnySpool) -> list[tuple[str, str]]:
     """Return event and messageId of everything that is leased now, as it would be sent; nothing is settled."""
-    leases = await spool.lease(OUT, fresh_max=99, retry_max=99, bytes_max=1_000_000)
+    leases = await leased(spool, OUT, fresh=99, retry=99, size=1_000_000)
     calls = []
     for lease in leases:
         mapped = MAPPER.map(lease)
         assert isinstance(mapped, tuple)
         call = msgspec.json.decode(mapped[0].body)
         calls.append((call["event"], call["messageId"]))
-    await spool.release([lease.sequence for lease in leases], not_before_ms=0, counts=False)
+    await give_back(spool, [lease.sequence for lease in leases], 0, counts=False)
     return calls
 
 

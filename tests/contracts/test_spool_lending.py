@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from forwarder.errors import SpoolClosed, SpoolFull
-from forwarder.model import Attempt, Envelope, Lease, Receipt, Replay, RouteName, State
+from forwarder.model import Attempt, Demand, Envelope, Lease, Receipt, Replay, RouteName, State
 from forwarder.ports import EventQuery
 from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.memory import MemorySpool
 from forwarder.spool.sqlite import SqliteSpool
+from stand_ins.memory_spool import MemorySpool
+from stand_ins.spool_acts import Work, give_back, leased, settle
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 IN = RouteName.RUDDERSTACK_TO_COURIER
@@ -28,7 +29,7 @@ async def lease_all(
     size: int = 1_000_000,
 ) -> Sequence[Lease]:
     """Lend what there is."""
-    return await spool.lease(route, fresh_max=fresh, retry_max=retry, bytes_max=size)
+    return await leased(spool, route, fresh=fresh, retry=retry, size=size)
 
 
 def numbers(leases: Sequence[Lease]) -> list[int]:
@@ -73,7 +74,7 @@ async def test_the_same_key_is_stored_once(
     assert await stored(spool, [make_envelope(1), make_envelope(1), make_envelope(2)]) == Receipt(
         accepted=2, duplicates=1
     )
-    await spool.complete(numbers(await lease_all(spool)), state=State.DELIVERED)
+    await settle(spool, numbers(await lease_all(spool)), State.DELIVERED)
     assert await stored(spool, [make_envelope(2), make_envelope(3)]) == Receipt(accepted=1, duplicates=1)
 
 
@@ -115,13 +116,13 @@ async def test_a_released_event_waits_for_its_time(
     await stored(spool, [make_envelope(1)])
     leases = await lease_all(spool)
     due_ms = clock.now_ms + 5_000
-    await spool.release(numbers(leases), not_before_ms=due_ms, reason="503", attempt=failed_attempt)
+    await give_back(spool, numbers(leases), due_ms, reason="503", attempt=failed_attempt)
     assert not await lease_all(spool)
     first_failed_ms = clock.now_ms
     clock.now_ms = due_ms
     (again,) = await lease_all(spool)
     assert (again.attempt, again.first_failed_at_ms) == (2, first_failed_ms)
-    await spool.release([1], not_before_ms=0)
+    await give_back(spool, [1], 0)
     (third,) = await lease_all(spool)
     assert (third.attempt, third.first_failed_at_ms) == (3, first_failed_ms)
 
@@ -132,14 +133,17 @@ async def test_a_release_that_does_not_count_leaves_the_attempt(
     """A hold or a drain gives the event back as if never lent."""
     await stored(spool, [make_envelope(1), make_envelope(2)])
     await lease_all(spool, fresh=1)
-    await spool.release([1], not_before_ms=0, counts=False)
+    await give_back(spool, [1], 0, counts=False)
     (again,) = await lease_all(spool, fresh=1)
     assert (again.sequence, again.attempt, again.first_failed_at_ms) == (1, 1, None)
-    await spool.release([1], not_before_ms=clock.now_ms + 1_000, counts=False)
+    await give_back(spool, [1], clock.now_ms + 1_000, counts=False)
     assert numbers(await lease_all(spool)) == [2]
     clock.now_ms += 1_000
-    (later,) = await lease_all(spool, retry=0)
-    assert (later.sequence, later.attempt) == (1, 1)
+    assert not await lease_all(spool, retry=0)
+    (later,) = await lease_all(spool, fresh=0)
+    assert (later.sequence, later.attempt, later.is_retry) == (1, 1, True)
+    await give_back(spool, [1], 0, counts=False)
+    assert numbers(await lease_all(spool, fresh=0)) == [1]
 
 
 async def test_fresh_and_retried_events_have_limits_of_their_own(
@@ -147,10 +151,12 @@ async def test_fresh_and_retried_events_have_limits_of_their_own(
 ) -> None:
     """`retry_max` bounds what failed before, `fresh_max` the rest."""
     await stored(spool, [make_envelope(n) for n in range(1, 5)])
-    await spool.release(numbers(await lease_all(spool, fresh=3)), not_before_ms=0)
+    await give_back(spool, numbers(await lease_all(spool, fresh=3)), 0)
     assert numbers(await lease_all(spool, fresh=0, retry=2)) == [1, 2]
     assert numbers(await lease_all(spool, fresh=5, retry=0)) == [4]
     assert numbers(await lease_all(spool)) == [3]
+    await give_back(spool, [1, 2, 3, 4], counts=False)
+    assert numbers(await lease_all(spool, fresh=0)) == [1, 2, 3]
 
 
 async def test_one_partition_is_lent_one_at_a_time_in_order(
@@ -159,13 +165,13 @@ async def test_one_partition_is_lent_one_at_a_time_in_order(
     """Of a partition only the oldest pending event is lent, also while it waits for a retry."""
     await stored(spool, [make_envelope(n, route=IN, partition="a" if n % 2 else "b") for n in range(1, 7)])
     assert numbers(await lease_all(spool, IN)) == [1, 2]
-    await spool.complete([2], state=State.DELIVERED)
-    await spool.release([1], not_before_ms=clock.now_ms + 1_000)
+    await settle(spool, [2], State.DELIVERED)
+    await give_back(spool, [1], clock.now_ms + 1_000)
     assert numbers(await lease_all(spool, IN)) == [4]
     clock.now_ms += 1_000
     assert numbers(await lease_all(spool, IN)) == [1]
-    await spool.bury([1], reason="refused")
-    await spool.complete([4], state=State.UNMAPPED, reason="nothing linked")
+    await settle(spool, [1], State.DEAD, reason="refused")
+    await settle(spool, [4], State.UNMAPPED, reason="nothing linked")
     assert numbers(await lease_all(spool, IN)) == [3, 6]
 
 
@@ -177,7 +183,7 @@ async def test_later_events_of_a_partition_join_the_queue(
     await lease_all(spool)
     await stored(spool, [make_envelope(2, partition="a"), make_envelope(3)])
     assert numbers(await lease_all(spool)) == [3]
-    await spool.complete([1], state=State.DELIVERED)
+    await settle(spool, [1], State.DELIVERED)
     assert numbers(await lease_all(spool)) == [2]
 
 
@@ -188,11 +194,11 @@ async def test_progress_survives_a_release(
     await stored(spool, [make_envelope(1)])
     await lease_all(spool)
     await spool.note(1, b"first call done")
-    await spool.release([1], not_before_ms=0)
+    await give_back(spool, [1], 0)
     (again,) = await lease_all(spool)
     assert again.progress == b"first call done"
-    await spool.bury([1], reason="refused")
-    await spool.exhume([1])
+    await settle(spool, [1], State.DEAD, reason="refused")
+    await spool.requeue([1])
     (replayed,) = await lease_all(spool)
     assert replayed.progress == b"first call done"
 
@@ -204,7 +210,7 @@ async def test_progress_survives_a_release_that_does_not_count(
     await stored(spool, [make_envelope(1)])
     await lease_all(spool)
     await spool.note(1, b"planned")
-    await spool.release([1], not_before_ms=0, counts=False)
+    await give_back(spool, [1], 0, counts=False)
     (again,) = await lease_all(spool)
     assert again.progress == b"planned"
 
@@ -215,11 +221,11 @@ async def test_settling_what_is_not_lent_changes_nothing(
     """An event is settled once: unknown, unlent and settled ones are left alone."""
     await stored(spool, [make_envelope(1), make_envelope(2)])
     await lease_all(spool, fresh=1)
-    await spool.complete([1], state=State.DELIVERED)
-    await spool.complete([1, 2, 99], state=State.FILTERED)
-    await spool.bury([1], reason="no")
-    await spool.release([1, 2], not_before_ms=0)
-    books = (await spool.facts()).books[OUT]
+    await settle(spool, [1], State.DELIVERED)
+    await settle(spool, [1, 2, 99], State.FILTERED)
+    await settle(spool, [1], State.DEAD, reason="no")
+    await give_back(spool, [1, 2], 0)
+    books = (await spool.facts()).totals[OUT]
     assert (books.accepted, books.delivered, books.pending, books.filtered, books.dead) == (2, 1, 1, 0, 0)
 
 
@@ -229,11 +235,11 @@ async def test_a_replay_makes_settled_events_pending_again(
     """`exhume` starts an event anew at its place; pending and unknown ones are skipped; the key stays known."""
     await stored(spool, [make_envelope(n) for n in range(1, 5)])
     await lease_all(spool, fresh=3)
-    await spool.complete([1], state=State.DELIVERED)
-    await spool.release([2], not_before_ms=0)
+    await settle(spool, [1], State.DELIVERED)
+    await give_back(spool, [2], 0)
     await lease_all(spool, fresh=0)
-    await spool.bury([2], reason="refused")
-    assert await spool.exhume([1, 2, 3, 4, 99]) == 2
+    await settle(spool, [2], State.DEAD, reason="refused")
+    assert await spool.requeue([1, 2, 3, 4, 99]) == 2
     leases = await lease_all(spool)
     assert [(lease.sequence, lease.attempt) for lease in leases] == [(1, 1), (2, 1), (4, 1)]
     assert await stored(spool, [make_envelope(1)]) == Receipt(accepted=0, duplicates=1)
@@ -245,15 +251,15 @@ async def test_a_replayed_older_event_waits_for_the_one_in_flight(
     """After a replay the oldest pending one is next, and still only one of the partition is lent."""
     await stored(spool, [make_envelope(n, partition="a") for n in range(1, 4)])
     await lease_all(spool)
-    await spool.bury([1], reason="refused")
+    await settle(spool, [1], State.DEAD, reason="refused")
     assert numbers(await lease_all(spool)) == [2]
-    await spool.exhume([1])
+    await spool.requeue([1])
     assert not await lease_all(spool)
-    await spool.release([2], not_before_ms=0)
+    await give_back(spool, [2], 0)
     assert numbers(await lease_all(spool)) == [1]
-    await spool.complete([1], state=State.DELIVERED)
+    await settle(spool, [1], State.DELIVERED)
     assert numbers(await lease_all(spool)) == [2]
-    await spool.complete([2], state=State.DELIVERED)
+    await settle(spool, [2], State.DELIVERED)
     assert numbers(await lease_all(spool)) == [3]
 
 
@@ -263,13 +269,13 @@ async def test_a_replayed_older_event_overtakes_a_waiting_head(
     """A head that waits for its retry steps back behind an older event that was dug out."""
     await stored(spool, [make_envelope(n, partition="a") for n in range(1, 3)])
     await lease_all(spool)
-    await spool.complete([1], state=State.DELIVERED)
+    await settle(spool, [1], State.DELIVERED)
     await lease_all(spool)
-    await spool.release([2], not_before_ms=clock.now_ms + 500)
-    await spool.exhume([1])
+    await give_back(spool, [2], clock.now_ms + 500)
+    await spool.requeue([1])
     clock.now_ms += 1_000
     assert numbers(await lease_all(spool)) == [1]
-    await spool.complete([1], state=State.DELIVERED)
+    await settle(spool, [1], State.DELIVERED)
     (second,) = await lease_all(spool)
     assert (second.sequence, second.attempt) == (2, 2)
 
@@ -288,7 +294,7 @@ async def test_the_newest_due_event_can_be_lent(
     assert last is not None
     assert last.sequence == 3
     assert await spool.lease_newest(OUT) is None
-    await spool.release([3], not_before_ms=clock.now_ms + 100)
+    await give_back(spool, [3], clock.now_ms + 100)
     assert await spool.lease_newest(OUT) is None
     clock.now_ms += 100
     again = await spool.lease_newest(OUT)
@@ -302,7 +308,7 @@ async def test_a_probe_given_back_is_lent_in_its_place(
     """An event that was lent from the far end and returned comes once, in order."""
     await stored(spool, [make_envelope(n) for n in range(1, 4)])
     await spool.lease_newest(OUT)
-    await spool.release([3], not_before_ms=0, counts=False)
+    await give_back(spool, [3], 0, counts=False)
     assert numbers(await lease_all(spool)) == [1, 2, 3]
     assert not await lease_all(spool)
 
@@ -313,14 +319,14 @@ async def test_a_probe_finds_what_was_given_back_or_moved_up(
     """The newest is lent again and again, with its progress, and a follower as soon as its head is settled."""
     await stored(spool, [make_envelope(1), *(make_envelope(n, partition="a") for n in (2, 3))])
     assert numbers(await lease_all(spool)) == [1, 2]
-    await spool.release([1], not_before_ms=0, counts=False)
-    await spool.complete([2], state=State.DELIVERED)
+    await give_back(spool, [1], 0, counts=False)
+    await settle(spool, [2], State.DELIVERED)
     for number in range(3):
         newest = await spool.lease_newest(OUT)
         assert newest is not None
         assert (newest.sequence, newest.progress) == (3, b"%d" % (number - 1) if number else b"")
         await spool.note(3, b"%d" % number)
-        await spool.release([3], not_before_ms=0, counts=False)
+        await give_back(spool, [3], 0, counts=False)
     assert [(lease.sequence, lease.progress) for lease in await lease_all(spool)] == [(1, b""), (3, b"2")]
 
 
@@ -330,12 +336,12 @@ async def test_a_parked_event_does_not_hide_the_newest(
     """A replayed event that waits for another of its partition is passed over by a probe."""
     await stored(spool, [make_envelope(1), make_envelope(2, partition="a"), make_envelope(3, partition="a")])
     await lease_all(spool)
-    await spool.bury([2], reason="refused")
+    await settle(spool, [2], State.DEAD, reason="refused")
     assert numbers(await lease_all(spool)) == [3]
-    await spool.exhume([2])
-    await spool.release([1], not_before_ms=0, counts=False)
+    await spool.requeue([2])
+    await give_back(spool, [1], 0, counts=False)
     assert numbers(await lease_all(spool, fresh=1)) == [1]
-    await spool.release([1], not_before_ms=0, counts=False)
+    await give_back(spool, [1], 0, counts=False)
     newest = await spool.lease_newest(OUT)
     assert newest is not None
     assert newest.sequence == 1
@@ -353,17 +359,17 @@ async def test_an_exchange_of_an_event_that_stays_lent_is_kept(
     assert len((await spool.event(2)).attempts[0].answer) == 2_048
     assert (await spool.event(3)).attempts == ()
     assert ((await spool.event(1)).row.attempts, (await spool.event(1)).row.reason) == (0, "")
-    await spool.release([1, 2], not_before_ms=0, counts=False)
+    await give_back(spool, [1, 2], 0, counts=False)
     assert (await spool.event(1)).row.reason == ""
     assert numbers(await lease_all(spool)) == [1, 2, 3]
-    await spool.release([1], not_before_ms=clock.now_ms, reason="busy", attempt=replace(failed_attempt, reason="2nd"))
+    await give_back(spool, [1], clock.now_ms, reason="busy", attempt=replace(failed_attempt, reason="2nd"))
     await lease_all(spool)
     for number in range(3, 8):
         await spool.record([1], replace(failed_attempt, reason=f"{number}"))
-    await spool.bury([1], reason="refused", attempt=replace(failed_attempt, reason="last"))
+    await settle(spool, [1], State.DEAD, reason="refused", attempt=replace(failed_attempt, reason="last"))
     shown = [a.reason for a in (await spool.event(1)).attempts]
     assert shown == ["first", "2nd", *(f"{n}" for n in range(3, 8)), "last"]
-    await spool.exhume([1])
+    await spool.requeue([1])
     assert (await spool.event(1)).attempts == ()
     await lease_all(spool)
     for number in range(12):
@@ -379,30 +385,30 @@ async def test_a_replay_says_how_much_was_asked_for(
     await stored(spool, [make_envelope(1), make_envelope(2)])
     await lease_all(spool)
     await spool.note(1, b"half")
-    await spool.complete([1, 2], state=State.DELIVERED)
-    await spool.exhume([1, 2], everything=everything)
+    await settle(spool, [1, 2], State.DELIVERED)
+    await spool.requeue([1, 2], everything=everything)
     with_progress, without = await lease_all(spool)
     asked = Replay.EVERYTHING if everything else Replay.REST
     assert (with_progress.progress, with_progress.replay) == (b"half", asked)
     assert without.replay is Replay.NOT
-    await spool.release([1], not_before_ms=0, counts=False)
+    await give_back(spool, [1], 0, counts=False)
     assert [lease.replay for lease in await lease_all(spool)] == [asked]
     await spool.note(1, b"anew")
-    await spool.release([1], not_before_ms=0, counts=False)
+    await give_back(spool, [1], 0, counts=False)
     assert [(lease.progress, lease.replay) for lease in await lease_all(spool)] == [(b"anew", Replay.NOT)]
 
 
 async def test_waiting_ends_with_the_commit(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
-    """`wait_for_work` is True once an append committed, and False at the time-out before."""
-    assert await spool.wait_for_work(OUT, timeout_s=0.01) is False
-    waiting = asyncio.create_task(spool.wait_for_work(OUT, timeout_s=5))
+    """The listener is called once an append committed, and not before."""
+    work = Work(spool)
+    assert await work.wait(within_s=0.01) is False
+    waiting = asyncio.create_task(work.wait(within_s=5))
     await asyncio.sleep(0)
     await stored(spool, [make_envelope(1)])
     assert await asyncio.wait_for(waiting, 1) is True
-    await lease_all(spool)
-    assert await spool.wait_for_work(OUT, timeout_s=0.01) is False
+    assert numbers(await lease_all(spool)) == [1]
 
 
 async def test_waiting_ends_when_a_retry_falls_due(
@@ -411,8 +417,8 @@ async def test_waiting_ends_when_a_retry_falls_due(
     """A due time that passes is work."""
     await stored(spool, [make_envelope(1)])
     await lease_all(spool)
-    await spool.release([1], not_before_ms=clock.now_ms + 20)
-    waiting = asyncio.create_task(spool.wait_for_work(OUT, timeout_s=5))
+    await give_back(spool, [1], clock.now_ms + 20)
+    waiting = asyncio.create_task(Work(spool).wait(within_s=5))
     await asyncio.sleep(0)
     clock.now_ms += 20
     assert await asyncio.wait_for(waiting, 2) is True
@@ -425,23 +431,23 @@ async def test_waiting_ends_when_a_partition_moves_on(
     """The next of a partition is work as soon as its head is settled."""
     await stored(spool, [make_envelope(1, partition="a"), make_envelope(2, partition="a")])
     await lease_all(spool)
-    waiting = asyncio.create_task(spool.wait_for_work(OUT, timeout_s=5))
+    waiting = asyncio.create_task(Work(spool).wait(within_s=5))
     await asyncio.sleep(0)
-    await spool.complete([1], state=State.DELIVERED)
+    await settle(spool, [1], State.DELIVERED)
     assert await asyncio.wait_for(waiting, 1) is True
     assert numbers(await lease_all(spool)) == [2]
 
 
 async def test_small_values_are_remembered(spool: MemorySpool | SqliteSpool) -> None:
     """`remember` keeps up to 4 MiB and replaces; `recall` of the unknown is None."""
-    assert await spool.recall("pause") is None
-    await spool.remember("pause", b"1")
-    await spool.remember("pause", b"")
-    await spool.remember("links", b"x" * 4_194_304)
-    assert await spool.recall("pause") == b""
-    assert await spool.recall("links") == b"x" * 4_194_304
+    assert await spool.get("pause") is None
+    await spool.put("pause", b"1")
+    await spool.put("pause", b"")
+    await spool.put("links", b"x" * 4_194_304)
+    assert await spool.get("pause") == b""
+    assert await spool.get("links") == b"x" * 4_194_304
     with pytest.raises(ValueError, match="links"):
-        await spool.remember("links", b"x" * 4_194_305)
+        await spool.put("links", b"x" * 4_194_305)
 
 
 async def test_a_closed_spool_refuses(spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]) -> None:
@@ -453,15 +459,14 @@ async def test_a_closed_spool_refuses(spool: MemorySpool | SqliteSpool, make_env
         stored(spool, [make_envelope(2)]),
         lease_all(spool),
         spool.lease_newest(OUT),
-        spool.wait_for_work(OUT, timeout_s=1),
         spool.note(1, b""),
-        spool.complete([1], state=State.DELIVERED),
-        spool.release([1], not_before_ms=0),
-        spool.bury([1], reason="x"),
-        spool.exhume([1]),
+        settle(spool, [1], State.DELIVERED),
+        give_back(spool, [1], 0),
+        settle(spool, [1], State.DEAD, reason="x"),
+        spool.requeue([1]),
         spool.discard([1]),
-        spool.remember("a", b""),
-        spool.recall("a"),
+        spool.put("a", b""),
+        spool.get("a"),
         spool.facts(),
         spool.events(EventQuery()),
     ):
@@ -470,12 +475,15 @@ async def test_a_closed_spool_refuses(spool: MemorySpool | SqliteSpool, make_env
 
 
 async def test_closing_wakes_who_waits(spool: MemorySpool | SqliteSpool) -> None:
-    """A waiter hears of the end."""
-    waiting = asyncio.create_task(spool.wait_for_work(OUT, timeout_s=30))
+    """A listener hears of the end."""
+    work = Work(spool)
+    await work.wait(within_s=0.01)
+    waiting = asyncio.create_task(work.wait(within_s=30))
     await asyncio.sleep(0)
     await spool.close()
+    assert await asyncio.wait_for(waiting, 1) is True
     with pytest.raises(SpoolClosed):
-        await asyncio.wait_for(waiting, 1)
+        spool.lease(OUT, Demand(fresh_max=1, retry_max=1, bytes_max=1))
 
 
 async def fill(spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]) -> tuple[int, SpoolFull]:
@@ -504,12 +512,12 @@ async def test_history_makes_room_for_new_events(
                     await asyncio.sleep(0.01)
         leases = numbers(await lease_all(spool))
         state = State.FILTERED if number == 20 else State.DELIVERED
-        await spool.complete(leases, state=state)
+        await settle(spool, leases, state)
     assert (await spool.event(20)).payload is None
     assert (await spool.event(1)).payload is None
     assert (await spool.event(80)).payload is not None
-    assert await spool.exhume([1, 80]) == 1
-    assert (await spool.facts()).books[OUT].is_balanced()
+    assert await spool.requeue([1, 80]) == 1
+    assert (await spool.facts()).totals[OUT].is_balanced()
 
 
 async def test_the_cap_refuses_new_events_and_recovers(
@@ -525,10 +533,10 @@ async def test_the_cap_refuses_new_events_and_recovers(
     assert facts.refusal == str(refused)
     leases = await lease_all(spool, size=10_000_000)
     assert len(leases) == number - 1
-    await spool.bury(numbers(leases[:1]), reason="refused")
+    await settle(spool, numbers(leases[:1]), State.DEAD, reason="refused")
     with pytest.raises(SpoolFull):
         await stored(spool, [make_envelope(number, payload=b"x" * 50_000)])
-    await spool.complete(numbers(leases[1:]), state=State.DELIVERED)
+    await settle(spool, numbers(leases[1:]), State.DELIVERED)
     assert await stored(spool, [make_envelope(number, payload=b"x" * 50_000)]) == Receipt(accepted=1, duplicates=0)
 
 
@@ -560,13 +568,13 @@ async def test_attempts_are_kept_with_the_event(
             reason=f"try {number}",
             answer=b"a" * 5_000,
         )
-        await spool.release([1], not_before_ms=0, reason=attempt.reason, attempt=attempt)
+        await give_back(spool, [1], 0, reason=attempt.reason, attempt=attempt)
     detail = await spool.event(1)
     assert [a.reason for a in detail.attempts] == [f"try {number}" for number in range(2, 12)]
     assert len(detail.attempts[0].answer) == 2_048
     assert (detail.row.attempts, detail.row.reason) == (12, "try 11")
     await lease_all(spool)
-    await spool.bury([1], reason="refused", attempt=failed_attempt)
+    await settle(spool, [1], State.DEAD, reason="refused", attempt=failed_attempt)
     detail = await spool.event(1)
     assert detail.row.attempts == 13
     assert detail.attempts[-1] == failed_attempt
@@ -579,16 +587,16 @@ async def test_a_replayed_head_that_failed_before_waits_for_the_one_in_flight(
     """An older event of a partition on a retry is not lent beside a newer one that is still out."""
     await stored(spool, [make_envelope(n, partition="a") for n in range(1, 3)])
     await lease_all(spool)
-    await spool.bury([1], reason="refused")
+    await settle(spool, [1], State.DEAD, reason="refused")
     assert numbers(await lease_all(spool)) == [2]
-    await spool.exhume([1])
+    await spool.requeue([1])
     assert await spool.lease_newest(OUT) is None
-    await spool.release([2], not_before_ms=clock.now_ms + 10)
+    await give_back(spool, [2], clock.now_ms + 10)
     assert numbers(await lease_all(spool)) == [1]
-    await spool.release([1], not_before_ms=clock.now_ms + 20)
+    await give_back(spool, [1], clock.now_ms + 20)
     clock.now_ms += 10
     assert not await lease_all(spool)
     clock.now_ms += 10
     assert numbers(await lease_all(spool)) == [1]
-    await spool.complete([1], state=State.DELIVERED)
+    await settle(spool, [1], State.DELIVERED)
     assert numbers(await lease_all(spool)) == [2]

@@ -11,8 +11,9 @@ from forwarder.model import Envelope, Labels, Lease, RouteName, State
 from forwarder.ports import AuditRow, EventQuery, EventRow, EventTypeRow, ReasonGroup
 from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.memory import MemorySpool
 from forwarder.spool.sqlite import SqliteSpool
+from stand_ins.memory_spool import MemorySpool
+from stand_ins.spool_acts import give_back, leased, settle
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 IN = RouteName.RUDDERSTACK_TO_COURIER
@@ -21,7 +22,7 @@ IN = RouteName.RUDDERSTACK_TO_COURIER
 async def lease_all(spool: MemorySpool | SqliteSpool, route: RouteName = OUT, *, fresh: int = 100_000) -> list[int]:
     """Lend what there is, however often it takes."""
     leases: list[Lease] = []
-    while more := await spool.lease(route, fresh_max=fresh - len(leases), retry_max=1_000, bytes_max=10**9):
+    while more := await leased(spool, route, fresh=fresh - len(leases), retry=1_000, size=10**9):
         leases += more
         if len(leases) >= fresh:
             break
@@ -40,13 +41,13 @@ async def filled(
         clock.now_ms += 1_000
     await lease_all(spool)
     await lease_all(spool, IN)
-    await spool.complete([1, 2, 3, 4], state=State.DELIVERED)
-    await spool.complete([5, 6, 7], state=State.FILTERED, reason="not listed")
-    await spool.complete([8], state=State.UNMAPPED, reason="nothing linked")
-    await spool.bury([9, 10, 11, 12], reason="refused")
-    await spool.bury([13], reason="keeps failing: 500")
-    await spool.release([14, 16], not_before_ms=clock.now_ms + 60_000, reason="busy")
-    await spool.release([15], not_before_ms=0, counts=False)
+    await settle(spool, [1, 2, 3, 4], State.DELIVERED)
+    await settle(spool, [5, 6, 7], State.FILTERED, reason="not listed")
+    await settle(spool, [8], State.UNMAPPED, reason="nothing linked")
+    await settle(spool, [9, 10, 11, 12], State.DEAD, reason="refused")
+    await settle(spool, [13], State.DEAD, reason="keeps failing: 500")
+    await give_back(spool, [14, 16], clock.now_ms + 60_000, reason="busy")
+    await give_back(spool, [15], 0, counts=False)
     return spool
 
 
@@ -159,7 +160,7 @@ async def test_an_event_is_shown_whole(
 async def test_the_books_balance(filled: MemorySpool | SqliteSpool) -> None:
     """The facts show each route's account, its depth and its retries."""
     facts = await filled.facts()
-    out, into = facts.books[OUT], facts.books[IN]
+    out, into = facts.totals[OUT], facts.totals[IN]
     assert out.is_balanced()
     assert into.is_balanced()
     assert (out.accepted, out.delivered, out.filtered, out.dead) == (18, 3, 3, 4)
@@ -180,11 +181,11 @@ async def test_the_oldest_pending_event_is_known(
     clock.now_ms += 5
     await stored(spool, [make_envelope(2)])
     await lease_all(spool)
-    await spool.release([1], not_before_ms=clock.now_ms + 100)
+    await give_back(spool, [1], clock.now_ms + 100)
     assert (await spool.facts()).oldest_pending_ms[OUT] == start_ms
     clock.now_ms += 100
     await lease_all(spool)
-    await spool.bury([1], reason="no")
+    await settle(spool, [1], State.DEAD, reason="no")
     assert (await spool.facts()).oldest_pending_ms[OUT] == start_ms + 5
 
 
@@ -198,8 +199,8 @@ async def test_reasons_are_grouped_largest_first(filled: MemorySpool | SqliteSpo
     assert await filled.discard([12, 9, 9, 1, 99]) == 2
     assert [(g.count, g.sample_sequence) for g in await filled.reasons(None, State.DEAD, limit=1)] == [(2, 11)]
     assert (await filled.event(12)).row.is_discarded
-    assert (await filled.facts()).books[OUT].dead == 4
-    assert await filled.exhume([12]) == 1
+    assert (await filled.facts()).totals[OUT].dead == 4
+    assert await filled.requeue([12]) == 1
     assert not (await filled.event(12)).row.is_discarded
 
 

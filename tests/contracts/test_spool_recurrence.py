@@ -8,8 +8,9 @@ import pytest
 from forwarder.model import Envelope, Receipt, Recurrence, RouteName
 from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.memory import MemorySpool
 from forwarder.spool.sqlite import SqliteSpool
+from stand_ins.memory_spool import MemorySpool
+from stand_ins.spool_acts import leased
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 NEW = Receipt(accepted=1, duplicates=0)
@@ -69,7 +70,7 @@ async def test_the_opposite_in_between_makes_it_new(
     assert await stored(spool, [make_envelope(2, recurrence=recurrence("unmatched"))]) == NEW
     clock.now_ms += HOUR_MS
     assert await stored(spool, [make_envelope(1, recurrence=recurrence())]) == NEW
-    leases = await spool.lease(OUT, fresh_max=9, retry_max=9, bytes_max=10_000)
+    leases = await leased(spool, OUT, fresh=9, retry=9, size=10_000)
     assert len({lease.envelope.event_key for lease in leases}) == 3
     assert all(lease.envelope.recurrence is None for lease in leases)
     assert leases[0].envelope.event_key != make_envelope(1).event_key

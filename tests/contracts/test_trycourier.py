@@ -78,10 +78,10 @@ async def server() -> AsyncIterator[RecordingServer]:
 class NoMemory:
     """A memory that keeps nothing: one process is enough here."""
 
-    async def remember(self, key: str, value: bytes) -> None:
+    async def put(self, key: str, value: bytes) -> None:
         """Keep nothing."""
 
-    async def recall(self, key: str) -> bytes | None:
+    async def get(self, key: str) -> bytes | None:
         """Know nothing."""
 
 

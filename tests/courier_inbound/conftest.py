@@ -65,13 +65,13 @@ class KeptInMemory:
         self.is_full = False
         self.values: dict[str, bytes] = {}
 
-    async def remember(self, key: str, value: bytes) -> None:
+    async def put(self, key: str, value: bytes) -> None:
         """Keep it."""
         if self.is_full:
             raise SpoolFull("the disk is full", retry_after_s=1)
         self.values[key] = value
 
-    async def recall(self, key: str) -> bytes | None:
+    async def get(self, key: str) -> bytes | None:
         """Return it."""
         return self.values.get(key)
 

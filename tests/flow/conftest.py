@@ -23,6 +23,7 @@ from forwarder.model import (
     Batch,
     Delivered,
     Delivery,
+    Demand,
     Effect,
     Envelope,
     Filtered,
@@ -31,7 +32,10 @@ from forwarder.model import (
     Receipt,
     Refused,
     Replay,
+    Returned,
     RouteName,
+    Settled,
+    Settlement,
     State,
     TryLater,
     Unmapped,
@@ -71,7 +75,7 @@ class FakeSpool:
         self.clock = SystemClock()
         self.lent_max = 0
         self._lent_now = 0
-        self._changed = asyncio.Event()
+        self._wake: Callable[[], None] = lambda: None
 
     def add(self, payload: bytes, *, partition_key: str = "", route: RouteName = OUT, key: bytes = b"") -> int:
         """Store one event and return its sequence."""
@@ -85,7 +89,7 @@ class FakeSpool:
                 payload=payload,
             )
         )
-        self._changed.set()
+        self._changed()
         return sequence
 
     def append(
@@ -99,7 +103,7 @@ class FakeSpool:
         del on_rollback
         for envelope in envelopes:
             self.rows[len(self.rows) + 1] = Row(envelope)
-        self._changed.set()
+        self._changed()
         on_commit(Receipt(accepted=len(envelopes), duplicates=0))
 
     def _due(self, route: RouteName) -> list[int]:
@@ -130,18 +134,19 @@ class FakeSpool:
             replay=row.replay if row.progress else Replay.NOT,
         )
 
-    async def lease(self, route: RouteName, *, fresh_max: int, retry_max: int, bytes_max: int) -> Sequence[Lease]:
-        """Lend the oldest due events."""
-        left = {False: fresh_max, True: retry_max}
+    def lease(self, route: RouteName, demand: Demand) -> Sequence[Lease]:
+        """Lease the oldest due events."""
+        left = {False: demand.fresh_max, True: demand.retry_max}
         leases: list[Lease] = []
+        room = demand.bytes_max
         for sequence in self._due(route):
             row = self.rows[sequence]
             is_retry = row.attempt > 1
             if not left[is_retry]:
                 continue
-            if leases and len(row.envelope.payload) > bytes_max:
+            if leases and len(row.envelope.payload) > room:
                 break
-            bytes_max -= len(row.envelope.payload)
+            room -= len(row.envelope.payload)
             left[is_retry] -= 1
             leases.append(self._lend(sequence))
         return leases
@@ -151,19 +156,18 @@ class FakeSpool:
         due = self._due(route)
         return self._lend(due[-1]) if due else None
 
-    async def wait_for_work(self, route: RouteName, *, timeout_s: float) -> bool:
-        """Wait until something may be due."""
-        if self._due(route):
-            return True
-        self._changed.clear()
-        waiting = [row.not_before_ms for row in self.rows.values() if row.state is State.PENDING and not row.is_lent]
-        due_s = (min(waiting) - self.clock.wall_ms()) / 1000 if waiting else timeout_s
-        try:
-            async with asyncio.timeout(min(timeout_s, max(due_s, 0.002))):
-                await self._changed.wait()
-        except TimeoutError:
-            return bool(self._due(route))
-        return True
+    def on_work(self, route: RouteName, wake: Callable[[], None]) -> None:
+        """Hear whom to wake."""
+        del route
+        self._wake = wake
+        self._look()
+
+    def _changed(self) -> None:
+        self._wake()
+
+    def _look(self) -> None:
+        self._wake()
+        asyncio.get_running_loop().call_later(0.005, self._look)
 
     def _settle(self, sequences: Sequence[int], state: State, reason: str, attempt: Attempt | None) -> None:
         for sequence in sequences:
@@ -174,7 +178,7 @@ class FakeSpool:
             row.settlements += 1
             if attempt:
                 row.attempts.append(attempt)
-        self._changed.set()
+        self._changed()
 
     async def note(self, sequence: int, progress: bytes) -> None:
         """Keep progress."""
@@ -188,42 +192,29 @@ class FakeSpool:
             self.rows[sequence].attempts.append(attempt)
         await asyncio.sleep(0)
 
-    async def complete(
-        self, sequences: Sequence[int], *, state: State, reason: str = "", attempt: Attempt | None = None
-    ) -> None:
-        """Settle for good."""
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Settle for good, or give back."""
         await asyncio.sleep(0)
-        self._settle(sequences, state, reason, attempt)
+        for one in settlements:
+            if isinstance(one, Settled):
+                self._settle(one.sequences, one.state, one.reason, one.attempt)
+            else:
+                self._give_back(one)
 
-    async def release(
-        self,
-        sequences: Sequence[int],
-        *,
-        not_before_ms: int,
-        reason: str = "",
-        attempt: Attempt | None = None,
-        counts: bool = True,
-    ) -> None:
-        """Give back."""
-        await asyncio.sleep(0)
-        for sequence in sequences:
+    def _give_back(self, returned: Returned) -> None:
+        for sequence in returned.sequences:
             row = self.rows[sequence]
             assert row.is_lent
-            row.is_lent, row.not_before_ms, row.reason = False, not_before_ms, reason
+            row.is_lent, row.not_before_ms, row.reason = False, returned.not_before_ms, returned.reason
             self._lent_now -= 1
-            if counts:
+            if returned.counts:
                 row.attempt += 1
                 row.first_failed_at_ms = row.first_failed_at_ms or self.clock.wall_ms()
-            if attempt:
-                row.attempts.append(attempt)
-        self._changed.set()
+            if returned.attempt:
+                row.attempts.append(returned.attempt)
+        self._changed()
 
-    async def bury(self, sequences: Sequence[int], *, reason: str, attempt: Attempt | None = None) -> None:
-        """Settle as dead."""
-        await asyncio.sleep(0)
-        self._settle(sequences, State.DEAD, reason, attempt)
-
-    async def exhume(self, sequences: Sequence[int], *, everything: bool = False) -> int:
+    async def requeue(self, sequences: Sequence[int], *, everything: bool = False) -> int:
         """Make pending again."""
         for sequence in sequences:
             row = self.rows[sequence]
@@ -231,18 +222,18 @@ class FakeSpool:
             row.state, row.reason, row.attempt, row.first_failed_at_ms, row.not_before_ms = (
                 State.PENDING, "", 1, None, 0,
             )  # fmt: skip
-        self._changed.set()
+        self._changed()
         return len(sequences)
 
     async def discard(self, sequences: Sequence[int]) -> int:
         """Do nothing: the flow discards nothing."""
         return len(sequences)
 
-    async def remember(self, key: str, value: bytes) -> None:
+    async def put(self, key: str, value: bytes) -> None:
         """Keep a value."""
         self.memory[key] = value
 
-    async def recall(self, key: str) -> bytes | None:
+    async def get(self, key: str) -> bytes | None:
         """Return a value."""
         return self.memory.get(key)
 
@@ -406,14 +397,12 @@ class ReplayedAtOnce(FakeSpool):
         super().__init__()
         self.until_lent_again: Callable[[], Awaitable[None]] | None = None
 
-    async def complete(
-        self, sequences: Sequence[int], *, state: State, reason: str = "", attempt: Attempt | None = None
-    ) -> None:
-        """Settle; the first time also replay, and return only when the event was lent again."""
-        await super().complete(sequences, state=state, reason=reason, attempt=attempt)
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Settle; the first time also replay, and return only when the event was leased again."""
+        await super().settle(settlements)
         wait, self.until_lent_again = self.until_lent_again, None
         if wait is not None:
-            await self.exhume(sequences, everything=True)
+            await self.requeue([s for one in settlements for s in one.sequences], everything=True)
             await wait()
 
 

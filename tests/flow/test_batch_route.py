@@ -572,7 +572,7 @@ async def test_a_full_disk_does_not_end_a_hold_for_refusals(bench: Any, spool: A
     """Ten refused events return to pending though the spool says that it is full at that moment."""
     _fill(spool, 10)
     refusals = 1
-    exhume = spool.exhume
+    exhume = spool.requeue
 
     async def full_once(sequences: Any, *, everything: bool = False) -> int:
         nonlocal refusals
@@ -581,7 +581,7 @@ async def test_a_full_disk_does_not_end_a_hold_for_refusals(bench: Any, spool: A
             raise SpoolFull("the disk is full", retry_after_s=10)
         return int(await exhume(sequences, everything=everything))
 
-    spool.exhume = full_once
+    spool.requeue = full_once
     is_mad = True
     run = bench(lambda _batch: Refused(reason="400: refused") if is_mad else Delivered())
     async with run.running():

@@ -140,7 +140,7 @@ async def test_replay_makes_only_what_was_not_done(call_bench: Any, spool: Any, 
     async with run.running():
         await run.settled()
         plan_mapper.table[b"x"] = "profiles:u send:good"
-        await spool.exhume([1])
+        await spool.requeue([1])
         await run.settled()
     assert _operations(run) == ["POST /profiles/u", "POST /send/bad", "POST /send/good"]
     assert spool.states() == {State.DELIVERED: 1}
@@ -154,7 +154,7 @@ async def test_replay_of_a_delivered_event(call_bench: Any, spool: Any, *, every
     async with run.running():
         await run.settled()
         for _ in range(2):
-            await spool.exhume([1], everything=everything)
+            await spool.requeue([1], everything=everything)
             await run.settled()
     assert spool.states() == {State.DELIVERED: 1}
     assert _operations(run) == ["POST /profiles/u", "POST /send/a"] * (3 if everything else 1)

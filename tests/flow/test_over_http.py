@@ -16,18 +16,19 @@ from forwarder.flow.batcher import BatchLimits
 from forwarder.flow.delivery import DeliveryLimits
 from forwarder.flow.route import Route
 from forwarder.flow.routes import batch_route
-from forwarder.model import Books, Delivery, Envelope, Lease, RouteName, State
+from forwarder.model import Delivery, Envelope, Lease, RouteName, State, Totals
 from forwarder.ports import EventQuery, Mapped
 from forwarder.rudderstack.credential import WriteKey
 from forwarder.rudderstack.sink import RudderstackSink, framing_bytes
 from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.memory import MemorySpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
 from forwarder.transport import AiohttpTransport
 from stand_ins.behaviour import LOGIN_PAGE, MOVED, UNAVAILABLE, WRONG_KEY, Behaviour, CutsOff, Hangs, HangsUp
 from stand_ins.data_plane import DataPlane
+from stand_ins.memory_spool import MemorySpool
+from stand_ins.spool_acts import leased
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 
@@ -52,11 +53,11 @@ class Bridge:
         """Store events; `fields` replace those of a good one."""
         await stored(self.spool, [_envelope(number, fields) for number in range(start, start + count)])
 
-    async def books(self) -> Books:
+    async def books(self) -> Totals:
         """Return the route's books."""
-        return (await self.spool.facts()).books[OUT]
+        return (await self.spool.facts()).totals[OUT]
 
-    async def settled(self, *, within_s: float = 5.0) -> Books:
+    async def settled(self, *, within_s: float = 5.0) -> Totals:
         """Wait until nothing is pending."""
         async with asyncio.timeout(within_s):
             while (await self.books()).pending:  # noqa: ASYNC110 - a spool can only be asked
@@ -194,7 +195,7 @@ async def test_hung_data_plane_and_drain(bridge: OpenBridge) -> None:
         assert await run.data_plane.wait_for_requests(1, timeout_s=2)
         await asyncio.wait_for(run.route.drain(), 2)
         assert (await run.books()).pending == 5
-        leases = await run.spool.lease(OUT, fresh_max=10, retry_max=10, bytes_max=1_000_000)
+        leases = await leased(run.spool, OUT, fresh=10, retry=10, size=1_000_000)
         assert [lease.attempt for lease in leases] == [1] * 5
 
 

@@ -48,11 +48,11 @@ class KeptInMemory:
     def __init__(self) -> None:
         self.values: dict[str, bytes] = {}
 
-    async def remember(self, key: str, value: bytes) -> None:
+    async def put(self, key: str, value: bytes) -> None:
         """Keep it."""
         self.values[key] = value
 
-    async def recall(self, key: str) -> bytes | None:
+    async def get(self, key: str) -> bytes | None:
         """Return it."""
         return self.values.get(key)
 

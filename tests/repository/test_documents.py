@@ -161,7 +161,7 @@ def test_repository_names_no_machine(checkout: Path, place: str) -> None:
         for pattern in ("*", ".ci/*", "forwarder/**/*", "tests/**/*", "docs/**/*", "deploy/**/*", "requirements/*")
         for path in checkout.glob(pattern)
         if path.is_file()
-        and "node_modules" not in path.parts
+        and not {"node_modules", ".git"} & set(path.parts)
         and path.suffix not in {".pyc", ".png"}
         and not path.name.startswith(".coverage")
         if place in path.read_text(errors="replace")

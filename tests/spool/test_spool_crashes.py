@@ -24,8 +24,10 @@ from forwarder.model import Envelope, RouteName, State
 from forwarder.ports import EventQuery
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
+from stand_ins.spool_acts import Work, give_back, leased, settle
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
+from stand_ins.spool_acts import leased, give_back
 
 folder, start, seed, is_forgetful = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "forgetful"
 ROUTES = list(RouteName)
@@ -46,8 +48,9 @@ async def open_spool():
 async def main():
     spool = await open_spool()
     facts = await spool.facts()
-    say("books", int(all(b.is_balanced() for b in facts.books.values())), sum(b.accepted for b in facts.books.values()),
-        sum(b.delivered + b.dead for b in facts.books.values()), min(facts.unsettled_bytes.values()))
+    totals = facts.totals.values()
+    say("books", int(all(t.is_balanced() for t in totals)), sum(t.accepted for t in totals),
+        sum(t.delivered + t.dead for t in totals), min(facts.unsettled_bytes.values()))
     numbers = iter(range(start, 10**9))
 
     async def append():
@@ -72,42 +75,47 @@ async def main():
                 row = dice.choice(rows)
                 # Said before, because who follows may be lent before the answer.
                 say("unbury", (int.from_bytes((await spool.event(row.sequence)).event_key, "big")))
-                await spool.exhume([row.sequence])
+                await spool.requeue([row.sequence])
 
-    async def settle(route):
+    async def work_on(route):
+        work = Work(spool, route)
         while True:
-            await spool.wait_for_work(route, timeout_s=1)
-            leases = await spool.lease(route, fresh_max=8, retry_max=4, bytes_max=500)
+            await work.wait(within_s=1)
+            leases = await leased(spool, route, fresh=8, retry=4, size=500)
             newest = await spool.lease_newest(route) if dice.random() < 0.3 else None
             for lease in [*leases, *([newest] if newest else [])]:
                 number, choice = number_of(lease), dice.random()
                 say("lent", number)
                 if choice < 0.6:
                     say("settling", number)
-                    await spool.complete([lease.sequence], state=State.DELIVERED)
+                    await settle(spool, [lease.sequence], State.DELIVERED)
                     say("done", number)
                 elif choice < 0.65:
                     say("settling", number)
-                    await spool.bury([lease.sequence], reason="refused")
+                    await settle(spool, [lease.sequence], State.DEAD, reason="refused")
                     say("buried", number)
                 elif choice < 0.8:
-                    await spool.release([lease.sequence], not_before_ms=clock.wall_ms() + 30)
+                    await give_back(spool, [lease.sequence], clock.wall_ms() + 30)
                 else:
-                    await spool.release([lease.sequence], not_before_ms=0, counts=False)
+                    await give_back(spool, [lease.sequence], 0, counts=False)
 
-    await asyncio.gather(*(append() for _ in range(6)), *(settle(route) for route in ROUTES), again())
+    await asyncio.gather(*(append() for _ in range(6)), *(work_on(route) for route in ROUTES), again())
 
 async def drain():
     spool = await open_spool()
     for route in ROUTES:
-        while await spool.wait_for_work(route, timeout_s=0.2):
-            for lease in await spool.lease(route, fresh_max=500, retry_max=500, bytes_max=10**7):
+        work, is_empty = Work(spool, route), False
+        while not is_empty:
+            await work.wait(within_s=0.1)
+            leases = await leased(spool, route, fresh=500, retry=500)
+            is_empty = not leases and not any(t.pending for r, t in (await spool.facts()).totals.items() if r is route)
+            for lease in leases:
                 say("lent", number_of(lease))
                 say("settling", number_of(lease))
-                await spool.complete([lease.sequence], state=State.DELIVERED)
+                await settle(spool, [lease.sequence], State.DELIVERED)
                 say("done", number_of(lease))
     facts = await spool.facts()
-    say("drained", sum(b.pending for b in facts.books.values()), sum(b.accepted for b in facts.books.values()),
+    say("drained", sum(b.pending for b in facts.totals.values()), sum(b.accepted for b in facts.totals.values()),
         sum(facts.unsettled_bytes.values()))
     await spool.close()
 
@@ -205,7 +213,7 @@ async def live_once(folder: Path, facts: Facts, *, start: int, seed: int, manner
         manner,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": f"{Path(__file__).parents[2]}:{Path(__file__).parents[1]}"},
     )
     assert child.stdout is not None
     lines: list[bytes] = [await asyncio.wait_for(child.stdout.readline(), 20)]

@@ -17,13 +17,14 @@ from forwarder.ports import AuditRow, EventQuery
 from forwarder.spool.appending import stored
 from forwarder.spool.reading.archive import SqliteArchive
 from forwarder.spool.sqlite import SqliteSpool
+from stand_ins.spool_acts import give_back, leased, settle
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 
 
 async def lease(spool: SqliteSpool, *, fresh: int = 1_000) -> list[int]:
     """Lend what there is."""
-    leases = await spool.lease(OUT, fresh_max=fresh, retry_max=100, bytes_max=10**7)
+    leases = await leased(spool, OUT, fresh=fresh, retry=100, size=10**7)
     return [one.sequence for one in leases]
 
 
@@ -56,8 +57,8 @@ async def test_a_damaged_payload_is_quarantined(
     assert await lease(spool) == [1, 3, 4]
     facts = await spool.facts()
     assert facts.corrupt_rows == 1
-    assert facts.books[OUT].dead == 1
-    assert facts.books[OUT].is_balanced()
+    assert facts.totals[OUT].dead == 1
+    assert facts.totals[OUT].is_balanced()
     assert "quarantined 2" in reporter.facts
     detail = await spool.event(2)
     assert (detail.row.state, detail.row.reason, detail.payload) == (State.DEAD, "corrupt row", None)
@@ -74,7 +75,7 @@ async def test_a_damaged_head_lets_its_partition_go_on(
     spool = await open_sqlite(tmp_path / "one")
     assert await lease(spool) == [4]
     assert (await spool.facts()).corrupt_rows == 3
-    await spool.complete([4], state=State.DELIVERED)
+    await settle(spool, [4], State.DELIVERED)
     assert await lease(spool) == [5]
 
 
@@ -85,7 +86,7 @@ async def test_a_damaged_retry_is_quarantined(
     spool = await open_sqlite(tmp_path / "one")
     await stored(spool, [make_envelope(n, partition="p") for n in range(1, 3)])
     await lease(spool)
-    await spool.release([1], not_before_ms=0, reason="busy")
+    await give_back(spool, [1], 0, reason="busy")
     await spool.close()
     connection = apsw.Connection(str(tmp_path / "one" / "spool.db"))
     connection.execute("UPDATE events SET payload = 'rotten' WHERE sequence = 1")
@@ -115,11 +116,11 @@ async def test_a_damaged_page_does_not_stop_the_rest(
     sound: list[int] = []
     while leases := await lease(spool, fresh=50):
         sound += leases
-        await spool.complete(leases, state=State.DELIVERED)
+        await settle(spool, leases, State.DELIVERED)
     facts = await spool.facts()
     assert 0 < facts.corrupt_rows < 20
     assert len(sound) == 200 - facts.corrupt_rows
-    assert facts.books[OUT].is_balanced()
+    assert facts.totals[OUT].is_balanced()
     rows = (await spool.events(EventQuery(limit=500))).rows
     assert {row.sequence for row in rows} >= set(sound)
     dead = (await spool.events(EventQuery(state=State.DEAD, limit=500))).rows
@@ -195,11 +196,11 @@ async def test_a_stopped_daemons_folder_can_be_read(
     spool = await open_sqlite(tmp_path / "one")
     await stored(spool, [make_envelope(1), make_envelope(2)])
     await lease(spool, fresh=1)
-    await spool.complete([1], state=State.DELIVERED)
+    await settle(spool, [1], State.DELIVERED)
     archive = await SqliteArchive.open(tmp_path / "one")
     await spool.close()
     facts = await archive.facts()
-    assert (facts.books[OUT].accepted, facts.books[OUT].pending) == (2, 1)
+    assert (facts.totals[OUT].accepted, facts.totals[OUT].pending) == (2, 1)
     assert [row.sequence for row in (await archive.events(EventQuery())).rows] == [2, 1]
     with pytest.raises(SpoolUnusable):
         await archive.write_audit(AuditRow(at_ms=1, who="cli", action="replay", detail=""))

@@ -14,6 +14,7 @@ from forwarder.ports import EventQuery
 from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
+from stand_ins.spool_acts import give_back, leased, settle
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 IN = RouteName.RUDDERSTACK_TO_COURIER
@@ -21,7 +22,7 @@ IN = RouteName.RUDDERSTACK_TO_COURIER
 
 async def lease(spool: SqliteSpool, route: RouteName = OUT, *, fresh: int = 100) -> Sequence[Lease]:
     """Lend what there is."""
-    return await spool.lease(route, fresh_max=fresh, retry_max=100, bytes_max=10**7)
+    return await leased(spool, route, fresh=fresh, retry=100, size=10**7)
 
 
 async def work_until_cut(
@@ -41,9 +42,9 @@ async def work_until_cut(
         number += 7
         leases = await lease(spool, fresh=5)
         keys = [int.from_bytes(one.envelope.event_key, "big") for one in leases]
-        await spool.complete([one.sequence for one in leases[:3]], state=State.DELIVERED)
+        await settle(spool, [one.sequence for one in leases[:3]], State.DELIVERED)
         settled.update(keys[:3])
-        await spool.release([one.sequence for one in leases[3:]], not_before_ms=0)
+        await give_back(spool, [one.sequence for one in leases[3:]], 0)
         if turn == rounds - 1:
             # In the middle of a commit: what is under way may or may not be there.
             under_way = [asyncio.create_task(append(10_000 + i)) for i in range(50)]
@@ -76,7 +77,7 @@ async def test_a_power_cut_loses_nothing_acknowledged(
     found, delivered = await survivors(again)
     assert acknowledged <= found
     assert settled <= delivered
-    assert (await again.facts()).books[OUT].is_balanced()
+    assert (await again.facts()).totals[OUT].is_balanced()
 
 
 async def test_the_power_cut_would_be_noticed(
@@ -106,6 +107,7 @@ from forwarder.model import Envelope, RouteName, State
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.appending import stored
 from forwarder.spool.sqlite import SqliteSpool
+from stand_ins.spool_acts import Work, give_back, leased, settle
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
 
@@ -126,17 +128,18 @@ async def main():
             sys.stdout.write(f"{number}\\n")
             sys.stdout.flush()
 
-    async def settle(route: RouteName):
+    async def work_on(route: RouteName):
+        work = Work(spool, route)
         while True:
-            await spool.wait_for_work(route, timeout_s=1)
-            leases = await spool.lease(route, fresh_max=10, retry_max=10, bytes_max=10**6)
+            await work.wait(within_s=1)
+            leases = await leased(spool, route, fresh=10, retry=10, size=10**6)
             for index, lease in enumerate(leases):
                 if index % 3:
-                    await spool.complete([lease.sequence], state=State.DELIVERED)
+                    await settle(spool, [lease.sequence], State.DELIVERED)
                 else:
-                    await spool.release([lease.sequence], not_before_ms=0)
+                    await give_back(spool, [lease.sequence], 0)
 
-    await asyncio.gather(*(append() for _ in range(16)), *(settle(route) for route in ROUTES))
+    await asyncio.gather(*(append() for _ in range(16)), *(work_on(route) for route in ROUTES))
 
 asyncio.run(main())
 """
@@ -153,7 +156,7 @@ async def test_kill_9_loses_nothing_acknowledged(
         CHILD,
         str(folder),
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": f"{Path(__file__).parents[2]}:{Path(__file__).parents[1]}"},
     )
     assert child.stdout is not None
     acknowledged: set[int] = set()
@@ -164,15 +167,15 @@ async def test_kill_9_loses_nothing_acknowledged(
     acknowledged.update(int(line) for line in rest[:-1])
     spool = await open_sqlite(folder)
     facts = await spool.facts()
-    accepted = sum(books.accepted for books in facts.books.values())
-    assert all(books.is_balanced() for books in facts.books.values())
+    accepted = sum(books.accepted for books in facts.totals.values())
+    assert all(books.is_balanced() for books in facts.totals.values())
     details = [await spool.event(sequence) for sequence in range(1, accepted + 1)]
     assert acknowledged <= {int.from_bytes(detail.event_key, "big") for detail in details}
     pending = sum(1 for detail in details if detail.row.state is State.PENDING)
-    assert pending == sum(books.pending for books in facts.books.values())
+    assert pending == sum(books.pending for books in facts.totals.values())
     lent = 0
     for route in RouteName:
         while leases := await lease(spool, route):
             lent += len(leases)
-            await spool.complete([one.sequence for one in leases], state=State.DELIVERED)
+            await settle(spool, [one.sequence for one in leases], State.DELIVERED)
     assert lent == pending

@@ -17,6 +17,7 @@ from forwarder.ports import EventQuery
 from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
+from stand_ins.spool_acts import give_back, leased, settle
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 SMALL = SpoolLimits(reserve_bytes=65_536)
@@ -24,7 +25,7 @@ SMALL = SpoolLimits(reserve_bytes=65_536)
 
 async def lease(spool: SqliteSpool, *, fresh: int = 100, retry: int = 100) -> list[int]:
     """Lend what there is."""
-    leases = await spool.lease(OUT, fresh_max=fresh, retry_max=retry, bytes_max=10**7)
+    leases = await leased(spool, OUT, fresh=fresh, retry=retry, size=10**7)
     return [one.sequence for one in leases]
 
 
@@ -44,28 +45,27 @@ async def test_settlements_are_kept_until_the_disk_has_room(
     assert await lease(spool, fresh=3) == [1, 2, 3]
     disk.is_full = True
     settling = [
-        asyncio.create_task(spool.complete([1], state=State.DELIVERED)),
-        asyncio.create_task(spool.bury([2], reason="refused")),
-        asyncio.create_task(spool.release([3], not_before_ms=0)),
+        asyncio.create_task(settle(spool, [1], State.DELIVERED)),
+        asyncio.create_task(settle(spool, [2], State.DEAD, reason="refused")),
+        asyncio.create_task(give_back(spool, [3], 0)),
     ]
     await eventually(lambda: any(fact.startswith("waiting") for fact in reporter.facts))
     assert await lease(spool) == []
     assert await spool.lease_newest(OUT) is None
-    assert await spool.wait_for_work(OUT, timeout_s=0.01) is False
     with pytest.raises(SpoolFull) as refused:
         await stored(spool, [make_envelope(6)])
     assert refused.value.retry_after_s > 0
     facts = await spool.facts()
     assert not facts.is_accepting
     assert facts.refusal
-    assert facts.books[OUT].pending == 5
+    assert facts.totals[OUT].pending == 5
     assert not any(task.done() for task in settling)
     disk.is_full = False
     await asyncio.wait_for(asyncio.gather(*settling), 5)
     await eventually(lambda: "accepting" in reporter.facts)
     assert await lease(spool) == [3, 4, 5]
     await stored(spool, [make_envelope(6)])
-    books = (await spool.facts()).books[OUT]
+    books = (await spool.facts()).totals[OUT]
     assert (books.accepted, books.delivered, books.dead, books.pending) == (6, 1, 1, 4)
     assert books.is_balanced()
 
@@ -100,14 +100,14 @@ async def test_a_disk_that_fills_at_any_point_keeps_the_books(
     disk.budget_bytes = budget_bytes
     appends = [stored(spool, [make_envelope(n), make_envelope(n + 100)]) for n in range(1, 20)]
     results = await asyncio.gather(*appends, return_exceptions=True)
-    settling = asyncio.create_task(spool.complete([1], state=State.DELIVERED))
+    settling = asyncio.create_task(settle(spool, [1], State.DELIVERED))
     await asyncio.sleep(0.01)  # settling meets the full disk
     disk.budget_bytes = None
     await asyncio.wait_for(settling, 5)
     await eventually(lambda: not reporter.facts or reporter.facts[-1] == "accepting")
     taken = sum(1 for result in results if not isinstance(result, BaseException))
     assert all(isinstance(result, SpoolFull) for result in results if isinstance(result, BaseException))
-    books = (await spool.facts()).books[OUT]
+    books = (await spool.facts()).totals[OUT]
     assert (books.accepted, books.delivered) == (1 + 2 * taken, 1)
     assert books.is_balanced()
     assert len((await spool.events(EventQuery(limit=100))).rows) == books.accepted
@@ -137,7 +137,7 @@ async def test_closing_on_a_full_disk_ends(
     await stored(spool, [make_envelope(1)])
     await lease(spool)
     disk.is_full = True
-    settling = asyncio.create_task(spool.complete([1], state=State.DELIVERED))
+    settling = asyncio.create_task(settle(spool, [1], State.DELIVERED))
     await asyncio.sleep(0.05)  # settling meets the full disk
     await asyncio.wait_for(spool.close(), 5)
     with pytest.raises(SpoolClosed):
@@ -185,12 +185,12 @@ async def test_a_real_disk_fills_and_recovers(
     assert number < 10_000
     leases = await lease(spool, fresh=1_000)
     assert leases
-    await asyncio.wait_for(spool.complete(leases, state=State.DELIVERED), 5)
-    assert (await spool.facts()).books[OUT].delivered == len(leases)
+    await asyncio.wait_for(settle(spool, leases, State.DELIVERED), 5)
+    assert (await spool.facts()).totals[OUT].delivered == len(leases)
     stuffing.unlink()
     await eventually(lambda: reporter.facts[-1] == "accepting")
     assert (await stored(spool, [make_envelope(number)])).accepted == 1
-    assert (await spool.facts()).books[OUT].is_balanced()
+    assert (await spool.facts()).totals[OUT].is_balanced()
     await spool.close()
 
 
@@ -208,11 +208,11 @@ async def test_a_disk_that_history_fills_recovers_by_itself(
             number += 1
             await stored(spool, [make_envelope(number, payload=b"x" * 5_000)])
     assert number < 10_000
-    await asyncio.wait_for(spool.complete(await lease(spool, fresh=1_000), state=State.DELIVERED), 5)
+    await asyncio.wait_for(settle(spool, await lease(spool, fresh=1_000), State.DELIVERED), 5)
     await eventually(lambda: reporter.facts[-1] == "accepting", within_s=20)
     assert any(fact.startswith("yielded") for fact in reporter.facts)
     assert (await stored(spool, [make_envelope(number)])).accepted == 1
-    books = (await spool.facts()).books[OUT]
+    books = (await spool.facts()).totals[OUT]
     assert books.is_balanced()
     assert books.delivered == number - 1
     await spool.close()

@@ -10,7 +10,7 @@ from typing import Any
 import apsw
 import pytest
 
-from forwarder.errors import NoSuchEvent, SpoolFull
+from forwarder.errors import NoSuchEvent, SpoolClosed, SpoolFull
 from forwarder.model import Envelope, Labels, Receipt, RouteName, State
 from forwarder.ports import AuditRow, EventQuery
 from forwarder.spool.appending import stored
@@ -21,6 +21,7 @@ from forwarder.spool.store.database import open_reader, open_writer, prepare_fol
 from forwarder.spool.store.keys import KnownKeys
 from forwarder.spool.store.segments import SEGMENT_EVENTS
 from forwarder.spool.store.transaction import Memory, Transaction
+from stand_ins.spool_acts import leased, settle
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 IN = RouteName.RUDDERSTACK_TO_COURIER
@@ -31,7 +32,7 @@ MakeEnvelope = Callable[..., Envelope]
 async def lease_all(spool: SqliteSpool, route: RouteName = OUT) -> list[int]:
     """Lend everything that is due."""
     leases: list[int] = []
-    while more := await spool.lease(route, fresh_max=1_000, retry_max=1_000, bytes_max=10**9):
+    while more := await leased(spool, route, fresh=1_000, retry=1_000, size=10**9):
         leases += [lease.sequence for lease in more]
     return leases
 
@@ -51,8 +52,8 @@ async def test_settled_events_go_after_the_retention(
     await stored(spool, [make_envelope(n) for n in range(1, 1_201)])
     leases = await lease_all(spool)
     await spool.note(2, b"half done")
-    await spool.complete(leases[0:1], state=State.DELIVERED)
-    await spool.bury(leases[1:1_100], reason="refused")
+    await settle(spool, leases[0:1], State.DELIVERED)
+    await settle(spool, leases[1:1_100], State.DEAD, reason="refused")
     await spool.write_audit(AuditRow(at_ms=clock.now_ms, who="cli", action="replay", detail=""))
     clock.now_ms += 999_000
     await stored(spool, [make_envelope(5_000)])
@@ -66,12 +67,12 @@ async def test_settled_events_go_after_the_retention(
     await eventually(is_gone)
     with pytest.raises(NoSuchEvent):
         await spool.event(2)
-    assert await spool.exhume([2]) == 0
+    assert await spool.requeue([2]) == 0
     assert not await spool.reasons(None, State.DEAD, limit=5)
     assert not await spool.audit(limit=5)
     facts = await spool.facts()
-    assert (facts.books[OUT].accepted, facts.books[OUT].delivered, facts.books[OUT].dead) == (1_201, 1, 1_099)
-    assert facts.books[OUT].is_balanced()
+    assert (facts.totals[OUT].accepted, facts.totals[OUT].delivered, facts.totals[OUT].dead) == (1_201, 1, 1_099)
+    assert facts.totals[OUT].is_balanced()
 
 
 async def test_history_yields_before_new_events_are_refused(
@@ -81,9 +82,9 @@ async def test_history_yields_before_new_events_are_refused(
     spool = await open_sqlite(limits=SpoolLimits(bytes_max=3_000_000))
     await stored(spool, [make_envelope(n, payload=b"x" * 5_000) for n in range(1, 301)])
     leases = await lease_all(spool)
-    await spool.complete(leases[:100], state=State.FILTERED, reason="not listed")
-    await spool.complete(leases[100:250], state=State.DELIVERED)
-    await spool.bury(leases[250:], reason="refused")
+    await settle(spool, leases[:100], State.FILTERED, reason="not listed")
+    await settle(spool, leases[100:250], State.DELIVERED)
+    await settle(spool, leases[250:], State.DEAD, reason="refused")
     assert "yielded" not in " ".join(reporter.facts)
     for number in range(1_000, 1_250):
         await stored(spool, [make_envelope(number, payload=b"y" * 5_000)])
@@ -94,12 +95,12 @@ async def test_history_yields_before_new_events_are_refused(
     await eventually(is_within)
     assert any(fact.startswith("yielded") for fact in reporter.facts)
     assert (await spool.event(leases[0])).payload is None
-    assert await spool.exhume([leases[0]]) == 0
+    assert await spool.requeue([leases[0]]) == 0
     assert (await spool.event(leases[299])).payload is not None
-    assert await spool.exhume([leases[299]]) == 1
+    assert await spool.requeue([leases[299]]) == 1
     assert len((await spool.events(EventQuery(limit=1_000))).rows) == 550
     assert (await stored(spool, [make_envelope(1)])).duplicates == 1
-    assert (await spool.facts()).books[OUT].is_balanced()
+    assert (await spool.facts()).totals[OUT].is_balanced()
 
 
 async def test_rows_yield_last(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
@@ -114,8 +115,8 @@ async def test_rows_yield_last(open_sqlite: OpenSqlite, make_envelope: MakeEnvel
                 break
             except SpoolFull:
                 await asyncio.sleep(0.02)
-        await spool.complete(await lease_all(spool), state=State.DELIVERED)
-    books = (await spool.facts()).books[OUT]
+        await settle(spool, await lease_all(spool), State.DELIVERED)
+    books = (await spool.facts()).totals[OUT]
     assert (books.accepted, books.delivered) == (3_000, 3_000)
     assert len((await spool.events(EventQuery(limit=5_000))).rows) < 3_000
 
@@ -182,8 +183,8 @@ async def test_draining_does_not_slow_down_with_the_backlog(
     async def drain(count: int) -> float:
         begun_s, done = time.process_time(), 0
         while done < count:
-            leases = await spool.lease(OUT, fresh_max=100, retry_max=100, bytes_max=500_000)
-            await spool.complete([lease.sequence for lease in leases], state=State.DELIVERED)
+            leases = await leased(spool, OUT, fresh=100, retry=100, size=500_000)
+            await settle(spool, [lease.sequence for lease in leases], State.DELIVERED)
             done += len(leases)
         return time.process_time() - begun_s
 
@@ -238,25 +239,25 @@ async def test_a_poisoned_append_does_not_fail_its_commit_mates(
         *good[:10], stored(spool, [make_envelope(99, payload=wrong)]), *good[10:], return_exceptions=True
     )
     assert [r for r in results if not isinstance(r, BaseException)] == [Receipt(accepted=1, duplicates=0)] * 19
-    assert sum(isinstance(r, TypeError) for r in results) == 1
-    assert (await spool.facts()).books[OUT].accepted == 19
+    assert sum(isinstance(r, SpoolClosed) for r in results) == 1
+    assert (await spool.facts()).totals[OUT].accepted == 19
 
 
 async def test_a_cancelled_caller_leaves_nothing_lent(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
     """A lease that is cancelled while it reads is not lost, and a settlement that was asked for is made."""
     spool = await open_sqlite(limits=SpoolLimits(cache_bytes_max=1))
     await stored(spool, [make_envelope(n) for n in range(1, 4)])
-    leasing = asyncio.create_task(spool.lease(OUT, fresh_max=9, retry_max=9, bytes_max=10_000))
+    leasing = asyncio.create_task(leased(spool, OUT, fresh=9, retry=9, size=10_000))
     await asyncio.sleep(0)
     leasing.cancel()
     await asyncio.gather(leasing, return_exceptions=True)
     assert await lease_all(spool) == [1, 2, 3]
-    settling = asyncio.create_task(spool.complete([1], state=State.DELIVERED))
+    settling = asyncio.create_task(settle(spool, [1], State.DELIVERED))
     await asyncio.sleep(0)
     settling.cancel()
     await asyncio.gather(settling, return_exceptions=True)
-    await spool.complete([2], state=State.DELIVERED)
-    assert (await spool.facts()).books[OUT].delivered == 2
+    await settle(spool, [2], State.DELIVERED)
+    assert (await spool.facts()).totals[OUT].delivered == 2
 
 
 async def test_the_watchdog_sees_the_writer(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, clock: Any) -> None:
@@ -279,7 +280,7 @@ async def test_the_cap_is_reported_once(open_sqlite: OpenSqlite, make_envelope: 
         with contextlib.suppress(SpoolFull):
             await stored(spool, [make_envelope(number, payload=b"x" * 50_000)])
     assert len(reporter.facts) == 1
-    await spool.complete(await lease_all(spool), state=State.DELIVERED)
+    await settle(spool, await lease_all(spool), State.DELIVERED)
 
     async def is_taken() -> bool:
         with contextlib.suppress(SpoolFull):
@@ -347,7 +348,7 @@ async def test_a_damaged_page_leaves_the_rest_of_its_block_findable(
         assert [row.sequence for row in rows] == [number]
     dead = (await spool.events(EventQuery(route=OUT, state=State.DEAD, limit=100))).rows
     assert len(dead) == lost
-    assert await spool.exhume([dead[0].sequence]) == 0
+    assert await spool.requeue([dead[0].sequence]) == 0
 
 
 async def test_the_newest_is_found_past_damaged_rows(

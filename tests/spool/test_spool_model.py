@@ -9,19 +9,30 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from forwarder.model import Attempt, Envelope, Labels, Recurrence, RouteName, State
+from forwarder.model import (
+    Attempt,
+    Envelope,
+    Labels,
+    Recurrence,
+    Returned,
+    RouteName,
+    Settled,
+    Settlement,
+    State,
+)
 from forwarder.ports import EventQuery
 from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.memory import MemorySpool
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
+from stand_ins.memory_spool import MemorySpool
+from stand_ins.spool_acts import leased
 
 # A small cache and few events per key, so that cursors, partitions and duplicates all meet.
 LIMITS = SpoolLimits(cache_bytes_max=60, reserve_bytes=4_096)
 ROUTES = list(RouteName)
-SETTLED = (State.DELIVERED, State.FILTERED, State.UNMAPPED)
+SETTLED = (State.DELIVERED, State.FILTERED, State.UNMAPPED, State.DEAD)
 
 
 class Clock:
@@ -39,21 +50,21 @@ class Clock:
 
 
 numbers = st.integers(0, 30)
-few = st.integers(1, 4)
+few = st.integers(0, 4)
 picks = st.lists(st.integers(0, 9), min_size=1, max_size=3)
 steps = st.one_of(
     st.tuples(st.just("append"), st.lists(st.tuples(numbers, st.booleans()), min_size=1, max_size=5)),
     st.tuples(st.just("recur"), st.integers(0, 2), st.sampled_from(["in", "out"])),
     st.tuples(st.just("lease"), st.sampled_from(ROUTES), few, few, st.sampled_from([1, 20, 10_000])),
     st.tuples(st.just("newest"), st.sampled_from(ROUTES)),
-    st.tuples(st.just("complete"), picks, st.sampled_from(SETTLED), st.booleans()),
-    st.tuples(st.just("bury"), picks, st.sampled_from(["refused", "too deep"])),
-    st.tuples(st.just("release"), picks, st.sampled_from([-1, 0, 500, 5_000]), st.booleans(), st.booleans()),
+    st.tuples(st.just("settle"), picks, st.sampled_from(SETTLED), st.sampled_from(["", "refused"]), st.booleans()),
+    st.tuples(st.just("give_back"), picks, st.sampled_from([-1, 0, 500, 5_000]), st.booleans(), st.booleans()),
+    st.tuples(st.just("both"), picks, picks, st.sampled_from([0, 500])),
     st.tuples(st.just("note"), picks),
     st.tuples(st.just("record"), picks),
-    st.tuples(st.just("exhume"), st.lists(st.integers(1, 30), min_size=1, max_size=3), st.booleans()),
+    st.tuples(st.just("requeue"), st.lists(st.integers(1, 30), min_size=1, max_size=3), st.booleans()),
     st.tuples(st.just("discard"), st.lists(st.integers(1, 30), min_size=1, max_size=3)),
-    st.tuples(st.just("wait"), st.sampled_from([100, 1_000, 10_000])),
+    st.tuples(st.just("wait"), st.sampled_from([100, 1_000, 10_000, -700, 60 * 86_400_000])),
     st.tuples(st.just("restart")),
 )
 
@@ -65,7 +76,7 @@ class Pair:
         self.folder = folder
         self.clock = Clock()
         self.model = MemorySpool(limits=LIMITS, clock=self.clock)
-        self.lent: list[int] = []
+        self.leased: list[int] = []
 
     async def open(self) -> None:
         """Open the real one."""
@@ -80,12 +91,17 @@ class Pair:
         return got
 
     async def append(self, envelopes: list[Envelope]) -> None:
-        """Append to both and compare the receipts."""
+        """Append to both."""
         assert await stored(self.real, envelopes) == await stored(self.model, envelopes)
 
+    async def settle(self, *settlements: Settlement) -> None:
+        """Settle in both."""
+        await self.both("settle", settlements)
+        self.leased = [s for s in self.leased if not any(s in one.sequences for one in settlements)]
+
     def chosen(self, picks: list[int]) -> list[int]:
-        """Return some of the lent ones."""
-        return list(dict.fromkeys(self.lent[pick % len(self.lent)] for pick in picks)) if self.lent else []
+        """Return some of the leased ones."""
+        return list(dict.fromkeys(self.leased[pick % len(self.leased)] for pick in picks)) if self.leased else []
 
     async def step(self, name: str, *args: Any) -> None:
         """Do one step."""
@@ -118,35 +134,30 @@ class Pair:
 
     async def do_lease(self, route: RouteName, fresh: int, retry: int, size: int) -> None:
         """Lease."""
-        leases = await self.both("lease", route, fresh_max=fresh, retry_max=retry, bytes_max=size)
-        self.lent += [lease.sequence for lease in leases]
+        expected = await leased(self.model, route, fresh=fresh, retry=retry, size=size)
+        got = await leased(self.real, route, fresh=fresh, retry=retry, size=size)
+        assert got == expected
+        self.leased += [lease.sequence for lease in got]
 
     async def do_newest(self, route: RouteName) -> None:
         """Lease from the other end."""
         lease = await self.both("lease_newest", route)
         if lease is not None:
-            self.lent.append(lease.sequence)
+            self.leased.append(lease.sequence)
 
-    async def do_complete(self, picks: list[int], state: State, has_attempt: bool) -> None:  # noqa: FBT001 - drawn by hypothesis
-        """Complete."""
-        sequences = self.chosen(picks)
-        reason = "" if state is State.DELIVERED else f"was {state}"
-        await self.both("complete", sequences, state=state, reason=reason, attempt=self.attempt(has_attempt))
-        self.lent = [s for s in self.lent if s not in sequences]
+    async def do_settle(self, picks: list[int], state: State, reason: str, has_attempt: bool) -> None:  # noqa: FBT001 - drawn by hypothesis
+        """Settle."""
+        await self.settle(Settled(self.chosen(picks), state, reason, self.attempt(has_attempt)))
 
-    async def do_bury(self, picks: list[int], reason: str) -> None:
-        """Bury."""
-        sequences = self.chosen(picks)
-        await self.both("bury", sequences, reason=reason, attempt=self.attempt(has_one=True))
-        self.lent = [s for s in self.lent if s not in sequences]
-
-    async def do_release(self, picks: list[int], delay: int, counts: bool, has_attempt: bool) -> None:  # noqa: FBT001 - drawn by hypothesis
-        """Release."""
-        sequences = self.chosen(picks)
+    async def do_give_back(self, picks: list[int], delay: int, counts: bool, has_attempt: bool) -> None:  # noqa: FBT001 - drawn by hypothesis
+        """Give back."""
         due_ms = self.clock.now_ms + delay if delay >= 0 else 0
-        attempt = self.attempt(has_attempt)
-        await self.both("release", sequences, not_before_ms=due_ms, reason="busy", attempt=attempt, counts=counts)
-        self.lent = [s for s in self.lent if s not in sequences]
+        await self.settle(Returned(self.chosen(picks), due_ms, "busy", self.attempt(has_attempt), counts))
+
+    async def do_both(self, picks: list[int], others: list[int], delay: int) -> None:
+        """Settle some and give others back in one commit."""
+        first, second = self.chosen(picks), self.chosen(others)
+        await self.settle(Settled(first, State.DELIVERED), Returned(second, self.clock.now_ms + delay))
 
     def attempt(self, has_one: bool) -> Attempt | None:  # noqa: FBT001 - drawn by hypothesis
         """Return an attempt, or none."""
@@ -165,9 +176,9 @@ class Pair:
         """Record an attempt."""
         await self.both("record", self.chosen(picks), self.attempt(has_one=True))
 
-    async def do_exhume(self, sequences: list[int], everything: bool) -> None:  # noqa: FBT001 - drawn by hypothesis
+    async def do_requeue(self, sequences: list[int], everything: bool) -> None:  # noqa: FBT001 - drawn by hypothesis
         """Replay."""
-        await self.both("exhume", sequences, everything=everything)
+        await self.both("requeue", sequences, everything=everything)
 
     async def do_discard(self, sequences: list[int]) -> None:
         """Discard."""
@@ -178,19 +189,17 @@ class Pair:
         self.clock.now_ms += ms
 
     async def do_restart(self) -> None:
-        """Close the real one with everything lent, and open it again."""
-        await self.model.release(self.lent, not_before_ms=0, counts=False)
-        # As if never lent is what a restart makes of a lease; a retry keeps its time.
-        await self.real.release(self.lent, not_before_ms=0, counts=False)
-        self.lent.clear()
+        """Close the real one with everything leased, and open it again: as if nothing had been leased."""
+        await self.model.settle([Returned(self.leased, 0, counts=False)])
+        self.leased.clear()
         await self.real.close()
         await self.open()
 
     async def compare(self) -> None:
         """Compare what people see."""
         expected, got = await self.model.facts(), await self.real.facts()
-        assert got.books == expected.books
-        assert all(books.is_balanced() for books in got.books.values())
+        assert got.totals == expected.totals
+        assert all(books.is_balanced() for books in got.totals.values())
         for name in ("unsettled_bytes", "retrying", "oldest_pending_ms"):
             assert getattr(got, name) == getattr(expected, name), name
         await self.both("events", EventQuery(limit=100))

@@ -14,12 +14,13 @@ from forwarder.spool.appending import stored
 from forwarder.spool.commits import Commits
 from forwarder.spool.due import AHEAD_MS_MAX, is_due
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.memory import MemorySpool
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.spool.store.codes import Account
 from forwarder.spool.store.disk import Reserve
 from forwarder.spool.store.faults import words
 from forwarder.spool.store.lock import LOCK_NAME, FolderLock
+from stand_ins.memory_spool import MemorySpool
+from stand_ins.spool_acts import Work, give_back, leased, settle
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 OpenSqlite = Callable[..., Awaitable[SqliteSpool]]
@@ -28,7 +29,7 @@ MakeEnvelope = Callable[..., Envelope]
 
 async def lease(spool: SqliteSpool | MemorySpool, *, fresh: int = 100) -> Sequence[Lease]:
     """Lend what there is."""
-    return await spool.lease(OUT, fresh_max=fresh, retry_max=100, bytes_max=10**7)
+    return await leased(spool, OUT, fresh=fresh, retry=100, size=10**7)
 
 
 async def numbers(spool: SqliteSpool | MemorySpool, *, fresh: int = 100) -> list[int]:
@@ -67,18 +68,18 @@ async def test_a_probe_never_lends_what_was_settled_meanwhile(
     spool = await open_sqlite()
     await stored(spool, [make_envelope(n) for n in range(1, 3)])
     assert await numbers(spool, fresh=1) == [1]
-    await spool.release([1], not_before_ms=0, counts=False)
+    await give_back(spool, [1], 0, counts=False)
     # All three are queued before the loop turns, so that their commits are heard in one turn.
     probing = asyncio.create_task(spool.lease_newest(OUT))
     await asyncio.sleep(0)
     leased = await numbers(spool)
-    await spool.complete(leased, state=State.DELIVERED)
+    await settle(spool, leased, State.DELIVERED)
     newest = await probing
     lent = leased + ([newest.sequence] if newest is not None else [])
     assert len(lent) == len(set(lent))
-    await spool.complete(lent, state=State.DELIVERED)
+    await settle(spool, lent, State.DELIVERED)
     assert await numbers(spool) == []
-    assert (await spool.facts()).books[OUT].delivered == 2
+    assert (await spool.facts()).totals[OUT].delivered == 2
 
 
 async def test_a_probe_that_is_cancelled_leaves_nothing_lent(
@@ -93,7 +94,7 @@ async def test_a_probe_that_is_cancelled_leaves_nothing_lent(
             await asyncio.sleep(0)
         probing.cancel()
         await asyncio.gather(probing, return_exceptions=True)
-        await spool.remember("turn", b"")  # the probe's own commit is heard before this one
+        await spool.put("turn", b"")  # the probe's own commit is heard before this one
     assert await numbers(spool) == [1, 2, 3]
 
 
@@ -108,7 +109,7 @@ async def test_progress_is_known_though_its_caller_went_away(
     await asyncio.sleep(0)
     noting.cancel()
     await asyncio.gather(noting, return_exceptions=True)
-    await spool.release([1], not_before_ms=0, counts=False)
+    await give_back(spool, [1], 0, counts=False)
     assert [one.progress for one in await lease(spool)] == [b"half"]
 
 
@@ -116,8 +117,8 @@ async def test_a_long_replay_ends_when_the_spool_closes(open_sqlite: OpenSqlite,
     """A replay in several commits is told that the spool closed; it never waits for a thread that has ended."""
     spool = await open_sqlite()
     await stored(spool, [make_envelope(n) for n in range(1, 1_201)])
-    await spool.complete(await numbers(spool, fresh=2_000), state=State.DELIVERED)
-    replaying = asyncio.create_task(spool.exhume(range(1, 1_201)))
+    await settle(spool, await numbers(spool, fresh=2_000), State.DELIVERED)
+    replaying = asyncio.create_task(spool.requeue(range(1, 1_201)))
     await asyncio.sleep(0)
     closing = asyncio.create_task(spool.close())
     async with asyncio.timeout(5):
@@ -135,9 +136,9 @@ async def test_appends_that_wait_at_the_end_are_answered(open_sqlite: OpenSqlite
     async with asyncio.timeout(5):
         await spool.close()
         answers = await asyncio.gather(*appending, return_exceptions=True)
-    stored = sum(1 for answer in answers if not isinstance(answer, BaseException))
+    kept = sum(1 for answer in answers if not isinstance(answer, BaseException))
     again = await open_sqlite()
-    assert stored <= (await again.facts()).books[OUT].accepted <= stored + 1
+    assert kept <= (await again.facts()).totals[OUT].accepted <= kept + 1
 
 
 def test_a_time_too_far_ahead_is_due() -> None:
@@ -160,23 +161,23 @@ async def test_a_clock_that_came_back_frees_what_waits(
     await lease(spool)
     right_ms = clock.now_ms
     clock.now_ms += 10**11
-    await spool.release([1, 2], not_before_ms=clock.now_ms + 60_000, counts=counts)
+    await give_back(spool, [1, 2], clock.now_ms + 60_000, counts=counts)
     assert await numbers(spool) == []
     clock.now_ms = right_ms
-    await spool.release([3], not_before_ms=clock.now_ms + 60_000, counts=counts)
+    await give_back(spool, [3], clock.now_ms + 60_000, counts=counts)
     if is_restarted:
         await spool.close()
         spool = await open_sqlite()
-    assert await spool.wait_for_work(OUT, timeout_s=0)
+    assert await Work(spool).wait(within_s=5)
     assert await numbers(spool) == [1, 2]
     newest = await spool.lease_newest(OUT)
     assert newest is None
-    await spool.complete([1, 2], state=State.DELIVERED)
+    await settle(spool, [1, 2], State.DELIVERED)
     clock.now_ms += 60_000
     assert await numbers(spool) == [3]
-    await spool.complete([3], state=State.DELIVERED)
+    await settle(spool, [3], State.DELIVERED)
     assert await numbers(spool) == []
-    assert (await spool.facts()).books[OUT].delivered == 3
+    assert (await spool.facts()).totals[OUT].delivered == 3
 
 
 async def test_the_newest_may_be_one_from_a_wrong_clock(
@@ -186,7 +187,7 @@ async def test_the_newest_may_be_one_from_a_wrong_clock(
     spool = await open_sqlite()
     await stored(spool, [make_envelope(n) for n in range(1, 3)])
     await lease(spool)
-    await spool.release([2], not_before_ms=clock.now_ms + 10**11)
+    await give_back(spool, [2], clock.now_ms + 10**11)
     newest = await spool.lease_newest(OUT)
     assert newest is not None
     assert newest.sequence == 2
@@ -206,7 +207,7 @@ async def test_types_are_counted_to_their_limit(open_sqlite: OpenSqlite, make_en
     await stored(spool, [of_type(n) for n in range(2, 6)])
     await stored(spool, [of_type(n) for n in range(6, 8)])
     assert len(await spool.event_types(OUT, limit=100)) == 3
-    assert (await spool.facts()).books[OUT].accepted == 8
+    assert (await spool.facts()).totals[OUT].accepted == 8
 
 
 async def test_a_purged_damaged_row_leaves_the_dead_bytes_right(
@@ -241,14 +242,14 @@ async def test_what_is_lent_is_not_quarantined(
     spool = await open_sqlite()
     await stored(spool, [make_envelope(n) for n in range(1, 4)])
     await lease(spool)
-    await spool.complete([3], state=State.DELIVERED)
+    await settle(spool, [3], State.DELIVERED)
     connection = apsw.Connection(str(tmp_path / "data" / "spool.db"))
     connection.execute("UPDATE events SET payload = 'rotten' WHERE sequence = 1")
     connection.close()
-    assert await spool.exhume([3]) == 1  # everything is read anew
+    assert await spool.requeue([3]) == 1  # everything is read anew
     assert await numbers(spool) == [3]
-    await spool.complete([1, 2, 3], state=State.DELIVERED)
-    books = (await spool.facts()).books[OUT]
+    await settle(spool, [1, 2, 3], State.DELIVERED)
+    books = (await spool.facts()).totals[OUT]
     assert (books.pending, books.delivered, books.dead) == (0, 3, 0)
     assert reporter.facts == []
 
@@ -257,7 +258,7 @@ async def half_settled(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> 
     """Leave a folder with ten events, five of them delivered."""
     spool = await open_sqlite()
     await stored(spool, [make_envelope(n) for n in range(1, 11)])
-    await spool.complete(await numbers(spool, fresh=5), state=State.DELIVERED)
+    await settle(spool, await numbers(spool, fresh=5), State.DELIVERED)
     await spool.close()
 
 
@@ -271,7 +272,7 @@ async def test_a_queue_that_cannot_be_read_is_alarmed(
     assert await numbers(spool) == []
     assert reporter.facts == ["damaged"]
     facts = await spool.facts()
-    books = facts.books[OUT]
+    books = facts.totals[OUT]
     assert (books.accepted, books.pending, books.delivered) == (10, 5, 5)
     assert facts.oldest_pending_ms[OUT] is None
 
@@ -283,7 +284,7 @@ async def test_settlements_that_damage_keeps_out_hold_everything(
     await half_settled(open_sqlite, make_envelope)
     spoil(tmp_path, "outcomes")
     spool = await open_sqlite()
-    settling = asyncio.create_task(spool.complete(await numbers(spool), state=State.DELIVERED))
+    settling = asyncio.create_task(settle(spool, await numbers(spool), State.DELIVERED))
 
     async def is_refusing() -> bool:
         return not (await spool.facts()).is_accepting
@@ -292,7 +293,7 @@ async def test_settlements_that_damage_keeps_out_hold_everything(
     facts = await spool.facts()
     assert "the database is damaged" in facts.refusal
     assert "restore it from a backup" in facts.refusal
-    assert (facts.books[OUT].pending, facts.books[OUT].delivered) == (5, 5)
+    assert (facts.totals[OUT].pending, facts.totals[OUT].delivered) == (5, 5)
     assert await numbers(spool) == []
     with pytest.raises(SpoolUnusable, match="the database is damaged"):
         await spool.event(1)
@@ -325,7 +326,7 @@ async def test_a_reserve_that_cannot_be_given_up_does_not_end_the_writer(
     reserve.unlink()
     (reserve / "in the way").mkdir(parents=True)
     disk.is_broken = True
-    settling = asyncio.create_task(spool.complete([1], state=State.DELIVERED))
+    settling = asyncio.create_task(settle(spool, [1], State.DELIVERED))
 
     async def is_refusing() -> bool:
         return not (await spool.facts()).is_accepting
@@ -336,7 +337,7 @@ async def test_a_reserve_that_cannot_be_given_up_does_not_end_the_writer(
     reserve.rmdir()
     async with asyncio.timeout(5):
         await settling
-    assert (await spool.facts()).books[OUT].delivered == 1
+    assert (await spool.facts()).totals[OUT].delivered == 1
 
 
 def spoil_leaf(tmp_path: Path, index: int) -> None:
@@ -360,12 +361,12 @@ async def test_a_partition_passes_over_a_page_that_cannot_be_read(
     while leased := await numbers(spool):
         assert len(leased) == 1
         applied += leased
-        await spool.complete(leased, state=State.DELIVERED)
+        await settle(spool, leased, State.DELIVERED)
     facts = await spool.facts()
     assert applied == sorted(applied)
     assert 0 < facts.corrupt_rows < 10
     assert len(applied) + facts.corrupt_rows == 30
-    assert facts.books[OUT].is_balanced()
+    assert facts.totals[OUT].is_balanced()
 
 
 async def test_a_probe_passes_over_a_page_that_cannot_be_read(
@@ -456,10 +457,10 @@ async def test_dead_events_in_memory_weigh_nothing_after_the_retention(make_enve
     spool = MemorySpool(limits=SpoolLimits(bytes_max=6_000, retention_s=100), clock=clock)
     await stored(spool, [make_envelope(1, payload=b"x" * 4_000)])
     await lease(spool)
-    await spool.bury([1], reason="refused")
+    await settle(spool, [1], State.DEAD, reason="refused")
     with pytest.raises(SpoolFull):
         await stored(spool, [make_envelope(2, payload=b"x" * 4_000)])
     clock.now_ms += 200_000
     await stored(spool, [make_envelope(2, payload=b"x" * 4_000)])
-    books = (await spool.facts()).books[OUT]
+    books = (await spool.facts()).totals[OUT]
     assert (books.accepted, books.dead, books.pending) == (2, 1, 1)

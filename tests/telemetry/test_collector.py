@@ -1,6 +1,6 @@
 """The books as metrics."""
 
-from forwarder.model import Books, RouteName
+from forwarder.model import RouteName, Totals
 from forwarder.ports import SpoolFacts
 from forwarder.telemetry.collector import BookCollector
 from forwarder.telemetry.metrics import Metrics
@@ -9,12 +9,12 @@ _ROUTE = RouteName.COURIER_TO_RUDDERSTACK
 
 
 def _facts(oldest_ms: int | None) -> SpoolFacts:
-    books = Books(accepted=10, pending=4, delivered=3, filtered=1, unmapped=0, dead=2)
+    books = Totals(accepted=10, pending=4, delivered=3, filtered=1, unmapped=0, dead=2)
     return SpoolFacts(
         size_bytes=4096,
         cap_bytes=8192,
         unsettled_bytes={_ROUTE: 77},
-        books={_ROUTE: books},
+        totals={_ROUTE: books},
         oldest_pending_ms={_ROUTE: oldest_ms},
         retrying={_ROUTE: 2},
         corrupt_rows=0,

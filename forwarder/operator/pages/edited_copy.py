@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final, NoReturn
 
@@ -70,7 +70,7 @@ def edited_envelope(found: EventDetail, text: str, *, now_ms: int) -> Envelope:
             value, payload, received_at_ms=now_ms, source=row.source, unique=lambda: os.urandom(_KEY_SIZE)
         )
     key = blake2b(found.event_key + payload, digest_size=_KEY_SIZE, person=b"edited").digest()
-    return replace(wrapped, event_key=key, recurrence=None)
+    return msgspec.structs.replace(wrapped, event_key=key, recurrence=None)
 
 
 async def store_edited(desk: OperatorDesk, found: EventDetail, text: str, *, who: str) -> Edited:

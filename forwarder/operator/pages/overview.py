@@ -59,7 +59,7 @@ class Overview:
             parts_by_route=self._contexts(facts),
             daemon=self._daemon(facts),
             doors=door_urls(self.desk, request),
-            is_untouched=not any(books.accepted for books in facts.books.values()),
+            is_untouched=not any(books.accepted for books in facts.totals.values()),
         )
 
     def parts(self, facts: SpoolFacts) -> Mapping[str, str]:
@@ -113,7 +113,7 @@ class Overview:
             "advice": advice(name, status),
             "flow": self.rates.flow(name),
             "chart": hour_chart(self.rates.hour(name), now_ms=now_ms),
-            "books": facts.books.get(name),
+            "books": facts.totals.get(name),
             "oldest_age_s": max(0.0, (now_ms - oldest_ms) / 1000) if oldest_ms is not None else None,
             "retrying": facts.retrying.get(name, 0),
             "unsettled_bytes": facts.unsettled_bytes.get(name, 0),

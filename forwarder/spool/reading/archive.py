@@ -14,7 +14,7 @@ import apsw
 
 from forwarder.clock import SystemClock
 from forwarder.errors import NoSuchEvent, SpoolClosed, SpoolUnusable
-from forwarder.model import Books, RouteName, State
+from forwarder.model import RouteName, State, Totals
 from forwarder.ports import (
     AuditRow,
     Clock,
@@ -146,7 +146,7 @@ class SqliteArchive:
         """Refuse: this reads only."""
         raise SpoolUnusable(f"the audit entry {row.action!r} needs the spool itself, not its archive")
 
-    async def recall(self, key: str) -> bytes | None:
+    async def get(self, key: str) -> bytes | None:
         """Return a remembered value, or None; see `ports.Spool.recall`."""
         row = await self._read(
             lambda connection: connection.execute("SELECT value FROM remembered WHERE key = ?", (key,)).fetchone()
@@ -181,7 +181,7 @@ class SqliteArchive:
             size_bytes=pages * int(connection.pragma("page_size")),
             cap_bytes=0 if live is None else live.limits.bytes_max,
             unsettled_bytes={name: amounts.get((code, Account.UNSETTLED_BYTES), 0) for name, code in _codes()},
-            books={name: _books(amounts, code) for name, code in _codes()},
+            totals={name: _books(amounts, code) for name, code in _codes()},
             oldest_pending_ms={name: _oldest_ms(connection, code) for name, code in _codes()},
             retrying={name: amounts.get((code, Account.RETRYING), 0) for name, code in _codes()},
             corrupt_rows=sum(amounts.get((code, Account.CORRUPT), 0) for _, code in _codes()),
@@ -205,11 +205,11 @@ def _code(route: RouteName | None) -> int | None:
     return None if route is None else ROUTE_CODES[route]
 
 
-def _books(amounts: BookAmounts, route: int) -> Books:
+def _books(amounts: BookAmounts, route: int) -> Totals:
     def amount(account: Account) -> int:
         return amounts.get((route, int(account)), 0)
 
-    return Books(
+    return Totals(
         accepted=amount(Account.ACCEPTED),
         pending=amount(Account.PENDING),
         delivered=amount(Account.DELIVERED),

@@ -5,8 +5,10 @@ the row. Nothing here waits, retries or touches memory that outlives the transac
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from zlib import crc32
+
+import msgspec
 
 from forwarder.errors import SpoolFull
 from forwarder.model import Envelope, Receipt
@@ -133,7 +135,7 @@ class _Taking:
         )
         if not is_copy:
             true_key = occurrence_key(envelope.event_key, sequence)
-            self._store(replace(envelope, event_key=true_key, recurrence=None))
+            self._store(msgspec.structs.replace(envelope, event_key=true_key, recurrence=None))
         return not is_copy
 
     def _store(self, envelope: Envelope) -> None:

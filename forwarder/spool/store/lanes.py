@@ -6,6 +6,7 @@ changes who is the oldest (a settlement, a replay) goes through here.
 
 from dataclasses import dataclass
 
+from forwarder.spool.due import is_retry
 from forwarder.spool.store.transaction import Transaction
 
 
@@ -42,7 +43,7 @@ def place(transaction: Transaction, route: int, sequence: int) -> Promoted | Non
         transaction.execute("INSERT OR IGNORE INTO ready VALUES (?, ?)", (route, sequence))
         due = None
     else:
-        due = (int(retry[0] > 0), int(retry[1]))
+        due = (is_retry(retry[0], retry[1]), int(retry[1]))
         transaction.execute("INSERT OR IGNORE INTO waiting VALUES (?, ?, ?, ?)", (route, *due, sequence))
     return Promoted(route, sequence, due) if transaction.connection.changes() else None
 
@@ -55,7 +56,7 @@ def step_back(transaction: Transaction, route: int, sequence: int) -> None:
     if row is not None:
         transaction.execute(
             "DELETE FROM waiting WHERE route = ? AND is_retry = ? AND not_before_ms = ? AND sequence = ?",
-            (route, int(row[0] > 0), row[1], sequence),
+            (route, is_retry(row[0], row[1]), row[1], sequence),
         )
         return
     transaction.execute("DELETE FROM ready WHERE route = ? AND sequence = ?", (route, sequence))

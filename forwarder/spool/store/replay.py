@@ -18,7 +18,7 @@ def chunks(sequences: Sequence[int]) -> list[Sequence[int]]:
     return [sequences[start : start + _CHUNK] for start in range(0, len(sequences), _CHUNK)]
 
 
-def exhume(transaction: Transaction, sequences: Sequence[int], *, everything: bool) -> int:
+def requeue(transaction: Transaction, sequences: Sequence[int], *, everything: bool) -> int:
     """Move settled events that still have their payload back to pending; return how many."""
     replay = REPLAY_CODES[Replay.EVERYTHING if everything else Replay.REST]
     return sum(_exhume_one(transaction, sequence, replay) for sequence in sequences)

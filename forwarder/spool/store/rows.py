@@ -11,6 +11,7 @@ from zlib import crc32
 import apsw
 
 from forwarder.model import Envelope, Labels, Lease, Replay
+from forwarder.spool.due import is_retry
 from forwarder.spool.recurrence import lane_of
 from forwarder.spool.store.codes import REPLAYS, ROUTES
 from forwarder.spool.store.transaction import Candidate, Transaction
@@ -105,6 +106,7 @@ def _candidate(row: Row, payload: bytes) -> Candidate:
         labels=Labels(type=row[6], event=row[7], message_id=row[8], user_id=row[9]),
         payload=payload,
     )
+    due = None if attempts is None else (is_retry(attempts, not_before_ms), not_before_ms)
     lease = Lease(
         sequence=row[0],
         attempt=(attempts or 0) + 1,
@@ -112,6 +114,6 @@ def _candidate(row: Row, payload: bytes) -> Candidate:
         progress=row[12] or b"",
         envelope=envelope,
         replay=REPLAYS[row[16] or 0] if row[12] else Replay.NOT,
+        is_retry=due is not None and due[0] == 1,
     )
-    due = None if attempts is None else (int(attempts > 0), not_before_ms)
     return Candidate(lease, lane_of(route.value, row[3]), due)

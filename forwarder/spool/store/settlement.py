@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from forwarder.model import Attempt
 from forwarder.spool.capacity import event_bytes
+from forwarder.spool.due import is_retry
 from forwarder.spool.store import lanes
 from forwarder.spool.store.attempts import add_id, write_attempt
 from forwarder.spool.store.codes import DEAD, PENDING, ROUTE_CODES, Account
@@ -140,18 +141,16 @@ def release(transaction: Transaction, wish: Release) -> list[Released]:
     route = ROUTE_CODES[wish.candidates[0].lease.envelope.route]
     attempt_id = write_attempt(transaction, wish.attempt)
     if not wish.counts and not wish.not_before_ms and attempt_id is None:
-        return _return_unchanged(transaction, route, wish)
+        return _return_unchanged(transaction, wish)
     return [_release_one(transaction, route, candidate, wish, attempt_id) for candidate in wish.candidates]
 
 
-def _return_unchanged(transaction: Transaction, route: int, wish: Release) -> list[Released]:
-    """Give back as if never lent: what never failed did not leave `ready` while it was lent."""
-    unchanged = [c for c in wish.candidates if c.due is None]
-    results = [
-        Released(c, c.lease.attempt - 1, c.lease.first_failed_at_ms, None, _is_behind(transaction, c))
-        for c in unchanged
+def _return_unchanged(transaction: Transaction, wish: Release) -> list[Released]:
+    """Give back as if never lent: nothing of it changed while it was lent."""
+    return [
+        Released(c, c.lease.attempt - 1, c.lease.first_failed_at_ms, c.due, _is_behind(transaction, c))
+        for c in wish.candidates
     ]
-    return results + [_release_one(transaction, route, c, wish, None) for c in wish.candidates if c.due is not None]
 
 
 def _release_one(
@@ -183,7 +182,7 @@ def _release_one(
         return Released(candidate, 0, None, None, is_behind)
     execute("DELETE FROM blocked WHERE route = ? AND sequence = ?", (route, sequence))
     reason_id = intern_reason(transaction, route, PENDING, wish.reason, count=1)
-    due = (int(attempts > 0), wish.not_before_ms)
+    due = (is_retry(attempts, wish.not_before_ms), wish.not_before_ms)
     execute(
         "INSERT INTO retries VALUES (?, ?, ?, ?, ?, ?, ?)",
         (route, sequence, attempts, first_failed, wish.not_before_ms, reason_id, ids),

@@ -8,7 +8,7 @@ from array import array
 import apsw
 
 from forwarder.model import State
-from forwarder.spool.capacity import YIELD_FRACTION
+from forwarder.spool.capacity import EVICTION_FRACTION
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.store.codes import STATE_CODES
 from forwarder.spool.store.database import Reader
@@ -37,7 +37,7 @@ class Yielding:
 
     def __init__(self, connection: Reader, limits: SpoolLimits, keys: KnownKeys) -> None:
         self._connection = connection
-        self._threshold = int(limits.bytes_max * YIELD_FRACTION)
+        self._threshold = int(limits.bytes_max * EVICTION_FRACTION)
         self._keys = keys
         self._cursors: dict[tuple[int, int], int] = {}
         self._exhausted_at: int | None = None  # how much history there ever was when all of it had yielded

@@ -36,9 +36,10 @@ from forwarder.ports import EventQuery
 from forwarder.rudderstack import wire as rudderstack_wire
 from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.memory import MemorySpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
+from stand_ins.memory_spool import MemorySpool
+from stand_ins.spool_acts import leased, settle
 
 NOW_MS = 1_800_000_000_000
 PINNED = '[[link]]\nevent = "Pinned Checkout"\ntarget = "checkout-flow"\n'
@@ -165,7 +166,7 @@ class Desk:
         payload = event if isinstance(event, bytes) else json.dumps(event).encode()
         await stored(self.spool, [_envelope(payload, self.clock.wall_ms(), inbound=inbound)])
         route = RouteName.RUDDERSTACK_TO_COURIER if inbound else RouteName.COURIER_TO_RUDDERSTACK
-        (lease,) = await self.spool.lease(route, fresh_max=1, retry_max=0, bytes_max=1)
+        (lease,) = await leased(self.spool, route, fresh=1, retry=0, size=1)
         attempt = Attempt(
             at_ms=NOW_MS,
             duration_ms=3,
@@ -176,9 +177,9 @@ class Desk:
             answer=b"",
         )
         if state is State.DEAD:
-            await self.spool.bury([lease.sequence], reason=reason, attempt=attempt)
+            await settle(self.spool, [lease.sequence], State.DEAD, reason=reason, attempt=attempt)
         else:
-            await self.spool.complete([lease.sequence], state=state, reason=reason)
+            await settle(self.spool, [lease.sequence], state, reason=reason)
         return lease.sequence
 
     async def put_many(self, count: int, state: State, reason: str, **fields: object) -> None:
@@ -189,10 +190,8 @@ class Desk:
         await stored(
             self.spool, [_envelope(json.dumps(event).encode(), self.clock.wall_ms(), inbound=True) for event in events]
         )
-        leases = await self.spool.lease(
-            RouteName.RUDDERSTACK_TO_COURIER, fresh_max=count, retry_max=0, bytes_max=1_000_000_000
-        )
-        await self.spool.complete([lease.sequence for lease in leases], state=state, reason=reason)
+        leases = await leased(self.spool, RouteName.RUDDERSTACK_TO_COURIER, fresh=count, retry=0, size=1_000_000_000)
+        await settle(self.spool, [lease.sequence for lease in leases], state, reason=reason)
 
     async def states(self) -> dict[int, str]:
         """Return the state of every event, discarded ones marked with a star."""

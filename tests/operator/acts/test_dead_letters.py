@@ -81,13 +81,13 @@ async def test_a_large_group_is_a_job_with_progress(start: Any) -> None:
     """More than a thousand events are replayed in steps, with a page that tells how far it is."""
     desk = await start()
     await desk.put_many(2_500, State.UNMAPPED, "nothing")
-    may_go, exhume = asyncio.Event(), desk.spool.exhume
+    may_go, exhume = asyncio.Event(), desk.spool.requeue
 
     async def waiting(sequences: Sequence[int], *, everything: bool = False) -> int:
         await may_go.wait()
         return int(await exhume(sequences, everything=everything))
 
-    desk.spool.exhume = waiting
+    desk.spool.requeue = waiting
     page = await desk.post("/dead-letters/replay", _group("nothing", state="unmapped", route=IN))
     shown = await desk.get(page.location)
     assert f'data-poll="{page.location}?part=1"' in shown.html

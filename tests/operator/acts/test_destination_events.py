@@ -209,13 +209,13 @@ async def test_many_unmapped_events_are_counted_up_to_a_limit(start: Any) -> Non
     desk = await start()
     await desk.put_many(1_001, State.UNMAPPED, "nothing", event="Pinned Checkout")
     assert "Replay 200+ unmapped" in (await desk.get(PATH)).words
-    exhume = desk.spool.exhume
+    exhume = desk.spool.requeue
 
     async def never(_: object, **__: object) -> int:
         await asyncio.Event().wait()
         return 0
 
-    desk.spool.exhume = never
+    desk.spool.requeue = never
     act = {"type": "track", "event": "Pinned Checkout", "confirmed": "1"}
     pages = [await desk.post(f"{PATH}/replay", act) for _ in range(5)]
     assert [page.status for page in pages] == [303, 303, 303, 303, 400]
@@ -226,7 +226,7 @@ async def test_many_unmapped_events_are_counted_up_to_a_limit(start: Any) -> Non
     await desk.jobs.close()
     assert "Under way" not in (await desk.get(PATH)).words
     assert "Stopped: the daemon stopped" in (await desk.get(pages[0].location)).words
-    desk.spool.exhume = exhume
+    desk.spool.requeue = exhume
     ended = await desk.finish(await desk.post(f"{PATH}/replay", act))
     assert "1 001 events replayed" in ended.words
     assert json.dumps(repr(desk.jobs)) == '"Jobs(0 running, 5 known)"'

@@ -12,6 +12,7 @@ from forwarder.errors import SpoolFull
 from forwarder.model import Labels, RouteName, State
 from forwarder.operator.pages.edited_copy import EDIT_BYTES_MAX, Edits, edited_envelope, edits_of
 from forwarder.ports import EventDetail, EventQuery, EventRow
+from stand_ins.spool_acts import leased
 
 SENT = {"type": "message:updated", "data": {"id": "m1", "status": "SENT", "recipient": "u1"}}
 TRACK = {"type": "track", "event": "E", "userId": "u1", "messageId": "x", "properties": {"n": 1}}
@@ -60,7 +61,7 @@ async def test_an_edited_event_keeps_its_users_order(start: Any) -> None:
     desk = await start()
     sequence = await desk.put(TRACK, State.DEAD, "r", inbound=True)
     await _edit(desk, sequence, json.dumps(TRACK | {"userId": "u9"}))
-    (lease,) = await desk.spool.lease(RouteName.RUDDERSTACK_TO_COURIER, fresh_max=1, retry_max=1, bytes_max=1)
+    (lease,) = await leased(desk.spool, RouteName.RUDDERSTACK_TO_COURIER, fresh=1, retry=1, size=1)
     assert lease.envelope.partition_key == "u9"
 
 

@@ -11,7 +11,7 @@ import structlog
 
 from forwarder.errors import NoSuchEvent, SpoolClosed, SpoolFull
 from forwarder.flow.route import RouteStatus, ScopeStop
-from forwarder.model import Attempt, Books, Envelope, Labels, Lease, Receipt, RouteName, State
+from forwarder.model import Attempt, Demand, Envelope, Labels, Lease, Receipt, RouteName, Settlement, State, Totals
 from forwarder.operator.api import api_routes
 from forwarder.operator.api_links import link_routes
 from forwarder.operator.desk import LinkKeeper, OperatorDesk
@@ -62,7 +62,7 @@ class ListedSpool:
         self.payload: bytes | None = b'{"id":"m1"}'
         self.seen = EventTypeRow(route=ROUTE, type="track", event="E", count=1, first_at_ms=0, last_at_ms=NOW_MS)
 
-    def put(self, sequence: int, state: State = State.DEAD, reason: str = "no id") -> None:
+    def add(self, sequence: int, state: State = State.DEAD, reason: str = "no id") -> None:
         """Add one event."""
         self.rows[sequence] = EventRow(
             sequence=sequence,
@@ -83,12 +83,12 @@ class ListedSpool:
         """Count the rows."""
         self._check()
         counts = {state: sum(row.state is state for row in self.rows.values()) for state in State}
-        books = Books(accepted=len(self.rows), **{state.value: counts[state] for state in State})
+        books = Totals(accepted=len(self.rows), **{state.value: counts[state] for state in State})
         return SpoolFacts(
             size_bytes=100,
             cap_bytes=1_000,
             unsettled_bytes={ROUTE: 10},
-            books={ROUTE: books},
+            totals={ROUTE: books},
             oldest_pending_ms={ROUTE: NOW_MS - 5_000},
             retrying={ROUTE: 1},
             corrupt_rows=0,
@@ -150,7 +150,7 @@ class ListedSpool:
         """Keep a line."""
         self.audits.append(row)
 
-    async def exhume(self, sequences: Sequence[int], *, everything: bool = False) -> int:
+    async def requeue(self, sequences: Sequence[int], *, everything: bool = False) -> int:
         """Make settled rows pending."""
         self.everything.append(everything)
         self._check()
@@ -185,9 +185,9 @@ class ListedSpool:
         del on_commit
         on_rollback(SpoolClosed(f"{len(envelopes)} not taken"))
 
-    async def lease(self, route: RouteName, *, fresh_max: int, retry_max: int, bytes_max: int) -> Sequence[Lease]:
-        """Lend nothing."""
-        del route, fresh_max, retry_max, bytes_max
+    def lease(self, route: RouteName, demand: Demand) -> Sequence[Lease]:
+        """Lease nothing."""
+        del route, demand
         return ()
 
     async def lease_newest(self, route: RouteName) -> Lease | None:
@@ -195,10 +195,11 @@ class ListedSpool:
         del route
         return None
 
-    async def wait_for_work(self, route: RouteName, *, timeout_s: float) -> bool:
-        """Find nothing."""
-        del route, timeout_s
-        return False
+    def on_work(self, route: RouteName, wake: Callable[[], None]) -> None:
+        """Wake nobody."""
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Settle nothing."""
 
     async def record(self, sequences: Sequence[int], attempt: Attempt) -> None:
         """Not needed here."""
@@ -206,29 +207,10 @@ class ListedSpool:
     async def note(self, sequence: int, progress: bytes) -> None:
         """Keep nothing."""
 
-    async def complete(
-        self, sequences: Sequence[int], *, state: State, reason: str = "", attempt: Attempt | None = None
-    ) -> None:
-        """Settle nothing."""
-
-    async def release(
-        self,
-        sequences: Sequence[int],
-        *,
-        not_before_ms: int,
-        reason: str = "",
-        attempt: Attempt | None = None,
-        counts: bool = True,
-    ) -> None:
-        """Release nothing."""
-
-    async def bury(self, sequences: Sequence[int], *, reason: str, attempt: Attempt | None = None) -> None:
-        """Bury nothing."""
-
-    async def remember(self, key: str, value: bytes) -> None:
+    async def put(self, key: str, value: bytes) -> None:
         """Keep nothing."""
 
-    async def recall(self, key: str) -> bytes | None:
+    async def get(self, key: str) -> bytes | None:
         """Know nothing."""
         del key
         return None

@@ -21,7 +21,7 @@ async def _get(operated: Any, path: str) -> Any:
 async def test_status_tells_routes_books_and_spool(operate: Start) -> None:
     """Status shows the state of both routes, running or not, with books that balance."""
     operated = await operate()
-    operated.spool.put(1)
+    operated.spool.add(1)
     status = await _get(operated, "/api/status")
     assert (status["version"], status["uptime_s"], status["spool"]["sqlite_version"]) == ("1.2.3", 60, "3.51.3")
     outbound, inbound = status["routes"]
@@ -34,8 +34,8 @@ async def test_status_tells_routes_books_and_spool(operate: Start) -> None:
 async def test_events_are_flat_and_filtered(operate: Start) -> None:
     """A listing has one flat object per event, and every filter reaches the archive."""
     operated = await operate()
-    operated.spool.put(7)
-    operated.spool.put(8, State.DELIVERED)
+    operated.spool.add(7)
+    operated.spool.add(8, State.DELIVERED)
     found = await _get(
         operated,
         "/api/events?state=dead&route=courier_to_rudderstack&event=E&user_id=u&message_id=m&text=t"
@@ -52,7 +52,7 @@ async def test_events_are_flat_and_filtered(operate: Start) -> None:
 async def test_one_event_is_shown_whole(operate: Start) -> None:
     """An event's page has its payload and every attempt, bytes that are no text included."""
     operated = await operate()
-    operated.spool.put(7)
+    operated.spool.add(7)
     shown = await _get(operated, "/api/events/7")
     assert (shown["payload"], shown["payload_encoding"], shown["event_key"]) == ('{"id":"m1"}', "utf-8", "01")
     assert shown["attempt_log"][0]["answer"] == "\ufffd"
@@ -73,7 +73,7 @@ async def test_every_listing_answers(operate: Start, path: str) -> None:
 async def test_replay_by_sequence_is_written_down(operate: Start) -> None:
     """A replay says how many moved, and the audit log says who did it."""
     operated = await operate()
-    operated.spool.put(1)
+    operated.spool.add(1)
     headers = {"X-Forwarder-Operator": "ann" + "x" * 99}
     async with operated.http.post("/api/replay", json={"sequences": [1, 2]}, headers=headers) as answer:
         assert await answer.json() == {"replayed": 1, "next_after": None}
@@ -88,7 +88,7 @@ async def test_a_replay_may_ask_for_everything(operate: Start) -> None:
     """`everything` reaches the spool and the audit log; without it what was done stays done."""
     operated = await operate()
     for sequence in (1, 2, 3):
-        operated.spool.put(sequence)
+        operated.spool.add(sequence)
     for body in ({"sequences": [1]}, {"sequences": [2], "everything": True}, {"state": "dead", "everything": True}):
         async with operated.http.post("/api/replay", json=body) as answer:
             assert (await answer.json())["replayed"] == 1
@@ -105,7 +105,7 @@ async def test_a_group_is_replayed_page_by_page(operate: Start) -> None:
     """A selection by state and reason is done in bounded requests; next_after leads through all of it."""
     operated = await operate()
     for sequence in range(1, 6):
-        operated.spool.put(sequence, reason="no id" if sequence != 3 else "other")
+        operated.spool.add(sequence, reason="no id" if sequence != 3 else "other")
     after: int | None = 0
     replayed = 0
     while after is not None:
@@ -125,7 +125,7 @@ async def test_a_group_is_replayed_page_by_page(operate: Start) -> None:
 async def test_a_discarded_event_is_not_replayed_with_its_group(operate: Start) -> None:
     """Discarding marks an event; a replay of its group passes it over."""
     operated = await operate()
-    operated.spool.put(1)
+    operated.spool.add(1)
     async with operated.http.post("/api/discard", json={"state": "dead"}) as answer:
         assert await answer.json() == {"discarded": 1, "next_after": None}
     async with operated.http.post("/api/replay", json={"state": "dead"}) as answer:
@@ -187,7 +187,7 @@ async def test_what_is_wrong_is_said_in_json(
 async def test_metrics_hold_the_books(operate: Start) -> None:
     """A scrape reads the books from the spool at that moment; with the spool shut it tells the rest."""
     operated = await operate()
-    operated.spool.put(1)
+    operated.spool.add(1)
     line = 'forwarder_events{route="courier_to_rudderstack",state="dead"} 1.0'
     async with operated.http.get("/metrics") as answer:
         assert answer.headers["Content-Type"].startswith("text/plain")
@@ -243,7 +243,7 @@ def _references(node: Any) -> set[str]:
 async def test_listings_match_their_schema(operate: Start) -> None:
     """What is answered has exactly the fields that the document promises."""
     operated = await operate()
-    operated.spool.put(1)
+    operated.spool.add(1)
     schemas = document("1")["components"]["schemas"]
     status = await _get(operated, "/api/status")
     assert set(status) == set(schemas["Status"]["required"])
@@ -255,7 +255,7 @@ async def test_listings_match_their_schema(operate: Start) -> None:
 async def test_many_requests_at_once_see_one_moment(operate: Start) -> None:
     """Scrapes that overlap each show books that balance."""
     operated = await operate()
-    operated.spool.put(1)
+    operated.spool.add(1)
 
     async def scrape() -> str:
         async with operated.http.get("/metrics") as answer:

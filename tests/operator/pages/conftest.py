@@ -31,6 +31,7 @@ from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.rates import Rates
 from forwarder.telemetry.reporter import Reporter
+from stand_ins.spool_acts import give_back, leased, settle
 
 NOW_MS = 1_800_000_000_000
 OUTBOUND = RouteName.COURIER_TO_RUDDERSTACK
@@ -144,11 +145,11 @@ class World:
         if progress:
             await self.spool.note(lease, progress)
         if state is State.PENDING:
-            await self.spool.release([lease], not_before_ms=self.clock.now_ms + 60_000, reason=reason, attempt=attempt)
+            await give_back(self.spool, [lease], self.clock.now_ms + 60_000, reason=reason, attempt=attempt)
         elif state is State.DEAD:
-            await self.spool.bury([lease], reason=reason, attempt=attempt)
+            await settle(self.spool, [lease], State.DEAD, reason=reason, attempt=attempt)
         else:
-            await self.spool.complete([lease], state=state, reason=reason, attempt=attempt)
+            await settle(self.spool, [lease], state, reason=reason, attempt=attempt)
         return sequence
 
     async def newest(self) -> list[int]:
@@ -159,13 +160,12 @@ class World:
         """Borrow until the wanted one is lent; the others are given back."""
         async with asyncio.timeout(5):
             while True:
-                leases = await self.spool.lease(route, fresh_max=500, retry_max=0, bytes_max=10**9)
+                leases = await leased(self.spool, route, fresh=500, retry=0, size=10**9)
                 others = [lease.sequence for lease in leases if lease.sequence != sequence]
                 if others:
-                    await self.spool.release(others, not_before_ms=0, counts=False)
+                    await give_back(self.spool, others, 0, counts=False)
                 if len(others) < len(leases):
                     return sequence
-                await self.spool.wait_for_work(route, timeout_s=0.1)
 
     async def page(self, path: str, *, status: int = 200) -> str:
         """Return a page's text after the checks that hold for every page."""

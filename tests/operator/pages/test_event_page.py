@@ -14,6 +14,7 @@ from forwarder.model import Attempt, Delivery, Filtered, Lease, Replay, RouteNam
 from forwarder.operator.explain import explainer
 from forwarder.operator.pages.edited_copy import store_edited
 from forwarder.ports import Mapped
+from stand_ins.spool_acts import leased
 
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
 Look = Callable[..., Awaitable[Any]]
@@ -258,7 +259,7 @@ async def test_everything_again_is_offered_where_calls_were_made(world: Any) -> 
     async with world.http.post(f"/events/{made}/replay", data=form, allow_redirects=False) as answer:
         assert answer.status == 303
     assert "with what was done before" in (await world.spool.audit(limit=1))[0].detail
-    (lease,) = await world.spool.lease(INBOUND, fresh_max=1, retry_max=1, bytes_max=10**6)
+    (lease,) = await leased(world.spool, INBOUND, fresh=1, retry=1, size=10**6)
     assert lease.replay is Replay.EVERYTHING
 
 

@@ -16,6 +16,7 @@ from forwarder.operator.pages.stream import CLIENTS_MAX, message
 from forwarder.operator.pages.topic import Topic
 from forwarder.operator.sessions import COOKIE, LIFETIME_S
 from forwarder.ports import EventQuery
+from stand_ins.spool_acts import give_back, leased, settle
 
 Look = Callable[..., Awaitable[Any]]
 INBOUND = RouteName.RUDDERSTACK_TO_COURIER
@@ -65,8 +66,8 @@ async def test_what_becomes_of_a_shown_event_is_told(world: Any) -> None:
     async with _listening(world, "watch=events&after=0") as answer:
         sequence = await world.arrive()
         assert "pending" in (await _next(answer, "events"))[0]["rows"][0]["html"]
-        lease = (await world.spool.lease(RouteName.COURIER_TO_RUDDERSTACK, fresh_max=9, retry_max=0, bytes_max=99))[0]
-        await world.spool.complete([lease.sequence], state=State.DELIVERED)
+        lease = (await leased(world.spool, RouteName.COURIER_TO_RUDDERSTACK, fresh=9, retry=0, size=99))[0]
+        await settle(world.spool, [lease.sequence], State.DELIVERED)
         while not (rows := (await _next(answer, "events"))[0]["changed"]) or "delivered" not in rows[0]["html"]:
             pass
     assert rows[0]["sequence"] == sequence
@@ -144,13 +145,13 @@ async def test_a_list_is_followed_from_now_unless_told(world: Any) -> None:
 async def test_what_changed_before_the_stream_began_is_told(world: Any) -> None:
     """A row drawn as pending and settled before the page joined is told at once; one settled later is, too."""
     first, second = await world.arrive(), await world.arrive()
-    leases = await world.spool.lease(RouteName.COURIER_TO_RUDDERSTACK, fresh_max=9, retry_max=0, bytes_max=10**6)
+    leases = await leased(world.spool, RouteName.COURIER_TO_RUDDERSTACK, fresh=9, retry=0, size=10**6)
     assert [lease.sequence for lease in leases] == [first, second]
-    await world.spool.complete([first], state=State.DELIVERED)
+    await settle(world.spool, [first], State.DELIVERED)
     topic = Topic(world.spool, EventQuery())
     joined = await topic.join(after=second)
     assert {row.sequence: row.state for row in joined.changed} == {first: State.DELIVERED, second: State.PENDING}
-    await world.spool.complete([second], state=State.DELIVERED)
+    await settle(world.spool, [second], State.DELIVERED)
     assert [(row.sequence, row.state) for row in (await topic.look()).changed] == [(second, State.DELIVERED)]
 
 
@@ -160,8 +161,8 @@ async def test_a_row_that_leaves_its_filter_is_told(world: Any) -> None:
     await topic.join(after=0)
     sequence = await world.arrive()
     assert [row.sequence for row in (await topic.look()).fresh] == [sequence]
-    await world.spool.lease(RouteName.COURIER_TO_RUDDERSTACK, fresh_max=9, retry_max=0, bytes_max=10**6)
-    await world.spool.complete([sequence], state=State.DELIVERED)
+    await leased(world.spool, RouteName.COURIER_TO_RUDDERSTACK, fresh=9, retry=0, size=10**6)
+    await settle(world.spool, [sequence], State.DELIVERED)
     assert [row.state for row in (await topic.look()).changed] == [State.DELIVERED]
 
 
@@ -174,10 +175,10 @@ async def test_rows_that_left_the_window_are_looked_at_again(world: Any) -> None
     for _ in range(45):
         await world.arrive(route=INBOUND, state=State.DELIVERED)
     await topic.look()
-    leases = await world.spool.lease(RouteName.COURIER_TO_RUDDERSTACK, fresh_max=99, retry_max=0, bytes_max=10**6)
+    leases = await leased(world.spool, RouteName.COURIER_TO_RUDDERSTACK, fresh=99, retry=0, size=10**6)
     assert [lease.sequence for lease in leases] == waiting
-    await world.spool.release(waiting[:1], not_before_ms=world.clock.now_ms + 5_000)
-    await world.spool.complete(waiting[1:], state=State.DELIVERED)
+    await give_back(world.spool, waiting[:1], world.clock.now_ms + 5_000)
+    await settle(world.spool, waiting[1:], State.DELIVERED)
     changed = {row.sequence: row.state for _ in range(3) for row in (await topic.look()).changed}
     assert changed == dict.fromkeys(waiting[1:], State.DELIVERED) | {waiting[0]: State.PENDING}
 

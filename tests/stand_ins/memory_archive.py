@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from forwarder.errors import NoSuchEvent
-from forwarder.model import Books, RouteName, State
+from forwarder.model import RouteName, State, Totals
 from forwarder.ports import (
     AuditRow,
     EventDetail,
@@ -17,7 +17,7 @@ from forwarder.ports import (
 )
 from forwarder.spool.capacity import standing_refusal
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.memory_records import MemoryRecords, Record
+from stand_ins.memory_records import MemoryRecords, Record
 
 
 class MemoryArchive:
@@ -44,7 +44,7 @@ class MemoryArchive:
             size_bytes=records.held_bytes(),
             cap_bytes=self._limits.bytes_max,
             unsettled_bytes={route: records.unsettled_bytes[route] for route in RouteName},
-            books={route: self._books(route) for route in RouteName},
+            totals={route: self._books(route) for route in RouteName},
             oldest_pending_ms={
                 route: next((r.envelope.received_at_ms for r in pending if r.envelope.route is route), None)
                 for route in RouteName
@@ -120,10 +120,10 @@ class MemoryArchive:
         """Add to the audit log."""
         self._records.audit.append(row)
 
-    def _books(self, route: RouteName) -> Books:
+    def _books(self, route: RouteName) -> Totals:
         counts = Counter({s: self._records.purged[route, s] for s in State})
         counts.update(r.state for r in self._records.by_sequence.values() if r.envelope.route is route)
-        return Books(
+        return Totals(
             accepted=counts.total(),
             pending=counts[State.PENDING],
             delivered=counts[State.DELIVERED],

@@ -22,7 +22,7 @@ class Record:
         self.envelope = envelope
         self.progress = b""
         self.replay = Replay.NOT
-        self.is_bare = False  # its payload has yielded
+        self.is_bare = False  # its payload was evicted
         self.stand_up()
 
     def __repr__(self) -> str:
@@ -47,10 +47,10 @@ class Record:
         self.not_before_ms = 0
         self.reason = ""
         self.tries: list[Attempt] = []  # all, the last ten
-        self.came_back_tried = False  # it was given back with an attempt
+        self.is_retry = False  # it was given back with a failure or a time
         self.settled_at_ms: int | None = None
         self.is_discarded = False
-        self.is_lent = False
+        self.is_leased = False
 
     def settle(self, state: State, reason: str, *, now_ms: int, was_tried: bool) -> None:
         """Be settled."""
@@ -59,7 +59,7 @@ class Record:
         self.settled_at_ms = now_ms
         self.attempts += int(was_tried)
         self.not_before_ms = 0
-        self.is_lent = False
+        self.is_leased = False
 
     def row(self) -> EventRow:
         """Return it as a line of a listing."""
@@ -89,7 +89,7 @@ class MemoryRecords:
         self.purged: Counter[tuple[RouteName, State]] = Counter()
         self.unsettled_bytes: Counter[RouteName] = Counter()
         self.dead_bytes = 0
-        self.settled_bytes = 0  # an upper bound: payloads that yielded are not taken off
+        self.settled_bytes = 0  # an upper bound: payloads that were evicted are not taken off
         self.types: dict[tuple[RouteName, str, str], EventTypeRow] = {}
         self.audit: list[AuditRow] = []
 
@@ -121,18 +121,18 @@ class MemoryRecords:
         )
 
     def due(self, route: RouteName, *, now_ms: int) -> Iterator[Record]:
-        """Yield what can be lent, oldest first."""
-        return (r for r in self._heads(route) if not r.is_lent and is_due(r.not_before_ms, now_ms=now_ms))
+        """Yield what can be leased, oldest first."""
+        return (r for r in self._heads(route) if not r.is_leased and is_due(r.not_before_ms, now_ms=now_ms))
 
     def next_due_ms(self, route: RouteName) -> int | None:
         """Return when the next waiting event is due."""
-        return min((r.not_before_ms for r in self._heads(route) if not r.is_lent), default=None)
+        return min((r.not_before_ms for r in self._heads(route) if not r.is_leased), default=None)
 
     def held_bytes(self) -> int:
         """Return what all events take."""
         return sum(r.held_bytes for r in self.by_sequence.values())
 
-    def yield_history(self, threshold: int) -> None:
+    def evict(self, threshold: int) -> None:
         """Drop settled payloads, oldest first, filtered ones before others, until no more than this is held."""
         # Pending and dead alone are within the limit, or the last append had been refused.
         if self.unsettled_bytes.total() + self.settled_bytes <= threshold:
@@ -160,7 +160,7 @@ class MemoryRecords:
                 self.dead_bytes -= event_bytes(len(record.envelope.payload))
 
     def _heads(self, route: RouteName) -> Iterator[Record]:
-        busy = {r.envelope.partition_key for r in self.pending.values() if r.is_lent and r.envelope.route is route}
+        busy = {r.envelope.partition_key for r in self.pending.values() if r.is_leased and r.envelope.route is route}
         seen: set[str] = set()
         for record in self.pending.values():
             if record.envelope.route is not route:

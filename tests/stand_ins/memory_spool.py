@@ -1,23 +1,36 @@
-"""The spool without a disk: the same promises but durability, for tests and for trying things out.
+"""The spool without a disk: the same promises but durability, for tests. The only fake of a spool.
 
 One dict of records, looked through in order of sequence: clear rather than fast. It passes the contract
 suite of the spool on SQLite, and is the model that its property tests compare it with.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+import msgspec
+
 from forwarder.errors import SpoolClosed, SpoolFull
-from forwarder.model import Attempt, Envelope, Lease, Receipt, Replay, RouteName, State
+from forwarder.model import (
+    Attempt,
+    Demand,
+    Envelope,
+    Lease,
+    Receipt,
+    Replay,
+    Returned,
+    RouteName,
+    Settled,
+    Settlement,
+    State,
+)
 from forwarder.ports import AuditRow, Clock
-from forwarder.spool.capacity import RETRY_AFTER_S, YIELD_FRACTION, incoming_bytes
+from forwarder.spool.capacity import EVICTION_FRACTION, RETRY_AFTER_S, incoming_bytes
 from forwarder.spool.front import ArchiveFront
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.memory_archive import MemoryArchive
-from forwarder.spool.memory_records import MemoryRecords, Record
 from forwarder.spool.recurrence import Occurrence, is_resend, occurrence_key
+from stand_ins.memory_archive import MemoryArchive
+from stand_ins.memory_records import MemoryRecords, Record
 
 _RECHECK_S = 1.0
 
@@ -34,8 +47,9 @@ class MemorySpool(ArchiveFront):
         self._archive: MemoryArchive = MemoryArchive(self._records, limits)
         self._keys: dict[tuple[RouteName, bytes], int] = {}  # to when it was learnt
         self._occurrences: dict[tuple[RouteName, bytes], tuple[Occurrence, bytes | None, str]] = {}
-        self._remembered: dict[str, bytes] = {}
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._values: dict[str, bytes] = {}
+        self._listeners: dict[RouteName, Callable[[], None]] = {}
+        self._timers: dict[RouteName, asyncio.TimerHandle] = {}
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -60,103 +74,86 @@ class MemorySpool(ArchiveFront):
             on_rollback(error)
             return
         accepted = sum(self._append_one(envelope) for envelope in envelopes)
-        self._records.yield_history(int(self._limits.bytes_max * YIELD_FRACTION))
+        self._records.evict(int(self._limits.bytes_max * EVICTION_FRACTION))
         if accepted:
             self._wake()
         on_commit(Receipt(accepted=accepted, duplicates=len(envelopes) - accepted))
 
-    async def lease(self, route: RouteName, *, fresh_max: int, retry_max: int, bytes_max: int) -> Sequence[Lease]:
-        """Lend the oldest due events; see `ports.Spool.lease`."""
+    def lease(self, route: RouteName, demand: Demand) -> Sequence[Lease]:
+        """Lease the oldest due events; see `ports.Spool.lease`."""
         self._refuse_closed()
         due = list(self._records.due(route, now_ms=self._clock.wall_ms()))
-        retries = sorted((r for r in due if r.attempts), key=lambda r: (r.not_before_ms, r.sequence))
-        fresh = [r for r in due if not r.attempts]
+        retries = sorted((r for r in due if r.is_retry), key=lambda r: (r.not_before_ms, r.sequence))
+        fresh = [r for r in due if not r.is_retry]
         leases: list[Lease] = []
-        room = bytes_max
-        for record in [*retries[:retry_max], *fresh[:fresh_max]]:
+        room = demand.bytes_max
+        for record in [*retries[: demand.retry_max], *fresh[: demand.fresh_max]]:
             size = len(record.envelope.payload)
             if leases and size > room:
                 break
             room -= size
-            leases.append(self._lend(record))
+            leases.append(self._lease(record))
         return sorted(leases, key=lambda lease: lease.sequence)
 
     async def lease_newest(self, route: RouteName) -> Lease | None:
-        """Lend the newest due event; see `ports.Spool.lease_newest`."""
+        """Lease the newest due event; see `ports.Spool.lease_newest`."""
         self._refuse_closed()
         due = list(self._records.due(route, now_ms=self._clock.wall_ms()))
-        return self._lend(due[-1]) if due else None
+        return self._lease(due[-1]) if due else None
 
-    async def wait_for_work(self, route: RouteName, *, timeout_s: float) -> bool:
-        """Return True as soon as a lease might find something; see `ports.Spool.wait_for_work`."""
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + timeout_s
-        while not self._is_closed:
-            now_ms = self._clock.wall_ms()
-            if next(iter(self._records.due(route, now_ms=now_ms)), None) is not None:
-                return True
-            left_s = deadline_s - loop.time()
-            if left_s <= 0:
-                return False
-            next_ms = self._records.next_due_ms(route)
-            until_s = _RECHECK_S if next_ms is None else max(0.001, (next_ms - now_ms) / 1000)
-            await self._sleep(min(left_s, until_s, _RECHECK_S))
-        raise SpoolClosed("the spool is closed")
+    def on_work(self, route: RouteName, wake: Callable[[], None]) -> None:
+        """Register the listener of a route; see `ports.Spool.on_work`."""
+        self._listeners[route] = wake
+        self._watch(route)
+
+    async def refill(self, route: RouteName, demand: Demand) -> None:
+        """Return at once: everything is at hand; see `SqliteSpool.refill`."""
 
     async def note(self, sequence: int, progress: bytes) -> None:
-        """Keep a lent event's progress; see `ports.Spool.note`."""
+        """Keep a leased event's progress; see `ports.Spool.note`."""
         self._refuse_closed()
         record = self._records.by_sequence.get(sequence)
         if record is not None:
             record.progress, record.replay = progress, Replay.NOT
 
     async def record(self, sequences: Sequence[int], attempt: Attempt) -> None:
-        """Keep one more exchange of lent events; see `ports.Spool.record`."""
+        """Keep one more exchange of leased events; see `ports.Spool.record`."""
         self._refuse_closed()
-        for record in self._lent(sequences):
+        for record in self._leased(sequences):
             self._try(record, attempt)
 
-    async def complete(
-        self, sequences: Sequence[int], *, state: State, reason: str = "", attempt: Attempt | None = None
-    ) -> None:
-        """Settle lent events; see `ports.Spool.complete`."""
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Settle leased events or give them back; see `ports.Spool.settle`."""
         self._refuse_closed()
-        for record in self._lent(sequences):
-            self._try(record, attempt)
-            record.settle(state, reason, now_ms=self._clock.wall_ms(), was_tried=attempt is not None)
-            self._records.settled(record)
+        for settlement in settlements:
+            for record in self._leased(settlement.sequences):
+                self._try(record, settlement.attempt)
+                if isinstance(settlement, Settled):
+                    record.settle(
+                        settlement.state,
+                        settlement.reason,
+                        now_ms=self._clock.wall_ms(),
+                        was_tried=settlement.attempt is not None,
+                    )
+                    self._records.settled(record)
+                else:
+                    self._give_back(record, settlement)
         self._wake()
 
-    async def bury(self, sequences: Sequence[int], *, reason: str, attempt: Attempt | None = None) -> None:
-        """Settle lent events as dead; see `ports.Spool.bury`."""
-        await self.complete(sequences, state=State.DEAD, reason=reason, attempt=attempt)
+    def _give_back(self, record: Record, returned: Returned) -> None:
+        record.is_leased = False
+        if not returned.counts and not returned.not_before_ms and returned.attempt is None:
+            return
+        record.not_before_ms = returned.not_before_ms
+        record.reason = returned.reason
+        record.is_retry = returned.counts or record.attempts > 0 or returned.not_before_ms > 0
+        if returned.counts:
+            record.attempts += 1
+            if record.first_failed_ms is None:
+                record.first_failed_ms = self._clock.wall_ms()
 
-    async def release(
-        self,
-        sequences: Sequence[int],
-        *,
-        not_before_ms: int,
-        reason: str = "",
-        attempt: Attempt | None = None,
-        counts: bool = True,
-    ) -> None:
-        """Give lent events back; see `ports.Spool.release`."""
-        self._refuse_closed()
-        for record in self._lent(sequences):
-            self._try(record, attempt)
-            record.came_back_tried = record.came_back_tried or attempt is not None
-            record.is_lent = False
-            record.not_before_ms = not_before_ms
-            if counts:
-                record.attempts += 1
-                if record.first_failed_ms is None:
-                    record.first_failed_ms = self._clock.wall_ms()
-            is_as_never_lent = not record.attempts and not not_before_ms and not record.came_back_tried
-            record.reason = "" if is_as_never_lent else reason
-        self._wake()
-
-    async def exhume(self, sequences: Sequence[int], *, everything: bool = False) -> int:
-        """Make settled events pending again; see `ports.Spool.exhume`."""
+    async def requeue(self, sequences: Sequence[int], *, everything: bool = False) -> int:
+        """Make settled events pending again; see `ports.Spool.requeue`."""
         self._refuse_closed()
         records = [
             r
@@ -181,17 +178,17 @@ class MemorySpool(ArchiveFront):
                 count += 1
         return count
 
-    async def remember(self, key: str, value: bytes) -> None:
+    async def put(self, key: str, value: bytes) -> None:
         """Keep a small value; see `ports.Spool.remember`. Raises ValueError above the limit."""
         self._refuse_closed()
-        if len(value) > self._limits.remember_bytes_max:
-            raise ValueError(f"{key}: {len(value)} bytes are more than {self._limits.remember_bytes_max}")
-        self._remembered[key] = value
+        if len(value) > self._limits.value_bytes_max:
+            raise ValueError(f"{key}: {len(value)} bytes are more than {self._limits.value_bytes_max}")
+        self._values[key] = value
 
-    async def recall(self, key: str) -> bytes | None:
+    async def get(self, key: str) -> bytes | None:
         """Return what `remember` kept, or None."""
         self._refuse_closed()
-        return self._remembered.get(key)
+        return self._values.get(key)
 
     async def close(self) -> None:
         """Refuse what comes. Idempotent."""
@@ -254,12 +251,13 @@ class MemorySpool(ArchiveFront):
         self._occurrences[base] = (Occurrence(sequence, at_ms), recurrence.subject, recurrence.side)
         true_key = occurrence_key(envelope.event_key, sequence)
         self._records.add(
-            replace(envelope, event_key=true_key, recurrence=None), types_max=self._limits.event_types_max
+            msgspec.structs.replace(envelope, event_key=true_key, recurrence=None),
+            types_max=self._limits.event_types_max,
         )
         return True
 
-    def _lend(self, record: Record) -> Lease:
-        record.is_lent = True
+    def _lease(self, record: Record) -> Lease:
+        record.is_leased = True
         return Lease(
             sequence=record.sequence,
             attempt=record.attempts + 1,
@@ -267,11 +265,12 @@ class MemorySpool(ArchiveFront):
             progress=record.progress,
             envelope=record.envelope,
             replay=record.replay if record.progress else Replay.NOT,
+            is_retry=record.is_retry,
         )
 
-    def _lent(self, sequences: Iterable[int]) -> list[Record]:
+    def _leased(self, sequences: Iterable[int]) -> list[Record]:
         records = (self._records.pending.get(s) for s in dict.fromkeys(sequences))
-        return [r for r in records if r is not None and r.is_lent]
+        return [r for r in records if r is not None and r.is_leased]
 
     def _try(self, record: Record, attempt: Attempt | None) -> None:
         if attempt is not None:
@@ -288,17 +287,23 @@ class MemorySpool(ArchiveFront):
             del self._keys[key]
         self._records.forget_settled(before_ms=before_ms)
 
-    async def _sleep(self, timeout_s: float) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
-        try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await waiter
-        finally:
-            self._waiters.discard(waiter)
-
     def _wake(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        for route, wake in self._listeners.items():
+            wake()
+            self._watch(route)
+
+    def _watch(self, route: RouteName) -> None:
+        """Wake the listener when the next event is due, and look at the clock again at least each second."""
+        if (timer := self._timers.pop(route, None)) is not None:
+            timer.cancel()
+        if self._is_closed:
+            return
+        next_ms = self._records.next_due_ms(route)
+        until_s = _RECHECK_S if next_ms is None else max(0.001, (next_ms - self._clock.wall_ms()) / 1000)
+        loop = asyncio.get_running_loop()
+        self._timers[route] = loop.call_later(min(until_s, _RECHECK_S), self._due, route)
+
+    def _due(self, route: RouteName) -> None:
+        if next(iter(self._records.due(route, now_ms=self._clock.wall_ms())), None) is not None:
+            self._listeners[route]()
+        self._watch(route)

@@ -1,0 +1,67 @@
+"""What tests do with a spool: lease what there is, settle it, give it back, wait for work."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from forwarder.model import Attempt, Demand, Lease, Returned, RouteName, Settled, State
+from forwarder.ports import Spool
+
+
+class RefilledSpool(Spool, Protocol):
+    """A spool that can be made to have everything at hand."""
+
+    async def refill(self, route: RouteName, demand: Demand) -> None:
+        """Read what of a demand is on disk only, so that the next lease has all of it at hand."""
+
+
+async def leased(
+    spool: RefilledSpool,
+    route: RouteName = RouteName.COURIER_TO_RUDDERSTACK,
+    *,
+    fresh: int = 100,
+    retry: int = 100,
+    size: int = 10_000_000,
+) -> Sequence[Lease]:
+    """Lease what there is, also when it must be read first."""
+    demand = Demand(fresh_max=fresh, retry_max=retry, bytes_max=size)
+    await spool.refill(route, demand)
+    return spool.lease(route, demand)
+
+
+async def settle(
+    spool: Spool, sequences: Sequence[int], state: State, *, reason: str = "", attempt: Attempt | None = None
+) -> None:
+    """Settle leased events."""
+    await spool.settle([Settled(sequences, state, reason, attempt)])
+
+
+async def give_back(
+    spool: Spool,
+    sequences: Sequence[int],
+    not_before_ms: int = 0,
+    *,
+    reason: str = "",
+    attempt: Attempt | None = None,
+    counts: bool = True,
+) -> None:
+    """Give leased events back."""
+    await spool.settle([Returned(sequences, not_before_ms, reason, attempt, counts)])
+
+
+class Work:
+    """The listener of a route: it can be waited for."""
+
+    def __init__(self, spool: Spool, route: RouteName = RouteName.COURIER_TO_RUDDERSTACK) -> None:
+        self._event = asyncio.Event()
+        spool.on_work(route, self._event.set)
+
+    async def wait(self, *, within_s: float) -> bool:
+        """Return True as soon as a lease may find something new since the last call; False at the time-out."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._event.wait()
+        except TimeoutError:
+            return False
+        self._event.clear()
+        return True
