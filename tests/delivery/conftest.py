@@ -78,7 +78,7 @@ class WatchedSpool(MemorySpool):
         """Every event, by its sequence."""
         return self._records.by_sequence
 
-    def states(self) -> Counter[State]:
+    def counts(self) -> Counter[State]:
         """Count the events by state."""
         return Counter(row.state for row in self.rows.values())
 
@@ -265,7 +265,7 @@ class Bench:
 
     async def settled(self, *, within_s: float = 5.0) -> None:
         """Wait until nothing is pending."""
-        await self.until(lambda: State.PENDING not in self.spool.states(), within_s=within_s)
+        await self.until(lambda: State.PENDING not in self.spool.counts(), within_s=within_s)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

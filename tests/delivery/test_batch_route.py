@@ -39,7 +39,7 @@ async def test_everything_is_delivered_once(bench: Any, spool: Any) -> None:
     run = bench(_yes)
     async with run.running():
         await run.settled()
-    assert spool.states() == {State.DELIVERED: 1_000}
+    assert spool.counts() == {State.DELIVERED: 1_000}
     assert set(spool.settlements.values()) == {1}
     assert sorted(run.sink.sent()) == sorted(row.envelope.payload for row in spool.rows.values())
     assert len(run.sink.batches) == 10
@@ -87,7 +87,7 @@ async def test_one_poison_among_a_hundred(bench: Any, spool: Any) -> None:
     run = bench(lambda batch: Refused(reason="400: refused") if _has_poison(batch) else Delivered())
     async with run.running():
         await run.settled()
-    assert spool.states() == {State.DELIVERED: 99, State.DEAD: 1}
+    assert spool.counts() == {State.DELIVERED: 99, State.DEAD: 1}
     assert spool.rows[64].reason == "400: refused"
     assert len(run.sink.batches) <= 2 * math.log2(100) + 4
     assert "route.held" not in run.reporter.events()
@@ -108,7 +108,7 @@ async def test_unauthorised_for_a_while(bench: Any, spool: Any) -> None:
         is_wrong = False
         await run.settled()
         assert run.route.status().state == "running"
-    assert spool.states() == {State.DELIVERED: 250}
+    assert spool.counts() == {State.DELIVERED: 250}
     assert {row.attempts for row in spool.rows.values()} <= {0, 1}  # counted once settled
     assert run.reporter.events().count("route.held") == 1
     assert run.reporter.events().count("route.hold_ended") == 1
@@ -129,7 +129,7 @@ async def test_outage_ends_a_hold(bench: Any, spool: Any) -> None:
         await run.until(lambda: len(run.sink.verdicts) == 3)
         await run.settled()
     assert "route.backing_off" in run.reporter.events()
-    assert spool.states() == {State.DELIVERED: 1}
+    assert spool.counts() == {State.DELIVERED: 1}
 
 
 async def test_refusal_ends_a_hold_for_the_set_up(bench: Any, spool: Any) -> None:
@@ -139,7 +139,7 @@ async def test_refusal_ends_a_hold_for_the_set_up(bench: Any, spool: Any) -> Non
     run = bench(lambda _batch: script.pop(0) if script else Refused(reason="400: refused"))
     async with run.running():
         await run.settled()
-    assert spool.states() == {State.DEAD: 1}
+    assert spool.counts() == {State.DEAD: 1}
     assert "route.hold_ended" in run.reporter.events()
 
 
@@ -151,13 +151,13 @@ async def test_ten_refusals_in_a_row_hold_the_route(bench: Any, spool: Any) -> N
     async with run.running():
         await run.until(lambda: "route.held" in run.reporter.events())
         await run.until(lambda: spool.leased() == 0)
-        assert spool.states() == {State.PENDING: 30}
+        assert spool.counts() == {State.PENDING: 30}
         spool.add(b'{"good":1}')
         await run.until(lambda: "route.hold_ended" in run.reporter.events())
         # The ten are tried once more alone and buried; the others begin a row of their own.
-        await run.until(lambda: spool.states()[State.DEAD] >= 10)
+        await run.until(lambda: spool.counts()[State.DEAD] >= 10)
         spool.add(b'{"good":2}')
-        await run.until(lambda: spool.states()[State.DELIVERED] == 2)
+        await run.until(lambda: spool.counts()[State.DELIVERED] == 2)
     holds = run.reporter.events().count("route.held")
     assert 1 <= holds <= 3
 
@@ -171,7 +171,7 @@ async def test_ten_refusals_after_a_hold_bury(bench: Any, spool: Any) -> None:
         await run.until(lambda: "route.held" in run.reporter.events())
         spool.add(b'{"good":1}')
         await run.settled()
-    assert spool.states() == {State.DEAD: 10, State.DELIVERED: 1}
+    assert spool.counts() == {State.DEAD: 10, State.DELIVERED: 1}
     assert run.reporter.events().count("route.held") == 1
 
 
@@ -185,7 +185,7 @@ async def test_false_refusals_are_delivered_after_the_hold(bench: Any, spool: An
         await asyncio.sleep(0.1)  # several probes' worth
         is_mad = False
         await run.settled()
-    assert spool.states() == {State.DELIVERED: 40}
+    assert spool.counts() == {State.DELIVERED: 40}
 
 
 async def test_outage_backs_the_whole_route_off(bench: Any, spool: Any) -> None:
@@ -199,7 +199,7 @@ async def test_outage_backs_the_whole_route_off(bench: Any, spool: Any) -> None:
         assert all(row.attempts == 0 for row in spool.rows.values())
         is_down = False
         await run.settled()
-    assert spool.states() == {State.DELIVERED: 350}
+    assert spool.counts() == {State.DELIVERED: 350}
     assert run.sink.in_flight_max <= 4
 
 
@@ -228,7 +228,7 @@ async def test_poison_that_looks_like_an_outage_is_cut_out(bench: Any, spool: An
     _fill(spool, 50)
     run = bench(lambda batch: _later() if _has_poison(batch) else Delivered())
     async with run.running():
-        await run.until(lambda: spool.states()[State.DELIVERED] >= 1)
+        await run.until(lambda: spool.counts()[State.DELIVERED] >= 1)
 
         def feed() -> bool:
             spool.add(b'{"more":1}')
@@ -236,7 +236,7 @@ async def test_poison_that_looks_like_an_outage_is_cut_out(bench: Any, spool: An
 
         await run.until(feed)
         others = [row.state for sequence, row in spool.rows.items() if sequence <= 101 and sequence != 51]
-        await run.until(lambda: spool.states()[State.PENDING] == 1)
+        await run.until(lambda: spool.counts()[State.PENDING] == 1)
         assert len(others) == 100
     assert spool.rows[51].state is State.PENDING
     assert spool.rows[51].progress == b""
@@ -288,7 +288,7 @@ async def test_event_that_keeps_holding_the_route_is_found_out(bench: Any, spool
 
         await run.until(feed, within_s=10)
         await run.settled()
-    assert spool.states()[State.DEAD] == 1
+    assert spool.counts()[State.DEAD] == 1
     assert spool.rows[sequence].reason == "keeps holding the route: 401"
 
 
@@ -299,7 +299,7 @@ async def test_a_note_is_kept_with_its_event_alone(bench: Any, spool: Any) -> No
     run = bench(_yes)
     async with run.running():
         await run.settled()
-    assert spool.states() == {State.DELIVERED: 4}
+    assert spool.counts() == {State.DELIVERED: 4}
     assert [row.reason for row in spool.rows.values()] == ["", "", "", "left changed"]
     assert len(run.sink.batches) == 1
 
@@ -315,7 +315,7 @@ async def test_sizes(bench: Any, spool: Any) -> None:
     run = bench(_yes, limits=limits)
     async with run.running():
         await run.settled()
-    assert spool.states() == {State.DELIVERED: 4, State.DEAD: 1}
+    assert spool.counts() == {State.DELIVERED: 4, State.DEAD: 1}
     assert spool.rows[4].reason == "too large: 5001 bytes, the destination takes 5000"
     assert all(batch.size_bytes <= 1_000 or len(batch.deliveries) == 1 for batch in run.sink.batches)
 
@@ -327,7 +327,7 @@ async def test_what_goes_nowhere_is_settled_without_a_request(bench: Any, spool:
     run = bench(_yes)
     async with run.running():
         await run.settled()
-    assert spool.states() == {State.FILTERED: 2, State.UNMAPPED: 1, State.DEAD: 2, State.DELIVERED: 1}
+    assert spool.counts() == {State.FILTERED: 2, State.UNMAPPED: 1, State.DEAD: 2, State.DELIVERED: 1}
     assert spool.rows[3].reason == "a bug in the mapping: KeyError"
     assert spool.rows[6].reason == "no type"
     assert run.sink.sent() == [b"{}"]
@@ -359,7 +359,7 @@ async def test_pause_gives_back_what_waits(bench: Any, spool: Any) -> None:
         await run.until(lambda: len(run.sink.batches) >= 3)
         await run.route.pause(who="ops")
         await run.until(lambda: spool.leased() == 0)
-    assert spool.states() == {State.PENDING: 150}
+    assert spool.counts() == {State.PENDING: 150}
 
 
 async def test_drain_awaits_flight_and_releases_the_rest(bench: Any, spool: Any) -> None:
@@ -380,7 +380,7 @@ async def test_drain_awaits_flight_and_releases_the_rest(bench: Any, spool: Any)
         answer.set()
         await drain
         await task
-    assert spool.states() == {State.DELIVERED: 100, State.PENDING: 250}
+    assert spool.counts() == {State.DELIVERED: 100, State.PENDING: 250}
     assert {row.attempts for row in spool.rows.values()} <= {0, 1}  # counted once settled
     assert spool.leased() == 0
 
@@ -394,7 +394,7 @@ async def test_drain_in_an_outage_skips_the_backoff(bench: Any, spool: Any) -> N
         await run.until(lambda: len(run.sink.verdicts) == 1)
         await run.route.drain()
         await task
-    assert spool.states() == {State.PENDING: 5}
+    assert spool.counts() == {State.PENDING: 5}
     assert spool.leased() == 0
 
 
@@ -438,7 +438,7 @@ async def test_hung_destination_can_be_cancelled(bench: Any, spool: Any) -> None
     with pytest.raises(asyncio.CancelledError):
         await task
     await asyncio.wait_for(drain, 1)
-    assert spool.states() == {State.PENDING: 5}
+    assert spool.counts() == {State.PENDING: 5}
 
 
 async def test_memory_is_flat_in_an_outage(bench: Any, spool: Any) -> None:
@@ -492,7 +492,7 @@ async def test_refusals_and_failures_between_holds(bench: Any, spool: Any) -> No
     run = bench(lambda _batch: script.pop(0) if script else Delivered())
     async with run.running():
         await run.settled()
-    assert spool.states() == {State.DELIVERED: 3, State.DEAD: 1}
+    assert spool.counts() == {State.DELIVERED: 3, State.DEAD: 1}
 
 
 async def test_hold_for_refusals_is_not_ended_by_an_outage(bench: Any, spool: Any) -> None:
@@ -509,7 +509,7 @@ async def test_hold_for_refusals_is_not_ended_by_an_outage(bench: Any, spool: An
         is_out = False
         await asyncio.sleep(0.1)  # several probes' worth
         assert run.route.status().state == "held"
-    assert spool.states() == {State.PENDING: 12}
+    assert spool.counts() == {State.PENDING: 12}
 
 
 async def test_unwanted_work_does_not_spin(bench: Any, spool: Any) -> None:
@@ -544,7 +544,7 @@ async def test_many_failing_batches_wait_in_the_spool(bench: Any, spool: Any) ->
         await run.until(lambda: any(row.attempts > 0 for row in spool.rows.values()), within_s=10)
         is_sick = False
         await run.settled(within_s=10)
-    assert spool.states() == {State.DELIVERED: 3_000}
+    assert spool.counts() == {State.DELIVERED: 3_000}
     assert spool.leased_max <= 2 * (4 + 1) * 100 + 1_100
 
 
@@ -566,7 +566,7 @@ async def test_failures_of_what_stays_in_hand_show(bench: Any, spool: Any) -> No
         is_away = False
         await run.settled()
     assert len([a for a in spool.rows[4].tries if a.outcome == "refused"]) == 3
-    assert spool.states() == {State.DELIVERED: 3, State.DEAD: 1}
+    assert spool.counts() == {State.DELIVERED: 3, State.DEAD: 1}
 
 
 async def test_a_full_disk_does_not_end_a_hold_for_refusals(bench: Any, spool: Any) -> None:
@@ -587,10 +587,10 @@ async def test_a_full_disk_does_not_end_a_hold_for_refusals(bench: Any, spool: A
     run = bench(lambda _batch: Refused(reason="400: refused") if is_mad else Delivered())
     async with run.running():
         await run.until(lambda: run.route.status().state == "held")
-        await run.until(lambda: spool.states() == {State.PENDING: 10})
+        await run.until(lambda: spool.counts() == {State.PENDING: 10})
         is_mad = False
         await run.settled()
-    assert spool.states() == {State.DELIVERED: 10}
+    assert spool.counts() == {State.DELIVERED: 10}
 
 
 async def test_a_probe_that_cannot_be_read_is_asked_for_again(bench: Any, spool: Any) -> None:
@@ -607,7 +607,7 @@ async def test_a_probe_that_cannot_be_read_is_asked_for_again(bench: Any, spool:
         await run.until(lambda: len(run.sink.batches) >= 4)
         is_wrong = False
         await run.settled()
-    assert spool.states() == {State.DELIVERED: 5}
+    assert spool.counts() == {State.DELIVERED: 5}
 
 
 async def test_a_bug_in_the_sink_costs_one_event_time(bench: Any, spool: Any) -> None:
@@ -641,5 +641,5 @@ async def test_event_is_leased_again_before_its_settler_heard(bench: Any, replay
         await run.until(lambda: len(run.sink.batches) == 2)
         await run.settled()
         await run.until(lambda: run.route.status().in_hand == 0)
-    assert spool.states() == {State.DELIVERED: 1}
+    assert spool.counts() == {State.DELIVERED: 1}
     assert run.route.status().in_flight == 0

@@ -38,7 +38,7 @@ async def test_calls_of_an_event_go_in_order(call_bench: Any, spool: Any) -> Non
         await run.settled()
     assert _operations(run) == ["POST /profiles/u", "POST /send/a", "POST /send/b"]
     assert run.sink.in_flight_max == 1
-    assert spool.states() == {State.DELIVERED: 1}
+    assert spool.counts() == {State.DELIVERED: 1}
 
 
 async def test_order_per_user_across_retries(call_bench: Any, spool: Any) -> None:
@@ -71,7 +71,7 @@ async def test_order_per_user_across_retries(call_bench: Any, spool: Any) -> Non
     run = call_bench(courier, backoff=Backoff(first_s=0.002, max_s=0.01))
     async with run.running():
         await run.settled(within_s=15)
-    assert spool.states() == {State.DELIVERED: 72}
+    assert spool.counts() == {State.DELIVERED: 72}
     for user in range(12):
         assert order[str(user)] == [
             f"POST /{family}/{user}-{number}" for number in range(6) for family in ("profiles", "send")
@@ -144,7 +144,7 @@ async def test_replay_makes_only_what_was_not_done(call_bench: Any, spool: Any, 
         await spool.requeue([1])
         await run.settled()
     assert _operations(run) == ["POST /profiles/u", "POST /send/bad", "POST /send/good"]
-    assert spool.states() == {State.DELIVERED: 1}
+    assert spool.counts() == {State.DELIVERED: 1}
 
 
 @pytest.mark.parametrize("everything", [False, True])
@@ -157,7 +157,7 @@ async def test_replay_of_a_delivered_event(call_bench: Any, spool: Any, *, every
         for _ in range(2):
             await spool.requeue([1], everything=everything)
             await run.settled()
-    assert spool.states() == {State.DELIVERED: 1}
+    assert spool.counts() == {State.DELIVERED: 1}
     assert _operations(run) == ["POST /profiles/u", "POST /send/a"] * (3 if everything else 1)
     keys = [batch.deliveries[0].idempotency_key for batch in run.sink.batches]
     assert len(set(keys)) == len(keys)
@@ -221,7 +221,7 @@ async def test_rate_limit_on_one_family_stops_no_other(call_bench: Any, spool: A
         await run.until(lambda: len(run.sink.batches) >= 1)
         for number in range(40):
             _add(spool, f"profiles:{number}", f"p{number}")
-        await run.until(lambda: spool.states()[State.DELIVERED] == 40, within_s=0.35)
+        await run.until(lambda: spool.counts()[State.DELIVERED] == 40, within_s=0.35)
         (stop,) = run.route.status().families
         assert (stop.scope, stop.state) == ("lists", "backing_off")
         assert run.route.status().state == "running"
@@ -246,13 +246,13 @@ async def test_held_family(call_bench: Any, spool: Any) -> None:
 
     run = call_bench(judge)
     async with run.running():
-        await run.until(lambda: spool.states()[State.DELIVERED] == 10)
+        await run.until(lambda: spool.counts()[State.DELIVERED] == 10)
         await asyncio.sleep(0.15)  # several probes' worth
         assert [stop.state for stop in run.route.status().families] == ["held"]
         is_forbidden = False
         await run.settled()
         assert run.route.status().families == ()
-    assert spool.states() == {State.DELIVERED: 20}
+    assert spool.counts() == {State.DELIVERED: 20}
     assert run.reporter.events().count("route.held") == 1
     assert run.reporter.events().count("route.hold_ended") == 1
 
@@ -275,7 +275,7 @@ async def test_unauthorised_holds_the_route(call_bench: Any, spool: Any) -> None
         await asyncio.sleep(0.1)  # several probes' worth
         is_wrong = False
         await run.settled()
-    assert spool.states() == {State.DELIVERED: 20}
+    assert spool.counts() == {State.DELIVERED: 20}
     delivered = [
         batch.deliveries[0].operation
         for batch, verdict in zip(run.sink.batches, run.sink.verdicts, strict=True)
@@ -329,7 +329,7 @@ async def test_outage(call_bench: Any, spool: Any) -> None:
         assert len(run.sink.batches) - before < 50
         is_down = False
         await run.settled()
-    assert spool.states() == {State.DELIVERED: 50}
+    assert spool.counts() == {State.DELIVERED: 50}
     assert max(row.attempts for row in spool.rows.values()) <= 2
 
 
@@ -384,7 +384,7 @@ async def test_a_culprit_among_others_holds_nobody(call_bench: Any, spool: Any) 
             _add(spool, f"lists:bad{number}", f"b{number}")
         for number in range(74):
             _add(spool, f"lists:{number}", f"u{number}")
-        await run.until(lambda: spool.states()[State.DELIVERED] == 75, within_s=1.0)
+        await run.until(lambda: spool.counts()[State.DELIVERED] == 75, within_s=1.0)
         assert run.route.status().families == ()
         await run.until(lambda: spool.rows[2].attempts >= 2)  # it has a retry of its own
     assert "route.held" not in run.reporter.events()
@@ -399,7 +399,7 @@ async def test_culprits_that_begin_a_hold_are_found_by_asking_others(call_bench:
         await run.until(lambda: "route.held" in run.reporter.events())
         for number in range(74):
             _add(spool, f"lists:{number}", f"u{number}")
-        await run.until(lambda: spool.states()[State.DELIVERED] == 74, within_s=4.5)
+        await run.until(lambda: spool.counts()[State.DELIVERED] == 74, within_s=4.5)
     assert run.reporter.events().count("route.held") == 1
 
 
@@ -416,7 +416,7 @@ async def test_a_group_that_is_forbidden_to_all_is_held_in_spite_of_what_passed(
         await run.until(lambda: "route.held" in run.reporter.events())
         is_forbidden = False
         await run.settled()
-    assert spool.states() == {State.DELIVERED: 41}
+    assert spool.counts() == {State.DELIVERED: 41}
 
 
 async def test_drain_ends_between_two_calls(call_bench: Any, spool: Any) -> None:
@@ -437,7 +437,7 @@ async def test_drain_ends_between_two_calls(call_bench: Any, spool: Any) -> None
         gate.set()
         await drain
         await task
-    assert (spool.leased(), spool.states()) == (0, {State.PENDING: 1})
+    assert (spool.leased(), spool.counts()) == (0, {State.PENDING: 1})
     again = call_bench(_yes)
     async with again.running():
         await again.settled()
@@ -492,7 +492,7 @@ async def test_a_bug_in_the_sink_blocks_one_user(call_bench: Any, spool: Any) ->
 
     run = call_bench(judge)
     async with run.running():
-        await run.until(lambda: spool.states()[State.DELIVERED] == 5)
+        await run.until(lambda: spool.counts()[State.DELIVERED] == 5)
         await run.until(lambda: len(spool.rows[1].tries) >= 3)
     keys = {batch.deliveries[0].idempotency_key for batch in run.sink.batches if "bad" in str(batch)}
     assert len(keys) == 1
@@ -513,7 +513,7 @@ async def test_an_outage_is_probed_by_one_event_at_a_time(call_bench: Any, spool
         assert run.sink.in_flight_max == 1
         is_down = False
         await run.settled(within_s=10)
-    assert spool.states() == {State.DELIVERED: 30}
+    assert spool.counts() == {State.DELIVERED: 30}
 
 
 async def test_event_is_leased_again_before_its_settler_heard(call_bench: Any, replayed_at_once: Any) -> None:
@@ -526,5 +526,5 @@ async def test_event_is_leased_again_before_its_settler_heard(call_bench: Any, r
         await run.until(lambda: len(run.sink.batches) == 2)
         await run.settled()
         await run.until(lambda: run.route.status().in_hand == 0)
-    assert spool.states() == {State.DELIVERED: 1}
+    assert spool.counts() == {State.DELIVERED: 1}
     assert run.route.status().in_flight == 0

@@ -16,8 +16,6 @@ from forwarder.delivery.dispatch import RequestLimits
 from forwarder.delivery.flights import BatchLimits
 from forwarder.delivery.route import Route
 from forwarder.delivery.routes import make_route
-from forwarder.demo.behaviour import LOGIN_PAGE, MOVED, UNAVAILABLE, WRONG_KEY, Behaviour, CutsOff, Hangs, HangsUp
-from forwarder.demo.data_plane import DataPlane
 from forwarder.errors import Unmappable
 from forwarder.model import Delivery, Envelope, Lease, RouteName, State, Totals
 from forwarder.ports import EventQuery, Mapped
@@ -28,6 +26,8 @@ from forwarder.spool.limits import SpoolLimits
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
 from forwarder.transport import AiohttpTransport
+from stand_ins.behaviour import LOGIN_PAGE, MOVED, UNAVAILABLE, WRONG_KEY, Behaviour, CutsOff, Hangs, HangsUp
+from stand_ins.data_plane import DataPlane
 from stand_ins.memory_spool import MemorySpool
 from stand_ins.spool_acts import leased
 
