@@ -14,8 +14,8 @@ from forwarder.courier.client import CourierClient
 from forwarder.courier.sink import CourierSink
 from forwarder.courier.tenant_order import TenantOrder
 from forwarder.daemon import Daemon, signals_heard
-from forwarder.delivery.dispatch import ONE_BY_ONE, RequestLimits
 from forwarder.delivery.flights import BatchLimits
+from forwarder.delivery.intake import ONE_BY_ONE, RequestLimits
 from forwarder.delivery.route import Route
 from forwarder.delivery.routes import make_route
 from forwarder.ingress.admission import EndpointSettings

@@ -57,6 +57,11 @@ class CallFlight(Flight):
     batch: Batch = _NOTHING
 
     @property
+    def is_through(self) -> bool:
+        """Tell whether every call was made: so it is with a replay of what was done already."""
+        return self.plan.next() is None
+
+    @property
     def group(self) -> str:
         """The rate-limit group of the next call; that of the last one when all are made."""
         call = self.plan.next() or self.plan.calls[-1]

@@ -42,6 +42,11 @@ class Flight:
         return [lease.sequence for lease in self.leases]
 
     @property
+    def is_through(self) -> bool:
+        """Tell whether nothing of it is left to be sent."""
+        return False
+
+    @property
     def group(self) -> str:
         """The rate-limit group of what is sent next."""
         return ROUTE

@@ -7,10 +7,13 @@ from forwarder.delivery.backoff import Backoff
 from forwarder.delivery.breakers import Breakers
 from forwarder.delivery.circuit import PROBE_EVERY_S, CircuitBreaker
 from forwarder.delivery.concurrency import ConcurrencyLimit
-from forwarder.delivery.dispatch import Dispatcher, RequestLimits
+from forwarder.delivery.dispatch import Dispatcher
+from forwarder.delivery.exchange import Exchanges
 from forwarder.delivery.history import History
+from forwarder.delivery.intake import RequestLimits
 from forwarder.delivery.policy import OutcomePolicy
 from forwarder.delivery.route import Route
+from forwarder.delivery.settling import Settling
 from forwarder.model import RouteName
 from forwarder.ports import BatchMapper, Clock, Sink, Spool
 from forwarder.telemetry.reporter import Reporter
@@ -44,17 +47,26 @@ def make_route(
         rng=rng,
     )
     start, floor = (8, 4) if limits.is_planned else (1, 1)
-    dispatcher = Dispatcher(
+    history = History(counts_refusals=not limits.is_planned, forgives_lone_holds=limits.is_planned)
+    exchanges = Exchanges(
         route=name,
-        spool=spool,
-        mapper=mapper,
         sink=sink,
-        limits=limits,
-        history=History(counts_refusals=not limits.is_planned, forgives_lone_holds=limits.is_planned),
+        history=history,
         policy=OutcomePolicy(backoff=backoff, rng=rng),
         breakers=breakers,
         concurrency=ConcurrencyLimit(initial=start, floor=floor, ceiling=concurrency_max),
+        is_planned=limits.is_planned,
         reporter=reporter,
+        clock=clock,
+    )
+    dispatcher = Dispatcher(
+        route=name,
+        settling=Settling(route=name, spool=spool, reporter=reporter, clock=clock),
+        mapper=mapper,
+        exchanges=exchanges,
+        limits=limits,
+        history=history,
+        breakers=breakers,
         clock=clock,
     )
     return Route(name=name, spool=spool, dispatcher=dispatcher, reporter=reporter, clock=clock)

@@ -8,8 +8,8 @@ import pytest
 
 from forwarder.clock import SystemClock
 from forwarder.delivery.backoff import Backoff
-from forwarder.delivery.dispatch import RequestLimits
 from forwarder.delivery.flights import BatchLimits
+from forwarder.delivery.intake import RequestLimits
 from forwarder.errors import SpoolFull
 from forwarder.model import Batch, Delivered, Effect, Filtered, Held, Refused, State, TryLater, Verdict
 
