@@ -170,8 +170,8 @@ def inbound_route(settings: Settings, base: Foundation, links: LinkStore) -> Rou
         RouteName.RUDDERSTACK_TO_COURIER,
         spool=base.spool,
         mapper=RudderstackToCourier.of(
-            links.book.links,
-            links.book.file,
+            links.table.links,
+            links.table.file,
             is_relay=settings.inbound_mode == "relay",
             on_loop=base.reporter.loop_stopped,
         ),
@@ -196,11 +196,11 @@ def outbound_mapper(settings: Settings, rules: Rules) -> CourierToRudderStack:
 def inbound_mapper(settings: Settings, links: LinkStore) -> RudderstackToCourier:
     """Return what maps calls; it sees every change of the links at once."""
     return RudderstackToCourier(
-        links.book.links,
+        links.table.links,
         is_relay=settings.inbound_mode == "relay",
-        profile_keys=links.book.file.profile_keys,
-        sync_engage_lists=links.book.file.syncs_engage_lists,
-        guards_loops=links.book.file.guards_loops,
+        profile_keys=links.table.file.profile_keys,
+        sync_engage_lists=links.table.file.syncs_engage_lists,
+        guards_loops=links.table.file.guards_loops,
     )
 
 
