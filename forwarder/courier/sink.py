@@ -76,7 +76,7 @@ class CourierSink:
                 answer = read.answer
                 if not changes_nothing(read.existing, body):
                     tenant.writes += 1  # before it is known to be one: the answer may be lost
-                    answer, _ = await self._exchange(replace(delivery, body=msgspec.json.encode(body)))
+                    answer, _ = await self._exchange(msgspec.structs.replace(delivery, body=msgspec.json.encode(body)))
                 if not isinstance(answer.verdict, Delivered):
                     return answer
                 await self._tenants.applied(tenant_id, delivery.sequence)
@@ -87,7 +87,7 @@ class CourierSink:
     async def _read_tenant(self, delivery: Delivery) -> "_Read":
         path = delivery.operation.removeprefix("PUT ")
         answer, response = await self._exchange(
-            replace(delivery, operation=f"GET {path}", body=b"", idempotency_key="")
+            msgspec.structs.replace(delivery, operation=f"GET {path}", body=b"", idempotency_key="")
         )
         if response is None:
             return _Read(answer=answer)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from forwarder.flow.gate import Gate
+from forwarder.delivery.circuit import CircuitBreaker
 from forwarder.model import RouteName
 from forwarder.ports import Clock
 
@@ -33,16 +33,16 @@ class RouteStatus:
     concurrency_limit: int
 
 
-def scope_stop(scope: str, gate: Gate, clock: Clock) -> ScopeStop | None:
-    """Return what people see of a gate; None while it is open."""
-    stop = gate.stop
-    if stop is None:
+def scope_stop(scope: str, breaker: CircuitBreaker, clock: Clock) -> ScopeStop | None:
+    """Return what people see of a breaker; None while it is closed."""
+    trip = breaker.trip
+    if trip is None:
         return None
-    wait_ms = round(max(0.0, stop.retry_at_s - clock.monotonic_s()) * 1000)
+    wait_ms = round(max(0.0, trip.retry_at_s - clock.monotonic_s()) * 1000)
     return ScopeStop(
         scope=scope,
-        state="held" if stop.is_hold else "backing_off",
-        reason=stop.reason,
-        since_ms=stop.since_ms,
+        state="held" if trip.is_hold else "backing_off",
+        reason=trip.reason,
+        since_ms=trip.since_ms,
         next_try_ms=clock.wall_ms() + wait_ms,
     )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forwarder.flow.plans import Fate, Plan, PlannedCall, delivery_of, idempotency_key, new_plan, read_plan, replan
+from forwarder.delivery.plan import Fate, Plan, PlannedCall, delivery_of, idempotency_key, new_plan, read_plan, replan
 from forwarder.model import Delivery, Effect, Envelope, Lease, RouteName
 
 KEY = b"k" * 16
@@ -92,16 +92,17 @@ def test_key_never_changes_without_a_received_5xx(steps: str) -> None:
 
 
 def test_kept_and_read_again() -> None:
-    """What is kept is what is read, and a call that was under way has an unknown outcome."""
+    """What is kept is what is read, and what was under way has an unknown outcome where none is known."""
     plan = new_plan(_deliveries("POST /send", "POST /lists/a"))
     plan.calls[0].close(Fate.DONE)
-    plan.calls[1].is_under_way = True
+    plan.is_under_way = True
     again = read_plan(_lease(plan.encoded()))
     assert again is not None
     assert [call.fate for call in again.calls] == [Fate.DONE, Fate.OPEN]
     assert again.calls[0].body == b""
     assert again.calls[1].body == b"{}"
-    assert again.calls[1].is_unknown
+    assert [call.is_unknown for call in again.calls] == [False, True]
+    assert not again.is_under_way
     assert again.next() is again.calls[1]
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from forwarder.clock import SystemClock
+from forwarder.delivery.backoff import Backoff
+from forwarder.delivery.flights import BatchLimits
+from forwarder.delivery.intake import RequestLimits
 from forwarder.errors import SpoolFull
-from forwarder.flow.backoff import Backoff
-from forwarder.flow.batcher import BatchLimits
-from forwarder.flow.delivery import DeliveryLimits
 from forwarder.model import Batch, Delivered, Effect, Filtered, Held, Refused, State, TryLater, Verdict
 
 POISON = b'{"poison":1}'
@@ -38,15 +39,15 @@ async def test_everything_is_delivered_once(bench: Any, spool: Any) -> None:
     run = bench(_yes)
     async with run.running():
         await run.settled()
-    assert spool.states() == {State.DELIVERED: 1_000}
-    assert {row.settlements for row in spool.rows.values()} == {1}
+    assert spool.counts() == {State.DELIVERED: 1_000}
+    assert set(spool.settlements.values()) == {1}
     assert sorted(run.sink.sent()) == sorted(row.envelope.payload for row in spool.rows.values())
     assert len(run.sink.batches) == 10
 
 
 async def test_lone_event_leaves_at_once(bench: Any, spool: Any) -> None:
     """A lone event on an idle route does not wait for company."""
-    limits = DeliveryLimits(
+    limits = RequestLimits(
         batch=BatchLimits(deliveries_max=100, bytes_max=100_000, wait_max_s=60.0), delivery_bytes_max=200_000
     )
     run = bench(_yes, limits=limits)
@@ -86,7 +87,7 @@ async def test_one_poison_among_a_hundred(bench: Any, spool: Any) -> None:
     run = bench(lambda batch: Refused(reason="400: refused") if _has_poison(batch) else Delivered())
     async with run.running():
         await run.settled()
-    assert spool.states() == {State.DELIVERED: 99, State.DEAD: 1}
+    assert spool.counts() == {State.DELIVERED: 99, State.DEAD: 1}
     assert spool.rows[64].reason == "400: refused"
     assert len(run.sink.batches) <= 2 * math.log2(100) + 4
     assert "route.held" not in run.reporter.events()
@@ -107,8 +108,8 @@ async def test_unauthorised_for_a_while(bench: Any, spool: Any) -> None:
         is_wrong = False
         await run.settled()
         assert run.route.status().state == "running"
-    assert spool.states() == {State.DELIVERED: 250}
-    assert {row.attempt for row in spool.rows.values()} == {1}
+    assert spool.counts() == {State.DELIVERED: 250}
+    assert {row.attempts for row in spool.rows.values()} <= {0, 1}  # counted once settled
     assert run.reporter.events().count("route.held") == 1
     assert run.reporter.events().count("route.hold_ended") == 1
 
@@ -128,7 +129,7 @@ async def test_outage_ends_a_hold(bench: Any, spool: Any) -> None:
         await run.until(lambda: len(run.sink.verdicts) == 3)
         await run.settled()
     assert "route.backing_off" in run.reporter.events()
-    assert spool.states() == {State.DELIVERED: 1}
+    assert spool.counts() == {State.DELIVERED: 1}
 
 
 async def test_refusal_ends_a_hold_for_the_set_up(bench: Any, spool: Any) -> None:
@@ -138,7 +139,7 @@ async def test_refusal_ends_a_hold_for_the_set_up(bench: Any, spool: Any) -> Non
     run = bench(lambda _batch: script.pop(0) if script else Refused(reason="400: refused"))
     async with run.running():
         await run.settled()
-    assert spool.states() == {State.DEAD: 1}
+    assert spool.counts() == {State.DEAD: 1}
     assert "route.hold_ended" in run.reporter.events()
 
 
@@ -149,14 +150,14 @@ async def test_ten_refusals_in_a_row_hold_the_route(bench: Any, spool: Any) -> N
     run = bench(lambda batch: Refused(reason="400: refused") if _has_poison(batch) else Delivered())
     async with run.running():
         await run.until(lambda: "route.held" in run.reporter.events())
-        await run.until(lambda: spool.lent() == 0)
-        assert spool.states() == {State.PENDING: 30}
+        await run.until(lambda: spool.leased() == 0)
+        assert spool.counts() == {State.PENDING: 30}
         spool.add(b'{"good":1}')
         await run.until(lambda: "route.hold_ended" in run.reporter.events())
         # The ten are tried once more alone and buried; the others begin a row of their own.
-        await run.until(lambda: spool.states()[State.DEAD] >= 10)
+        await run.until(lambda: spool.counts()[State.DEAD] >= 10)
         spool.add(b'{"good":2}')
-        await run.until(lambda: spool.states()[State.DELIVERED] == 2)
+        await run.until(lambda: spool.counts()[State.DELIVERED] == 2)
     holds = run.reporter.events().count("route.held")
     assert 1 <= holds <= 3
 
@@ -170,7 +171,7 @@ async def test_ten_refusals_after_a_hold_bury(bench: Any, spool: Any) -> None:
         await run.until(lambda: "route.held" in run.reporter.events())
         spool.add(b'{"good":1}')
         await run.settled()
-    assert spool.states() == {State.DEAD: 10, State.DELIVERED: 1}
+    assert spool.counts() == {State.DEAD: 10, State.DELIVERED: 1}
     assert run.reporter.events().count("route.held") == 1
 
 
@@ -184,7 +185,7 @@ async def test_false_refusals_are_delivered_after_the_hold(bench: Any, spool: An
         await asyncio.sleep(0.1)  # several probes' worth
         is_mad = False
         await run.settled()
-    assert spool.states() == {State.DELIVERED: 40}
+    assert spool.counts() == {State.DELIVERED: 40}
 
 
 async def test_outage_backs_the_whole_route_off(bench: Any, spool: Any) -> None:
@@ -195,10 +196,10 @@ async def test_outage_backs_the_whole_route_off(bench: Any, spool: Any) -> None:
     async with run.running():
         await run.until(lambda: len(run.sink.batches) >= 8)
         assert run.route.status().state == "backing_off"
-        assert all(row.attempt == 1 for row in spool.rows.values())
+        assert all(row.attempts == 0 for row in spool.rows.values())
         is_down = False
         await run.settled()
-    assert spool.states() == {State.DELIVERED: 350}
+    assert spool.counts() == {State.DELIVERED: 350}
     assert run.sink.in_flight_max <= 4
 
 
@@ -227,15 +228,15 @@ async def test_poison_that_looks_like_an_outage_is_cut_out(bench: Any, spool: An
     _fill(spool, 50)
     run = bench(lambda batch: _later() if _has_poison(batch) else Delivered())
     async with run.running():
-        await run.until(lambda: spool.states()[State.DELIVERED] >= 1)
+        await run.until(lambda: spool.counts()[State.DELIVERED] >= 1)
 
         def feed() -> bool:
             spool.add(b'{"more":1}')
-            return bool(spool.rows[51].attempt > 1)
+            return bool(spool.rows[51].attempts > 0)
 
         await run.until(feed)
         others = [row.state for sequence, row in spool.rows.items() if sequence <= 101 and sequence != 51]
-        await run.until(lambda: spool.states()[State.PENDING] == 1)
+        await run.until(lambda: spool.counts()[State.PENDING] == 1)
         assert len(others) == 100
     assert spool.rows[51].state is State.PENDING
     assert spool.rows[51].progress == b""
@@ -245,7 +246,7 @@ async def test_event_that_keeps_failing_is_given_up(bench: Any, spool: Any) -> N
     """After twenty failures over three hours, while others succeeded, a lone event is dead."""
     sequence = spool.add(POISON)
     row = spool.rows[sequence]
-    row.attempt, row.first_failed_at_ms = 20, spool.clock.wall_ms() - 3 * 3_600_000
+    row.attempts, row.first_failed_ms = 19, SystemClock().wall_ms() - 3 * 3_600_000
     run = bench(lambda batch: _later() if _has_poison(batch) else Delivered())
     async with run.running():
 
@@ -262,12 +263,12 @@ async def test_lone_failing_event_is_never_given_up_in_an_outage(bench: Any, spo
     """When nothing else succeeds a failing event waits, however often it failed."""
     sequence = spool.add(POISON)
     row = spool.rows[sequence]
-    row.attempt, row.first_failed_at_ms = 500, 1
+    row.attempts, row.first_failed_ms = 499, 1
     run = bench(lambda _batch: _later())
     async with run.running():
         await run.until(lambda: len(run.sink.batches) >= 10)
     assert row.state is State.PENDING
-    assert row.attempt == 500
+    assert row.attempts == 499
 
 
 async def test_event_that_keeps_holding_the_route_is_found_out(bench: Any, spool: Any) -> None:
@@ -287,7 +288,7 @@ async def test_event_that_keeps_holding_the_route_is_found_out(bench: Any, spool
 
         await run.until(feed, within_s=10)
         await run.settled()
-    assert spool.states()[State.DEAD] == 1
+    assert spool.counts()[State.DEAD] == 1
     assert spool.rows[sequence].reason == "keeps holding the route: 401"
 
 
@@ -298,7 +299,7 @@ async def test_a_note_is_kept_with_its_event_alone(bench: Any, spool: Any) -> No
     run = bench(_yes)
     async with run.running():
         await run.settled()
-    assert spool.states() == {State.DELIVERED: 4}
+    assert spool.counts() == {State.DELIVERED: 4}
     assert [row.reason for row in spool.rows.values()] == ["", "", "", "left changed"]
     assert len(run.sink.batches) == 1
 
@@ -308,13 +309,13 @@ async def test_sizes(bench: Any, spool: Any) -> None:
     big, too_big = b"x" * 1_500, b"x" * 5_001
     for body in (b"a" * 400, big, b"b" * 400, too_big, b"c" * 400):
         spool.add(body)
-    limits = DeliveryLimits(
+    limits = RequestLimits(
         batch=BatchLimits(deliveries_max=100, bytes_max=1_000, wait_max_s=0.01), delivery_bytes_max=5_000
     )
     run = bench(_yes, limits=limits)
     async with run.running():
         await run.settled()
-    assert spool.states() == {State.DELIVERED: 4, State.DEAD: 1}
+    assert spool.counts() == {State.DELIVERED: 4, State.DEAD: 1}
     assert spool.rows[4].reason == "too large: 5001 bytes, the destination takes 5000"
     assert all(batch.size_bytes <= 1_000 or len(batch.deliveries) == 1 for batch in run.sink.batches)
 
@@ -326,7 +327,7 @@ async def test_what_goes_nowhere_is_settled_without_a_request(bench: Any, spool:
     run = bench(_yes)
     async with run.running():
         await run.settled()
-    assert spool.states() == {State.FILTERED: 2, State.UNMAPPED: 1, State.DEAD: 2, State.DELIVERED: 1}
+    assert spool.counts() == {State.FILTERED: 2, State.UNMAPPED: 1, State.DEAD: 2, State.DELIVERED: 1}
     assert spool.rows[3].reason == "a bug in the mapping: KeyError"
     assert spool.rows[6].reason == "no type"
     assert run.sink.sent() == [b"{}"]
@@ -345,20 +346,20 @@ async def test_pause_survives_a_restart(bench: Any, spool: Any) -> None:
     async with again.running():
         await asyncio.sleep(0.05)  # what must not happen has time to
         assert again.route.status().state == "paused"
-        assert spool.lent() == 0
+        assert spool.leased() == 0
         await again.route.resume(who="ops")
         await again.settled()
 
 
 async def test_pause_gives_back_what_waits(bench: Any, spool: Any) -> None:
-    """A pause in an outage returns what was lent."""
+    """A pause in an outage returns what was leased."""
     _fill(spool, 150)
     run = bench(lambda _batch: _later())
     async with run.running():
         await run.until(lambda: len(run.sink.batches) >= 3)
         await run.route.pause(who="ops")
-        await run.until(lambda: spool.lent() == 0)
-    assert spool.states() == {State.PENDING: 150}
+        await run.until(lambda: spool.leased() == 0)
+    assert spool.counts() == {State.PENDING: 150}
 
 
 async def test_drain_awaits_flight_and_releases_the_rest(bench: Any, spool: Any) -> None:
@@ -373,15 +374,15 @@ async def test_drain_awaits_flight_and_releases_the_rest(bench: Any, spool: Any)
     run = bench(slow)
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
         task = tasks.create_task(run.route.run())
-        await run.until(lambda: spool.lent() > 100)
+        await run.until(lambda: spool.leased() > 100)
         drain = tasks.create_task(run.route.drain())
-        await run.until(lambda: spool.lent() == 100)
+        await run.until(lambda: spool.leased() == 100)
         answer.set()
         await drain
         await task
-    assert spool.states() == {State.DELIVERED: 100, State.PENDING: 250}
-    assert {row.attempt for row in spool.rows.values()} == {1}
-    assert spool.lent() == 0
+    assert spool.counts() == {State.DELIVERED: 100, State.PENDING: 250}
+    assert {row.attempts for row in spool.rows.values()} <= {0, 1}  # counted once settled
+    assert spool.leased() == 0
 
 
 async def test_drain_in_an_outage_skips_the_backoff(bench: Any, spool: Any) -> None:
@@ -393,8 +394,8 @@ async def test_drain_in_an_outage_skips_the_backoff(bench: Any, spool: Any) -> N
         await run.until(lambda: len(run.sink.verdicts) == 1)
         await run.route.drain()
         await task
-    assert spool.states() == {State.PENDING: 5}
-    assert spool.lent() == 0
+    assert spool.counts() == {State.PENDING: 5}
+    assert spool.leased() == 0
 
 
 async def test_answer_after_the_drain_began_is_not_queued(bench: Any, spool: Any) -> None:
@@ -415,7 +416,7 @@ async def test_answer_after_the_drain_began_is_not_queued(bench: Any, spool: Any
         answer.set()
         await drain
         await task
-    assert spool.lent() == 0
+    assert spool.leased() == 0
     assert len(run.sink.batches) == 1
 
 
@@ -437,16 +438,16 @@ async def test_hung_destination_can_be_cancelled(bench: Any, spool: Any) -> None
     with pytest.raises(asyncio.CancelledError):
         await task
     await asyncio.wait_for(drain, 1)
-    assert spool.states() == {State.PENDING: 5}
+    assert spool.counts() == {State.PENDING: 5}
 
 
 async def test_memory_is_flat_in_an_outage(bench: Any, spool: Any) -> None:
-    """Whatever the backlog, no more than a few batches are lent."""
+    """Whatever the backlog, no more than a few batches are leased."""
     _fill(spool, 5_000)
     run = bench(lambda _batch: _later(), concurrency_max=4)
     async with run.running():
         await run.until(lambda: len(run.sink.batches) >= 10)
-    assert spool.lent_max <= 2 * (4 + 1) * 100
+    assert spool.leased_max <= 2 * (4 + 1) * 100
 
 
 async def test_concurrency_grows_with_success(bench: Any, spool: Any) -> None:
@@ -491,7 +492,7 @@ async def test_refusals_and_failures_between_holds(bench: Any, spool: Any) -> No
     run = bench(lambda _batch: script.pop(0) if script else Delivered())
     async with run.running():
         await run.settled()
-    assert spool.states() == {State.DELIVERED: 3, State.DEAD: 1}
+    assert spool.counts() == {State.DELIVERED: 3, State.DEAD: 1}
 
 
 async def test_hold_for_refusals_is_not_ended_by_an_outage(bench: Any, spool: Any) -> None:
@@ -508,7 +509,7 @@ async def test_hold_for_refusals_is_not_ended_by_an_outage(bench: Any, spool: An
         is_out = False
         await asyncio.sleep(0.1)  # several probes' worth
         assert run.route.status().state == "held"
-    assert spool.states() == {State.PENDING: 12}
+    assert spool.counts() == {State.PENDING: 12}
 
 
 async def test_unwanted_work_does_not_spin(bench: Any, spool: Any) -> None:
@@ -540,11 +541,11 @@ async def test_many_failing_batches_wait_in_the_spool(bench: Any, spool: Any) ->
 
     run = bench(judge, backoff=Backoff(first_s=0.5, max_s=0.5))
     async with run.running():
-        await run.until(lambda: any(row.attempt > 1 for row in spool.rows.values()), within_s=10)
+        await run.until(lambda: any(row.attempts > 0 for row in spool.rows.values()), within_s=10)
         is_sick = False
         await run.settled(within_s=10)
-    assert spool.states() == {State.DELIVERED: 3_000}
-    assert spool.lent_max <= 2 * (4 + 1) * 100 + 1_100
+    assert spool.counts() == {State.DELIVERED: 3_000}
+    assert spool.leased_max <= 2 * (4 + 1) * 100 + 1_100
 
 
 async def test_failures_of_what_stays_in_hand_show(bench: Any, spool: Any) -> None:
@@ -560,36 +561,36 @@ async def test_failures_of_what_stays_in_hand_show(bench: Any, spool: Any) -> No
 
     run = bench(judge)
     async with run.running():
-        await run.until(lambda: len(spool.rows[1].attempts) >= 2)
-        assert {attempt.outcome for attempt in spool.rows[1].attempts} == {"trylater"}
+        await run.until(lambda: len(spool.rows[1].tries) >= 2)
+        assert {attempt.outcome for attempt in spool.rows[1].tries} == {"trylater"}
         is_away = False
         await run.settled()
-    assert len([a for a in spool.rows[4].attempts if a.outcome == "refused"]) == 3
-    assert spool.states() == {State.DELIVERED: 3, State.DEAD: 1}
+    assert len([a for a in spool.rows[4].tries if a.outcome == "refused"]) == 3
+    assert spool.counts() == {State.DELIVERED: 3, State.DEAD: 1}
 
 
 async def test_a_full_disk_does_not_end_a_hold_for_refusals(bench: Any, spool: Any) -> None:
     """Ten refused events return to pending though the spool says that it is full at that moment."""
     _fill(spool, 10)
     refusals = 1
-    exhume = spool.requeue
+    requeue = spool.requeue
 
     async def full_once(sequences: Any, *, everything: bool = False) -> int:
         nonlocal refusals
         if refusals:
             refusals -= 1
             raise SpoolFull("the disk is full", retry_after_s=10)
-        return int(await exhume(sequences, everything=everything))
+        return int(await requeue(sequences, everything=everything))
 
     spool.requeue = full_once
     is_mad = True
     run = bench(lambda _batch: Refused(reason="400: refused") if is_mad else Delivered())
     async with run.running():
         await run.until(lambda: run.route.status().state == "held")
-        await run.until(lambda: spool.states() == {State.PENDING: 10})
+        await run.until(lambda: spool.counts() == {State.PENDING: 10})
         is_mad = False
         await run.settled()
-    assert spool.states() == {State.DELIVERED: 10}
+    assert spool.counts() == {State.DELIVERED: 10}
 
 
 async def test_a_probe_that_cannot_be_read_is_asked_for_again(bench: Any, spool: Any) -> None:
@@ -606,7 +607,7 @@ async def test_a_probe_that_cannot_be_read_is_asked_for_again(bench: Any, spool:
         await run.until(lambda: len(run.sink.batches) >= 4)
         is_wrong = False
         await run.settled()
-    assert spool.states() == {State.DELIVERED: 5}
+    assert spool.counts() == {State.DELIVERED: 5}
 
 
 async def test_a_bug_in_the_sink_costs_one_event_time(bench: Any, spool: Any) -> None:
@@ -626,19 +627,19 @@ async def test_a_bug_in_the_sink_costs_one_event_time(bench: Any, spool: Any) ->
                 spool.add(b"{}")
                 await asyncio.sleep(0.01)  # others pass, which tells the batch from an outage
     assert spool.rows[8].state is State.PENDING
-    assert spool.rows[8].attempts[-1].reason == "a bug in the sink: KeyError"
+    assert spool.rows[8].tries[-1].reason == "a bug in the sink: KeyError"
     assert not any("poison" in str(line) for line in run.reporter.lines)
 
 
-async def test_event_is_lent_again_before_its_settler_heard(bench: Any, replayed_at_once: Any) -> None:
+async def test_event_is_leased_again_before_its_settler_heard(bench: Any, replayed_at_once: Any) -> None:
     """An event that is replayed as it settles is delivered again, and what is in hand is counted right."""
     spool = replayed_at_once
     spool.add(b"{}")
     run = bench(_yes, spool=spool)
-    spool.until_lent_again = lambda: run.until(lambda: len(run.sink.batches) == 2)
+    spool.until_leased_again = lambda: run.until(lambda: len(run.sink.batches) == 2)
     async with run.running():
         await run.until(lambda: len(run.sink.batches) == 2)
         await run.settled()
         await run.until(lambda: run.route.status().in_hand == 0)
-    assert spool.states() == {State.DELIVERED: 1}
+    assert spool.counts() == {State.DELIVERED: 1}
     assert run.route.status().in_flight == 0

@@ -1,22 +1,22 @@
-"""A small spool with behaviour, a scripted destination, and a running route between them."""
+"""The spool in memory, a scripted destination, and a running route between them."""
 
 import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 import structlog
 
 from forwarder.clock import SystemClock
-from forwarder.errors import SpoolClosed, SpoolFull, Unmappable
-from forwarder.flow.backoff import Backoff
-from forwarder.flow.batcher import BatchLimits
-from forwarder.flow.delivery import DeliveryLimits
-from forwarder.flow.route import Route
-from forwarder.flow.routes import batch_route, call_route
+from forwarder.delivery.backoff import Backoff
+from forwarder.delivery.flights import BatchLimits
+from forwarder.delivery.intake import ONE_BY_ONE, RequestLimits
+from forwarder.delivery.route import Route
+from forwarder.delivery.routes import make_route
+from forwarder.errors import Unmappable
 from forwarder.model import (
     Answer,
     Attempt,
@@ -31,8 +31,6 @@ from forwarder.model import (
     Lease,
     Receipt,
     Refused,
-    Replay,
-    Returned,
     RouteName,
     Settled,
     Settlement,
@@ -42,215 +40,100 @@ from forwarder.model import (
     Verdict,
 )
 from forwarder.ports import Mapped
+from forwarder.spool.limits import SpoolLimits
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
+from stand_ins.memory_records import Record
+from stand_ins.memory_spool import MemorySpool
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 IN = RouteName.RUDDERSTACK_TO_COURIER
 
 
-@dataclass
-class Row:
-    """One event of the fake spool."""
-
-    envelope: Envelope
-    state: State = State.PENDING
-    reason: str = ""
-    attempt: int = 1
-    first_failed_at_ms: int | None = None
-    progress: bytes = b""
-    not_before_ms: int = 0
-    is_lent: bool = False
-    settlements: int = 0
-    attempts: list[Attempt] = field(default_factory=list)
-    replay: Replay = Replay.NOT
-
-
-class FakeSpool:
-    """`ports.Spool` in a dictionary: what the flow needs of it, with its promises kept."""
+class WatchedSpool(MemorySpool):
+    """The spool in memory, with a look at what it holds and at what was done to it."""
 
     def __init__(self) -> None:
-        self.rows: dict[int, Row] = {}
-        self.memory: dict[str, bytes] = {}
-        self.clock = SystemClock()
-        self.lent_max = 0
-        self._lent_now = 0
-        self._wake: Callable[[], None] = lambda: None
+        super().__init__(limits=SpoolLimits(), clock=SystemClock())
+        self.settlements: Counter[int] = Counter()
+        self.notes: list[bytes] = []
+        self.leased_max = 0
+        self.leases = 0
 
-    def add(self, payload: bytes, *, partition_key: str = "", route: RouteName = OUT, key: bytes = b"") -> int:
+    def add(self, payload: bytes, *, partition_key: str = "", route: RouteName = OUT) -> int:
         """Store one event and return its sequence."""
         sequence = len(self.rows) + 1
-        self.rows[sequence] = Row(
-            Envelope(
-                route=route,
-                event_key=key or sequence.to_bytes(16, "big"),
-                partition_key=partition_key,
-                received_at_ms=self.clock.wall_ms(),
-                payload=payload,
-            )
+        envelope = Envelope(
+            route=route,
+            event_key=sequence.to_bytes(16, "big"),
+            partition_key=partition_key,
+            received_at_ms=SystemClock().wall_ms(),
+            payload=payload,
         )
-        self._changed()
+        self.append([envelope], on_commit=_stored, on_rollback=_refuse)
         return sequence
 
-    def append(
-        self,
-        envelopes: Sequence[Envelope],
-        *,
-        on_commit: Callable[[Receipt], None],
-        on_rollback: Callable[[SpoolFull | SpoolClosed], None],
-    ) -> None:
-        """Store events."""
-        del on_rollback
-        for envelope in envelopes:
-            self.rows[len(self.rows) + 1] = Row(envelope)
-        self._changed()
-        on_commit(Receipt(accepted=len(envelopes), duplicates=0))
+    @property
+    def rows(self) -> dict[int, Record]:
+        """Every event, by its sequence."""
+        return self._records.by_sequence
 
-    def _due(self, route: RouteName) -> list[int]:
-        now_ms = self.clock.wall_ms()
-        seen: set[str] = set()
-        due = []
-        for sequence, row in self.rows.items():
-            key = row.envelope.partition_key
-            if row.envelope.route is not route or row.state is not State.PENDING or key in seen:
-                continue
-            if key:
-                seen.add(key)
-            if not row.is_lent and row.not_before_ms <= now_ms:
-                due.append(sequence)
-        return due
-
-    def _lend(self, sequence: int) -> Lease:
-        row = self.rows[sequence]
-        row.is_lent = True
-        self._lent_now += 1
-        self.lent_max = max(self.lent_max, self._lent_now)
-        return Lease(
-            sequence=sequence,
-            attempt=row.attempt,
-            first_failed_at_ms=row.first_failed_at_ms,
-            progress=row.progress,
-            envelope=row.envelope,
-            replay=row.replay if row.progress else Replay.NOT,
-        )
-
-    def lease(self, route: RouteName, demand: Demand) -> Sequence[Lease]:
-        """Lease the oldest due events."""
-        left = {False: demand.fresh_max, True: demand.retry_max}
-        leases: list[Lease] = []
-        room = demand.bytes_max
-        for sequence in self._due(route):
-            row = self.rows[sequence]
-            is_retry = row.attempt > 1
-            if not left[is_retry]:
-                continue
-            if leases and len(row.envelope.payload) > room:
-                break
-            room -= len(row.envelope.payload)
-            left[is_retry] -= 1
-            leases.append(self._lend(sequence))
-        return leases
-
-    async def lease_newest(self, route: RouteName) -> Lease | None:
-        """Lend the newest due event."""
-        due = self._due(route)
-        return self._lend(due[-1]) if due else None
-
-    def on_work(self, route: RouteName, wake: Callable[[], None]) -> None:
-        """Hear whom to wake."""
-        del route
-        self._wake = wake
-        self._look()
-
-    def _changed(self) -> None:
-        self._wake()
-
-    def _look(self) -> None:
-        self._wake()
-        asyncio.get_running_loop().call_later(0.005, self._look)
-
-    def _settle(self, sequences: Sequence[int], state: State, reason: str, attempt: Attempt | None) -> None:
-        for sequence in sequences:
-            row = self.rows[sequence]
-            assert row.is_lent, f"{sequence} is not lent"
-            row.state, row.reason, row.is_lent = state, reason, False
-            self._lent_now -= 1
-            row.settlements += 1
-            if attempt:
-                row.attempts.append(attempt)
-        self._changed()
-
-    async def note(self, sequence: int, progress: bytes) -> None:
-        """Keep progress."""
-        assert self.rows[sequence].is_lent
-        self.rows[sequence].progress, self.rows[sequence].replay = progress, Replay.NOT
-
-    async def record(self, sequences: Sequence[int], attempt: Attempt) -> None:
-        """Keep an exchange."""
-        for sequence in sequences:
-            assert self.rows[sequence].is_lent
-            self.rows[sequence].attempts.append(attempt)
-        await asyncio.sleep(0)
-
-    async def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Settle for good, or give back."""
-        await asyncio.sleep(0)
-        for one in settlements:
-            if isinstance(one, Settled):
-                self._settle(one.sequences, one.state, one.reason, one.attempt)
-            else:
-                self._give_back(one)
-
-    def _give_back(self, returned: Returned) -> None:
-        for sequence in returned.sequences:
-            row = self.rows[sequence]
-            assert row.is_lent
-            row.is_lent, row.not_before_ms, row.reason = False, returned.not_before_ms, returned.reason
-            self._lent_now -= 1
-            if returned.counts:
-                row.attempt += 1
-                row.first_failed_at_ms = row.first_failed_at_ms or self.clock.wall_ms()
-            if returned.attempt:
-                row.attempts.append(returned.attempt)
-        self._changed()
-
-    async def requeue(self, sequences: Sequence[int], *, everything: bool = False) -> int:
-        """Make pending again."""
-        for sequence in sequences:
-            row = self.rows[sequence]
-            row.replay = Replay.EVERYTHING if everything else Replay.REST
-            row.state, row.reason, row.attempt, row.first_failed_at_ms, row.not_before_ms = (
-                State.PENDING, "", 1, None, 0,
-            )  # fmt: skip
-        self._changed()
-        return len(sequences)
-
-    async def discard(self, sequences: Sequence[int]) -> int:
-        """Do nothing: the flow discards nothing."""
-        return len(sequences)
-
-    async def put(self, key: str, value: bytes) -> None:
-        """Keep a value."""
-        self.memory[key] = value
-
-    async def get(self, key: str) -> bytes | None:
-        """Return a value."""
-        return self.memory.get(key)
-
-    async def close(self) -> None:
-        """Do nothing."""
-
-    def states(self) -> Counter[State]:
+    def counts(self) -> Counter[State]:
         """Count the events by state."""
         return Counter(row.state for row in self.rows.values())
 
-    def lent(self) -> int:
-        """Count what is lent."""
-        return sum(row.is_lent for row in self.rows.values())
+    def leased(self) -> int:
+        """Count what is leased."""
+        return sum(row.is_leased for row in self.rows.values())
+
+    def lease(self, route: RouteName, demand: Demand) -> Sequence[Lease]:
+        """Lease; see `MemorySpool`."""
+        self.leases += 1
+        leases = super().lease(route, demand)
+        if leases:
+            self.leased_max = max(self.leased_max, self.leased())
+        return leases
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Settle what is leased, and nothing else; see `MemorySpool`."""
+        await asyncio.sleep(0)
+        for settlement in settlements:
+            assert all(self.rows[sequence].is_leased for sequence in settlement.sequences)
+            if isinstance(settlement, Settled):
+                self.settlements.update(settlement.sequences)
+        await super().settle(settlements)
+
+    async def note(self, sequence: int, progress: bytes) -> None:
+        """Keep progress; see `MemorySpool`."""
+        self.notes.append(progress)
+        await super().note(sequence, progress)
+
+
+def _stored(_receipt: Receipt) -> None:
+    """Go on."""
+
+
+def _refuse(error: Exception) -> None:
+    raise error
+
+
+def map_each(mapper: "EchoMapper | PlanMapper", leases: Sequence[Lease]) -> list[Mapped | Unmappable]:
+    """Map each of the leases, with what is raised in its place."""
+    mapped: list[Mapped | Unmappable] = []
+    for lease in leases:
+        try:
+            mapped.append(mapper.map(lease))
+        except Unmappable as error:
+            mapped.append(error)
+    return mapped
 
 
 class EchoMapper:
     """The payload is the body; a few words in it make other outcomes."""
+
+    def map_batch(self, leases: Sequence[Lease]) -> Sequence[Mapped | Unmappable]:
+        """Map each."""
+        return map_each(self, leases)
 
     def map(self, lease: Lease) -> Mapped:
         """Map."""
@@ -321,6 +204,10 @@ class PlanMapper:
     def __init__(self) -> None:
         self.table: dict[bytes, str] = {}
 
+    def map_batch(self, leases: Sequence[Lease]) -> Sequence[Mapped | Unmappable]:
+        """Map each."""
+        return map_each(self, leases)
+
     def map(self, lease: Lease) -> Mapped:
         """Map."""
         if lease.envelope.payload == b"crash-me":
@@ -356,7 +243,7 @@ class TapeReporter(Reporter):
         return [line["event"] for line in self.lines]
 
 
-LIMITS = DeliveryLimits(
+LIMITS = RequestLimits(
     batch=BatchLimits(deliveries_max=100, bytes_max=100_000, wait_max_s=0.2), delivery_bytes_max=200_000
 )
 
@@ -365,7 +252,7 @@ LIMITS = DeliveryLimits(
 class Bench:
     """A route between a fake spool and a scripted destination."""
 
-    spool: FakeSpool
+    spool: WatchedSpool
     sink: ScriptedSink
     route: Route
     reporter: TapeReporter
@@ -378,7 +265,7 @@ class Bench:
 
     async def settled(self, *, within_s: float = 5.0) -> None:
         """Wait until nothing is pending."""
-        await self.until(lambda: State.PENDING not in self.spool.states(), within_s=within_s)
+        await self.until(lambda: State.PENDING not in self.spool.counts(), within_s=within_s)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -390,19 +277,19 @@ class Bench:
             await task
 
 
-class ReplayedAtOnce(FakeSpool):
+class ReplayedAtOnce(WatchedSpool):
     """A spool in which somebody replays an event the moment it is settled, before the settler has heard of it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.until_lent_again: Callable[[], Awaitable[None]] | None = None
+        self.until_leased_again: Callable[[], Awaitable[None]] | None = None
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """Settle; the first time also replay, and return only when the event was leased again."""
         await super().settle(settlements)
-        wait, self.until_lent_again = self.until_lent_again, None
+        wait, self.until_leased_again = self.until_leased_again, None
         if wait is not None:
-            await self.requeue([s for one in settlements for s in one.sequences], everything=True)
+            await self.requeue(settlements[0].sequences, everything=True)
             await wait()
 
 
@@ -422,27 +309,27 @@ def replayed_at_once() -> ReplayedAtOnce:
 
 
 @pytest.fixture
-def spool() -> FakeSpool:
+def spool() -> WatchedSpool:
     """Return an empty spool."""
-    return FakeSpool()
+    return WatchedSpool()
 
 
 @pytest.fixture
-def bench(spool: FakeSpool) -> MakeBench:
+def bench(spool: WatchedSpool) -> MakeBench:
     """Return a maker of benches: a judge, and limits where they matter."""
 
     def make(
         judge: Judge,
         *,
-        limits: DeliveryLimits = LIMITS,
+        limits: RequestLimits = LIMITS,
         backoff: Backoff | None = None,
         probe_every_s: float = 0.03,
         concurrency_max: int = 4,
-        spool: FakeSpool = spool,
+        spool: WatchedSpool = spool,
     ) -> Bench:
         sink = ScriptedSink(judge)
         reporter = TapeReporter()
-        route = batch_route(
+        route = make_route(
             OUT,
             spool=spool,
             mapper=EchoMapper(),
@@ -461,7 +348,7 @@ def bench(spool: FakeSpool) -> MakeBench:
 
 
 @pytest.fixture
-def call_bench(spool: FakeSpool) -> MakeBench:
+def call_bench(spool: WatchedSpool) -> MakeBench:
     """Return a maker of benches for the route by calls."""
 
     def make(
@@ -471,15 +358,16 @@ def call_bench(spool: FakeSpool) -> MakeBench:
         backoff: Backoff | None = None,
         probe_every_s: float = 0.03,
         concurrency_max: int = 32,
-        spool: FakeSpool = spool,
+        spool: WatchedSpool = spool,
     ) -> Bench:
         sink = ScriptedSink(judge)
         reporter = TapeReporter()
-        route = call_route(
+        route = make_route(
             IN,
             spool=spool,
             mapper=mapper or PlanMapper(),
             sink=sink,
+            limits=ONE_BY_ONE,
             concurrency_max=concurrency_max,
             reporter=reporter,
             clock=SystemClock(),

@@ -39,7 +39,6 @@ class PlannedCall(msgspec.Struct, omit_defaults=True):
     reason: str = ""  # of a refusal or a filter, in our words
     words: str = ""  # the destination's, of a refusal: shown, never logged
     suffix: int = 0  # of the idempotency key
-    is_under_way: bool = False  # kept before it is sent: a crash leaves the outcome unknown
     is_unknown: bool = False  # an earlier attempt may have been done
     server_errors: int = 0  # received while the outcome of an earlier attempt is unknown
 
@@ -51,7 +50,7 @@ class PlannedCall(msgspec.Struct, omit_defaults=True):
     def close(self, fate: Fate, *, reason: str = "", words: str = "") -> None:
         """Set what became of the call."""
         self.fate, self.reason, self.words, self.body = fate, reason, words, b""
-        self.is_under_way = self.is_unknown = False
+        self.is_unknown = False
         self.server_errors = 0
 
     def failed(self, effect: Effect, status: int | None) -> None:
@@ -61,7 +60,6 @@ class PlannedCall(msgspec.Struct, omit_defaults=True):
         key. But an earlier attempt whose outcome is unknown may have been done under this key: then only a
         second 5xx proves enough. A time-out, a lost connection or a 429 leave the key as it is.
         """
-        self.is_under_way = False
         if effect is Effect.UNKNOWN:
             self.is_unknown = True
         if effect is not Effect.ANSWERED or status is None or status < HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -85,6 +83,7 @@ class Plan(msgspec.Struct, omit_defaults=True):
     """The calls of one event, in the order they are made."""
 
     calls: list[PlannedCall]
+    is_under_way: bool = False  # kept before the first call is sent: a crash leaves the outcome of the rest unknown
     is_over: bool = False  # the event was settled: whoever reads this next is a replay
     holds: int = 0  # how many holds this event alone began
     former: list[PlannedCall] = []  # of earlier plans: a link may be changed back, and they be planned again
@@ -142,10 +141,10 @@ def read_plan(lease: Lease) -> Plan | None:
         plan = msgspec.json.decode(lease.progress, type=Plan)
     except msgspec.MsgspecError:
         return None
-    for call in plan.calls:
-        if call.is_under_way:  # the process ended before it heard the answer
-            call.is_under_way = False
-            call.is_unknown = True
+    if plan.is_under_way:  # the process ended before it heard an answer, or could write it down
+        plan.is_under_way = False
+        for call in plan.calls:
+            call.is_unknown = call.is_unknown or call.fate is Fate.OPEN
     return plan
 
 

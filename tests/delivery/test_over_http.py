@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +11,12 @@ import msgspec
 import pytest
 
 from forwarder.clock import SystemClock
-from forwarder.flow.backoff import Backoff
-from forwarder.flow.batcher import BatchLimits
-from forwarder.flow.delivery import DeliveryLimits
-from forwarder.flow.route import Route
-from forwarder.flow.routes import batch_route
+from forwarder.delivery.backoff import Backoff
+from forwarder.delivery.flights import BatchLimits
+from forwarder.delivery.intake import RequestLimits
+from forwarder.delivery.route import Route
+from forwarder.delivery.routes import make_route
+from forwarder.errors import Unmappable
 from forwarder.model import Delivery, Envelope, Lease, RouteName, State, Totals
 from forwarder.ports import EventQuery, Mapped
 from forwarder.rudderstack.credential import WriteKey
@@ -35,6 +36,10 @@ OUT = RouteName.COURIER_TO_RUDDERSTACK
 
 class AsIs:
     """A mapper for payloads that are ready to send."""
+
+    def map_batch(self, leases: Sequence[Lease]) -> Sequence[Mapped | Unmappable]:
+        """Map each."""
+        return [self.map(lease) for lease in leases]
 
     def map(self, lease: Lease) -> Mapped:
         """Map."""
@@ -95,7 +100,7 @@ def bridge(make_reporter: Callable[[Metrics], Reporter]) -> OpenBridge:
         clock = SystemClock()
         spool = MemorySpool(limits=SpoolLimits(), clock=clock)
         async with AiohttpTransport(clock=clock, blip_max_s=0.1) as transport, DataPlane() as data_plane:
-            route = batch_route(
+            route = make_route(
                 OUT,
                 spool=spool,
                 mapper=AsIs(),
@@ -106,7 +111,7 @@ def bridge(make_reporter: Callable[[Metrics], Reporter]) -> OpenBridge:
                     clock=clock,
                     timeout_s=timeout_s,
                 ),
-                limits=DeliveryLimits(
+                limits=RequestLimits(
                     batch=BatchLimits(deliveries_max=100, bytes_max=500_000 - framing_bytes(100), wait_max_s=0.2),
                     delivery_bytes_max=4_096_000 - framing_bytes(1),
                 ),
