@@ -6,14 +6,14 @@ import random
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from forwarder import __version__
 from forwarder.clock import SystemClock
 from forwarder.courier.client import CourierClient
 from forwarder.courier.sink import CourierSink
 from forwarder.courier.tenant_order import TenantOrder
-from forwarder.daemon import Daemon, stop_signals
+from forwarder.daemon import Daemon, signals_heard
 from forwarder.flow.batcher import BatchLimits
 from forwarder.flow.delivery import DeliveryLimits
 from forwarder.flow.route import Route
@@ -30,8 +30,9 @@ from forwarder.mapping.rudderstack_to_courier import RudderstackToCourier
 from forwarder.mapping.rules import Rules
 from forwarder.mapping.selection import EventSelection
 from forwarder.model import RouteName
-from forwarder.operator.assembly import OperatorParts, operator_workers
+from forwarder.operator.assembly import operator_workers
 from forwarder.operator.explain import Explain, explainer
+from forwarder.operator.parts import Parts
 from forwarder.ports import Probeable, Worker
 from forwarder.rudderstack.calls import TrackCalls
 from forwarder.rudderstack.credential import WriteKey
@@ -51,13 +52,13 @@ WATCHED_WITHIN_S = 30.0
 
 
 async def run(settings: Settings) -> int:
-    """Run the daemon until SIGTERM or SIGINT, then drain; return the exit code.
+    """Run the daemon until SIGTERM, SIGINT or SIGQUIT, then drain; return the exit code.
 
     Raises `SettingsInvalid` and `RulesInvalid` for what is set wrong, other `ForwarderError`s for what
     keeps it from starting.
     """
-    with stop_signals() as stop:
-        await run_until(settings, stop)
+    with signals_heard() as heard:
+        await run_until(settings, heard.stop)
     return 0
 
 
@@ -95,12 +96,16 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Daemon:
         metrics=metrics,
         clock=clock,
     )
-    stack.callback(logs.flush, is_last=True)
+    stack.callback(logs.close)
     stack.enter_context(foreign_logs_captured(logs.logger))
     reporter = Reporter(metrics, logs.logger)
+    for notice in settings.reading.notices:
+        reporter.setting_noticed(notice)
     spool = await SqliteSpool.open(settings.data_dir, limits=spool_limits(settings), clock=clock, reporter=reporter)
     stack.push_async_callback(spool.close)
-    transport = await stack.enter_async_context(AiohttpTransport(clock=clock))
+    transport = await stack.enter_async_context(
+        AiohttpTransport(clock=clock, proxy_for=settings.reading.proxies.url_for)
+    )
     base = Foundation(clock=clock, metrics=metrics, reporter=reporter, spool=spool, transport=transport)
     links = await LinkStore.load(spool, link_file)
     routes: list[Route] = []
@@ -212,16 +217,18 @@ def explainers(settings: Settings, rules: Rules, links: LinkStore) -> dict[Route
 def operator(
     settings: Settings, base: Foundation, routes: Sequence[Route], rules: Rules, links: LinkStore
 ) -> Sequence[Worker]:
-    """Make the operator's listener and what samples and streams for its page."""
+    """Make the operator's listener and what samples rates for its pages."""
     return operator_workers(
         settings,
-        OperatorParts(
+        Parts(
+            archive=base.spool,
             spool=base.spool,
             metrics=base.metrics,
             reporter=base.reporter,
             clock=base.clock,
             routes=routes,
             links=links,
+            settings_rows=[asdict(row) for row in settings.rows()],
             explain=explainers(settings, rules, links),
             time_of={RouteName.COURIER_TO_RUDDERSTACK: stated_time_ms},
         ),

@@ -37,6 +37,14 @@ class Said:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AtHand:
+    """The request whose answer is being made: what it meets, and in which epoch it came."""
+
+    behaviour: Behaviour | None = None
+    epoch: int = 0
+
+
 class NoReply(Exception):
     """Raised by a stand-in instead of answering: the connection is closed without a word."""
 
@@ -52,6 +60,8 @@ class Listener:
         self._http: web.Server | None = None
         self.requests = 0
         self._arrival = asyncio.Condition()
+        self.epoch = 0
+        self.at_hand = AtHand()
 
     @property
     def url(self) -> str:
@@ -92,6 +102,7 @@ class Listener:
             self._arrival.notify_all()
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        epoch = self.epoch
         await self._count()
         asked = Asked(
             method=request.method,
@@ -101,30 +112,34 @@ class Listener:
             body=await request.content.read(),
         )
         try:
-            return await self._play(request, asked, self._script.take())
+            return await self._play(request, asked, AtHand(behaviour=self._script.take(), epoch=epoch))
         except NoReply:
             return hang_up(request)
 
-    async def _play(self, request: web.BaseRequest, asked: Asked, behaviour: Behaviour | None) -> web.StreamResponse:
-        match behaviour:
+    async def _play(self, request: web.BaseRequest, asked: Asked, at_hand: AtHand) -> web.StreamResponse:
+        async def answer() -> Said:
+            self.at_hand = at_hand
+            return await self._answer(asked)
+
+        match at_hand.behaviour:
             case None:
-                return _response(await self._answer(asked))
-            case Says():
-                return _response(Said(status=behaviour.status, body=behaviour.body.encode(), headers=behaviour.headers))
-            case Dawdles():
-                await asyncio.sleep(behaviour.seconds)
-                return _response(await self._answer(asked))
-            case Hangs():
-                if behaviour.takes_effect:
-                    await self._answer(asked)
-                await asyncio.sleep(behaviour.seconds)
+                return _response(await answer())
+            case Says() as said:
+                return _response(Said(status=said.status, body=said.body.encode(), headers=said.headers))
+            case Dawdles() as dawdles:
+                await asyncio.sleep(dawdles.seconds)
+                return _response(await answer())
+            case Hangs() as hangs:
+                if hangs.takes_effect:
+                    await answer()
+                await asyncio.sleep(hangs.seconds)
                 return hang_up(request)
-            case HangsUp():
-                if behaviour.takes_effect:
-                    await self._answer(asked)
+            case HangsUp() as hangs_up:
+                if hangs_up.takes_effect:
+                    await answer()
                 return hang_up(request)
             case CutsOff():
-                return await _cut_off(request, await self._answer(asked))
+                return await _cut_off(request, await answer())
 
 
 class StandIn:
@@ -154,6 +169,15 @@ class StandIn:
     def requests(self) -> int:
         """Return how many requests arrived, scripted ones included."""
         return self._listener.requests
+
+    @property
+    def at_hand(self) -> AtHand:
+        """Return the request whose answer is being made; valid until the answering function awaits something."""
+        return self._listener.at_hand
+
+    def begin_epoch(self) -> None:
+        """Count requests that begin from now on as those of another time."""
+        self._listener.epoch += 1
 
     async def refuse(self) -> None:
         """Refuse connections until `listen`."""
