@@ -35,7 +35,7 @@ def said(reply: Reply) -> Any:
 SUCCESS = (200, '{"success":true}')
 OK = (200, "ok")
 
-TRANSPORTS = {
+TRANSPORTS: dict[str, tuple[str, Json, dict[str, str]]] = {
     "a key in the body": ("/v1/t", TRACK | {"writeKey": KEY}, {}),
     "a key in the body, long path": ("/v1/track", TRACK | {"writeKey": KEY}, TEXT),
     "a key in the body, bare host": ("/t", TRACK | {"writeKey": KEY}, TEXT),
