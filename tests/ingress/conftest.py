@@ -135,7 +135,7 @@ class House:
         return replies[0]
 
     def rejections(self) -> dict[tuple[str, str], float]:
-        """Return how often each door turned away for each reason."""
+        """Return how often each endpoint turned away for each reason."""
         return {
             (sample.labels["endpoint"], sample.labels["reason"]): sample.value
             for metric in self.metrics.rejected.collect()

@@ -150,7 +150,7 @@ async def test_a_webhook_comes_in(serve: Serve) -> None:
 
 
 async def test_a_page_in_a_browser_posts(serve: Serve) -> None:
-    """What a browser's SDK does over HTTP: ask, post, and read the answer, also while the doors are shut."""
+    """What a browser's SDK does over HTTP: ask, post, and read the answer, also while the daemon stops."""
     running = await serve()
     page = {"Origin": "https://shop.example"}
     asks = page | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
@@ -221,7 +221,7 @@ async def test_what_is_no_http_is_told_so(serve: Serve, caplog: pytest.LogCaptur
     ids=lambda data: repr(data[:24]),
 )
 async def test_odd_targets_are_unknown_paths(serve: Serve, data: bytes) -> None:
-    """A target that is no door is 404, however it is written."""
+    """A target that is no endpoint is 404, however it is written."""
     running = await serve()
     assert status_of(await running.say(data)) == 404
 
