@@ -14,12 +14,15 @@ import structlog
 
 from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.ingress.admission import Admission, EndpointSettings
+from forwarder.ingress.connection import Connection
 from forwarder.ingress.cors import readable
 from forwarder.ingress.documents import Documents
 from forwarder.ingress.health import Health
+from forwarder.ingress.limits import ListenerLimits
 from forwarder.ingress.receiver import Receiver
 from forwarder.ingress.replies import Reply
 from forwarder.ingress.routing import Routing
+from forwarder.ingress.shared import Shared
 from forwarder.model import Envelope, Receipt, RouteName
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
@@ -201,5 +204,87 @@ def sign() -> Callable[..., str]:
     def made(body: bytes, *, secret: str = WEBHOOK_SECRET, at_ms: int = NOW_MS) -> str:
         mac = hmac.new(secret.encode(), f"{at_ms}.".encode() + body, hashlib.sha256)
         return f"t={at_ms},signature={mac.hexdigest()}"
+
+    return made
+
+
+class Client(asyncio.Transport):
+    """A client without a socket: what it sends is fed to a connection, what it is answered is kept."""
+
+    def __init__(self, shared: Shared, house: House) -> None:
+        super().__init__()
+        self.shared = shared
+        self.house = house
+        self.received = bytearray()
+        self.is_closed = False
+        self.is_paused = False
+        self.connection = Connection(shared)
+        self.connection.connection_made(self)
+
+    def send(self, *parts: bytes) -> bytes:
+        """Send the parts, each as one piece off the wire, as long as anybody listens; return all that was answered."""
+        for part in parts:
+            if part and not self.is_closed:
+                self.connection.data_received(part)
+        return bytes(self.received)
+
+    def hang_up(self) -> None:
+        """End the connection as the event loop does."""
+        self.is_closed = True
+        self.connection.connection_lost(None)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take an answer."""
+        self.received += data
+
+    def is_closing(self) -> bool:
+        """Tell whether the server has closed."""
+        return self.is_closed
+
+    def can_write_eof(self) -> bool:
+        """Tell that half a connection can be closed."""
+        return True
+
+    def write_eof(self) -> None:
+        """Hear no more answers."""
+
+    def pause_reading(self) -> None:
+        """Send nothing for a while."""
+        self.is_paused = True
+
+    def resume_reading(self) -> None:
+        """Go on sending."""
+        self.is_paused = False
+
+    def close(self) -> None:
+        """Be closed by the server."""
+        self.is_closed = True
+
+    def abort(self) -> None:
+        """Be cut off by the server."""
+        self.is_closed = True
+
+
+def shared_of(house: House, limits: ListenerLimits | None = None) -> Shared:
+    """Return what the connections to a house have in common."""
+    stored: Any = house.spool
+    return Shared(
+        routing=house.routing,
+        receiver=house.receiver,
+        spool=stored,
+        reporter=house.reporter,
+        limits=limits or ListenerLimits(),
+    )
+
+
+@pytest.fixture
+def connect() -> Callable[..., Client]:
+    """Return what makes a client of a house with given settings, limits and spool."""
+
+    def made(*, limits: ListenerLimits | None = None, spool: Any = None, **changes: Any) -> Client:
+        house = build(**changes)
+        shared = shared_of(house, limits)
+        shared.spool = spool or shared.spool
+        return Client(shared, house)
 
     return made
