@@ -5,14 +5,13 @@ that the demo pins for the daemon.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
-from forwarder.demo.courier_state import Effect
 from forwarder.demo.facts import Facts, Key, Sighting
 
 Json = dict[str, Any]
@@ -27,6 +26,17 @@ INVOKE = "POST /automations/{template}/invoke"
 AD_HOC = "POST /automations/invoke"
 MERGE = "POST /profiles/{user}"
 JOIN = "PUT /users/{user}/tenants/{tenant}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """Something that happened at Courier. `user` is "" where no user is concerned."""
+
+    user: str
+    operation: str  # "POST /profiles/{user}"; the pattern, not the path
+    params: Mapping[str, str]
+    body: Any
+    idempotency_key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,9 +142,9 @@ def happened(effect: Effect) -> Sighting | None:
 def _key(effect: Effect) -> Key | None:
     body = effect.body if isinstance(effect.body, dict) else {}
     match effect.operation:
-        case "PUT /users/{user}/tenants/{tenant}":
+        case operation if operation == JOIN:
             return ("group", effect.params["user"], effect.params["tenant"])
-        case "POST /profiles/{user}":
+        case operation if operation == MERGE:
             mark = body.get("profile", {}).get(_MARK)
         case _:
             mark = (body.get("data") or {}).get(_MARK)

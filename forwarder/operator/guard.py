@@ -101,6 +101,10 @@ class OperatorGuard:
         """Tell whether there is a token, and so a login."""
         return self._token is not None
 
+    def replace_token(self, token: str) -> None:
+        """Take another token; who is logged in stays so."""
+        self._token = token.encode()
+
     def token_matches(self, given: str) -> bool:
         """Compare a token in constant time; for the page's login, which asks `throttle` first."""
         return self._token is not None and hmac.compare_digest(given.encode(errors="replace"), self._token)

@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import aiohttp
@@ -128,7 +129,7 @@ def test_a_replay_of_everything_says_so(filled: Any, words: tuple[str, ...]) -> 
     result = filled("replay", *words, "--everything", typed="y\n")
     assert "and make again the calls that were made already?" in result.output
     assert "replayed 2" in result.stdout
-    with sqlite3.connect(filled.folder / "data" / "spool.db") as spool:
+    with closing(sqlite3.connect(filled.folder / "data" / "spool.db")) as spool:
         (detail,) = spool.execute("SELECT detail FROM audit").fetchone()
     assert detail.startswith("2 events, with what was done before: ")
 

@@ -2,8 +2,7 @@
 
 import json
 
-from forwarder.demo.call_stream import DOORS, LINKS, CallStream, happened
-from forwarder.demo.courier_state import Effect
+from forwarder.demo.call_stream import DOORS, LINKS, CallStream, Effect, happened
 
 NOW_MS = 1_767_225_600_000
 

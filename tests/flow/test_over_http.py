@@ -11,8 +11,6 @@ import msgspec
 import pytest
 
 from forwarder.clock import SystemClock
-from forwarder.demo.behaviour import LOGIN_PAGE, MOVED, UNAVAILABLE, WRONG_KEY, Behaviour, CutsOff, Hangs, HangsUp
-from forwarder.demo.data_plane import DataPlane
 from forwarder.flow.backoff import Backoff
 from forwarder.flow.batcher import BatchLimits
 from forwarder.flow.delivery import DeliveryLimits
@@ -27,6 +25,8 @@ from forwarder.spool.limits import SpoolLimits
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
 from forwarder.transport import AiohttpTransport
+from stand_ins.behaviour import LOGIN_PAGE, MOVED, UNAVAILABLE, WRONG_KEY, Behaviour, CutsOff, Hangs, HangsUp
+from stand_ins.data_plane import DataPlane
 from stand_ins.memory_spool import MemorySpool
 from stand_ins.spool_acts import leased
 

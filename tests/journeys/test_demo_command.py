@@ -14,9 +14,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from forwarder.demo.books import Books, read_books
-from forwarder.demo.process import free_port
+from forwarder.demo.totals import Totals, read_totals
 from forwarder.model import RouteName
+from stand_ins.process import free_port
 
 pytestmark = [pytest.mark.journey, pytest.mark.slow]
 
@@ -84,18 +84,18 @@ async def test_it_shows_both_routes_and_an_outage_and_loses_nothing(tmp_path: Pa
 
 
 async def longest_standstill(process: asyncio.subprocess.Process, url: str, *, watch_s: float) -> dict[str, float]:
-    """Watch the books; return per route the longest time in which nothing was delivered."""
+    """Watch the totals; return per route the longest time in which nothing was delivered."""
     now_s = time.monotonic()
     ends_s, moved_s = now_s + watch_s, dict.fromkeys(RouteName, now_s)
-    longest_s, last = dict.fromkeys((route.value for route in RouteName), 0.0), dict[str, Books]()
+    longest_s, last = dict.fromkeys((route.value for route in RouteName), 0.0), dict[str, Totals]()
     while (now_s := time.monotonic()) < ends_s and process.returncode is None:
         with contextlib.suppress(aiohttp.ClientError):
-            books = await read_books(url)
+            totals = await read_totals(url)
             for route in RouteName:
-                if books[route]["delivered"] > last.get(route, {}).get("delivered", 0):
+                if totals[route]["delivered"] > last.get(route, {}).get("delivered", 0):
                     moved_s[route] = now_s
                 longest_s[route.value] = max(longest_s[route.value], now_s - moved_s[route])
-            last = books
+            last = totals
         await asyncio.sleep(0.2)
     return longest_s
 

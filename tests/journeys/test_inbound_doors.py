@@ -12,10 +12,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from forwarder.demo.behaviour import Hangs
-from forwarder.demo.courier_api import CourierApi
-from forwarder.demo.process import DaemonProcess
 from forwarder.model import RouteName
+from stand_ins.behaviour import Hangs
+from stand_ins.courier_api import CourierApi
+from stand_ins.process import DaemonProcess
 
 pytestmark = pytest.mark.journey
 
@@ -23,6 +23,8 @@ INBOUND = RouteName.RUDDERSTACK_TO_COURIER.value
 OLD_KEY, NEW_KEY, STRANGE_KEY = "inbound-key-of-last-year", "inbound-key-of-this-year", "inbound-key-of-somebody"
 DOORS = ("/inbound/rudderstack", "/inbound/segment")
 SDK_DOORS = ("/v1/batch", "/v1/import", *(f"/v1/{kind}" for kind in ("identify", "track", "group", "page", "screen")))
+
+SUCCESS = '{"success":true}'
 
 MakeDaemon = Callable[[dict[str, str]], DaemonProcess]
 Answer = tuple[int, str, str]  # status, Retry-After, body
@@ -93,8 +95,8 @@ async def test_only_known_senders_come_in_and_none_is_lost_to_a_rotation(
     assert (await sender.post(DOORS[1], {"x-signature": "none"}, event_of(0)))[0] == 401
     assert (await sender.post(DOORS[0], signed(NEW_KEY, event_of(0)), event_of(0)))[0] == 401
 
-    books = await daemon.wait_for_books(INBOUND, lambda books: books["pending"] == 0)
-    assert (books["accepted"], books["delivered"]) == (n, n)
+    totals = await daemon.wait_for_totals(INBOUND, lambda totals: totals["pending"] == 0)
+    assert (totals["accepted"], totals["delivered"]) == (n, n)
     assert len(courier.state.profiles) == n
     rejected = "forwarder_rejected_total"
     assert await sender.metric(rejected, endpoint="/inbound/segment", reason="key_unknown") == 2
@@ -116,14 +118,14 @@ async def test_a_key_rotated_at_the_sender_first_costs_nothing(
     await daemon.start()
 
     assert [(await sender.post(DOORS[n % 2], bearer(NEW_KEY), event_of(n)))[0] for n in range(6)] == [202] * 6
-    await daemon.wait_for_books(INBOUND, lambda books: books["delivered"] == 6)
+    await daemon.wait_for_totals(INBOUND, lambda totals: totals["delivered"] == 6)
     assert len(courier.state.profiles) == 6
 
 
 async def test_sdk_doors_answer_as_the_gateway_does(
     make_daemon: MakeDaemon, http: aiohttp.ClientSession, inbound: dict[str, str]
 ) -> None:
-    """An SDK hears the gateway's words as plain text: `ok`, what is wrong with its JSON, and 401 for any wrong key."""
+    """An SDK hears the gateway's words as plain text, 401 for any wrong key, and a 200 that its family understands."""
     daemon = make_daemon(inbound)
     await daemon.start()
     sender, key = Sender(http, daemon), inbound["FORWARDER_INBOUND_KEYS"]
@@ -131,18 +133,21 @@ async def test_sdk_doors_answer_as_the_gateway_does(
     for n, door in enumerate(SDK_DOORS):
         one = event_of(100 + n)
         body = b'{"batch":[' + one + b"]}" if door in SDK_DOORS[:2] else one
-        assert await sender.post(door, basic(key), body) == (200, "", "ok"), door
+        assert await sender.post(door, basic(key), body) == (200, "", SUCCESS), door
         packed = zlib.compress(body, wbits=31)
         gzip = {"Content-Encoding": "gzip"}
-        assert await sender.post(door + "/", basic(key) | gzip, packed) == (200, "", "ok"), door
+        ours = {"User-Agent": "RudderLabs"}
+        assert await sender.post(door + "/", basic(key) | gzip | ours, packed) == (200, "", "ok"), door
         assert (await sender.post(door, basic(key) | {"Content-Encoding": "br"}, packed))[0] == 415
-        assert (await sender.post(door, basic(key) | gzip, b"not gzip"))[0] == 400
+        assert (await sender.post(door, basic(key) | gzip, b"not gzip"))[0] == 503
         for headers in ({}, basic(STRANGE_KEY), bearer(STRANGE_KEY), {"Authorization": "Basic ?"}):
             status, _, text = await sender.post(door, headers, body)
             assert (status, text.startswith("{")) == (401, False), (door, headers)
         status, _, text = await sender.post(door, basic(key), body[:-1])
         assert (status, text.strip()) == (400, "invalid json"), door
     async with http.post(f"{daemon.url}/v1/track", data=event_of(1), headers=basic(key)) as response:
+        assert response.content_type == "application/json"
+    async with http.post(f"{daemon.url}/v1/track", data=b"{", headers=basic(key)) as response:
         assert response.content_type == "text/plain"
     assert await sender.metric("forwarder_duplicates_total", route=INBOUND) == len(SDK_DOORS)
 
@@ -158,13 +163,13 @@ async def test_one_bad_element_never_takes_its_batch_along(
 
     status, _, body = await sender.post(DOORS[0], bearer(key), mixed)
     assert (status, json.loads(body)["refused"]) == (202, [1])
-    books = await daemon.wait_for_books(INBOUND, lambda books: books["pending"] == 0)
-    assert (books["accepted"], books["delivered"], books["dead"]) == (3, 2, 1)
-    assert await sender.post("/v1/batch", basic(key), b'{"batch":' + mixed + b"}") == (200, "", "ok")
+    totals = await daemon.wait_for_totals(INBOUND, lambda totals: totals["pending"] == 0)
+    assert (totals["accepted"], totals["delivered"], totals["dead"]) == (3, 2, 1)
+    assert await sender.post("/v1/batch", basic(key), b'{"batch":' + mixed + b"}") == (200, "", SUCCESS)
     assert (await sender.post(DOORS[1], bearer(key), b"[7, null]"))[0] == 400
     assert (await sender.post(DOORS[1], bearer(key), b"{"))[0] == 400
-    books = await daemon.wait_for_books(INBOUND, lambda books: books["pending"] == 0)
-    assert (books["delivered"], books["dead"]) == (2, 2)  # without id and time the last one is always new
+    totals = await daemon.wait_for_totals(INBOUND, lambda totals: totals["pending"] == 0)
+    assert (totals["delivered"], totals["dead"]) == (2, 2)  # without id and time the last one is always new
 
 
 async def test_a_route_that_is_off_asks_to_come_back(
@@ -200,7 +205,7 @@ async def test_a_full_spool_asks_to_come_back(
         assert (status, retry_after.isdigit()) == (429, True), door
     async with http.get(f"{daemon.url}/readyz") as response:
         assert response.status == 200
-    assert (await daemon.books(INBOUND))["accepted"] == 0
+    assert (await daemon.totals(INBOUND))["accepted"] == 0
 
 
 async def test_nothing_is_lost_to_a_stop(
@@ -229,5 +234,5 @@ async def test_nothing_is_lost_to_a_stop(
     assert said - {202}
     courier.script.heal()
     await daemon.start()
-    books = await daemon.wait_for_books(INBOUND, lambda books: books["pending"] == 0)
-    assert books["delivered"] == books["accepted"] == len(courier.state.profiles) == 1 + (202 in said)
+    totals = await daemon.wait_for_totals(INBOUND, lambda totals: totals["pending"] == 0)
+    assert totals["delivered"] == totals["accepted"] == len(courier.state.profiles) == 1 + (202 in said)

@@ -10,13 +10,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from forwarder.demo.behaviour import Hangs
-from forwarder.demo.data_plane import DataPlane
 from forwarder.demo.facts import Ledger
-from forwarder.demo.player import COURIER_SCHEDULE_S, Player
-from forwarder.demo.process import DaemonProcess
+from forwarder.demo.load_driver import COURIER_SCHEDULE_S, LoadDriver
 from forwarder.demo.workflow import Workflow
 from forwarder.model import RouteName
+from stand_ins.behaviour import Hangs
+from stand_ins.data_plane import DataPlane
+from stand_ins.process import DaemonProcess
 
 pytestmark = pytest.mark.journey
 
@@ -64,13 +64,13 @@ async def test_a_lone_event_arrives_within_100_ms(
     """On an idle route an event is at the data plane 100 ms after it was posted; the better half of 21."""
     daemon = make_daemon(outbound)
     await daemon.start()
-    player = Player(http, daemon.url, ledger, schedule_s=COURIER_SCHEDULE_S, scale=0.02)
+    driver = LoadDriver(http, daemon.url, ledger, schedule_s=COURIER_SCHEDULE_S, scale=0.02)
     workflow, took_s = Workflow(seed=21), []
 
     for n in range(21):
         event = workflow.sample("SENT", time.time_ns() // 1_000_000)
         started_s = time.perf_counter()
-        assert await player.webhook(event, outbound["COURIER_WEBHOOK_SECRET"])
+        assert await driver.webhook(event, outbound["COURIER_WEBHOOK_SECRET"])
         assert await plane.wait_for(n + 1, timeout_s=5)
         took_s.append(time.perf_counter() - started_s)
 
@@ -88,10 +88,10 @@ async def test_sigterm_against_a_hung_data_plane_is_exit_0_in_time(
     plane.script.behave(Hangs())
     daemon = make_daemon(outbound | {"FORWARDER_DRAIN_MAX_S": "2"})
     await daemon.start()
-    player = Player(http, daemon.url, ledger, schedule_s=COURIER_SCHEDULE_S, scale=0.02)
+    driver = LoadDriver(http, daemon.url, ledger, schedule_s=COURIER_SCHEDULE_S, scale=0.02)
     workflow = Workflow(seed=22)
     for _ in range(5):
-        assert await player.webhook(
+        assert await driver.webhook(
             workflow.sample("SENT", time.time_ns() // 1_000_000), outbound["COURIER_WEBHOOK_SECRET"]
         )
     assert await plane.wait_for_requests(1, timeout_s=5)
@@ -102,7 +102,7 @@ async def test_sigterm_against_a_hung_data_plane_is_exit_0_in_time(
 
     plane.script.heal()
     await daemon.start()
-    await daemon.wait_for_books(OUTBOUND, lambda books: books["pending"] == 0)
+    await daemon.wait_for_totals(OUTBOUND, lambda totals: totals["pending"] == 0)
     assert list(ledger.missing()) == []
     assert list(ledger.wrong) == []
 
@@ -118,9 +118,9 @@ async def test_a_second_signal_ends_it_at_once(
     plane.script.behave(Hangs())
     daemon = make_daemon(outbound)
     await daemon.start()
-    player = Player(http, daemon.url, ledger, schedule_s=COURIER_SCHEDULE_S, scale=0.02)
+    driver = LoadDriver(http, daemon.url, ledger, schedule_s=COURIER_SCHEDULE_S, scale=0.02)
     event = Workflow(seed=23).sample("SENT", time.time_ns() // 1_000_000)
-    assert await player.webhook(event, outbound["COURIER_WEBHOOK_SECRET"])
+    assert await driver.webhook(event, outbound["COURIER_WEBHOOK_SECRET"])
     assert await plane.wait_for_requests(1, timeout_s=5)
 
     started_s = time.monotonic()
@@ -143,5 +143,5 @@ async def test_two_daemons_never_share_a_folder(make_daemon: MakeDaemon, outboun
 
     assert await asyncio.wait_for(second.process.wait(), 15) not in {0, None}
     assert str(first.folder / "data") in second.logs()
-    assert (await first.books(OUTBOUND))["accepted"] == 0
+    assert (await first.totals(OUTBOUND))["accepted"] == 0
     assert await first.stop() == 0

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import aiohttp
 import pytest
 
-from forwarder.demo.behaviour import UNAVAILABLE, WRONG_KEY, Behaviour
-from forwarder.demo.courier_api import CourierApi
-from forwarder.demo.data_plane import DataPlane
-from forwarder.demo.listener import Asked
-from forwarder.demo.process import DaemonProcess
 from forwarder.model import RouteName
+from stand_ins.behaviour import UNAVAILABLE, WRONG_KEY, Behaviour
+from stand_ins.courier_api import CourierApi
+from stand_ins.data_plane import DataPlane
+from stand_ins.listener import Asked
+from stand_ins.process import DaemonProcess
 
 pytestmark = pytest.mark.journey
 
@@ -58,10 +58,10 @@ async def test_a_pause_outlives_a_restart(
     await daemon.start()
     await post_events(http, daemon, outbound["FORWARDER_EVENTS_KEY"], range(20, 25))
     assert await state_of(http, daemon, OUTBOUND) == "paused"
-    assert (plane.requests, (await daemon.books(OUTBOUND))["pending"]) == (0, 25)
+    assert (plane.requests, (await daemon.totals(OUTBOUND))["pending"]) == (0, 25)
     await operate(http, daemon, f"/api/routes/{OUTBOUND}/resume")
-    books = await daemon.wait_for_books(OUTBOUND, lambda books: books["pending"] == 0)
-    assert books["delivered"] == 25
+    totals = await daemon.wait_for_totals(OUTBOUND, lambda totals: totals["pending"] == 0)
+    assert totals["delivered"] == 25
 
 
 @pytest.mark.parametrize("trouble", [UNAVAILABLE, WRONG_KEY], ids=["outage", "hold"])
@@ -83,8 +83,8 @@ async def test_a_stop_does_not_wait_for_a_destination_in_trouble(
     assert time.monotonic() - started_s < STOP_MAX_S
     plane.script.heal()
     await daemon.start()
-    books = await daemon.wait_for_books(OUTBOUND, lambda books: books["pending"] == 0)
-    assert (books["delivered"], books["dead"]) == (150, 0)
+    totals = await daemon.wait_for_totals(OUTBOUND, lambda totals: totals["pending"] == 0)
+    assert (totals["delivered"], totals["dead"]) == (150, 0)
 
 
 async def test_an_events_attempts_show_while_it_waits(
@@ -114,16 +114,16 @@ async def test_a_replay_does_nothing_twice_unless_asked(
     headers = {"Authorization": f"Bearer {inbound['FORWARDER_INBOUND_KEYS']}"}
     async with http.post(f"{daemon.url}/inbound/rudderstack", data=json.dumps(call), headers=headers) as answer:
         assert answer.status == 202
-    await daemon.wait_for_books(INBOUND, lambda books: books["delivered"] == 1)
+    await daemon.wait_for_totals(INBOUND, lambda totals: totals["delivered"] == 1)
     first = len(asked)
     assert first
 
     assert await operate(http, daemon, "/api/replay", {"sequences": [1]}) == 1
-    await daemon.wait_for_books(INBOUND, lambda books: books["delivered"] == 1)
+    await daemon.wait_for_totals(INBOUND, lambda totals: totals["delivered"] == 1)
     assert len(asked) == first
 
     assert await operate(http, daemon, "/api/replay", {"sequences": [1], "everything": True}) == 1
-    await daemon.wait_for_books(INBOUND, lambda books: books["delivered"] == 1)
+    await daemon.wait_for_totals(INBOUND, lambda totals: totals["delivered"] == 1)
     assert len(asked) == 2 * first
     keys = [one.headers.get("idempotency-key") for one in asked]
     assert keys[0] is not None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from forwarder.demo.process import DaemonProcess
+from stand_ins.process import DaemonProcess
 
 CONFIGURATION = 78
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import aiohttp
 
 from forwarder.app import run_until
-from forwarder.demo.process import free_port
 from forwarder.settings import Settings
+from stand_ins.process import free_port
 
 TOKEN = "a-token-long-enough-to-be-taken"
 

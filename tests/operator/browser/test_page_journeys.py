@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-from forwarder.demo.courier_state import invalid
+from stand_ins.courier_state import invalid
 
 pytestmark = pytest.mark.journey
 

@@ -14,11 +14,11 @@ from zlib import crc32
 
 import pytest
 
-from forwarder.demo.process import DaemonProcess
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.store.database import open_writer
 from forwarder.spool.store.segments import SEGMENT_EVENTS, Segments
 from forwarder.spool.store.transaction import Transaction, load_memory
+from stand_ins.process import DaemonProcess
 
 EVENTS = 1_000_000
 RARE = 17  # the sequence of an event that has its name, user, message and reason to itself, at the far end
