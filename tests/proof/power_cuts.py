@@ -26,6 +26,7 @@ from stand_ins.spool_acts import give_back, leased, settle
 
 LINEAGE = 20  # cuts until the next disk is a new one
 ACTS = (1, 160)  # writes and syncs from the opening to the cut; an opening alone makes some
+LYING_MAX_S = 3.0
 LIMITS = SpoolLimits(wal_pages_max=40, reserve_bytes=4_096, cache_bytes_max=4_000)
 
 
@@ -101,8 +102,11 @@ async def _live_until_cut(folder: Path, after: Path, kept: Kept, dice: random.Ra
         disk.on_power_lost = lose_power
         disk.lose_power_after(dice.randint(*ACTS))
         clock = _Clock()
-        # On a disk that lies the files may be broken in any way by now.
-        with contextlib.suppress(Exception) if is_lying else contextlib.nullcontext():
+        # On a disk that lies the files may be broken in any way by now, and a settlement may wait for ever.
+        async with contextlib.AsyncExitStack() as stack:
+            if is_lying:
+                stack.enter_context(contextlib.suppress(Exception))
+                await stack.enter_async_context(asyncio.timeout(LYING_MAX_S))
             spool = await _open(folder, clock, vfs=disk.vfs_name)
             try:
                 while not is_cut.is_set():
