@@ -6,18 +6,23 @@ import random
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from forwarder import __version__
 from forwarder.clock import SystemClock
 from forwarder.courier.client import CourierClient
 from forwarder.courier.sink import CourierSink
 from forwarder.courier.tenant_order import TenantOrder
-from forwarder.daemon import Daemon, stop_signals
+from forwarder.daemon import Daemon, signals_heard
 from forwarder.flow.batcher import BatchLimits
 from forwarder.flow.delivery import DeliveryLimits
 from forwarder.flow.route import Route
 from forwarder.flow.routes import batch_route, call_route
+from forwarder.ingress.admission import EndpointSettings
+from forwarder.ingress.health import Health
+from forwarder.ingress.limits import ListenerLimits
+from forwarder.ingress.listener import PublicListener
+from forwarder.ingress.receiver import Receiver
 from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack
 from forwarder.mapping.event_time import stated_time_ms
 from forwarder.mapping.link_store import LinkStore
@@ -25,8 +30,9 @@ from forwarder.mapping.rudderstack_to_courier import RudderstackToCourier
 from forwarder.mapping.rules import Rules
 from forwarder.mapping.selection import EventSelection
 from forwarder.model import RouteName
-from forwarder.operator.assembly import OperatorParts, operator_workers
+from forwarder.operator.assembly import operator_workers
 from forwarder.operator.explain import Explain, explainer
+from forwarder.operator.parts import Parts
 from forwarder.ports import Probeable, Worker
 from forwarder.rudderstack.calls import TrackCalls
 from forwarder.rudderstack.credential import WriteKey
@@ -41,22 +47,18 @@ from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.notify import notifier
 from forwarder.telemetry.reporter import Reporter
 from forwarder.transport import AiohttpTransport
-from forwarder.web.admission import DoorSettings
-from forwarder.web.health import Health
-from forwarder.web.receive import Receiver
-from forwarder.web.server import PublicListener
 
 WATCHED_WITHIN_S = 30.0
 
 
 async def run(settings: Settings) -> int:
-    """Run the daemon until SIGTERM or SIGINT, then drain; return the exit code.
+    """Run the daemon until SIGTERM, SIGINT or SIGQUIT, then drain; return the exit code.
 
     Raises `SettingsInvalid` and `RulesInvalid` for what is set wrong, other `ForwarderError`s for what
     keeps it from starting.
     """
-    with stop_signals() as stop:
-        await run_until(settings, stop)
+    with signals_heard() as heard:
+        await run_until(settings, heard.stop)
     return 0
 
 
@@ -94,12 +96,16 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Daemon:
         metrics=metrics,
         clock=clock,
     )
-    stack.callback(logs.flush, is_last=True)
+    stack.callback(logs.close)
     stack.enter_context(foreign_logs_captured(logs.logger))
     reporter = Reporter(metrics, logs.logger)
+    for notice in settings.reading.notices:
+        reporter.setting_noticed(notice)
     spool = await SqliteSpool.open(settings.data_dir, limits=spool_limits(settings), clock=clock, reporter=reporter)
     stack.push_async_callback(spool.close)
-    transport = await stack.enter_async_context(AiohttpTransport(clock=clock))
+    transport = await stack.enter_async_context(
+        AiohttpTransport(clock=clock, proxy_for=settings.reading.proxies.url_for)
+    )
     base = Foundation(clock=clock, metrics=metrics, reporter=reporter, spool=spool, transport=transport)
     links = await LinkStore.load(spool, link_file)
     routes: list[Route] = []
@@ -109,11 +115,13 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Daemon:
         routes.append(inbound_route(settings, base, links))
     probes: tuple[Probeable, ...] = (spool, *routes)
     listener = PublicListener(
-        host=settings.listen[0].host,
-        port=settings.listen[0].port,
-        receiver=Receiver(door_settings(settings), spool=spool, clock=clock, reporter=reporter),
+        addresses=[(address.host, address.port) for address in settings.listen],
+        receiver=Receiver(endpoint_settings(settings), clock=clock, reporter=reporter),
         health=Health(clock=clock, probes=probes),
+        spool=spool,
         reporter=reporter,
+        limits=ListenerLimits(idle_max_s=settings.idle_max_s, is_proxied=settings.proxy_protocol),
+        public_url=settings.public_url or "",
     )
     return Daemon(
         stages=((listener,), routes, (*operator(settings, base, routes, rules, links), RepeatSummaries(logs))),
@@ -209,32 +217,35 @@ def explainers(settings: Settings, rules: Rules, links: LinkStore) -> dict[Route
 def operator(
     settings: Settings, base: Foundation, routes: Sequence[Route], rules: Rules, links: LinkStore
 ) -> Sequence[Worker]:
-    """Make the operator's listener and what samples and streams for its page."""
+    """Make the operator's listener and what samples rates for its pages."""
     return operator_workers(
         settings,
-        OperatorParts(
+        Parts(
+            archive=base.spool,
             spool=base.spool,
             metrics=base.metrics,
             reporter=base.reporter,
             clock=base.clock,
             routes=routes,
             links=links,
+            settings_rows=[asdict(row) for row in settings.rows()],
             explain=explainers(settings, rules, links),
             time_of={RouteName.COURIER_TO_RUDDERSTACK: stated_time_ms},
         ),
     )
 
 
-def door_settings(settings: Settings) -> DoorSettings:
-    """Return what the doors need to know."""
+def endpoint_settings(settings: Settings) -> EndpointSettings:
+    """Return what the public endpoints need to know."""
     events_key = settings.events_key
-    return DoorSettings(
+    return EndpointSettings(
         routes=frozenset(settings.routes),
         webhook_secrets=[secret.get_secret_value() for secret in settings.courier_webhook_secrets],
         events_keys=[events_key.get_secret_value()] if events_key else [],
         inbound_keys=[key.get_secret_value() for key in settings.inbound_keys],
         body_bytes_max=settings.body_bytes_max,
         signature_age_max_s=settings.signature_age_max_s,
+        segment_signs_first=settings.segment_signature == "first",
     )
 
 

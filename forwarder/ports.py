@@ -1,6 +1,6 @@
 """The seams of the house: what each stage promises, and what its caller may not assume."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -168,14 +168,18 @@ class EventRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventPage:
-    """A page of a listing. `next_before` continues it; None at the end.
+    """A page of a listing. `next_before` continues it, or `next_after` where the oldest come first; None at the end.
 
-    `is_cut` True: a text search stopped after `scan_max` rows; going on from `next_before` may find more.
+    `is_cut` True: it stopped for time, or after `scan_max` rows of a text search; going on may find more, and always
+    gets further.
     """
 
     rows: tuple[EventRow, ...]
     next_before: int | None
     is_cut: bool
+    next_after: int | None = None
+    scanned: int = 0  # rows that met the other filters and were looked at
+    reached_ms: int | None = None  # when the last of those was received
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +252,9 @@ class Archive(Protocol):
 
     async def event(self, sequence: int) -> EventDetail:
         """Return one event; raises `NoSuchEvent`."""
+
+    async def states(self, sequences: Sequence[int]) -> Mapping[int, State]:
+        """Return the state of each of these events, at most 1,000; unknown and purged ones are left out."""
 
     async def event_types(self, route: RouteName | None, *, limit: int) -> Sequence[EventTypeRow]:
         """List the event types seen, last seen first."""

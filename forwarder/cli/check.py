@@ -44,7 +44,7 @@ def check(ctx: click.Context, *, connect: bool, as_json: bool) -> None:
 
 
 async def _connected(settings: Settings, clock: SystemClock) -> list[Finding]:
-    async with AiohttpTransport(clock=clock) as transport:
+    async with AiohttpTransport(clock=clock, proxy_for=settings.reading.proxies.url_for) as transport:
         return [finding async for finding in vendor_findings(settings, transport, clock)]
 
 

@@ -20,7 +20,6 @@ import aiohttp
 
 from forwarder.cli.demo_rates import Rates
 from forwarder.cli.demo_view import Flow, Moment, Result, Screen, summary
-from forwarder.cli.send_sample import base_url
 from forwarder.demo.call_stream import LINKS_TOML
 from forwarder.demo.scenario import Pace, Scenario
 from forwarder.demo.totals import read_totals
@@ -71,7 +70,7 @@ async def demo(
         async with listening(plane.answer) as plane_url, listening(courier.answer) as courier_url:
             settings = demo_settings(Path(folder), keys, plane_url=plane_url, courier_url=courier_url, environ=environ)
             scenario = Scenario(plane, courier, seed=seed, pace=pace or _pace(seconds))
-            page_url = base_url(settings.operator_listen)
+            page_url = settings.operator_listen.url()
             async with _running(run_daemon, settings):
                 screen.say(f"The page is up: {page_url}   (metrics: {page_url}/metrics)", "")
                 await _run_and_show(scenario, settings, keys, screen=screen, stop=stop, seconds=seconds)
@@ -139,7 +138,7 @@ async def _running(run_daemon: RunDaemon, settings: Settings) -> AsyncIterator[N
     over = asyncio.Event()
     running = asyncio.ensure_future(run_daemon(settings, over))
     try:
-        await _until_ready(base_url(settings.listen[0]), running)
+        await _until_ready(settings.listen[0].url(), running)
         yield
     finally:
         over.set()
@@ -162,11 +161,11 @@ async def _run_and_show(
 ) -> None:
     """Let the streams run until the end and show what goes on; return when they are over."""
     playing = asyncio.create_task(
-        scenario.run(base_url(settings.listen[0]), secret=keys.webhook_secret, inbound_key=keys.inbound_key)
+        scenario.run(settings.listen[0].url(), secret=keys.webhook_secret, inbound_key=keys.inbound_key)
     )
     started_s = time.monotonic()
     rates = Rates()
-    page_url = base_url(settings.operator_listen)
+    page_url = settings.operator_listen.url()
     while not stop.is_set() and not playing.done():
         elapsed_s = time.monotonic() - started_s
         if seconds is not None and elapsed_s >= seconds:

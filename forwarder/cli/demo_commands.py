@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import sys
 
 import click
@@ -14,6 +13,7 @@ from forwarder.cli.demo_view import Screen
 from forwarder.cli.exits import ending
 from forwarder.cli.options import command_settings
 from forwarder.cli.send_sample import sample, send_sample
+from forwarder.daemon import signals_heard
 
 
 @click.command("demo", epilog=ending("forwarder demo", "forwarder demo --seconds 30"))
@@ -29,11 +29,9 @@ def demo_command(ctx: click.Context, *, seconds: float | None) -> None:
 
 
 async def _demo(seconds: float | None) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    return await demo(seconds, run_daemon=app.run_until, stop=stop, screen=Screen(sys.stdout), environ=os.environ)
+    with signals_heard() as heard:
+        screen = Screen(sys.stdout)
+        return await demo(seconds, run_daemon=app.run_until, stop=heard.stop, screen=screen, environ=os.environ)
 
 
 @click.command(

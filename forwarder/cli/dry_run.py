@@ -14,6 +14,8 @@ from forwarder import __version__
 from forwarder.cli.exits import FAILED, CommandFailed, ending
 from forwarder.cli.options import command_settings
 from forwarder.errors import Unmappable
+from forwarder.ingress import elements
+from forwarder.ingress.elements import Element, NotJson, TooManyElements
 from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack
 from forwarder.mapping.explanation import explain
 from forwarder.mapping.link_file import LinkFile, read_link_file
@@ -24,8 +26,6 @@ from forwarder.model import Delivery, Filtered, Lease, RouteName, Unmapped
 from forwarder.rudderstack import wire
 from forwarder.rudderstack.calls import TrackCalls
 from forwarder.settings import Settings
-from forwarder.web import elements
-from forwarder.web.elements import Element, NotJson, TooManyElements
 
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK.value, RouteName.RUDDERSTACK_TO_COURIER.value
 

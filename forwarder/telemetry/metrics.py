@@ -69,3 +69,6 @@ class Metrics:
             ["event"],
             registry=r,
         )
+        self.log_dropped = Counter(
+            "forwarder_log_lines_dropped", "Log lines that nobody read in time; the daemon does not wait.", registry=r
+        )

@@ -148,6 +148,22 @@ class Reporter:
 
     # --- the daemon ---
 
+    def setting_noticed(self, notice: str) -> None:
+        """Tell of a variable that is not read though it may have been meant."""
+        self._log.warning("setting.unread", reason=notice)
+
+    def secrets_read(self, *, replaced: Sequence[str]) -> None:
+        """Tell that the secrets were read again and which of them are new."""
+        self._log.info("secrets.read", replaced=list(replaced))
+
+    def secrets_refused(self, *, reason: str) -> None:
+        """Alarm: secrets that changed cannot be used; those in effect stay."""
+        self._log.error("secrets.refused", reason=reason)
+
+    def restart_needed(self, *, variables: Sequence[str]) -> None:
+        """Tell of settings that changed and take effect with the next start."""
+        self._log.warning("settings.restart_needed", variables=list(variables))
+
     def daemon_ready(self, *, version: str) -> None:
         """Tell that every worker runs and the doors are open."""
         self._log.info("daemon.ready", version=version)

@@ -24,6 +24,8 @@ OLD_KEY, NEW_KEY, STRANGE_KEY = "inbound-key-of-last-year", "inbound-key-of-this
 DOORS = ("/inbound/rudderstack", "/inbound/segment")
 SDK_DOORS = ("/v1/batch", "/v1/import", *(f"/v1/{kind}" for kind in ("identify", "track", "group", "page", "screen")))
 
+SUCCESS = '{"success":true}'
+
 MakeDaemon = Callable[[dict[str, str]], DaemonProcess]
 Answer = tuple[int, str, str]  # status, Retry-After, body
 
@@ -123,7 +125,7 @@ async def test_a_key_rotated_at_the_sender_first_costs_nothing(
 async def test_sdk_doors_answer_as_the_gateway_does(
     make_daemon: MakeDaemon, http: aiohttp.ClientSession, inbound: dict[str, str]
 ) -> None:
-    """An SDK hears the gateway's words as plain text: `ok`, what is wrong with its JSON, and 401 for any wrong key."""
+    """An SDK hears the gateway's words as plain text, 401 for any wrong key, and a 200 that its family understands."""
     daemon = make_daemon(inbound)
     await daemon.start()
     sender, key = Sender(http, daemon), inbound["FORWARDER_INBOUND_KEYS"]
@@ -131,18 +133,21 @@ async def test_sdk_doors_answer_as_the_gateway_does(
     for n, door in enumerate(SDK_DOORS):
         one = event_of(100 + n)
         body = b'{"batch":[' + one + b"]}" if door in SDK_DOORS[:2] else one
-        assert await sender.post(door, basic(key), body) == (200, "", "ok"), door
+        assert await sender.post(door, basic(key), body) == (200, "", SUCCESS), door
         packed = zlib.compress(body, wbits=31)
         gzip = {"Content-Encoding": "gzip"}
-        assert await sender.post(door + "/", basic(key) | gzip, packed) == (200, "", "ok"), door
+        ours = {"User-Agent": "RudderLabs"}
+        assert await sender.post(door + "/", basic(key) | gzip | ours, packed) == (200, "", "ok"), door
         assert (await sender.post(door, basic(key) | {"Content-Encoding": "br"}, packed))[0] == 415
-        assert (await sender.post(door, basic(key) | gzip, b"not gzip"))[0] == 400
+        assert (await sender.post(door, basic(key) | gzip, b"not gzip"))[0] == 503
         for headers in ({}, basic(STRANGE_KEY), bearer(STRANGE_KEY), {"Authorization": "Basic ?"}):
             status, _, text = await sender.post(door, headers, body)
             assert (status, text.startswith("{")) == (401, False), (door, headers)
         status, _, text = await sender.post(door, basic(key), body[:-1])
         assert (status, text.strip()) == (400, "invalid json"), door
     async with http.post(f"{daemon.url}/v1/track", data=event_of(1), headers=basic(key)) as response:
+        assert response.content_type == "application/json"
+    async with http.post(f"{daemon.url}/v1/track", data=b"{", headers=basic(key)) as response:
         assert response.content_type == "text/plain"
     assert await sender.metric("forwarder_duplicates_total", route=INBOUND) == len(SDK_DOORS)
 
@@ -160,7 +165,7 @@ async def test_one_bad_element_never_takes_its_batch_along(
     assert (status, json.loads(body)["refused"]) == (202, [1])
     totals = await daemon.wait_for_totals(INBOUND, lambda totals: totals["pending"] == 0)
     assert (totals["accepted"], totals["delivered"], totals["dead"]) == (3, 2, 1)
-    assert await sender.post("/v1/batch", basic(key), b'{"batch":' + mixed + b"}") == (200, "", "ok")
+    assert await sender.post("/v1/batch", basic(key), b'{"batch":' + mixed + b"}") == (200, "", SUCCESS)
     assert (await sender.post(DOORS[1], bearer(key), b"[7, null]"))[0] == 400
     assert (await sender.post(DOORS[1], bearer(key), b"{"))[0] == 400
     totals = await daemon.wait_for_totals(INBOUND, lambda totals: totals["pending"] == 0)

@@ -4,7 +4,7 @@ Nothing here writes: `write_audit` needs the spool itself.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.reading.detail import read_detail
 from forwarder.spool.reading.groups import group_by_reason
 from forwarder.spool.reading.search import search
+from forwarder.spool.reading.standings import states_of
 from forwarder.spool.store.codes import ROUTE_CODES, ROUTES, STATE_CODES, Account
 from forwarder.spool.store.database import Reader, open_reader
 from forwarder.spool.store.faults import DAMAGE_ERRORS, words
@@ -110,6 +111,10 @@ class SqliteArchive:
         if detail is None:
             raise NoSuchEvent(f"no event {sequence} in this spool: it never was, or its history was purged")
         return detail
+
+    async def states(self, sequences: Sequence[int]) -> Mapping[int, State]:
+        """Return the state of each of these events."""
+        return await self._read(lambda connection: states_of(connection, sequences))
 
     async def event_types(self, route: RouteName | None, *, limit: int) -> Sequence[EventTypeRow]:
         """List the event types seen, last seen first."""

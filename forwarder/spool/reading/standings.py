@@ -1,7 +1,10 @@
 """Find out where events are: an event is where its sequence is found."""
 
+from collections.abc import Mapping, Sequence
+
+from forwarder.model import State
 from forwarder.spool.reading.rows import Standing
-from forwarder.spool.store.codes import PENDING, SETTLED_CODES
+from forwarder.spool.store.codes import PENDING, SETTLED_CODES, STATES
 from forwarder.spool.store.database import Reader
 
 _OUTCOME = (
@@ -12,6 +15,7 @@ _RETRY = (
     "SELECT t.attempts, r.reason, t.not_before_ms FROM retries t "
     "LEFT JOIN reasons r USING (reason_id) WHERE t.route = ? AND t.sequence = ?"
 )
+_ROUTE = "SELECT route FROM events WHERE sequence = ?"
 
 
 def standing_of(connection: Reader, route: int, sequence: int) -> Standing:
@@ -26,3 +30,13 @@ def standing_of(connection: Reader, route: int, sequence: int) -> Standing:
     if retry is None:
         return Standing(PENDING)
     return Standing(PENDING, attempts=retry[0], reason=retry[1] or "", not_before_ms=retry[2] or None)
+
+
+def states_of(connection: Reader, sequences: Sequence[int]) -> Mapping[int, State]:
+    """Return the state of each of these events; unknown and purged ones are left out."""
+    states = {}
+    for sequence in sequences:
+        row = connection.execute(_ROUTE, (sequence,)).fetchone()
+        if row is not None:
+            states[sequence] = STATES[standing_of(connection, row[0], sequence).state]
+    return states

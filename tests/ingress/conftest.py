@@ -1,0 +1,205 @@
+"""What the tests of the endpoints share: a spool that can be full or shut, a clock, and a receiver between them."""
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from io import StringIO
+from itertools import count
+from typing import Any
+
+import pytest
+import structlog
+
+from forwarder.errors import SpoolClosed, SpoolFull
+from forwarder.ingress.admission import Admission, EndpointSettings
+from forwarder.ingress.cors import readable
+from forwarder.ingress.documents import Documents
+from forwarder.ingress.health import Health
+from forwarder.ingress.receiver import Receiver
+from forwarder.ingress.replies import Reply
+from forwarder.ingress.routing import Routing
+from forwarder.model import Envelope, Receipt, RouteName
+from forwarder.telemetry.metrics import Metrics
+from forwarder.telemetry.reporter import Reporter
+
+NOW_MS = 1_767_225_640_123
+WEBHOOK_SECRET = "whsec-of-the-webhook"
+EVENTS_KEY = "key-of-the-bus"
+INBOUND_KEY = "key-of-the-source"
+SETTINGS = EndpointSettings(
+    routes=frozenset(RouteName),
+    webhook_secrets=("retired-secret", WEBHOOK_SECRET),
+    events_keys=(EVENTS_KEY,),
+    inbound_keys=("retired-key", INBOUND_KEY),
+    body_bytes_max=100_000,
+    signature_age_max_s=93_600,
+)
+
+
+class StoppedClock:
+    """A clock that stands."""
+
+    def wall_ms(self) -> int:
+        """Return `NOW_MS`."""
+        return NOW_MS
+
+    def monotonic_s(self) -> float:
+        """Return a fixed time."""
+        return 1_000.0
+
+
+class ShortSpool:
+    """The part of a spool that endpoints use: it keeps, knows duplicates, and can be made to refuse."""
+
+    def __init__(self) -> None:
+        self.kept: list[Envelope] = []
+        self.appends = 0
+        self.refusal: Exception | None = None
+        self.gate: asyncio.Event | None = None  # while it is not set, nothing is committed
+        self.asked = asyncio.Event()
+        self._keys: set[bytes] = set()
+        self._waiting: asyncio.Future[None] | None = None
+
+    def append(
+        self,
+        envelopes: Sequence[Envelope],
+        *,
+        on_commit: Callable[[Receipt], None],
+        on_rollback: Callable[[SpoolFull | SpoolClosed], None],
+    ) -> None:
+        """Keep what is new."""
+        self.appends += 1
+        self.asked.set()
+        if self.gate is not None:
+            self._waiting = asyncio.ensure_future(self._after_gate(self.gate, envelopes, on_commit, on_rollback))
+            return
+        self._answer(envelopes, on_commit, on_rollback)
+
+    async def _after_gate(
+        self,
+        gate: asyncio.Event,
+        envelopes: Sequence[Envelope],
+        on_commit: Callable[[Receipt], None],
+        on_rollback: Callable[[SpoolFull | SpoolClosed], None],
+    ) -> None:
+        await gate.wait()
+        self._answer(envelopes, on_commit, on_rollback)
+
+    def _answer(
+        self,
+        envelopes: Sequence[Envelope],
+        on_commit: Callable[[Receipt], None],
+        on_rollback: Callable[[SpoolFull | SpoolClosed], None],
+    ) -> None:
+        if isinstance(self.refusal, SpoolFull | SpoolClosed):
+            on_rollback(self.refusal)
+            return
+        if self.refusal is not None:
+            raise self.refusal
+        accepted = 0
+        for envelope in envelopes:
+            if envelope.event_key not in self._keys:
+                self._keys.add(envelope.event_key)
+                self.kept.append(envelope)
+                accepted += 1
+        on_commit(Receipt(accepted=accepted, duplicates=len(envelopes) - accepted))
+
+
+@dataclass
+class House:
+    """A receiver with everything around it at hand, but sockets."""
+
+    receiver: Receiver
+    routing: Routing
+    health: Health
+    spool: ShortSpool
+    metrics: Metrics
+    log: StringIO
+    reporter: Reporter
+    clock: StoppedClock = field(default_factory=StoppedClock)
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def post(self, path: str, body: bytes, method: str = "POST", **headers: str) -> Reply:
+        """Send a request through every step; header names are given with underscores."""
+        named = {
+            name.replace("_", "-").encode(): value.encode("utf-8", "surrogateescape")
+            for name, value in (self.headers | headers).items()
+        }
+        judged = self.routing.judge(method.encode(), path.encode(), named)
+        if isinstance(judged, Reply):
+            return judged
+        reply = self._answer(judged, body)
+        return readable(reply, judged.origin) if judged.origin else reply
+
+    def _answer(self, judged: Admission, body: bytes) -> Reply:
+        found = self.receiver.accept(judged, body)
+        if isinstance(found, Reply):
+            return found
+        replies: list[Reply] = []
+        self.spool.append(
+            found,
+            on_commit=lambda receipt: replies.append(self.receiver.committed(judged, receipt)),
+            on_rollback=lambda error: replies.append(self.receiver.rolled_back(judged, error)),
+        )
+        return replies[0]
+
+    def rejections(self) -> dict[tuple[str, str], float]:
+        """Return how often each door turned away for each reason."""
+        return {
+            (sample.labels["endpoint"], sample.labels["reason"]): sample.value
+            for metric in self.metrics.rejected.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total")
+        }
+
+    def payloads(self) -> list[bytes]:
+        """Return what is kept."""
+        return [envelope.payload for envelope in self.spool.kept]
+
+
+def build(**changes: Any) -> House:
+    """Make a receiver whose settings differ from the usual ones in what is given."""
+    log, metrics, spool = StringIO(), Metrics(), ShortSpool()
+    reporter = Reporter(
+        metrics,
+        structlog.wrap_logger(
+            structlog.PrintLogger(log),
+            processors=[structlog.processors.JSONRenderer()],
+            wrapper_class=structlog.BoundLogger,
+        ),
+    )
+    numbers: Iterator[int] = count()
+    receiver = Receiver(
+        replace(SETTINGS, **changes),
+        clock=StoppedClock(),
+        reporter=reporter,
+        unique=lambda: next(numbers).to_bytes(16, "big"),
+    )
+    health = Health(clock=StoppedClock())
+    routing = Routing(receiver, health, Documents(receiver), reporter)
+    return House(receiver, routing, health, spool, metrics, log, reporter)
+
+
+@pytest.fixture
+def house() -> House:
+    """Return a receiver with the usual settings."""
+    return build()
+
+
+@pytest.fixture
+def build_house() -> Callable[..., House]:
+    """Return what makes a receiver with other settings."""
+    return build
+
+
+@pytest.fixture
+def sign() -> Callable[..., str]:
+    """Return what makes Courier's header for a body."""
+
+    def made(body: bytes, *, secret: str = WEBHOOK_SECRET, at_ms: int = NOW_MS) -> str:
+        mac = hmac.new(secret.encode(), f"{at_ms}.".encode() + body, hashlib.sha256)
+        return f"t={at_ms},signature={mac.hexdigest()}"
+
+    return made
