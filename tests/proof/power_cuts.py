@@ -9,12 +9,13 @@ import contextlib
 import random
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 
-from forwarder.model import Envelope, Labels, RouteName, State
+from forwarder.model import Envelope, Labels, RouteName, State, Totals
 from forwarder.ports import EventQuery
 from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
@@ -146,16 +147,10 @@ async def _work(spool: SqliteSpool, kept: Kept, dice: random.Random, clock: _Clo
 async def _judge(after: Path, sure: Kept, kept: Kept, found: Cuts) -> bool:
     """Open what the cut has left and compare; what it holds is what is kept from now. False when it does not open."""
     try:
-        spool = await _open(after, _Clock())
-    except Exception as error:  # noqa: BLE001 - in what way it does not open is told
-        found.lost.append(f"cut {found.cuts}: it does not open: {error}")
+        states, totals = await _read(after)
+    except Exception as error:  # noqa: BLE001 - in what way it cannot be read is told
+        found.lost.append(f"cut {found.cuts}: it cannot be read: {error!r}")
         return False
-    try:
-        rows = (await spool.events(EventQuery(limit=100_000))).rows
-        totals = (await spool.facts()).totals
-    finally:
-        await spool.close()
-    states = {int(row.labels.message_id[1:]): row.state for row in rows}
     settled = {number for number, state in states.items() if state is not State.PENDING}
     found.lost += [f"cut {found.cuts}: event {number}" for number in sorted(sure.acknowledged - states.keys())]
     found.unsettled += [f"cut {found.cuts}: event {number}" for number in sorted(sure.settled - settled)]
@@ -165,6 +160,16 @@ async def _judge(after: Path, sure: Kept, kept: Kept, found: Cuts) -> bool:
         found.wrong.append(f"cut {found.cuts}: {totals} with {len(states)} events")
     kept.acknowledged, kept.settled = set(states), settled
     return True
+
+
+async def _read(folder: Path) -> tuple[dict[int, State], Mapping[RouteName, Totals]]:
+    """Return the state of each event that is there, by number, and the totals."""
+    spool = await _open(folder, _Clock())
+    try:
+        rows = (await spool.events(EventQuery(limit=100_000))).rows
+        return {int(row.labels.message_id[1:]): row.state for row in rows}, (await spool.facts()).totals
+    finally:
+        await spool.close()
 
 
 def envelope(number: int, clock: _Clock) -> Envelope:
