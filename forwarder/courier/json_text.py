@@ -43,6 +43,16 @@ def refuse_huge(value: Any, text: bytes) -> None:
         raise Unmappable("a number is out of range")
 
 
+def is_plain(payload: bytes) -> bool:
+    """Tell whether bytes that are JSON of good form are certainly taken by `decode`, whatever their values are."""
+    if not payload.isascii():
+        try:
+            payload.decode()
+        except UnicodeDecodeError:
+            return False
+    return _THREE_DIGITS.search(payload[::_STRIDE]) is None
+
+
 def _decode_slowly(payload: bytes) -> Any:
     try:
         value = json.loads(payload.decode("utf-8-sig"), parse_constant=_refuse_constant, parse_float=_finite)

@@ -194,6 +194,19 @@ def test_framing_is_exact(count: int) -> None:
     assert framing_bytes(1) < 100 < REQUEST_BYTES_MAX
 
 
+async def test_a_key_that_is_replaced_is_sent_from_then_on() -> None:
+    """Rotation needs no new sink."""
+    wire, key = Wire(_response(200, {}, b"ok")), WriteKey("old")
+    sink = RudderstackSink(transport=wire, url="https://dp.example.com/", write_key=key, clock=Clock())
+    await sink.send(_batch(b'{"a":1}'))
+    key.replace("new")
+    await sink.send(_batch(b'{"a":1}'))
+    assert [base64.b64decode(one.headers["Authorization"].removeprefix("Basic ")) for one in wire.requests] == [
+        b"old:",
+        b"new:",
+    ]
+
+
 def test_key_is_hidden() -> None:
     """The write key does not show in a repr."""
     assert "the-key" not in repr(WriteKey("the-key"))

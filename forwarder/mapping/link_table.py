@@ -1,7 +1,7 @@
 """All links in force: the pinned ones of the file, which nobody can change here, and the stored ones.
 
-Pure but for what it holds. The store is somebody else's: whoever changes the book keeps `encoded` first, and
-shows the change to the book once it is on disk.
+Pure but for what it holds. The store is somebody else's: whoever changes the table keeps `encoded` first, and
+shows the change to the table once it is on disk.
 """
 
 from typing import Final
@@ -12,15 +12,15 @@ from forwarder.errors import RulesInvalid
 from forwarder.mapping.link_file import LinkFile, link_of, words_of
 from forwarder.mapping.links import Link, LinkInvalid, Links
 
-STORE_KEY: Final = "links"  # under which the spool remembers the stored links
-ENCODED_BYTES_MAX: Final = 4_194_304  # what the spool remembers at most
+STORE_KEY: Final = "links"  # under which the spool keeps the stored links
+ENCODED_BYTES_MAX: Final = 4_194_304  # what the spool keeps at most
 
 
 class LinkPinned(RulesInvalid):
     """The link comes from the file and is changed there."""
 
 
-class LinkBook:
+class LinkTable:
     """The links of one daemon. Hand `links` to the mapper as a method: it is asked at every event."""
 
     def __init__(self, pinned: LinkFile | None = None, stored: Links | None = None) -> None:
@@ -59,7 +59,7 @@ class LinkBook:
 
 
 def encode_links(links: Links) -> bytes:
-    """Return what the spool remembers; raises `LinkInvalid` when it would be too much."""
+    """Return what the spool keeps; raises `LinkInvalid` when it would be too much."""
     encoded = msgspec.json.encode([words_of(link) for link in links])
     if len(encoded) > ENCODED_BYTES_MAX:
         raise LinkInvalid("link", "too many links with long names to be stored")
