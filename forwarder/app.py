@@ -16,10 +16,10 @@ from forwarder.courier.client import CourierClient
 from forwarder.courier.sink import CourierSink
 from forwarder.courier.tenant_order import TenantOrder
 from forwarder.daemon import Daemon, signals_heard
-from forwarder.flow.batcher import BatchLimits
-from forwarder.flow.delivery import DeliveryLimits
-from forwarder.flow.route import Route
-from forwarder.flow.routes import batch_route, call_route
+from forwarder.delivery.flights import BatchLimits
+from forwarder.delivery.intake import ONE_BY_ONE, RequestLimits
+from forwarder.delivery.route import Route
+from forwarder.delivery.routes import make_route
 from forwarder.ingress.admission import EndpointSettings
 from forwarder.ingress.health import Health
 from forwarder.ingress.limits import ListenerLimits
@@ -163,7 +163,7 @@ def outbound_route(settings: Settings, base: Foundation, rules: Rules) -> Route:
     assert settings.rudderstack_data_plane_url is not None  # noqa: S101  settings.together saw to it
     write_key = WriteKey(revealed(settings.rudderstack_write_key))
     base.swaps.append(lambda new: write_key.replace(revealed(new.rudderstack_write_key)))
-    return batch_route(
+    return make_route(
         RouteName.COURIER_TO_RUDDERSTACK,
         spool=base.spool,
         mapper=outbound_mapper(settings, rules),
@@ -173,7 +173,7 @@ def outbound_route(settings: Settings, base: Foundation, rules: Rules) -> Route:
             write_key=write_key,
             clock=base.clock,
         ),
-        limits=delivery_limits(settings),
+        limits=request_limits(settings),
         concurrency_max=settings.concurrency_max,
         reporter=base.reporter,
         clock=base.clock,
@@ -190,11 +190,12 @@ def inbound_route(settings: Settings, base: Foundation, links: LinkStore) -> Rou
         clock=base.clock,
     )
     base.swaps.append(lambda new: client.replace_key(revealed(new.courier_api_key)))
-    return call_route(
+    return make_route(
         RouteName.RUDDERSTACK_TO_COURIER,
         spool=base.spool,
         mapper=inbound_mapper(settings, links, base.reporter.loop_stopped),
         sink=CourierSink(client, TenantOrder(base.spool), clock=base.clock),
+        limits=ONE_BY_ONE,
         concurrency_max=settings.concurrency_max,
         reporter=base.reporter,
         clock=base.clock,
@@ -217,7 +218,7 @@ def inbound_mapper(
 ) -> RudderstackToCourier:
     """Return what maps calls; it sees every change of the links at once."""
     is_relay = settings.inbound_mode == "relay"
-    return RudderstackToCourier.of(links.book.links, links.book.file, is_relay=is_relay, on_loop=on_loop)
+    return RudderstackToCourier.of(links.table.links, links.table.file, is_relay=is_relay, on_loop=on_loop)
 
 
 def explainers(settings: Settings, rules: Rules, links: LinkStore) -> dict[RouteName, Explain]:
@@ -277,10 +278,10 @@ def spool_limits(settings: Settings) -> SpoolLimits:
     )
 
 
-def delivery_limits(settings: Settings) -> DeliveryLimits:
+def request_limits(settings: Settings) -> RequestLimits:
     """Return what one request to the data plane may hold; the framing is subtracted here, once."""
     framing = framing_bytes(settings.batch_events_max)
-    return DeliveryLimits(
+    return RequestLimits(
         batch=BatchLimits(
             deliveries_max=settings.batch_events_max,
             bytes_max=max(1, settings.batch_bytes_max - framing),

@@ -24,6 +24,7 @@ def place_of(unit: str) -> Place:
     environ: dict[str, str] = {}
     of_files: dict[str, str] = {}  # which override the others, wherever they stand
     credentials: dict[str, Path] = {}
+    fallbacks: set[str] = set()  # credentials that count as unset when their files are not there
     directory = Path("/")
     for key, value in _assignments(_text_of(unit)):
         match key:
@@ -34,11 +35,14 @@ def place_of(unit: str) -> Place:
             case "LoadCredential" if value:
                 name, _, path = value.partition(":")
                 credentials[name.upper()] = _credential(path or name)
-            case "LoadCredentialEncrypted" | "SetCredentialEncrypted" if value:
+            case "SetCredential" if value.partition(":")[2].replace("\\n", "").strip() == "":
+                fallbacks.add(value.partition(":")[0].upper())
+            case "LoadCredentialEncrypted" | "SetCredentialEncrypted" | "SetCredential" if value:
                 raise SettingsInvalid(f"{unit}: {key} cannot be read here. Check it from inside the unit.")
             case "WorkingDirectory" if value:
                 directory = Path(value.lstrip("-"))
-    return Place(environ | of_files, directory, credentials)
+    given = {name: path for name, path in credentials.items() if path.exists() or name not in fallbacks}
+    return Place(environ | of_files, directory, given)
 
 
 def _text_of(unit: str) -> str:

@@ -1,6 +1,6 @@
 """From the bytes of one webhook event to its envelope: key, labels, and how it may recur.
 
-Nothing here decides what becomes of an event. The door takes whatever was signed, so `envelope`
+Nothing here decides what becomes of an event. The endpoint takes whatever was signed, so `envelope`
 never fails; what cannot be understood is refused later, by the mapper, where people can see it.
 """
 

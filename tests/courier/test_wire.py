@@ -48,13 +48,14 @@ def test_all_samples_are_different_events() -> None:
     assert len({_wrap(body).event_key for body in _BODIES.values()}) == len(_BODIES)
 
 
-@pytest.mark.parametrize("name", _BODIES)
-def test_a_resend_has_the_key_of_the_first_copy(name: str) -> None:
-    """The same event has the same key whenever it comes and however its JSON is spaced or ordered."""
-    body = _BODIES[name]
-    reordered = json.dumps(body, sort_keys=True, indent=2).encode()
-    later = envelope(reordered, received_at_ms=1_767_999_999_999, source="webhook")
-    assert later.event_key == _wrap(body).event_key
+def test_a_resend_has_the_key_of_the_first_copy() -> None:
+    """The same event has the same key whenever it comes and however its JSON is spaced or ordered, in every sample."""
+
+    def resent(body: Any) -> bytes:
+        reordered = json.dumps(body, sort_keys=True, indent=2).encode()
+        return envelope(reordered, received_at_ms=1_767_999_999_999, source="webhook").event_key
+
+    assert [name for name, body in _BODIES.items() if resent(body) != _wrap(body).event_key] == []
 
 
 @pytest.mark.parametrize(

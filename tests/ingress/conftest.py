@@ -5,6 +5,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from io import StringIO
 from itertools import count
 from typing import Any
@@ -24,8 +25,10 @@ from forwarder.ingress.replies import Reply
 from forwarder.ingress.routing import Routing
 from forwarder.ingress.shared import Shared
 from forwarder.model import Envelope, Receipt, RouteName
+from forwarder.spool.limits import SpoolLimits
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
+from stand_ins.memory_spool import MemorySpool
 
 NOW_MS = 1_767_225_640_123
 WEBHOOK_SECRET = "whsec-of-the-webhook"
@@ -53,17 +56,21 @@ class StoppedClock:
         return 1_000.0
 
 
-class ShortSpool:
-    """The part of a spool that endpoints use: it keeps, knows duplicates, and can be made to refuse."""
+class WilfulSpool(MemorySpool):
+    """The spool in memory, whose commits a test can hold back and make in any order, or refuse."""
 
     def __init__(self) -> None:
-        self.kept: list[Envelope] = []
+        super().__init__(limits=SpoolLimits(), clock=StoppedClock())
         self.appends = 0
-        self.refusal: Exception | None = None
-        self.gate: asyncio.Event | None = None  # while it is not set, nothing is committed
         self.asked = asyncio.Event()
-        self._keys: set[bytes] = set()
-        self._waiting: asyncio.Future[None] | None = None
+        self.refusal: Exception | None = None
+        self.holds = False
+        self.waiting: list[Callable[[], None]] = []
+
+    @property
+    def kept(self) -> list[Envelope]:
+        """What is stored, in its order."""
+        return [record.envelope for record in self._records.by_sequence.values()]
 
     def append(
         self,
@@ -72,42 +79,21 @@ class ShortSpool:
         on_commit: Callable[[Receipt], None],
         on_rollback: Callable[[SpoolFull | SpoolClosed], None],
     ) -> None:
-        """Keep what is new."""
+        """Store the envelopes now or later, or refuse them; another error than a spool's is a bug."""
         self.appends += 1
         self.asked.set()
-        if self.gate is not None:
-            self._waiting = asyncio.ensure_future(self._after_gate(self.gate, envelopes, on_commit, on_rollback))
-            return
-        self._answer(envelopes, on_commit, on_rollback)
-
-    async def _after_gate(
-        self,
-        gate: asyncio.Event,
-        envelopes: Sequence[Envelope],
-        on_commit: Callable[[Receipt], None],
-        on_rollback: Callable[[SpoolFull | SpoolClosed], None],
-    ) -> None:
-        await gate.wait()
-        self._answer(envelopes, on_commit, on_rollback)
-
-    def _answer(
-        self,
-        envelopes: Sequence[Envelope],
-        on_commit: Callable[[Receipt], None],
-        on_rollback: Callable[[SpoolFull | SpoolClosed], None],
-    ) -> None:
         if isinstance(self.refusal, SpoolFull | SpoolClosed):
             on_rollback(self.refusal)
             return
         if self.refusal is not None:
             raise self.refusal
-        accepted = 0
-        for envelope in envelopes:
-            if envelope.event_key not in self._keys:
-                self._keys.add(envelope.event_key)
-                self.kept.append(envelope)
-                accepted += 1
-        on_commit(Receipt(accepted=accepted, duplicates=len(envelopes) - accepted))
+        self.waiting.append(partial(super().append, envelopes, on_commit=on_commit, on_rollback=on_rollback))
+        while self.waiting and not self.holds:
+            self.commit()
+
+    def commit(self, index: int = 0) -> None:
+        """Commit one of the appends that wait."""
+        self.waiting.pop(index % len(self.waiting))()
 
 
 @dataclass
@@ -117,7 +103,7 @@ class House:
     receiver: Receiver
     routing: Routing
     health: Health
-    spool: ShortSpool
+    spool: WilfulSpool
     metrics: Metrics
     log: StringIO
     reporter: Reporter
@@ -149,7 +135,7 @@ class House:
         return replies[0]
 
     def rejections(self) -> dict[tuple[str, str], float]:
-        """Return how often each door turned away for each reason."""
+        """Return how often each endpoint turned away for each reason."""
         return {
             (sample.labels["endpoint"], sample.labels["reason"]): sample.value
             for metric in self.metrics.rejected.collect()
@@ -164,7 +150,7 @@ class House:
 
 def build(**changes: Any) -> House:
     """Make a receiver whose settings differ from the usual ones in what is given."""
-    log, metrics, spool = StringIO(), Metrics(), ShortSpool()
+    log, metrics, spool = StringIO(), Metrics(), WilfulSpool()
     reporter = Reporter(
         metrics,
         structlog.wrap_logger(
@@ -267,11 +253,10 @@ class Client(asyncio.Transport):
 
 def shared_of(house: House, limits: ListenerLimits | None = None) -> Shared:
     """Return what the connections to a house have in common."""
-    stored: Any = house.spool
     return Shared(
         routing=house.routing,
         receiver=house.receiver,
-        spool=stored,
+        spool=house.spool,
         reporter=house.reporter,
         limits=limits or ListenerLimits(),
     )
@@ -279,12 +264,10 @@ def shared_of(house: House, limits: ListenerLimits | None = None) -> Shared:
 
 @pytest.fixture
 def connect() -> Callable[..., Client]:
-    """Return what makes a client of a house with given settings, limits and spool."""
+    """Return what makes a client of a house with given settings and limits."""
 
-    def made(*, limits: ListenerLimits | None = None, spool: Any = None, **changes: Any) -> Client:
+    def made(*, limits: ListenerLimits | None = None, **changes: Any) -> Client:
         house = build(**changes)
-        shared = shared_of(house, limits)
-        shared.spool = spool or shared.spool
-        return Client(shared, house)
+        return Client(shared_of(house, limits), house)
 
     return made

@@ -1,53 +1,28 @@
 """Any bytes, cut anywhere: the same answers, in the order of the requests, and nothing is left behind."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.ingress.limits import ListenerLimits
-from forwarder.model import Envelope, Receipt
 
 Connect = Callable[..., Any]
 
 quick = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-class HeldSpool:
-    """A spool whose commits a test makes, in any order."""
-
-    def __init__(self) -> None:
-        self.waiting: list[tuple[int, Callable[[Receipt], None]]] = []
-
-    def append(
-        self,
-        envelopes: Sequence[Envelope],
-        *,
-        on_commit: Callable[[Receipt], None],
-        on_rollback: Callable[[SpoolFull | SpoolClosed], None],
-    ) -> None:
-        """Wait for `commit`."""
-        del on_rollback
-        self.waiting.append((len(envelopes), on_commit))
-
-    def commit(self, index: int) -> None:
-        """Say that one of those that wait is on disk."""
-        count, on_commit = self.waiting.pop(index % len(self.waiting))
-        on_commit(Receipt(accepted=count, duplicates=0))
-
-
-def lines_of(number: int) -> bytes:
-    """Return so many events, so that each answer can be told from the others."""
-    return b"\n".join(b'{"id":"%d-%d"}' % (number, line) for line in range(number))
+def lines_of(number: int, kind: int) -> bytes:
+    """Return so many events of their own, so that each answer can be told from the others."""
+    return b"\n".join(b'{"id":"%d-%d-%d"}' % (kind, number, line) for line in range(number))
 
 
 def posted(number: int, *, is_chunked: bool) -> bytes:
     """Return a request with so many events."""
-    body = lines_of(number)
+    body = lines_of(number, int(is_chunked))
     head = b"POST /events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer key-of-the-bus\r\n"
     head += b"Content-Type: application/x-ndjson\r\n"
     if not is_chunked:
@@ -68,7 +43,7 @@ def gist(answers: bytes) -> list[bytes]:
 
 GOOD = st.builds(posted, st.integers(1, 9), is_chunked=st.booleans())
 PLAIN = st.sampled_from([b"/livez", b"/readyz", b"/nowhere", b"/events"]).map(asked)
-PIPELINES = st.lists(GOOD | PLAIN, min_size=1, max_size=8).map(b"".join)
+PIPELINES = st.lists(GOOD | PLAIN, min_size=1, max_size=8, unique=True).map(b"".join)
 CUTS = st.lists(st.integers(0, 4_000), max_size=12)
 
 
@@ -84,14 +59,10 @@ def test_answers_come_in_order_however_a_pipeline_is_cut(
     connect: Connect, raw: bytes, cuts: list[int], order: list[int]
 ) -> None:
     """Neither where the requests are cut nor which is on disk first changes what is answered, and in which order."""
-    at_once = HeldSpool()
-    whole = connect(spool=at_once)
-    whole.send(raw)
-    while at_once.waiting:
-        at_once.commit(0)
-    expected = gist(bytes(whole.received))
-    spool = HeldSpool()
-    client = connect(spool=spool)
+    expected = gist(connect().send(raw))
+    client = connect()
+    spool = client.house.spool
+    spool.holds = True
     for number, part in enumerate(cut(raw, cuts)):
         client.send(part)
         if spool.waiting and number % 2:

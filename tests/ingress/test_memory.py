@@ -59,7 +59,7 @@ async def listener(build_house: Callable[..., Any]) -> AsyncIterator[PublicListe
 async def until_let_go(listener: PublicListener) -> None:
     """Wait until the listener has noticed that its clients are gone."""
     async with asyncio.timeout(5):
-        while listener.shared.in_flight or listener.shared.held_bytes:  # noqa: ASYNC110 - counted, not told
+        while listener.shared.in_flight or listener.shared.held_bytes:  # noqa: ASYNC110  it tells nobody of its counts
             await asyncio.sleep(0.01)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from forwarder.delivery.flights import batch_of
 from forwarder.errors import NoAnswer
-from forwarder.flow.parcels import batch_of
 from forwarder.model import Delivered, Delivery, Effect, Held, HttpRequest, HttpResponse, Refused, TryLater
 from forwarder.retry_after import retry_after_s
 from forwarder.rudderstack.answers import judge, judge_no_answer
