@@ -37,7 +37,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' forwarder/__init__.py)
 # Where wheels of the same commit come out the same, byte for byte.
 export SOURCE_DATE_EPOCH := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null || echo 1700000000))
 
-.PHONY: help demo run test unit check bench image lock wheel clean env node
+.PHONY: help demo run test unit check bench chaos soak image lock wheel clean env node
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,12 @@ check: $(DEV_STAMP) ## Formatting, lint, types, import floors, spelling, scripts
 
 bench: $(WHEEL_STAMP) ## Measure throughput and cost beside a bare handler and the SDK, in one run (needs wrk)
 	PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m benchmarks.run $(ARGS)
+
+chaos: $(WHEEL_STAMP) ## Kill the daemon and cut its power again and again; prove that nothing is lost (ARGS="--cycles 1000")
+	PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m proof.chaos $(ARGS)
+
+soak: $(WHEEL_STAMP) ## Run the daemon under load for an hour; prove that nothing grows (ARGS="--minutes 5")
+	PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m proof.soak $(ARGS)
 
 wheel: $(DEV_STAMP) ## Build dist/courier_rudderstack_forwarder-*.whl
 	rm -rf dist && $(BIN)/hatchling build -t wheel -d dist

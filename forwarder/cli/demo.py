@@ -186,7 +186,7 @@ def _moment(scenario: Scenario, rates: Rates, elapsed_s: float, page_url: str) -
     return Moment(
         elapsed_s=elapsed_s,
         page_url=page_url,
-        is_outage=scenario.is_outage,
+        is_outage=scenario.plane.is_down,
         flows=flows,
         rates=rates.at(elapsed_s, counts),
         latest=tuple(scenario.latest),

@@ -6,12 +6,11 @@ what it did. Absent: the daemon, and how the numbers are shown.
 
 import asyncio
 import contextlib
-import itertools
 import math
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
 import aiohttp
@@ -48,7 +47,6 @@ class Scenario:
         self.courier = courier
         self.outbound = Ledger()
         self.inbound = Ledger()
-        self.is_outage = False
         self.outages = 0
         self.latest: deque[str] = deque(maxlen=3)  # what arrived last, in words
         self._pace = pace
@@ -75,19 +73,22 @@ class Scenario:
                     if not self._is_over.is_set():
                         await webhook(event)
 
+            async def audience() -> None:
+                await courier.webhook(self._workflow.audience(time.time_ns() // 1_000_000), secret)
+
             async def call() -> None:
                 await callers.call(self._calls.call(time.time_ns() // 1_000_000), inbound_key)
 
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._repeat(message, self._pace.messages_per_s))
-                group.create_task(self._repeat(self._one_audience(courier, secret), self._pace.messages_per_s / 10))
+                group.create_task(self._repeat(audience, self._pace.messages_per_s / 10))
                 group.create_task(self._repeat(call, self._pace.calls_per_s))
                 group.create_task(self._outages())
 
     def stop(self) -> None:
         """End the streams and every trouble, so that what waits can arrive."""
         self._is_over.set()
-        self._heal()
+        self.plane.is_down, self.courier.trouble = False, 0.0
 
     async def wait_until_arrived(self, *, timeout_s: float) -> bool:
         """Wait until everything that was acknowledged has arrived; False at the time-out."""
@@ -96,12 +97,6 @@ class Scenario:
                 return True
             await asyncio.sleep(_LOOK_AGAIN_S)
         return False
-
-    def _one_audience(self, courier: LoadDriver, secret: str) -> Callable[[], Coroutine[None, None, None]]:
-        async def audience() -> None:
-            await courier.webhook(self._workflow.audience(time.time_ns() // 1_000_000), secret)
-
-        return audience
 
     async def _repeat(self, act: Callable[[], Coroutine[None, None, None]], per_s: float) -> None:
         """Start `act` so often; several run at once, within a limit; the last ones are waited for."""
@@ -112,33 +107,20 @@ class Scenario:
                 await act()
 
         async with asyncio.TaskGroup() as group:
-            async for _ in self._ticks(1 / per_s):
-                if not slots.locked():
+            while not self._is_over.is_set():
+                # Even steps would look like a machine; the vendors' traffic comes in irregular ones.
+                await self._wait(self._random.uniform(0.5, 1.5) / per_s)
+                if not slots.locked() and not self._is_over.is_set():
                     group.create_task(one())
-
-    async def _ticks(self, every_s: float) -> AsyncIterator[int]:
-        for tick in itertools.count():
-            # Even ticks would look like a machine; the vendors' traffic comes in irregular steps.
-            await self._wait(self._random.uniform(0.5, 1.5) * every_s)
-            if self._is_over.is_set():
-                return
-            yield tick
 
     async def _outages(self) -> None:
         await self._wait(self._pace.outage_first_s)
         while not self._is_over.is_set():
-            self.is_outage, self.outages = True, self.outages + 1
-            self.plane.is_down = True
-            self.courier.trouble = _TROUBLE_AT_COURIER
+            self.outages += 1
+            self.plane.is_down, self.courier.trouble = True, _TROUBLE_AT_COURIER
             await self._wait(self._pace.outage_s)
-            self._heal()
+            self.plane.is_down = False
             await self._wait(self._pace.outage_every_s)
-
-    def _heal(self) -> None:
-        self.is_outage = False
-        self.plane.is_down = False
-        if self._is_over.is_set():
-            self.courier.trouble = 0.0
 
     async def _wait(self, seconds: float) -> None:
         if seconds <= 0:

@@ -65,11 +65,11 @@ async def test_order_and_once_only_hold_through_chaos_and_a_kill(
         await daemon.kill()
         await daemon.start()
 
-    async with asyncio.timeout(90), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(300), asyncio.TaskGroup() as group:
         group.create_task(kill_in_the_middle())
         for of_user in calls.values():
             group.create_task(post_all(of_user))
-    totals = await daemon.wait_for_totals(INBOUND, lambda totals: totals["pending"] == 0, timeout_s=90)
+    totals = await daemon.wait_for_totals(INBOUND, lambda totals: totals["pending"] == 0, timeout_s=300)
 
     assert ledger.acknowledged == USERS * EVENTS_PER_USER == totals["delivered"]
     assert list(ledger.missing()) == []

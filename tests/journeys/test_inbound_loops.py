@@ -56,7 +56,7 @@ async def exported(
         headers = signed(event.body, daemon.settings["COURIER_WEBHOOK_SECRET"], now_ms)
         async with http.post(f"{daemon.url}/webhooks/courier", data=event.body, headers=headers) as response:
             assert response.status == 200
-    assert await plane.wait_for(before + messages, timeout_s=10)
+    assert await plane.wait_for(before + messages, timeout_s=60)
     return [dict(event) for event in list(plane.events)[before:]]
 
 

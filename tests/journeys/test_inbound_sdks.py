@@ -134,7 +134,7 @@ async def test_an_sdk_uses_the_daemon_as_its_data_plane(
 
     assert await sdk.post(program, daemon.url, inbound["FORWARDER_INBOUND_KEYS"], sample_calls()) == []
     totals = await daemon.wait_for_totals(
-        INBOUND, lambda totals: (totals["accepted"], totals["pending"]) == (9 + CROWD, 0), timeout_s=20
+        INBOUND, lambda totals: (totals["accepted"], totals["pending"]) == (9 + CROWD, 0)
     )
 
     assert totals == {

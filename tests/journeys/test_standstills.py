@@ -1,7 +1,6 @@
 """Pauses, holds and outages over stops and restarts of the real process, and replays as people ask for them."""
 
 import json
-import time
 from collections.abc import Callable
 
 import aiohttp
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.journey
 
 OUTBOUND = RouteName.COURIER_TO_RUDDERSTACK.value
 INBOUND = RouteName.RUDDERSTACK_TO_COURIER.value
-STOP_MAX_S = 5.0
+STOP_MAX_S = 30.0  # far below the drain that is allowed here
 
 MakeDaemon = Callable[[dict[str, str]], DaemonProcess]
 
@@ -74,13 +73,11 @@ async def test_a_stop_does_not_wait_for_a_destination_in_trouble(
 ) -> None:
     """SIGTERM ends a daemon that backs off or is held at once and well; the next start delivers what waited."""
     plane.script.behave(trouble)
-    daemon = make_daemon(outbound)
+    daemon = make_daemon(outbound | {"FORWARDER_DRAIN_MAX_S": "300"})
     await daemon.start()
     await post_events(http, daemon, outbound["FORWARDER_EVENTS_KEY"], range(150))
-    assert await plane.wait_for_requests(2 if trouble is UNAVAILABLE else 1, timeout_s=10)
-    started_s = time.monotonic()
-    assert await daemon.stop() == 0
-    assert time.monotonic() - started_s < STOP_MAX_S
+    assert await plane.wait_for_requests(2 if trouble is UNAVAILABLE else 1, timeout_s=60)
+    assert await daemon.stop(timeout_s=STOP_MAX_S) == 0
     plane.script.heal()
     await daemon.start()
     totals = await daemon.wait_for_totals(OUTBOUND, lambda totals: totals["pending"] == 0)
@@ -95,7 +92,7 @@ async def test_an_events_attempts_show_while_it_waits(
     daemon = make_daemon(outbound)
     await daemon.start()
     await post_events(http, daemon, outbound["FORWARDER_EVENTS_KEY"], range(1))
-    assert await plane.wait_for_requests(3, timeout_s=20)
+    assert await plane.wait_for_requests(3, timeout_s=120)
     async with http.get(f"{daemon.operator_url}/api/events/1") as answer:
         shown = await answer.json()
     assert shown["state"] == "pending"
