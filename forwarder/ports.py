@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from forwarder.errors import SpoolClosed, SpoolFull
+from forwarder.errors import SpoolClosed, SpoolFull, Unmappable
 from forwarder.model import (
     Answer,
     Attempt,
@@ -278,8 +278,15 @@ class Mapper(Protocol):
     def map(self, lease: Lease) -> Mapped:
         """Return the deliveries in the order they are to be made (outbound: exactly one), or why there are none.
 
-        Raises `Unmappable`: the event is buried with that reason.
+        Raises `Unmappable`: the event is dead with that reason.
         """
+
+
+class BatchMapper(Mapper, Protocol):
+    """A mapper as a route uses it."""
+
+    def map_batch(self, leases: Sequence[Lease]) -> Sequence[Mapped | Unmappable]:
+        """Map each of them as `map` does; what `map` raises stands in its place."""
 
 
 class Sink(Protocol):

@@ -3,6 +3,7 @@
 Loads nothing else of ours: what comes after takes a second to load, and a container's manager may end us in it.
 """
 
+import codecs
 import io
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 from types import FrameType
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_ESCAPING = "forwarder.escaping"
 _DAEMON_VERBS = ("run", "demo")
 
 
@@ -47,7 +49,7 @@ def is_asked_to_stop() -> bool:
 def open_standard_streams() -> None:
     """Open /dev/null where 0, 1 or 2 is closed, or a socket or the spool would be opened there and written to.
 
-    What a stream's encoding lacks is replaced, so that a name in an event ends no command.
+    What a stream's encoding lacks is written as JSON would escape it, so that a name in an event ends no command.
     """
     for fd in range(3):
         try:
@@ -59,4 +61,14 @@ def open_standard_streams() -> None:
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  it stays open for good
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors=_ESCAPING)
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2)), error.end
+
+
+codecs.register_error(_ESCAPING, _escaped)

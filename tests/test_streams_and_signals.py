@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from forwarder.demo.signing import signed
+
 pytestmark = pytest.mark.journey
 
 _START_MAX_S = 60.0
@@ -43,6 +45,16 @@ class Process:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=within_s)
         try:
             connection.request("GET", path)
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    def post_signed(self, secret: str) -> int:
+        """Post a webhook that Courier signed with this secret; return the status."""
+        body = b'{"type":"message:updated","data":{"id":"1-6","status":"SENT"}}'
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("POST", "/webhooks/courier", body, signed(body, secret, time.time_ns() // 1_000_000))
             return connection.getresponse().status
         finally:
             connection.close()
@@ -224,3 +236,43 @@ def test_a_signal_during_the_start_counts(
         return
     assert one.process.wait(_START_MAX_S) == 0
     assert "daemon.ready" not in one.log()
+
+
+def _statuses(listen: str, *tokens: str) -> list[int]:
+    """Return what the operator's listener answers to each token."""
+    statuses = []
+    for token in tokens:
+        connection = HTTPConnection(listen, timeout=10)
+        try:
+            connection.request("GET", "/api/status", headers={"Authorization": f"Bearer {token}"})
+            statuses.append(connection.getresponse().status)
+        finally:
+            connection.close()
+    return statuses
+
+
+def test_secrets_are_replaced_without_a_restart(start: Start, tmp_path: Path) -> None:
+    """After HUP the new secret is taken and the old one is not; one that cannot be used changes nothing."""
+    (tmp_path / "secrets").mkdir()
+    secret = tmp_path / "secrets" / "COURIER_WEBHOOK_SECRET"
+    secret.write_text("old\n")
+    token = tmp_path / "secrets" / "FORWARDER_OPERATOR_TOKEN"
+    token.write_text("an-old-token-that-is-long")
+    listen = f"127.0.0.1:{_free_port()}"
+    one = start(
+        environ={"COURIER_WEBHOOK_SECRET": "", "FORWARDER_SECRETS_DIR": "secrets", "FORWARDER_OPERATOR_LISTEN": listen}
+    )
+    one.wait_until_ready()
+    assert (one.post_signed("old"), one.post_signed("new")) == (200, 429)
+    assert _statuses(listen, "an-old-token-that-is-long", "a-new-token-that-is-long") == [200, 401]
+    secret.write_text("new\n")
+    token.write_text("a-new-token-that-is-long")
+    one.process.send_signal(signal.SIGHUP)
+    one.wait_for_log('"secrets.read"')
+    assert (one.post_signed("old"), one.post_signed("new")) == (429, 200)
+    assert _statuses(listen, "an-old-token-that-is-long", "a-new-token-that-is-long") == [401, 200]
+    secret.write_text("replace-me\n")
+    one.process.send_signal(signal.SIGHUP)
+    one.wait_for_log('"secrets.refused"')
+    assert one.post_signed("new") == 200
+    assert one.ends(signal.SIGTERM) == 0

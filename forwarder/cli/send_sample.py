@@ -1,6 +1,6 @@
 """`forwarder send-sample`: post a signed sample webhook to the running daemon and say what it means.
 
-Every answer of the door is explained with what to do next. Absent: the option parsing, which is the
+Every answer of the endpoint is explained with what to do next. Absent: the option parsing, which is the
 command line's.
 """
 
@@ -23,7 +23,7 @@ _PROVES_NOTHING = (
     "proved: give --secret with what Courier shows, or send a message through Courier."
 )
 _REMEDIES: dict[int, str] = {
-    HTTPStatus.UNAUTHORIZED: "The daemon has no secret for this door, or something on the way took the signature off.",
+    HTTPStatus.UNAUTHORIZED: "The daemon has no secret for it, or something on the way took the signature off.",
     HTTPStatus.NOT_FOUND: "Nothing is served there: --url must name the public listener (FORWARDER_LISTEN).",
     HTTPStatus.TOO_MANY_REQUESTS: "The signature matches none of the daemon's secrets: give the right one "
     "with --secret, or compare COURIER_WEBHOOK_SECRET here and there.",

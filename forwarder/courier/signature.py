@@ -8,6 +8,7 @@ secrets and bytes come in. What is answered is decided elsewhere.
 """
 
 import re
+from binascii import unhexlify
 from collections.abc import Sequence
 from hashlib import sha256
 from hmac import compare_digest
@@ -90,7 +91,7 @@ def parse(header: bytes) -> Signature | None:
     number of `t` parts than one is malformed.
     """
     if usual := _USUAL.fullmatch(header):
-        return Signature(usual[1], (bytes.fromhex(usual[2].decode("ascii")),))
+        return Signature(usual[1], (unhexlify(usual[2]),))
     times: list[bytes] = []
     digests: list[bytes] = []
     for part in header.split(b","):
@@ -98,7 +99,7 @@ def parse(header: bytes) -> Signature | None:
         if name == b"t":
             times.append(value)
         elif name == b"signature" and len(digests) < SIGNATURES_MAX and _SHA256_HEX.fullmatch(value):
-            digests.append(bytes.fromhex(value.decode("ascii")))
+            digests.append(unhexlify(value))
     if len(times) != 1 or not digests or not _TIME.fullmatch(times[0]):
         return None
     return Signature(times[0], tuple(digests))

@@ -20,7 +20,7 @@ Json = dict[str, Any]
 LINKS = {"Order Completed": "order-thanks", "Trial Started": "trial-welcome"}
 LINKS_TOML = "\n".join(f'[[link]]\nevent = "{event}"\ntarget = "{target}"\n' for event, target in LINKS.items())
 UNLINKED = ("Product Viewed",)
-DOORS = ("/v1/batch", "/inbound/rudderstack", "/inbound/segment")
+ENDPOINTS = ("/v1/batch", "/inbound/rudderstack", "/inbound/segment")
 _MARK = "demo_id"
 INVOKE = "POST /automations/{template}/invoke"
 AD_HOC = "POST /automations/invoke"
@@ -41,24 +41,24 @@ class Effect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One event, the door it is posted to, and what must become of it."""
+    """One event, the endpoint it is posted to, and what must become of it."""
 
-    door: str
+    endpoint: str
     event: Json
     facts: Facts
 
     def body(self) -> bytes:
-        """Return the request's body as this door's senders write it."""
-        return orjson.dumps({"batch": [self.event]} if self.door == "/v1/batch" else self.event)
+        """Return the request's body as this endpoint's senders write it."""
+        return orjson.dumps({"batch": [self.event]} if self.endpoint == "/v1/batch" else self.event)
 
 
 class CallStream:
     """Make calls. The same seed makes the same calls, but for the times that are asked for."""
 
-    def __init__(self, *, seed: int, users: int = 100, doors: Sequence[str] = DOORS) -> None:
+    def __init__(self, *, seed: int, users: int = 100, endpoints: Sequence[str] = ENDPOINTS) -> None:
         self._random = random.Random(seed)  # noqa: S311 - a repeatable stream, not a secret
         self._users = users
-        self._doors = doors
+        self._endpoints = endpoints
         self._made = 0
 
     def call(self, now_ms: int) -> Call:
@@ -128,7 +128,7 @@ class CallStream:
 
     def _made_call(self, event: Json, operation: str | None, key: Key | None = None) -> Call:
         facts = Facts(key=key or ("call", event["messageId"]), name=operation, user=event["userId"])
-        return Call(door=self._random.choice(self._doors), event=event, facts=facts)
+        return Call(endpoint=self._random.choice(self._endpoints), event=event, facts=facts)
 
 
 def happened(effect: Effect) -> Sighting | None:

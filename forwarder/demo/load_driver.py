@@ -56,10 +56,10 @@ class LoadDriver:
         return is_taken
 
     async def call(self, call: Call, key: str) -> bool:
-        """Post a call to its door until it is acknowledged; False when it was given up."""
+        """Post a call to its endpoint until it is acknowledged; False when it was given up."""
         self._ledger.post(call.facts)
-        headers = {"Content-Type": "application/json", "Authorization": _authorization(call.door, key)}
-        is_taken = await self._insist(call.door, call.body(), lambda: headers)
+        headers = {"Content-Type": "application/json", "Authorization": _authorization(call.endpoint, key)}
+        is_taken = await self._insist(call.endpoint, call.body(), lambda: headers)
         if is_taken:
             self._ledger.acknowledge(call.facts.key)
         return is_taken
@@ -96,7 +96,7 @@ def _may_heal(status: int) -> bool:
     return status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 
-def _authorization(door: str, key: str) -> str:
-    if door.startswith("/v1/"):
+def _authorization(endpoint: str, key: str) -> str:
+    if endpoint.startswith("/v1/"):
         return "Basic " + base64.b64encode(f"{key}:".encode()).decode()
     return f"Bearer {key}"

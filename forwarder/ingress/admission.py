@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 from forwarder.courier import signature as courier_signature
 from forwarder.courier.signature import Signature
 from forwarder.ingress.credentials import Credential, KeyRing, is_segment_signature
-from forwarder.ingress.endpoints import ENDPOINTS, UNAUTHORIZED, Authenticator, BodyFormat, Endpoint
+from forwarder.ingress.endpoints import DOCUMENTS, ENDPOINTS, UNAUTHORIZED, Authenticator, BodyFormat, Endpoint
 from forwarder.ingress.replies import Rejected, draining, too_large
 from forwarder.model import RouteName
 
@@ -79,7 +79,7 @@ class Admissions:
         self._events_keys = KeyRing(settings.events_keys)
         self.inbound_keys = KeyRing(settings.inbound_keys)
         self._routes = settings.routes
-        self._on = frozenset(id(endpoint) for endpoint in ENDPOINTS.values() if self._is_on(endpoint))
+        self._on = frozenset(id(endpoint) for endpoint in (*ENDPOINTS.values(), DOCUMENTS) if self._is_on(endpoint))
         self._body_bytes_max = settings.body_bytes_max
         self._limit_digits = len(str(settings.body_bytes_max))
         self.is_draining = False

@@ -15,6 +15,7 @@ from forwarder.ingress.replies import later
 from forwarder.ingress.request_reader import RequestReader
 from forwarder.ingress.shared import Shared
 
+_PIECE_BYTES = 65_536
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -57,7 +58,10 @@ class Connection(asyncio.Protocol):
             data = self._without_preface(data)
             if not data:
                 return
-        self._reader.feed(data)
+        if len(data) <= _PIECE_BYTES:
+            self._reader.feed(data)
+        else:
+            self._feed_in_pieces(data)
         if not self._is_paused and len(self._queue) > self._shared.limits.requests_waiting_max:
             self._is_paused = True
             self._pause_or_resume()
@@ -168,6 +172,13 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
+
+    def _feed_in_pieces(self, data: bytes) -> None:
+        # What the reader counts, it counts by pieces.
+        for start in range(0, len(data), _PIECE_BYTES):
+            if self._reader.is_over:
+                return
+            self._reader.feed(data[start : start + _PIECE_BYTES])
 
     def _without_preface(self, data: bytes) -> bytes:
         """Take a PROXY protocol header off; return b"" while it is not whole."""

@@ -10,36 +10,15 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 import msgspec
 
 from forwarder.ingress.admission import Admission, Headers, write_key_of
-from forwarder.ingress.endpoints import (
-    RECEIVING,
-    Authenticator,
-    BodyFormat,
-    Endpoint,
-    ReplyFormat,
-)
+from forwarder.ingress.endpoints import DOCUMENTS, RECEIVING
 from forwarder.ingress.receiver import Receiver
 from forwarder.ingress.replies import SUCCESS, Reply
-from forwarder.model import RouteName
 
 _PROJECT = re.compile(rb"/v1/projects/([^/]{1,512})/settings/?")
 _SOURCE_CONFIG = (b"/sourceConfig", b"/sourceConfig/")
 _SDK_METRICS = (b"/m", b"/v1/m")
 _HOST = re.compile(rb"[A-Za-z0-9.:_\[\]-]{1,255}")
 _EPOCH = "1970-01-01T00:00:00.000Z"
-
-_ENDPOINT = Endpoint(
-    name="/v1",
-    source="v1",
-    route=RouteName.RUDDERSTACK_TO_COURIER,
-    authenticator=Authenticator.WRITE_KEY,
-    body_format=BodyFormat.QUERY,
-    reply_format=ReplyFormat.GATEWAY,
-    unknown_status=401,
-    full_status=429,
-    off_status=429,
-    is_cross_origin=True,
-    methods=frozenset({b"GET", b"HEAD"}),
-)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -60,7 +39,7 @@ class Documents:
             return None
         if project is not None:
             query = b"writeKey=" + quote(unquote_to_bytes(project[1])).encode()
-        admission = self._receiver.admit(_ENDPOINT, method, headers, query)
+        admission = self._receiver.admit(DOCUMENTS, method, headers, query)
         if not isinstance(admission, Admission):
             return admission
         if project is None:

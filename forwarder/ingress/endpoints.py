@@ -5,7 +5,7 @@ wrong clock, a full disk, a route that is off, a proxy's limits) gets 429 or 503
 the sender keeps the event. How a request is judged is elsewhere (`admission`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from types import MappingProxyType
 
@@ -166,6 +166,9 @@ ENDPOINTS = MappingProxyType(
         **_sdk_paths(),
     }
 )
+
+# The settings that SDKs fetch before they send; their paths are in `documents`.
+DOCUMENTS = replace(_sdk(BodyFormat.QUERY), reply_format=ReplyFormat.GATEWAY, methods=frozenset({b"GET", b"HEAD"}))
 
 # What a request's target is looked up in: a slash that was pasted with an address makes no difference.
 BY_TARGET = {(path + slash).encode(): endpoint for path, endpoint in ENDPOINTS.items() for slash in ("", "/")}

@@ -30,8 +30,13 @@ class Proofs:
         """Compare the body with its signature, if that is what proves it, and return it unpacked."""
         if len(body) > self._body_bytes_max:
             raise too_large(self._body_bytes_max)
-        if admission.signature is not None:
-            return self._open_webhook(admission, admission.signature, body)
+        signature = admission.signature
+        if signature is not None:
+            payload = self._open_webhook(admission, signature, body)
+            if not signature.is_within(now_ms=self._clock.wall_ms(), age_max_s=self._age_max_s):
+                message = "signed too long ago or in the future: is a clock wrong?"
+                raise unknown(admission.endpoint, "signature_outside_age", message)
+            return payload
         if admission.segment_signature and not self._is_signed_by_segment(admission, body):
             raise unknown(
                 admission.endpoint,
@@ -50,26 +55,14 @@ class Proofs:
         return first is not None and self._inbound_keys.proves(admission.segment_signature, first)
 
     def _open_webhook(self, admission: Admission, signature: Signature, body: bytes) -> bytes:
-        payload = body
         if signature.matches(body, self._webhook_secrets):
-            payload = self._unpack_proved(admission, body) if admission.is_packed else body
-        else:
-            # Only bytes that arrived are compared: what does not unpack was not signed unpacked.
-            unpacked = self._unpack_unproved(body) if admission.is_packed else None
-            if unpacked is None or not signature.matches(unpacked, self._webhook_secrets):
-                raise unknown(
-                    admission.endpoint,
-                    "signature_mismatch",
-                    "courier-signature matches none of the configured secrets",
-                )
-            payload = unpacked
-        if not signature.is_within(now_ms=self._clock.wall_ms(), age_max_s=self._age_max_s):
-            raise unknown(
-                admission.endpoint,
-                "signature_outside_age",
-                "signed too long ago or in the future: is a clock wrong?",
-            )
-        return payload
+            return self._unpack_proved(admission, body) if admission.is_packed else body
+        # Only bytes that arrived are compared: what does not unpack was not signed unpacked.
+        unpacked = self._unpack_unproved(body) if admission.is_packed else None
+        if unpacked is not None and signature.matches(unpacked, self._webhook_secrets):
+            return unpacked
+        message = "courier-signature matches none of the configured secrets"
+        raise unknown(admission.endpoint, "signature_mismatch", message)
 
     def _unpack_proved(self, admission: Admission, body: bytes) -> bytes:
         # Courier would give up for good on a 4xx; what it signed is kept, for people to look at.

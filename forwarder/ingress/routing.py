@@ -34,6 +34,8 @@ class Routing:
         if endpoint is None:
             path, query = split(target)
             endpoint = BY_TARGET.get(path)
+        elif not endpoint.is_cross_origin:  # the hot path
+            return self._receiver.admit(endpoint, method, headers, query)
         is_for_pages = endpoint.is_cross_origin if endpoint is not None else path.startswith(_PAGES_PATHS)
         if not is_for_pages:
             return self._judge(endpoint, method, path, headers, query)

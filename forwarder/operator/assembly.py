@@ -1,6 +1,6 @@
 """Assemble the operator's listener: metrics, API, pages and login, and the sampler of rates behind them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
@@ -20,8 +20,8 @@ from forwarder.settings import Settings
 from forwarder.telemetry.rates import Rates
 
 
-def operator_workers(settings: Settings, parts: Parts) -> Sequence[Worker]:
-    """Return the listener, and the sampler of rates; the daemon must run both."""
+def operator_workers(settings: Settings, parts: Parts, *, swaps: list[Callable[[Settings], None]]) -> Sequence[Worker]:
+    """Return the listener and the sampler of rates; the daemon must run both. Adds to `swaps` who takes a new token."""
     token = settings.operator_token.get_secret_value() if settings.operator_token else None
     sessions = Sessions(clock=parts.clock)
     guard = OperatorGuard(
@@ -30,6 +30,13 @@ def operator_workers(settings: Settings, parts: Parts) -> Sequence[Worker]:
         sessions=sessions,
         public_paths=PUBLIC_PATHS,
     )
+
+    def take_token(new: Settings) -> None:
+        if new.operator_token is not None and not guard.token_matches(new.operator_token.get_secret_value()):
+            guard.replace_token(new.operator_token.get_secret_value())
+            sessions.close_all()  # who knew the old token alone is out
+
+    swaps.append(take_token)
     acts, rates = Acts(parts=parts), Rates(metrics=parts.metrics, clock=parts.clock)
     jobs = Jobs(parts)
     site = Site(

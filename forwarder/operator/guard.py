@@ -102,7 +102,7 @@ class OperatorGuard:
         return self._token is not None
 
     def replace_token(self, token: str) -> None:
-        """Take another token; who is logged in stays so."""
+        """Take another token; sessions are not its business."""
         self._token = token.encode()
 
     def token_matches(self, given: str) -> bool:

@@ -45,6 +45,10 @@ class Sessions:
         """End the session of these cookies, if there is one."""
         self._ends_s.pop(_digest(cookies.get(COOKIE, "")), None)
 
+    def close_all(self) -> None:
+        """End every session."""
+        self._ends_s.clear()
+
     def _forget_ended(self) -> None:
         now_s = self._clock.monotonic_s()
         self._ends_s = {digest: ends_s for digest, ends_s in self._ends_s.items() if ends_s > now_s}

@@ -122,7 +122,7 @@ def _of_files(files: Iterable[tuple[str, Path]], kind: str, where: str, problems
         except (OSError, UnicodeDecodeError) as error:
             problems.append(
                 f"{variable}: its file in {where} cannot be read ({type(error).__name__}: {file}). "
-                "Make it a UTF-8 file this user may read."
+                "Make it a UTF-8 file that this user may read."
             )
             continue
         if text:

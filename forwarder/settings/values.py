@@ -48,10 +48,14 @@ class Address:
         """Tell whether both cannot be listened on at once."""
         return self.covers(other) or other.covers(self)
 
+    def local(self) -> "Address":
+        """Return where this machine reaches it: who listens everywhere is asked on loopback."""
+        loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  recognised, not bound
+        return Address(loopback.get(self.host, self.host), self.port)
+
     def url(self) -> str:
-        """Return the URL at which this machine reaches it: who listens everywhere is asked on loopback."""
-        local = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  recognised, not bound
-        return f"http://{Address(local.get(self.host, self.host), self.port)}"
+        """Return the URL at which this machine reaches it."""
+        return f"http://{self.local()}"
 
     def __str__(self) -> str:
         """Write it as it is set: `host:port`, IPv6 in brackets."""

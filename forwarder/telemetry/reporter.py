@@ -64,9 +64,7 @@ class Reporter:
 
     def events_delivered(self, route: RouteName, *, latencies_s: Sequence[float]) -> None:
         """Record how long each delivered event took from acceptance."""
-        latency = self.metrics.latency.labels(route.value)
-        for latency_s in latencies_s:
-            latency.observe(latency_s)
+        self.metrics.latency.labels(route.value).observe_all(latencies_s)
 
     def event_buried(self, route: RouteName, *, sequence: int, reason: str) -> None:
         """Tell of an event that was given up. `reason` must not quote the destination's words."""

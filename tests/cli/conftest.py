@@ -46,7 +46,12 @@ async def _filled(folder: Path) -> None:
     """Put six events in: two dead of one reason, one dead of another, one delivered, two waiting."""
     spool = await _open(folder)
     for number in range(1, 7):
-        labels = Labels(type="message:updated", event="Message \x1b[31mSent", message_id=f"m{number}", user_id="u1")
+        labels = Labels(
+            type="message:updated",
+            event="Message \x1b[31mSent \N{MUSICAL SYMBOL G CLEF}",
+            message_id=f"m{number}",
+            user_id="u1",
+        )
         await stored(
             spool,
             [

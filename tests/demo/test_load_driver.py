@@ -77,7 +77,7 @@ async def test_calls_carry_their_doors_credential(door: Door, http: aiohttp.Clie
     ledger = Ledger()
     driver = LoadDriver(http, door.listener.url, ledger, schedule_s=(1,), scale=0)
     for path in ("/v1/batch", "/inbound/segment"):
-        assert await driver.call(CallStream(seed=1, doors=[path]).identify(NOW_MS), "key")
+        assert await driver.call(CallStream(seed=1, endpoints=[path]).identify(NOW_MS), "key")
     door.script.once(Says(status=401))
     assert not await driver.call(CallStream(seed=2).page(NOW_MS), "key")
 

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from io import StringIO
 from itertools import count
 from typing import Any
@@ -14,15 +15,20 @@ import structlog
 
 from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.ingress.admission import Admission, EndpointSettings
+from forwarder.ingress.connection import Connection
 from forwarder.ingress.cors import readable
 from forwarder.ingress.documents import Documents
 from forwarder.ingress.health import Health
+from forwarder.ingress.limits import ListenerLimits
 from forwarder.ingress.receiver import Receiver
 from forwarder.ingress.replies import Reply
 from forwarder.ingress.routing import Routing
+from forwarder.ingress.shared import Shared
 from forwarder.model import Envelope, Receipt, RouteName
+from forwarder.spool.limits import SpoolLimits
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
+from stand_ins.memory_spool import MemorySpool
 
 NOW_MS = 1_767_225_640_123
 WEBHOOK_SECRET = "whsec-of-the-webhook"
@@ -50,17 +56,21 @@ class StoppedClock:
         return 1_000.0
 
 
-class ShortSpool:
-    """The part of a spool that endpoints use: it keeps, knows duplicates, and can be made to refuse."""
+class WilfulSpool(MemorySpool):
+    """The spool in memory, whose commits a test can hold back and make in any order, or refuse."""
 
     def __init__(self) -> None:
-        self.kept: list[Envelope] = []
+        super().__init__(limits=SpoolLimits(), clock=StoppedClock())
         self.appends = 0
-        self.refusal: Exception | None = None
-        self.gate: asyncio.Event | None = None  # while it is not set, nothing is committed
         self.asked = asyncio.Event()
-        self._keys: set[bytes] = set()
-        self._waiting: asyncio.Future[None] | None = None
+        self.refusal: Exception | None = None
+        self.holds = False
+        self.waiting: list[Callable[[], None]] = []
+
+    @property
+    def kept(self) -> list[Envelope]:
+        """What is stored, in its order."""
+        return [record.envelope for record in self._records.by_sequence.values()]
 
     def append(
         self,
@@ -69,42 +79,21 @@ class ShortSpool:
         on_commit: Callable[[Receipt], None],
         on_rollback: Callable[[SpoolFull | SpoolClosed], None],
     ) -> None:
-        """Keep what is new."""
+        """Store the envelopes now or later, or refuse them; another error than a spool's is a bug."""
         self.appends += 1
         self.asked.set()
-        if self.gate is not None:
-            self._waiting = asyncio.ensure_future(self._after_gate(self.gate, envelopes, on_commit, on_rollback))
-            return
-        self._answer(envelopes, on_commit, on_rollback)
-
-    async def _after_gate(
-        self,
-        gate: asyncio.Event,
-        envelopes: Sequence[Envelope],
-        on_commit: Callable[[Receipt], None],
-        on_rollback: Callable[[SpoolFull | SpoolClosed], None],
-    ) -> None:
-        await gate.wait()
-        self._answer(envelopes, on_commit, on_rollback)
-
-    def _answer(
-        self,
-        envelopes: Sequence[Envelope],
-        on_commit: Callable[[Receipt], None],
-        on_rollback: Callable[[SpoolFull | SpoolClosed], None],
-    ) -> None:
         if isinstance(self.refusal, SpoolFull | SpoolClosed):
             on_rollback(self.refusal)
             return
         if self.refusal is not None:
             raise self.refusal
-        accepted = 0
-        for envelope in envelopes:
-            if envelope.event_key not in self._keys:
-                self._keys.add(envelope.event_key)
-                self.kept.append(envelope)
-                accepted += 1
-        on_commit(Receipt(accepted=accepted, duplicates=len(envelopes) - accepted))
+        self.waiting.append(partial(super().append, envelopes, on_commit=on_commit, on_rollback=on_rollback))
+        while self.waiting and not self.holds:
+            self.commit()
+
+    def commit(self, index: int = 0) -> None:
+        """Commit one of the appends that wait."""
+        self.waiting.pop(index % len(self.waiting))()
 
 
 @dataclass
@@ -114,7 +103,7 @@ class House:
     receiver: Receiver
     routing: Routing
     health: Health
-    spool: ShortSpool
+    spool: WilfulSpool
     metrics: Metrics
     log: StringIO
     reporter: Reporter
@@ -146,7 +135,7 @@ class House:
         return replies[0]
 
     def rejections(self) -> dict[tuple[str, str], float]:
-        """Return how often each door turned away for each reason."""
+        """Return how often each endpoint turned away for each reason."""
         return {
             (sample.labels["endpoint"], sample.labels["reason"]): sample.value
             for metric in self.metrics.rejected.collect()
@@ -161,7 +150,7 @@ class House:
 
 def build(**changes: Any) -> House:
     """Make a receiver whose settings differ from the usual ones in what is given."""
-    log, metrics, spool = StringIO(), Metrics(), ShortSpool()
+    log, metrics, spool = StringIO(), Metrics(), WilfulSpool()
     reporter = Reporter(
         metrics,
         structlog.wrap_logger(
@@ -201,5 +190,84 @@ def sign() -> Callable[..., str]:
     def made(body: bytes, *, secret: str = WEBHOOK_SECRET, at_ms: int = NOW_MS) -> str:
         mac = hmac.new(secret.encode(), f"{at_ms}.".encode() + body, hashlib.sha256)
         return f"t={at_ms},signature={mac.hexdigest()}"
+
+    return made
+
+
+class Client(asyncio.Transport):
+    """A client without a socket: what it sends is fed to a connection, what it is answered is kept."""
+
+    def __init__(self, shared: Shared, house: House) -> None:
+        super().__init__()
+        self.shared = shared
+        self.house = house
+        self.received = bytearray()
+        self.is_closed = False
+        self.is_paused = False
+        self.connection = Connection(shared)
+        self.connection.connection_made(self)
+
+    def send(self, *parts: bytes) -> bytes:
+        """Send the parts, each as one piece off the wire, as long as anybody listens; return all that was answered."""
+        for part in parts:
+            if part and not self.is_closed:
+                self.connection.data_received(part)
+        return bytes(self.received)
+
+    def hang_up(self) -> None:
+        """End the connection as the event loop does."""
+        self.is_closed = True
+        self.connection.connection_lost(None)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take an answer."""
+        self.received += data
+
+    def is_closing(self) -> bool:
+        """Tell whether the server has closed."""
+        return self.is_closed
+
+    def can_write_eof(self) -> bool:
+        """Tell that half a connection can be closed."""
+        return True
+
+    def write_eof(self) -> None:
+        """Hear no more answers."""
+
+    def pause_reading(self) -> None:
+        """Send nothing for a while."""
+        self.is_paused = True
+
+    def resume_reading(self) -> None:
+        """Go on sending."""
+        self.is_paused = False
+
+    def close(self) -> None:
+        """Be closed by the server."""
+        self.is_closed = True
+
+    def abort(self) -> None:
+        """Be cut off by the server."""
+        self.is_closed = True
+
+
+def shared_of(house: House, limits: ListenerLimits | None = None) -> Shared:
+    """Return what the connections to a house have in common."""
+    return Shared(
+        routing=house.routing,
+        receiver=house.receiver,
+        spool=house.spool,
+        reporter=house.reporter,
+        limits=limits or ListenerLimits(),
+    )
+
+
+@pytest.fixture
+def connect() -> Callable[..., Client]:
+    """Return what makes a client of a house with given settings and limits."""
+
+    def made(*, limits: ListenerLimits | None = None, **changes: Any) -> Client:
+        house = build(**changes)
+        return Client(shared_of(house, limits), house)
 
     return made

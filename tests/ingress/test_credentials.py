@@ -45,7 +45,7 @@ def basic(user: str, password: str = "") -> str:
     ],
 )
 def test_a_header_is_judged_by_form_and_content(header: str | None, expected: Credential) -> None:
-    """What has the form of a key is told apart from what has not, because the doors answer them differently."""
+    """What has the form of a key is told apart from what has not, because they are answered differently."""
     assert RING.judge(None if header is None else header.encode("utf-8", "surrogateescape")) is expected
 
 

@@ -1,4 +1,4 @@
-"""The doors, judged by header look-up and body bytes alone: every row of the contract, and hostile bodies."""
+"""The endpoints, judged by headers and body bytes alone: every row of the contract, and hostile bodies."""
 
 import base64
 import gzip
@@ -48,7 +48,7 @@ Build = Callable[..., Any]
 
 
 def key_for(path: str) -> dict[str, str]:
-    """Return headers that open a door whose guard is a key."""
+    """Return headers that open an endpoint that asks for a key."""
     return BUS if path == "/events" else KEY
 
 
@@ -244,7 +244,7 @@ def test_a_key_outside_ascii_opens(build_house: Build) -> None:
 
 
 def test_keys_of_one_route_do_not_open_the_other(house: Any) -> None:
-    """The bus' key opens no inbound door, and the source's key opens no bus."""
+    """The bus' key opens no inbound endpoint, and the source's key opens no bus."""
     assert (house.post("/events", WEBHOOK, **KEY)).status == 401
     assert (house.post("/inbound/segment", CALL, **BUS)).status == 429
 
@@ -694,7 +694,7 @@ def test_what_is_accepted_and_what_is_a_duplicate_is_counted(house: Any) -> None
 
 
 def test_no_secret_and_no_payload_is_logged(house: Any, sign: Sign) -> None:
-    """Whatever is turned away, the log names the door and the reason alone."""
+    """Whatever is turned away, the log names the endpoint and the reason alone."""
     marker = b'{"userId":"marker-in-payload","x":}'
     for path in TABLE:
         house.post(path, marker, courier_signature=sign(marker), **KEY)

@@ -150,7 +150,7 @@ async def test_a_webhook_comes_in(serve: Serve) -> None:
 
 
 async def test_a_page_in_a_browser_posts(serve: Serve) -> None:
-    """What a browser's SDK does over HTTP: ask, post, and read the answer, also while the doors are shut."""
+    """What a browser's SDK does over HTTP: ask, post, and read the answer, also while the daemon stops."""
     running = await serve()
     page = {"Origin": "https://shop.example"}
     asks = page | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
@@ -221,7 +221,7 @@ async def test_what_is_no_http_is_told_so(serve: Serve, caplog: pytest.LogCaptur
     ids=lambda data: repr(data[:24]),
 )
 async def test_odd_targets_are_unknown_paths(serve: Serve, data: bytes) -> None:
-    """A target that is no door is 404, however it is written."""
+    """A target that is no endpoint is 404, however it is written."""
     running = await serve()
     assert status_of(await running.say(data)) == 404
 
@@ -367,7 +367,7 @@ async def test_busy_connections_do_not_yield(serve: Serve) -> None:
     """A body that is being read goes only when nobody is idle, and a request that waits for its commit never."""
     running = await serve(limits=ListenerLimits(connections_max=2))
     spool = running.house.spool
-    spool.gate = asyncio.Event()
+    spool.holds = True
     async with connected(running) as (stored, first), connected(running) as (cut, second):
         first.write(request("/events", EVENT, BUS))
         second.write(request("/events", EVENT[:5], BUS, length=len(EVENT)))
@@ -379,7 +379,7 @@ async def test_busy_connections_do_not_yield(serve: Serve) -> None:
             await until(lambda: spool.appends == 2)
             with suppress(ConnectionError):
                 assert await running.say(request("/livez", b"", method="GET")) == b""
-            spool.gate.set()
+            spool.commit()
             assert status_of(await stored.read()) == 200
 
 
@@ -390,6 +390,49 @@ async def test_requests_in_a_row_on_one_connection(serve: Serve) -> None:
     answer = await running.say(one * 40 + request("/v1/batch", b"{}"))
     assert answer.count(b"HTTP/1.1 200 OK") == 40
     assert answer.rindex(b"HTTP/1.1 401") > answer.rindex(b"HTTP/1.1 200")
+
+
+async def test_a_large_batch_lets_others_through(serve: Serve) -> None:
+    """While a large batch is cut into its events, a small request is answered."""
+    running = await serve(body_bytes_max=10_000_000)
+    batch = b"[" + b",".join(b'{"id":"%d","pad":"%b"}' % (number, b"x" * 50) for number in range(5_000)) + b"]"
+    async with connected(running) as (large, first), connected(running) as (small, second):
+        first.write(request("/events", batch, BUS))
+        await until(lambda: bool(running.listener.shared.in_flight))
+        second.write(request("/events", EVENT, BUS))
+        assert status_of(await small.read()) == 200
+        assert running.house.spool.appends == 1
+        assert b'"accepted":5000' in await large.read()
+
+
+async def test_a_client_that_does_not_read_is_not_read(connect: Callable[..., Any]) -> None:
+    """Nothing more is read from who does not take its answers, or waits for too many; then it goes on."""
+    client = connect(limits=ListenerLimits(requests_waiting_max=4))
+    client.house.spool.holds = True
+    one = f"POST /events HTTP/1.1\r\nHost: x\r\n{BUS}\r\nContent-Length: {len(EVENT)}\r\n\r\n".encode() + EVENT
+    client.send(one * 4)
+    assert not client.is_paused
+    client.send(one)
+    assert client.is_paused
+    client.connection.pause_writing()
+    while client.house.spool.waiting:
+        client.house.spool.commit()
+    assert client.received.count(b"HTTP/1.1 200") == 5
+    assert client.is_paused
+    client.connection.resume_writing()
+    assert not client.is_paused
+    client.connection.expire()
+    assert client.is_closed
+
+
+async def test_half_a_connection_is_enough_for_the_answer(serve: Serve) -> None:
+    """Who says that it sends no more is answered all the same; who says so in the middle is not."""
+    running = await serve()
+    kept = request("/events", EVENT, BUS).replace(b"Connection: close\r\n", b"")
+    assert status_of(await running.say(kept, then_close=True)) == 200
+    assert await running.say(kept[:-1], then_close=True) == b""
+    assert await running.say(kept[:20], then_close=True) == b""
+    assert running.house.rejections() == {("/events", "disconnected"): 1}
 
 
 async def test_a_bug_is_a_500_without_a_word_of_it(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
@@ -458,7 +501,7 @@ async def test_a_drain_finishes_what_is_in_hand(serve: Serve) -> None:
     """While stopping, what was admitted is stored and answered, what comes is 503, and nobody new gets in."""
     running = await serve()
     spool = running.house.spool
-    spool.gate = asyncio.Event()
+    spool.holds = True
     port = running.listener.ports[0]
     async with connected(running) as (first_reader, first), connected(running) as (second_reader, second):
         first.write(request("/events", EVENT, BUS).replace(b"Connection: close\r\n", b""))
@@ -473,7 +516,7 @@ async def test_a_drain_finishes_what_is_in_hand(serve: Serve) -> None:
         assert status_of(refused) == 503
         assert b"Connection: close" in refused
         assert not draining.done()
-        spool.gate.set()
+        spool.commit()
         async with asyncio.timeout(5):
             assert status_of(await first_reader.read()) == 200
             await draining
@@ -510,7 +553,7 @@ async def test_a_cancelled_listener_lets_go(serve: Serve) -> None:
     """At the deadline the listener is cancelled with requests in hand, and nothing of it is left."""
     running = await serve()
     spool = running.house.spool
-    spool.gate = asyncio.Event()
+    spool.holds = True
     async with connected(running) as (_, writer):
         writer.write(request("/events", EVENT, BUS))
         await spool.asked.wait()

@@ -18,7 +18,7 @@ import pytest
 import structlog
 
 from forwarder.courier import wire as courier_wire
-from forwarder.flow.status import RouteStatus, ScopeStop
+from forwarder.delivery.status import RouteStatus, ScopeStop
 from forwarder.mapping.event_time import stated_time_ms
 from forwarder.mapping.link_file import read_link_file
 from forwarder.mapping.link_store import LinkStore
@@ -365,25 +365,21 @@ def _envelope(payload: bytes, now_ms: int, *, inbound: bool) -> Envelope:
     return rudderstack_wire.envelope(event, payload, received_at_ms=now_ms, source="v1", unique=lambda: payload)
 
 
-@asynccontextmanager
-async def _world(
-    *, token: str | None, mode: str, running: Sequence[RouteName], explain: Mapping[RouteName, Explain]
-) -> AsyncIterator[World]:
-    log: list[dict[str, object]] = []
-
+async def _parts(
+    routes: Sequence[SetRoute], *, mode: str, explain: Mapping[RouteName, Explain], log: list[dict[str, object]]
+) -> Parts:
     def keep(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
         log.append(dict(line))
         raise structlog.DropEvent
 
     logger = structlog.wrap_logger(None, processors=[keep], wrapper_class=structlog.make_filtering_bound_logger(0))
-    clock, metrics, checked = HandClock(), Metrics(), Checked()
+    clock, metrics = HandClock(), Metrics()
     spool = MemorySpool(limits=SpoolLimits(), clock=clock)
-    routes = {name: SetRoute(name) for name in running}
-    parts = Parts(
+    return Parts(
         archive=spool,
         spool=spool,
         links=await LinkStore.load(spool, read_link_file(PINNED, file="links.toml")),
-        routes=tuple(routes.values()),
+        routes=routes,
         metrics=metrics,
         reporter=Reporter(metrics, logger),
         clock=clock,
@@ -395,11 +391,26 @@ async def _world(
         explain=explain,
         time_of={OUTBOUND: stated_time_ms},
     )
-    sessions = Sessions(clock=clock)
+
+
+@asynccontextmanager
+async def _world(
+    *, token: str | None, mode: str, running: Sequence[RouteName], explain: Mapping[RouteName, Explain]
+) -> AsyncIterator[World]:
+    log: list[dict[str, object]] = []
+    routes = {name: SetRoute(name) for name in running}
+    parts = await _parts(tuple(routes.values()), mode=mode, explain=explain, log=log)
+    assert isinstance(parts.spool, MemorySpool)
+    assert isinstance(parts.clock, HandClock)
+    checked, sessions = Checked(), Sessions(clock=parts.clock)
     guard = OperatorGuard(
         token=token, own_hosts=frozenset({"bridge.internal"}), sessions=sessions, public_paths=PUBLIC_PATHS
     )
-    acts, jobs, rates = Acts(parts=parts), Jobs(parts, look_every_s=0.001), Rates(metrics=metrics, clock=clock)
+    acts, jobs, rates = (
+        Acts(parts=parts),
+        Jobs(parts, look_every_s=0.001),
+        Rates(metrics=parts.metrics, clock=parts.clock),
+    )
     render = Renderer(parts, can_log_out=guard.has_token)
     site = Site(acts=acts, render=render, jobs=jobs, rates=rates, guard=guard, sessions=sessions, check=checked)
     operations = (*Api(acts=acts).operations(), *site.operations())
@@ -414,13 +425,13 @@ async def _world(
         yield World(
             http=http,
             url=url,
-            spool=spool,
-            clock=clock,
+            spool=parts.spool,
+            clock=parts.clock,
             parts=parts,
             acts=acts,
             jobs=jobs,
             rates=rates,
-            metrics=metrics,
+            metrics=parts.metrics,
             sessions=sessions,
             checked=checked,
             routes=routes,

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from forwarder import __version__
+from forwarder.delivery.status import ScopeStop
 from forwarder.errors import SpoolClosed
-from forwarder.flow.status import ScopeStop
 from forwarder.model import Attempt, RouteName, State
 from forwarder.operator.operation import read
 from forwarder.operator.selection import Listing

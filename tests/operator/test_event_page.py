@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from forwarder.delivery.plan import Fate, Plan, PlannedCall
 from forwarder.errors import Unmappable
-from forwarder.flow.plans import Fate, Plan, PlannedCall
 from forwarder.model import Attempt, Delivery, Filtered, Lease, Replay, RouteName, State, Unmapped
 from forwarder.operator.edits import store_edited
 from forwarder.operator.explain import explainer

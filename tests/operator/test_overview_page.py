@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.flow.route import RouteStatus, ScopeStop
+from forwarder.delivery.status import RouteStatus, ScopeStop
 from forwarder.model import RouteName, State
 from forwarder.operator.pages.overview import advice
 

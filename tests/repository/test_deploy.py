@@ -11,7 +11,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from forwarder.settings import Settings
+from forwarder.errors import SettingsInvalid
+from forwarder.settings import Settings, load
 
 _VARIABLE = re.compile(r"\b(?:FORWARDER|COURIER|RUDDERSTACK)_[A-Z_]+[A-Z]\b")
 _MANIFESTS = "deploy/kubernetes/forwarder.yaml"
@@ -82,6 +83,18 @@ def test_kubernetes_takes_the_manifests(manifests: dict[tuple[str, str], Any], v
     assert len(manifests) == 4
     for manifest in manifests.values():
         kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_kubernetes_manifests_start_nothing_until_they_are_filled_in(manifests: dict[tuple[str, str], Any]) -> None:
+    """As they are shipped they name no secret and no address that the daemon takes: it says which, and ends with 78."""
+    (container,) = manifests["StatefulSet", "forwarder"]["spec"]["template"]["spec"]["containers"]
+    secrets = manifests["Secret", "forwarder"]["stringData"]
+    environ = {one["name"]: one["value"] for one in container["env"]} | secrets
+    del environ["FORWARDER_SECRETS_DIR"]
+    with pytest.raises(SettingsInvalid) as refused:
+        load(environ, Path("/nowhere"))
+    placeholders = re.findall(r"([A-Z_]+): it is the placeholder", str(refused.value))
+    assert sorted(placeholders) == sorted([*secrets, "RUDDERSTACK_DATA_PLANE_URL"])
 
 
 def test_kubernetes_waits_longer_than_a_drain(manifests: dict[tuple[str, str], Any]) -> None:

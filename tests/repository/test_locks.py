@@ -105,5 +105,4 @@ def test_whatever_the_package_imports_is_asked_for(checkout: Path) -> None:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module.partition(".")[0])
     foreign = imported - sys.stdlib_module_names - {"forwarder"}
-    idle = {"httptools"}  # TEMPORARY: until the public listener imports it
-    assert {canonicalize_name(distributions[name][0]) for name in foreign} | idle == asked | idle
+    assert {canonicalize_name(distributions[name][0]) for name in foreign} == asked

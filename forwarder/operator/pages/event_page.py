@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from forwarder.flow.plans import Fate, Plan
+from forwarder.delivery.plan import Fate, Plan
 from forwarder.model import RouteName, State
 from forwarder.operator.acts import Acts
 from forwarder.operator.edits import edits_of

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from forwarder.flow.status import RouteStatus
+from forwarder.delivery.status import RouteStatus
 from forwarder.model import RouteName
 from forwarder.operator.acts import Acts
 from forwarder.operator.operation import FORM, Operation

@@ -172,9 +172,55 @@ function pauseTail(event) {
 
 // What needs this script is hidden until it runs.
 function reveal(root) {
-  reveal(document);
+  for (const button of all("button[data-copy], button[data-copy-from], [data-tail-pause]", root)) button.hidden = false;
+}
+
+// --- keys ---
+
+let pendingGo = 0;
+
+function chooseRow(step) {
+  const rows = all("table.rows tbody tr").filter((row) => row.offsetParent);
+  if (!rows.length) return;
+  const now = rows.findIndex((row) => row.classList.contains("is-chosen"));
+  const next = rows[Math.max(0, Math.min(rows.length - 1, now < 0 ? 0 : now + step))];
+  rows.forEach((row) => row.classList.toggle("is-chosen", row === next));
+  next.scrollIntoView({ block: "nearest" });
+  next.querySelector("a")?.focus({ preventScroll: true });
+}
+
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  if (event.target.closest("input, select, textarea, [contenteditable]")) {
+    if (event.key === "Escape") event.target.blur();
+    return;
+  }
+  if (pendingGo && Date.now() - pendingGo < 1500) {
+    pendingGo = 0;
+    const link = document.querySelector(`.top nav a[data-key="${CSS.escape(event.key)}"]`);
+    if (link) { event.preventDefault(); link.click(); }
+    return;
+  }
+  const acts = {
+    g: () => { pendingGo = Date.now(); },
+    "/": () => document.querySelector("[data-filter]")?.focus(),
+    j: () => chooseRow(1),
+    k: () => chooseRow(-1),
+    "?": () => byId("help").showModal(),
+  };
+  if (acts[event.key]) { event.preventDefault(); acts[event.key](); }
+}
+
+// --- start ---
+
+document.addEventListener("submit", askFirst);
+document.addEventListener("click", copy);
+document.addEventListener("keydown", onKey);
+byId("help-open").hidden = false;
+byId("help-open").addEventListener("click", () => byId("help").showModal());
+reveal(document);
 document.querySelector("[data-tail-pause]")?.addEventListener("click", pauseTail);
 setInterval(refreshAges, 1000);
 document.querySelector(".top nav a[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 for (const place of all("[data-part], [data-rows] tr")) shown.set(place, meaning(place));
-if (byId("main").hasAttribute("data-live")) setTimeout(live, 1000);
+if (byId("main").hasAttribute("data-live")) live();
