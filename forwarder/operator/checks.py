@@ -21,7 +21,7 @@ from forwarder.operator.text import size
 from forwarder.ports import Clock
 from forwarder.settings import Settings
 from forwarder.settings.together import doubts
-from forwarder.spool.store.database import DATABASE_NAME, open_reader
+from forwarder.spool.sqlite.database import DATABASE_NAME, open_reader
 
 Level = Literal["ok", "warn", "fail"]
 

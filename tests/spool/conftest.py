@@ -91,8 +91,9 @@ class DiskFile(apsw.VFSFile):
 
     def xSync(self, flags: int) -> None:  # noqa: N802 - SQLite's name
         """Make what was written durable, unless the disk lies."""
+        before = self._disk.unsynced(self._name)
         super().xSync(flags)
-        self._disk.synced(self._name)
+        self._disk.synced(self._name, before)
 
 
 class Disk(apsw.VFS):
@@ -133,12 +134,16 @@ class Disk(apsw.VFS):
         """Hear of a truncation."""
         self._unsynced.setdefault(name, []).append((size, None))
 
-    def synced(self, name: str) -> None:
-        """Hear of a sync: what was written before is durable now."""
-        if self.is_lying:
+    def unsynced(self, name: str) -> list[tuple[int, bytes | None]]:
+        """Take what a sync that begins now makes durable; what another thread writes meanwhile is not of it."""
+        return [] if self.is_lying else self._unsynced.pop(name, [])
+
+    def synced(self, name: str, written: list[tuple[int, bytes | None]]) -> None:
+        """Hear that a sync is done."""
+        if not written:
             return
         image = self._durable.setdefault(name, bytearray())
-        for offset, data in self._unsynced.pop(name, []):
+        for offset, data in written:
             if data is None:
                 del image[offset:]
                 continue
