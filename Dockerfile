@@ -6,23 +6,29 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=igno
 WORKDIR /src
 RUN python -m venv /builder && python -m venv --without-pip /opt/forwarder
 COPY requirements/build.txt requirements/run.txt requirements/
-RUN /builder/bin/pip install --only-binary :all: --require-hashes -r requirements/build.txt \
+RUN /builder/bin/pip install --no-deps --only-binary :all: --require-hashes -r requirements/build.txt \
  && /builder/bin/pip --python /opt/forwarder/bin/python install \
-      --only-binary :all: --require-hashes -r requirements/run.txt
+      --no-deps --only-binary :all: --require-hashes -r requirements/run.txt
 COPY pyproject.toml README.md CHANGELOG.md ./
 COPY forwarder forwarder
 ARG SOURCE_DATE_EPOCH=1700000000
 RUN /builder/bin/hatchling build -t wheel -d /dist \
  && /builder/bin/pip --python /opt/forwarder/bin/python install --no-deps --no-index /dist/*.whl \
+ && /builder/bin/pip --python /opt/forwarder/bin/python check \
  && python -m compileall -q /opt/forwarder
 
 FROM python:3.13-slim-bookworm
+# `make image` gives these; SOURCE is where your copy of this repository lives.
 ARG VERSION=0.1.0
 ARG REVISION=unknown
+ARG CREATED=1970-01-01T00:00:00Z
+ARG SOURCE=
 LABEL org.opencontainers.image.title="forwarder" \
       org.opencontainers.image.description="A durable bridge between Courier and RudderStack / Segment" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.source="${SOURCE}"
 ENV PATH=/opt/forwarder/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     FORWARDER_DATA_DIR=/data
@@ -30,12 +36,14 @@ COPY --from=build /opt/forwarder /opt/forwarder
 # Numeric, so that Kubernetes' runAsNonRoot can judge it; the volume inherits owner and mode.
 RUN install -d -m 0700 -o 10001 -g 10001 /data
 USER 10001:10001
+# Give it a name (`-v forwarder-data:/data`): `--rm` deletes a volume without one, and the events in it.
 VOLUME /data
 WORKDIR /data
 EXPOSE 8080
+# A drain takes up to FORWARDER_DRAIN_MAX_S (25), and `docker stop` kills after 10: run with --stop-timeout 40.
 STOPSIGNAL SIGTERM
-# Alive, not ready: a daemon that turns senders away for later is well. The port follows FORWARDER_LISTEN.
+# Alive, not ready: a daemon that turns senders away for later is well. It finds the address itself, and asks no proxy.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=20s --retries=3 \
-  CMD ["python", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ.get('FORWARDER_LISTEN', ':8080').rsplit(':', 1)[1] + '/livez', timeout=4)"]
+  CMD ["forwarder", "status", "--health"]
 ENTRYPOINT ["forwarder"]
 CMD ["run"]

@@ -1,6 +1,12 @@
 """`python -m forwarder`, and the installed command."""
 
-from forwarder.cli.command import cli
+import sys
+
+from forwarder import startup
+
+startup.begin(sys.argv[1:])
+
+from forwarder.cli.command import cli  # noqa: E402  loading it takes a while, in which signals must not be lost
 
 
 def main() -> None:

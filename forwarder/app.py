@@ -4,20 +4,27 @@ import asyncio
 import os
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+from pydantic import SecretStr
 
 from forwarder import __version__
 from forwarder.clock import SystemClock
 from forwarder.courier.client import CourierClient
 from forwarder.courier.sink import CourierSink
 from forwarder.courier.tenant_order import TenantOrder
-from forwarder.daemon import Daemon, stop_signals
-from forwarder.flow.batcher import BatchLimits
-from forwarder.flow.delivery import DeliveryLimits
-from forwarder.flow.route import Route
-from forwarder.flow.routes import batch_route, call_route
+from forwarder.daemon import Daemon, signals_heard
+from forwarder.delivery.flights import BatchLimits
+from forwarder.delivery.intake import ONE_BY_ONE, RequestLimits
+from forwarder.delivery.route import Route
+from forwarder.delivery.routes import make_route
+from forwarder.ingress.admission import EndpointSettings
+from forwarder.ingress.health import Health
+from forwarder.ingress.limits import ListenerLimits
+from forwarder.ingress.listener import PublicListener
+from forwarder.ingress.receiver import Receiver
 from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack
 from forwarder.mapping.event_time import stated_time_ms
 from forwarder.mapping.link_store import LinkStore
@@ -25,14 +32,16 @@ from forwarder.mapping.rudderstack_to_courier import RudderstackToCourier
 from forwarder.mapping.rules import Rules
 from forwarder.mapping.selection import EventSelection
 from forwarder.model import RouteName
-from forwarder.operator.assembly import OperatorParts, operator_workers
+from forwarder.operator.assembly import operator_workers
 from forwarder.operator.explain import Explain, explainer
+from forwarder.operator.parts import Parts
 from forwarder.ports import Probeable, Worker
 from forwarder.rudderstack.calls import TrackCalls
 from forwarder.rudderstack.credential import WriteKey
 from forwarder.rudderstack.sink import REQUEST_BYTES_MAX, RudderstackSink, framing_bytes
 from forwarder.settings import Settings
 from forwarder.settings.files import read_links, read_rules
+from forwarder.settings.rotation import Rotation
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.foreign import foreign_logs_captured
@@ -41,29 +50,28 @@ from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.notify import notifier
 from forwarder.telemetry.reporter import Reporter
 from forwarder.transport import AiohttpTransport
-from forwarder.web.admission import DoorSettings
-from forwarder.web.health import Health
-from forwarder.web.receive import Receiver
-from forwarder.web.server import PublicListener
 
 WATCHED_WITHIN_S = 30.0
 
 
 async def run(settings: Settings) -> int:
-    """Run the daemon until SIGTERM or SIGINT, then drain; return the exit code.
+    """Run the daemon until SIGTERM, SIGINT or SIGQUIT, then drain; return the exit code.
 
     Raises `SettingsInvalid` and `RulesInvalid` for what is set wrong, other `ForwarderError`s for what
     keeps it from starting.
     """
-    with stop_signals() as stop:
-        await run_until(settings, stop)
+    with signals_heard() as heard:
+        await run_until(settings, heard.stop, hangup=heard.hangup)
     return 0
 
 
-async def run_until(settings: Settings, stop: asyncio.Event) -> None:
-    """Run the daemon until the event is set, then drain it within `FORWARDER_DRAIN_MAX_S`."""
+async def run_until(settings: Settings, stop: asyncio.Event, *, hangup: asyncio.Event | None = None) -> None:
+    """Run the daemon until `stop` is set, then drain it within `FORWARDER_DRAIN_MAX_S`.
+
+    `hangup` makes it read its secrets again, as it does by itself when they changed.
+    """
     async with AsyncExitStack() as stack:
-        daemon = await assemble(settings, stack)
+        daemon = await assemble(settings, stack, hangup=hangup or asyncio.Event())
         await daemon.run(stop)
 
 
@@ -76,9 +84,10 @@ class Foundation:
     reporter: Reporter
     spool: SqliteSpool
     transport: AiohttpTransport
+    swaps: list[Callable[[Settings], None]]  # what takes secrets that were replaced
 
 
-async def assemble(settings: Settings, stack: AsyncExitStack) -> Daemon:
+async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio.Event) -> Daemon:
     """Put the daemon together; what it opens is closed by `stack`, the spool last.
 
     listener → spool → routes → destinations, and the operator beside them
@@ -87,20 +96,16 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Daemon:
     link_file = read_links(settings)
     clock = SystemClock()
     metrics = Metrics()
-    logs = Logs(
-        stream=sys.stderr,
-        log_format=settings.log_format,
-        log_level=settings.log_level,
-        metrics=metrics,
-        clock=clock,
-    )
-    stack.callback(logs.flush, is_last=True)
-    stack.enter_context(foreign_logs_captured(logs.logger))
+    logs = begin_logs(settings, stack, metrics=metrics, clock=clock)
     reporter = Reporter(metrics, logs.logger)
+    for notice in settings.reading.notices:
+        reporter.setting_noticed(notice)
     spool = await SqliteSpool.open(settings.data_dir, limits=spool_limits(settings), clock=clock, reporter=reporter)
     stack.push_async_callback(spool.close)
-    transport = await stack.enter_async_context(AiohttpTransport(clock=clock))
-    base = Foundation(clock=clock, metrics=metrics, reporter=reporter, spool=spool, transport=transport)
+    transport = await stack.enter_async_context(
+        AiohttpTransport(clock=clock, proxy_for=settings.reading.proxies.url_for)
+    )
+    base = Foundation(clock=clock, metrics=metrics, reporter=reporter, spool=spool, transport=transport, swaps=[])
     links = await LinkStore.load(spool, link_file)
     routes: list[Route] = []
     if RouteName.COURIER_TO_RUDDERSTACK in settings.routes:
@@ -108,15 +113,24 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Daemon:
     if RouteName.RUDDERSTACK_TO_COURIER in settings.routes:
         routes.append(inbound_route(settings, base, links))
     probes: tuple[Probeable, ...] = (spool, *routes)
+    receiver = Receiver(endpoint_settings(settings), clock=clock, reporter=reporter)
+    base.swaps.append(lambda new: receiver.set_up(endpoint_settings(new)))
     listener = PublicListener(
-        host=settings.listen[0].host,
-        port=settings.listen[0].port,
-        receiver=Receiver(door_settings(settings), spool=spool, clock=clock, reporter=reporter),
+        addresses=[(address.host, address.port) for address in settings.listen],
+        receiver=receiver,
         health=Health(clock=clock, probes=probes),
+        spool=spool,
         reporter=reporter,
+        limits=ListenerLimits(idle_max_s=settings.idle_max_s, is_proxied=settings.proxy_protocol),
+        public_url=settings.public_url or "",
+    )
+    helpers = (
+        *operator(settings, base, routes, rules, links),
+        RepeatSummaries(logs),
+        *rotation(settings, base, hangup),
     )
     return Daemon(
-        stages=((listener,), routes, (*operator(settings, base, routes, rules, links), RepeatSummaries(logs))),
+        stages=((listener,), routes, helpers),
         probes=probes,
         notifier=notifier(os.environ, pid=os.getpid()),
         reporter=reporter,
@@ -127,21 +141,39 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Daemon:
     )
 
 
+def begin_logs(settings: Settings, stack: AsyncExitStack, *, metrics: Metrics, clock: SystemClock) -> Logs:
+    """Open the log on standard error, for us and for the libraries; `stack` closes it."""
+    log_format, log_level = settings.log_format, settings.log_level
+    logs = Logs(stream=sys.stderr, log_format=log_format, log_level=log_level, metrics=metrics, clock=clock)
+    stack.callback(logs.close)
+    stack.enter_context(foreign_logs_captured(logs.logger))
+    return logs
+
+
+def rotation(settings: Settings, base: Foundation, hangup: asyncio.Event) -> Sequence[Worker]:
+    """Make what reads the secrets again; nothing for settings that were read nowhere (the demo's)."""
+    place = settings.reading.place
+    if place is None:
+        return ()
+    return (Rotation(settings, place, swaps=base.swaps, asked=hangup, reporter=base.reporter),)
+
+
 def outbound_route(settings: Settings, base: Foundation, rules: Rules) -> Route:
     """Make the route Courier → RudderStack."""
-    assert settings.rudderstack_write_key is not None  # noqa: S101  settings.together saw to it
-    assert settings.rudderstack_data_plane_url is not None  # noqa: S101  nor without this
-    return batch_route(
+    assert settings.rudderstack_data_plane_url is not None  # noqa: S101  settings.together saw to it
+    write_key = WriteKey(revealed(settings.rudderstack_write_key))
+    base.swaps.append(lambda new: write_key.replace(revealed(new.rudderstack_write_key)))
+    return make_route(
         RouteName.COURIER_TO_RUDDERSTACK,
         spool=base.spool,
         mapper=outbound_mapper(settings, rules),
         sink=RudderstackSink(
             transport=base.transport,
             url=settings.rudderstack_data_plane_url,
-            write_key=WriteKey(settings.rudderstack_write_key.get_secret_value()),
+            write_key=write_key,
             clock=base.clock,
         ),
-        limits=delivery_limits(settings),
+        limits=request_limits(settings),
         concurrency_max=settings.concurrency_max,
         reporter=base.reporter,
         clock=base.clock,
@@ -151,23 +183,19 @@ def outbound_route(settings: Settings, base: Foundation, rules: Rules) -> Route:
 
 def inbound_route(settings: Settings, base: Foundation, links: LinkStore) -> Route:
     """Make the route RudderStack / Segment → Courier."""
-    assert settings.courier_api_key is not None  # noqa: S101  settings.together saw to it
     client = CourierClient(
         base.transport,
         base_url=settings.courier_api_url,
-        api_key=settings.courier_api_key.get_secret_value(),
+        api_key=revealed(settings.courier_api_key),
         clock=base.clock,
     )
-    return call_route(
+    base.swaps.append(lambda new: client.replace_key(revealed(new.courier_api_key)))
+    return make_route(
         RouteName.RUDDERSTACK_TO_COURIER,
         spool=base.spool,
-        mapper=RudderstackToCourier.of(
-            links.book.links,
-            links.book.file,
-            is_relay=settings.inbound_mode == "relay",
-            on_loop=base.reporter.loop_stopped,
-        ),
+        mapper=inbound_mapper(settings, links, base.reporter.loop_stopped),
         sink=CourierSink(client, TenantOrder(base.spool), clock=base.clock),
+        limits=ONE_BY_ONE,
         concurrency_max=settings.concurrency_max,
         reporter=base.reporter,
         clock=base.clock,
@@ -185,15 +213,12 @@ def outbound_mapper(settings: Settings, rules: Rules) -> CourierToRudderStack:
     )
 
 
-def inbound_mapper(settings: Settings, links: LinkStore) -> RudderstackToCourier:
+def inbound_mapper(
+    settings: Settings, links: LinkStore, on_loop: Callable[[str], None] = lambda _: None
+) -> RudderstackToCourier:
     """Return what maps calls; it sees every change of the links at once."""
-    return RudderstackToCourier(
-        links.book.links,
-        is_relay=settings.inbound_mode == "relay",
-        profile_keys=links.book.file.profile_keys,
-        sync_engage_lists=links.book.file.syncs_engage_lists,
-        guards_loops=links.book.file.guards_loops,
-    )
+    is_relay = settings.inbound_mode == "relay"
+    return RudderstackToCourier.of(links.table.links, links.table.file, is_relay=is_relay, on_loop=on_loop)
 
 
 def explainers(settings: Settings, rules: Rules, links: LinkStore) -> dict[RouteName, Explain]:
@@ -209,33 +234,41 @@ def explainers(settings: Settings, rules: Rules, links: LinkStore) -> dict[Route
 def operator(
     settings: Settings, base: Foundation, routes: Sequence[Route], rules: Rules, links: LinkStore
 ) -> Sequence[Worker]:
-    """Make the operator's listener and what samples and streams for its page."""
+    """Make the operator's listener and what samples rates for its pages."""
     return operator_workers(
         settings,
-        OperatorParts(
+        Parts(
+            archive=base.spool,
             spool=base.spool,
             metrics=base.metrics,
             reporter=base.reporter,
             clock=base.clock,
             routes=routes,
             links=links,
+            settings_rows=[asdict(row) for row in settings.rows()],
             explain=explainers(settings, rules, links),
             time_of={RouteName.COURIER_TO_RUDDERSTACK: stated_time_ms},
         ),
+        swaps=base.swaps,
     )
 
 
-def door_settings(settings: Settings) -> DoorSettings:
-    """Return what the doors need to know."""
-    events_key = settings.events_key
-    return DoorSettings(
+def endpoint_settings(settings: Settings) -> EndpointSettings:
+    """Return what the public endpoints need to know."""
+    return EndpointSettings(
         routes=frozenset(settings.routes),
         webhook_secrets=[secret.get_secret_value() for secret in settings.courier_webhook_secrets],
-        events_keys=[events_key.get_secret_value()] if events_key else [],
+        events_keys=[revealed(settings.events_key)] if settings.events_key else [],
         inbound_keys=[key.get_secret_value() for key in settings.inbound_keys],
         body_bytes_max=settings.body_bytes_max,
         signature_age_max_s=settings.signature_age_max_s,
+        segment_signs_first=settings.segment_signature == "first",
     )
+
+
+def revealed(secret: SecretStr | None) -> str:
+    """Return the text of a secret that `settings.together` has seen to be given."""
+    return secret.get_secret_value() if secret else ""
 
 
 def spool_limits(settings: Settings) -> SpoolLimits:
@@ -245,10 +278,10 @@ def spool_limits(settings: Settings) -> SpoolLimits:
     )
 
 
-def delivery_limits(settings: Settings) -> DeliveryLimits:
+def request_limits(settings: Settings) -> RequestLimits:
     """Return what one request to the data plane may hold; the framing is subtracted here, once."""
     framing = framing_bytes(settings.batch_events_max)
-    return DeliveryLimits(
+    return RequestLimits(
         batch=BatchLimits(
             deliveries_max=settings.batch_events_max,
             bytes_max=max(1, settings.batch_bytes_max - framing),

@@ -1,7 +1,7 @@
 """Own every task of the daemon: start them in order, stop them in order, and end when one of them fails.
 
-Deliberately absent: what the workers do, and how they are made. Nothing is lost when a worker is cut off:
-what it had not settled is still in the spool.
+It knows neither what the workers do nor how they are made. Nothing is lost when a worker is cut off: what it had
+not settled is still in the spool.
 """
 
 import asyncio
@@ -9,9 +9,11 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
-from forwarder import __version__
+from forwarder import __version__, startup
 from forwarder.errors import WorkerEnded
 from forwarder.ports import Clock, Probeable, Startable, Worker
 from forwarder.telemetry.notify import Notifier
@@ -60,6 +62,8 @@ class Daemon:
         Raises the error of a worker that cannot start or breaks, and `WorkerEnded` for one that returns unasked.
         """
         tasks: dict[str, asyncio.Task[None]] = {}
+        if stop.is_set():  # asked during the start: nothing was opened yet
+            return
         try:
             async with asyncio.TaskGroup() as group:
                 for stage in reversed(self._stages):
@@ -118,22 +122,38 @@ def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What the process was asked by signal: to stop, and to read its secrets again."""
+
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    hangup: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 @contextmanager
-def stop_signals(*, exit_now: Callable[[int], object] = os._exit) -> Iterator[asyncio.Event]:
-    """Yield an event that SIGTERM and SIGINT set. A second one exits at once, with the shell's code for it."""
+def signals_heard(*, exit_now: Callable[[int], object] = os._exit) -> Iterator[Signals]:
+    """Yield what SIGTERM, SIGINT and SIGQUIT (stop) and SIGHUP (hangup) set; SIGUSR1 and SIGUSR2 do nothing.
+
+    A second one that stops exits at once, with the shell's code for it. One that came before (see `startup`) counts.
+    """
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
+    heard = Signals()
+    if startup.is_asked_to_stop():
+        heard.stop.set()
 
-    def on_signal(number: signal.Signals) -> None:
-        if stop.is_set():
+    def on_stop(number: signal.Signals) -> None:
+        if heard.stop.is_set():
             exit_now(128 + number)
-        stop.set()
+        heard.stop.set()
 
-    signals = (signal.SIGTERM, signal.SIGINT)
-    for number in signals:
-        loop.add_signal_handler(number, on_signal, number)
+    handlers: dict[signal.Signals, Callable[[], object]] = {
+        number: partial(on_stop, number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+    }
+    handlers |= {signal.SIGHUP: heard.hangup.set, signal.SIGUSR1: int, signal.SIGUSR2: int}
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
     try:
-        yield stop
+        yield heard
     finally:
-        for number in signals:
+        for number in handlers:
             loop.remove_signal_handler(number)

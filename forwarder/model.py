@@ -107,8 +107,7 @@ class Demand:
     bytes_max: int  # of the payloads; one event is leased whatever its size
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One operation at the destination, encoded once, so that its size is a fact.
 
     Outbound `operation` is "track" and `body` one event's JSON, complete but for `sentAt`, which
@@ -123,8 +122,7 @@ class Delivery:
     note: str = ""  # what people shall know of the event though it is delivered; no value out of the payload
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """The deliveries of one request: never empty, oldest first."""
 
     deliveries: tuple[Delivery, ...]

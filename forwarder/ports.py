@@ -1,10 +1,10 @@
 """The seams of the house: what each stage promises, and what its caller may not assume."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from forwarder.errors import SpoolClosed, SpoolFull
+from forwarder.errors import SpoolClosed, SpoolFull, Unmappable
 from forwarder.model import (
     Answer,
     Attempt,
@@ -168,14 +168,18 @@ class EventRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventPage:
-    """A page of a listing. `next_before` continues it; None at the end.
+    """A page of a listing. `next_before` continues it, or `next_after` where the oldest come first; None at the end.
 
-    `is_cut` True: a text search stopped after `scan_max` rows; going on from `next_before` may find more.
+    `is_cut` True: it stopped for time, or after `scan_max` rows of a text search; going on may find more, and always
+    gets further.
     """
 
     rows: tuple[EventRow, ...]
     next_before: int | None
     is_cut: bool
+    next_after: int | None = None
+    scanned: int = 0  # rows that met the other filters and were looked at
+    reached_ms: int | None = None  # when the last of those was received
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +253,9 @@ class Archive(Protocol):
     async def event(self, sequence: int) -> EventDetail:
         """Return one event; raises `NoSuchEvent`."""
 
+    async def states(self, sequences: Sequence[int]) -> Mapping[int, State]:
+        """Return the state of each of these events, at most 1,000; unknown and purged ones are left out."""
+
     async def event_types(self, route: RouteName | None, *, limit: int) -> Sequence[EventTypeRow]:
         """List the event types seen, last seen first."""
 
@@ -271,8 +278,15 @@ class Mapper(Protocol):
     def map(self, lease: Lease) -> Mapped:
         """Return the deliveries in the order they are to be made (outbound: exactly one), or why there are none.
 
-        Raises `Unmappable`: the event is buried with that reason.
+        Raises `Unmappable`: the event is dead with that reason.
         """
+
+
+class BatchMapper(Mapper, Protocol):
+    """A mapper as a route uses it."""
+
+    def map_batch(self, leases: Sequence[Lease]) -> Sequence[Mapped | Unmappable]:
+        """Map each of them as `map` does; what `map` raises stands in its place."""
 
 
 class Sink(Protocol):

@@ -3,21 +3,19 @@
 What an answer means is decided by the sinks. Retries that outlast a connection blip are absent on
 purpose: they belong to the spool, which survives a restart. Redirects are answers like any other.
 
-Proxies come from the environment (`HTTPS_PROXY`, `NO_PROXY`, …), read here and not by aiohttp's
-`trust_env`: that also reads `~/.netrc`, which then collides with our Authorization header, and
-costs two thread hops per request. Trusted certificates come from OpenSSL's defaults, and so from
-`SSL_CERT_FILE` and `SSL_CERT_DIR`.
+Proxies are handed in (`settings.proxies` reads them) and not left to aiohttp's `trust_env`: that also reads
+`~/.netrc`, which then collides with our Authorization header, and costs two thread hops per request.
+Trusted certificates come from OpenSSL's defaults, and so from `SSL_CERT_FILE` and `SSL_CERT_DIR`.
 """
 
 import io
-import os
 import ssl
 import zlib
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -122,8 +120,17 @@ class AiohttpTransport:
     manager, or call `close`.
     """
 
-    def __init__(self, *, clock: Clock, connections_max: int = 256, blip_max_s: float = _BLIP_MAX_S) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        proxy_for: Callable[[str], str | None] = lambda _: None,
+        connections_max: int = 256,
+        blip_max_s: float = _BLIP_MAX_S,
+    ) -> None:
+        """Keep what tells the proxy of a URL (None: reached directly) and the limits."""
         self._clock = clock
+        self._find_proxy = proxy_for
         self._connections_max = connections_max
         self._blip_max_s = blip_max_s
         self._session: aiohttp.ClientSession | None = None
@@ -197,40 +204,9 @@ class AiohttpTransport:
     def _proxy_for(self, url: str) -> str | None:
         parts = urlsplit(url)
         key = (parts.scheme, parts.netloc)
-        if key not in self._proxies:
-            self._proxies[key] = None if proxy_bypass(parts.netloc) else _proxy_of(parts.scheme)
+        if key not in self._proxies:  # bounded: one entry per vendor's address
+            self._proxies[key] = self._find_proxy(url)
         return self._proxies[key]
-
-
-def _proxy_of(scheme: str) -> str | None:
-    """Return the proxy that the environment names for a scheme, as curl reads it; None when it names none.
-
-    Raises `NoAnswer` that names the variable when it holds what cannot be used: no URL is to blame then.
-    """
-    proxies = getproxies()
-    for name in (scheme, "all"):
-        value = proxies.get(name)
-        if not value:
-            continue
-        address = value if "://" in value else f"http://{value}"
-        variable = f"{name}_proxy" if f"{name}_proxy" in os.environ else f"{name}_proxy".upper()
-        try:
-            parts = urlsplit(address)
-            is_usable = bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            is_usable = False
-        if not is_usable:
-            raise NoAnswer(f"{variable} holds no address of a proxy", request_left=False)
-        if parts.scheme not in {"http", "https"}:
-            raise NoAnswer(
-                f"{variable} asks for {_known_scheme(parts.scheme)}, give an http:// one", request_left=False
-            )
-        return address
-    return None
-
-
-def _known_scheme(scheme: str) -> str:
-    return "a SOCKS proxy" if scheme.startswith("socks") else "a proxy of unknown kind"
 
 
 def _payload(body: bytes) -> bytes | io.BytesIO | None:

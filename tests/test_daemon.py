@@ -8,10 +8,12 @@ from collections.abc import Callable
 import pytest
 import structlog
 
+from forwarder import startup
 from forwarder.clock import SystemClock
-from forwarder.daemon import Daemon, stop_signals
+from forwarder.daemon import Daemon, signals_heard
 from forwarder.errors import SettingsInvalid, WorkerEnded
 from forwarder.ports import Worker
+from forwarder.startup import EarlyStop
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.notify import Notifier
 from forwarder.telemetry.reporter import Reporter
@@ -180,29 +182,62 @@ async def test_deadline(tape: Tape) -> None:
 
 
 async def test_watchdog_hears_nothing_while_a_loop_stands(tape: Tape) -> None:
-    """The heart beats only while every loop turns, and goes on when it turns again."""
-    loop = Loop("route", is_alive=False)
-    daemon = _daemon(tape, [Hand("route", tape)], probes=(loop,), watchdog_s=0.02)
+    """The heart beats only while every loop turns: not once while one stands, and again when it turns again."""
+    loops = Loop("left", is_alive=True), Loop("right", is_alive=False)
+    daemon = _daemon(tape, [Hand("route", tape)], probes=loops, watchdog_s=0.02)
+    beats_while_it_stood: list[int] = []
 
     def until(lines: list[str]) -> bool:
-        if lines.count("STATUS=all well") == 3:
-            assert "WATCHDOG=1" not in lines
-            loop.turns = True
-        return "WATCHDOG=1" in lines
+        if not beats_while_it_stood and lines.count("STATUS=all well") >= 3:
+            beats_while_it_stood.append(lines.count("WATCHDOG=1"))
+            loops[1].turns = True
+        return "WATCHDOG=1" in lines and bool(beats_while_it_stood)
 
     await _run_for(daemon, tape, until)
+    assert beats_while_it_stood == [0]
     assert "WATCHDOG=1" in tape.lines
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_signals(number: signal.Signals) -> None:
+async def test_a_daemon_that_was_asked_to_stop_opens_nothing(tape: Tape) -> None:
+    """Who was told to stop during the start never says that it is ready."""
+    stop = asyncio.Event()
+    stop.set()
+    await _daemon(tape, [Listener("door", tape)]).run(stop)
+    assert tape.lines == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+async def test_signals_that_stop(number: signal.Signals) -> None:
     """The first signal asks for a drain, the second exits at once."""
     codes: list[int] = []
-    with stop_signals(exit_now=codes.append) as stop:
-        assert not stop.is_set()
+    with signals_heard(exit_now=codes.append) as heard:
+        assert not heard.stop.is_set()
         os.kill(os.getpid(), number)
-        await asyncio.wait_for(stop.wait(), 1)
+        await asyncio.wait_for(heard.stop.wait(), 1)
         assert codes == []
         os.kill(os.getpid(), number)
         await asyncio.sleep(0.02)  # the second signal has been handled
     assert codes == [128 + number]
+
+
+async def test_signals_that_do_not_stop() -> None:
+    """HUP asks for the secrets to be read again, USR1 and USR2 for nothing."""
+    with signals_heard() as heard:
+        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+            os.kill(os.getpid(), number)
+        await asyncio.wait_for(heard.hangup.wait(), 1)
+        assert not heard.stop.is_set()
+
+
+async def test_a_signal_that_came_early_counts() -> None:
+    """What was asked before anybody listened is done."""
+    before = signal.getsignal(signal.SIGTERM)
+    early = EarlyStop()
+    signal.signal(signal.SIGTERM, early)
+    try:
+        assert not startup.is_asked_to_stop()
+        early(signal.SIGTERM, None)
+        with signals_heard() as heard:
+            assert heard.stop.is_set()
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -23,10 +23,8 @@ Raw = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @pytest.fixture
-async def transport(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AiohttpTransport]:
-    """Return an open transport that retries blips for a moment only, in an environment without proxies."""
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
+async def transport() -> AsyncIterator[AiohttpTransport]:
+    """Return an open transport that retries blips for a moment only."""
     async with AiohttpTransport(clock=SystemClock(), blip_max_s=0.2) as opened:
         yield opened
 
@@ -313,8 +311,8 @@ async def test_every_foreign_error_has_our_name(
     assert caught.value.__cause__ is None
 
 
-async def test_proxy_from_the_environment(transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`HTTP_PROXY` is used, except for what `NO_PROXY` names."""
+async def test_a_proxy_is_used_where_one_is_named() -> None:
+    """A URL with a proxy goes through it, one without goes directly."""
     seen: list[str] = []
 
     async def proxy(request: web.BaseRequest) -> web.Response:
@@ -325,10 +323,10 @@ async def test_proxy_from_the_environment(transport: AiohttpTransport, monkeypat
         return web.Response(text="direct")
 
     async with _serving(proxy) as proxy_url, _serving(direct) as direct_url:
-        monkeypatch.setenv("http_proxy", proxy_url)
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
-        assert (await transport.exchange(_request("http://vendor.invalid/x"))).body == b"by proxy"
-        assert (await transport.exchange(_request(direct_url))).body == b"direct"
+        proxies = {"http://vendor.invalid/x": proxy_url}
+        async with AiohttpTransport(clock=SystemClock(), proxy_for=proxies.get) as transport:
+            assert (await transport.exchange(_request("http://vendor.invalid/x"))).body == b"by proxy"
+            assert (await transport.exchange(_request(direct_url))).body == b"direct"
     assert seen == ["http://vendor.invalid/x"]
 
 
@@ -364,39 +362,3 @@ async def test_a_large_body_is_sent_without_a_warning(transport: AiohttpTranspor
         answer = await transport.exchange(replace(_request(url), body=body))
     assert answer.body == b"ok"
     assert seen == [(len(body), body)]
-
-
-@pytest.mark.parametrize("value", ["127.0.0.1:{port}", "http://127.0.0.1:{port}"])
-@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
-async def test_a_proxy_is_read_as_curl_reads_it(
-    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
-) -> None:
-    """A proxy without a scheme is an HTTP proxy, and one for all schemes is one for this."""
-
-    async def proxy(_request: web.BaseRequest) -> web.Response:
-        return web.Response(text="by proxy")
-
-    async with _serving(proxy) as url:
-        monkeypatch.setenv(variable, value.format(port=url.rpartition(":")[2]))
-        assert (await transport.exchange(_request("http://vendor.example.com/x"))).body == b"by proxy"
-
-
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        ("socks5://127.0.0.1:1080", "HTTP_PROXY asks for a SOCKS proxy, give an http:// one"),
-        ("socks5h://u:secret@127.0.0.1", "HTTP_PROXY asks for a SOCKS proxy, give an http:// one"),
-        ("ftp://127.0.0.1", "HTTP_PROXY asks for a proxy of unknown kind, give an http:// one"),
-        ("http://127.0.0.1:port", "HTTP_PROXY holds no address of a proxy"),
-        ("http://", "HTTP_PROXY holds no address of a proxy"),
-    ],
-)
-async def test_a_proxy_that_cannot_be_used_is_named(
-    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch, value: str, reason: str
-) -> None:
-    """Nothing is sent in clear to what is no HTTP proxy, and the variable is blamed, not the vendor's address."""
-    monkeypatch.setenv("HTTP_PROXY", value)
-    with pytest.raises(NoAnswer) as caught:
-        await transport.exchange(_request("http://vendor.example.com/x"))
-    assert str(caught.value) == reason
-    assert not caught.value.request_left

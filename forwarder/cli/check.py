@@ -11,25 +11,36 @@ from forwarder.cli.check_vendors import vendor_findings
 from forwarder.cli.exits import FAILED, ending
 from forwarder.cli.findings import line
 from forwarder.cli.options import AS_JSON, daemon_settings
+from forwarder.cli.unit import place_of
 from forwarder.clock import SystemClock
 from forwarder.operator.checks import Finding, is_failed, local_findings
-from forwarder.settings import Settings
+from forwarder.settings import Settings, read
 from forwarder.transport import AiohttpTransport
 
 
 @click.command(
-    epilog=ending("forwarder check", "forwarder check --connect", "forwarder check --json | jq '.findings[]'")
+    epilog=ending(
+        "forwarder check",
+        "forwarder check --connect",
+        "sudo forwarder check --unit forwarder",
+        "forwarder check --json | jq '.findings[]'",
+    )
 )
 @click.option("--connect", is_flag=True, help="Also ask both vendors: name, TLS, key, clock. No event is sent.")
+@click.option(
+    "--unit",
+    metavar="NAME",
+    help="Check what this systemd unit (or unit file) would be given, not this shell's settings.",
+)
 @AS_JSON
 @click.pass_context
-def check(ctx: click.Context, *, connect: bool, as_json: bool) -> None:
+def check(ctx: click.Context, *, connect: bool, unit: str | None, as_json: bool) -> None:
     """Check settings, files, data folder, spool and clock.
 
     Prints every setting that is in effect with its source, secrets masked, then what was found. Warnings do
     not fail the check.
     """
-    settings = daemon_settings()
+    settings = read(place_of(unit)) if unit else daemon_settings()
     clock = SystemClock()
     findings = list(local_findings(settings, now_ms=clock.wall_ms()))
     if connect:
@@ -44,7 +55,7 @@ def check(ctx: click.Context, *, connect: bool, as_json: bool) -> None:
 
 
 async def _connected(settings: Settings, clock: SystemClock) -> list[Finding]:
-    async with AiohttpTransport(clock=clock) as transport:
+    async with AiohttpTransport(clock=clock, proxy_for=settings.reading.proxies.url_for) as transport:
         return [finding async for finding in vendor_findings(settings, transport, clock)]
 
 

@@ -8,14 +8,14 @@ from forwarder.cli.exits import Verbs, ending
 _VERBS = {
     "run": "forwarder.cli.run:run",
     "check": "forwarder.cli.check:check",
-    "demo": "forwarder.cli.performances:demo_command",
+    "demo": "forwarder.cli.demo_commands:demo_command",
     "status": "forwarder.cli.status:status",
     "events": "forwarder.cli.events:events",
     "replay": "forwarder.cli.act:replay",
     "discard": "forwarder.cli.act:discard",
     "map": "forwarder.cli.dry_run:map_",
     "links": "forwarder.cli.links:links",
-    "send-sample": "forwarder.cli.performances:send_sample_command",
+    "send-sample": "forwarder.cli.demo_commands:send_sample_command",
     "completion": "forwarder.cli.completion:completion",
 }
 

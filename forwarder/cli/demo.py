@@ -1,7 +1,7 @@
 """`forwarder demo`: the real daemon between two stand-in vendors, and the proof that nothing was lost.
 
 The summary is counted at both ends: what the senders were told, and what the destinations got. The
-daemon's own books are asked for one thing only, what still waits on its disk.
+daemon's own totals are asked for one thing only, what still waits on its disk.
 """
 
 import asyncio
@@ -19,14 +19,11 @@ from pathlib import Path
 import aiohttp
 
 from forwarder.cli.demo_rates import Rates
-from forwarder.cli.demo_view import Flow, Result, Scene, Screen, summary
-from forwarder.cli.send_sample import base_url
-from forwarder.demo.books import read_books
+from forwarder.cli.demo_view import Flow, Moment, Result, Screen, summary
 from forwarder.demo.call_stream import LINKS_TOML
-from forwarder.demo.courier_api import CourierApi
-from forwarder.demo.data_plane import DataPlane
-from forwarder.demo.process import free_port
-from forwarder.demo.stage import Pace, Stage
+from forwarder.demo.scenario import Pace, Scenario
+from forwarder.demo.totals import read_totals
+from forwarder.demo.vendors import Courier, DataPlane, listening
 from forwarder.model import RouteName
 from forwarder.settings import Address, Settings
 from forwarder.settings.values import address
@@ -40,7 +37,6 @@ _READY_MAX_S = 30.0
 _STREAMS_END_S = 5.0  # for the posts that are under way when the streams stop
 _ARRIVE_MAX_S = 12.0  # for what waits then
 _LOOK_AGAIN_S = 0.05
-_KEPT_EVENTS = 1_000
 _SHORT_S = 30.0  # a demo this short has its outage in its own middle
 
 
@@ -69,18 +65,17 @@ async def demo(
     """
     keys = Keys()
     with tempfile.TemporaryDirectory(prefix="forwarder-demo-") as folder:
-        async with (
-            DataPlane(write_keys=[keys.write_key], events_max=_KEPT_EVENTS) as plane,
-            CourierApi(api_keys=[keys.api_key], effects_max=_KEPT_EVENTS) as courier,
-        ):
-            settings = demo_settings(Path(folder), keys, plane_url=plane.url, courier_url=courier.url, environ=environ)
-            stage = Stage(plane, courier, seed=secrets.randbits(32), pace=pace or _pace(seconds))
-            page_url = base_url(settings.operator_listen)
+        seed = secrets.randbits(32)
+        plane, courier = DataPlane(keys.write_key), Courier(keys.api_key, seed=seed)
+        async with listening(plane.answer) as plane_url, listening(courier.answer) as courier_url:
+            settings = demo_settings(Path(folder), keys, plane_url=plane_url, courier_url=courier_url, environ=environ)
+            scenario = Scenario(plane, courier, seed=seed, pace=pace or _pace(seconds))
+            page_url = settings.operator_listen.url()
             async with _running(run_daemon, settings):
                 screen.say(f"The page is up: {page_url}   (metrics: {page_url}/metrics)", "")
-                await _perform(stage, settings, keys, screen=screen, stop=stop, seconds=seconds)
-                await stage.wait_until_arrived(timeout_s=_ARRIVE_MAX_S)
-                result = await _result(stage, page_url)
+                await _run_and_show(scenario, settings, keys, screen=screen, stop=stop, seconds=seconds)
+                await scenario.wait_until_arrived(timeout_s=_ARRIVE_MAX_S)
+                result = await _result(scenario, page_url)
     screen.say("", *summary(result, screen.paint))
     return 0 if result.is_good else 1
 
@@ -113,15 +108,22 @@ def _listener(variable: str, environ: Mapping[str, str]) -> Address:
     if text:
         wanted = address(text)
         # The page's address is told before anybody could ask the system which port it chose.
-        return wanted if wanted.port else Address(wanted.host, free_port())
+        return wanted if wanted.port else Address(wanted.host, _free_port())
     usual = _USUAL[variable]
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((usual.host, usual.port))
         except OSError:
-            return Address(usual.host, free_port())
+            return Address(usual.host, _free_port())
     return usual
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _pace(seconds: float | None) -> Pace:
@@ -136,7 +138,7 @@ async def _running(run_daemon: RunDaemon, settings: Settings) -> AsyncIterator[N
     over = asyncio.Event()
     running = asyncio.ensure_future(run_daemon(settings, over))
     try:
-        await _until_ready(base_url(settings.listen[0]), running)
+        await _until_ready(settings.listen[0].url(), running)
         yield
     finally:
         over.set()
@@ -154,45 +156,45 @@ async def _until_ready(url: str, running: "asyncio.Future[None]") -> None:
     await running
 
 
-async def _perform(
-    stage: Stage, settings: Settings, keys: Keys, *, screen: Screen, stop: asyncio.Event, seconds: float | None
+async def _run_and_show(
+    scenario: Scenario, settings: Settings, keys: Keys, *, screen: Screen, stop: asyncio.Event, seconds: float | None
 ) -> None:
     """Let the streams run until the end and show what goes on; return when they are over."""
     playing = asyncio.create_task(
-        stage.play(base_url(settings.listen[0]), secret=keys.webhook_secret, inbound_key=keys.inbound_key)
+        scenario.run(settings.listen[0].url(), secret=keys.webhook_secret, inbound_key=keys.inbound_key)
     )
     started_s = time.monotonic()
     rates = Rates()
-    page_url = base_url(settings.operator_listen)
+    page_url = settings.operator_listen.url()
     while not stop.is_set() and not playing.done():
         elapsed_s = time.monotonic() - started_s
         if seconds is not None and elapsed_s >= seconds:
             break
-        screen.show(_scene(stage, rates, elapsed_s, page_url))
+        screen.show(_moment(scenario, rates, elapsed_s, page_url))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), _SHOWN_EVERY_S)
     screen.say("", "Ending: no new events; what waits is delivered.")
-    stage.stop()
+    scenario.stop()
     with contextlib.suppress(TimeoutError):
         # What is not answered by then was promised to nobody.
         await asyncio.wait_for(playing, _STREAMS_END_S)
 
 
-def _scene(stage: Stage, rates: Rates, elapsed_s: float, page_url: str) -> Scene:
-    flows = _flows(stage)
+def _moment(scenario: Scenario, rates: Rates, elapsed_s: float, page_url: str) -> Moment:
+    flows = _flows(scenario)
     counts = {flow.title: (flow.accepted, flow.delivered) for flow in flows}
-    return Scene(
+    return Moment(
         elapsed_s=elapsed_s,
         page_url=page_url,
-        is_outage=stage.is_outage,
+        is_outage=scenario.plane.is_down,
         flows=flows,
         rates=rates.at(elapsed_s, counts),
-        latest=tuple(stage.latest),
+        latest=tuple(scenario.latest),
     )
 
 
-def _flows(stage: Stage) -> tuple[Flow, ...]:
-    ledgers = {"Courier -> RudderStack": stage.outbound, "RudderStack -> Courier": stage.inbound}
+def _flows(scenario: Scenario) -> tuple[Flow, ...]:
+    ledgers = {"Courier -> RudderStack": scenario.outbound, "RudderStack -> Courier": scenario.inbound}
     return tuple(
         Flow(
             title=title,
@@ -207,15 +209,15 @@ def _flows(stage: Stage) -> tuple[Flow, ...]:
     )
 
 
-async def _result(stage: Stage, operator_url: str) -> Result:
-    books = await read_books(operator_url)
-    ledgers = {RouteName.COURIER_TO_RUDDERSTACK: stage.outbound, RouteName.RUDDERSTACK_TO_COURIER: stage.inbound}
+async def _result(scenario: Scenario, operator_url: str) -> Result:
+    totals = await read_totals(operator_url)
+    ledgers = {RouteName.COURIER_TO_RUDDERSTACK: scenario.outbound, RouteName.RUDDERSTACK_TO_COURIER: scenario.inbound}
     missing = {route: len(ledger.missing()) for route, ledger in ledgers.items()}
-    waiting = {route: min(count, books.get(route, {}).get("pending", 0)) for route, count in missing.items()}
+    waiting = {route: min(count, totals.get(route, {}).get("pending", 0)) for route, count in missing.items()}
     return Result(
-        flows=_flows(stage),
+        flows=_flows(scenario),
         lost=sum(missing.values()) - sum(waiting.values()),
         waiting=sum(waiting.values()),
-        wrong=(*stage.outbound.wrong, *stage.inbound.wrong),
-        outages=stage.outages,
+        wrong=(*scenario.outbound.wrong, *scenario.inbound.wrong),
+        outages=scenario.outages,
     )

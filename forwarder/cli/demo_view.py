@@ -29,7 +29,7 @@ class Flow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
+class Moment:
     """One moment of the demo."""
 
     elapsed_s: float
@@ -69,27 +69,27 @@ class Paint:
         return f"\x1b[{';'.join(_CODES[style] for style in styles)}m{text}\x1b[0m"
 
 
-def frame(scene: Scene, paint: Paint) -> list[str]:
+def frame(moment: Moment, paint: Paint) -> list[str]:
     """Return the live view, line by line."""
     lines = [
-        f"{paint('forwarder demo', 'bold')}   {_clock(scene.elapsed_s)}   page: {paint(scene.page_url, 'bold')}",
+        f"{paint('forwarder demo', 'bold')}   {_clock(moment.elapsed_s)}   page: {paint(moment.page_url, 'bold')}",
         "",
         paint(f"  {'':<24}{'in/s':>7}{'out/s':>7}{'accepted':>10}{'delivered':>11}{'waiting':>9}", "dim"),
     ]
-    lines += [_flow_line(flow, scene.rates[flow.title], paint) for flow in scene.flows]
-    lines += ["", f"  data plane: {_plane(scene, paint)}", ""]
-    lines += [paint(f"  {latest}"[: _WIDTH - 1], "dim") for latest in scene.latest]
+    lines += [_flow_line(flow, moment.rates[flow.title], paint) for flow in moment.flows]
+    lines += ["", f"  data plane: {_plane(moment, paint)}", ""]
+    lines += [paint(f"  {latest}"[: _WIDTH - 1], "dim") for latest in moment.latest]
     return [*lines, "", paint("  Ctrl-C ends it with a summary.", "dim")]
 
 
-def plain_line(scene: Scene) -> str:
+def plain_line(moment: Moment) -> str:
     """Return the same on one line, for logs and pipes."""
     flows = "  ".join(
         f"{flow.title}: accepted {flow.accepted}, delivered {flow.delivered}, waiting {flow.waiting}"
-        for flow in scene.flows
+        for flow in moment.flows
     )
-    outage = "  [outage: the data plane answers 503]" if scene.is_outage else ""
-    return f"{_clock(scene.elapsed_s)}  {flows}{outage}"
+    outage = "  [outage: the data plane answers 503]" if moment.is_outage else ""
+    return f"{_clock(moment.elapsed_s)}  {flows}{outage}"
 
 
 def summary(result: Result, paint: Paint) -> list[str]:
@@ -127,14 +127,14 @@ class Screen:
         self._write("".join(f"{line}\n" for line in lines))
         self._height = 0
 
-    def show(self, scene: Scene) -> None:
+    def show(self, moment: Moment) -> None:
         """Draw the moment over the one before; without a terminal write a line every two seconds."""
         if not self.is_live:
-            if scene.elapsed_s >= self._line_due_s:
-                self._line_due_s = scene.elapsed_s + _PLAIN_EVERY_S
-                self.say(plain_line(scene))
+            if moment.elapsed_s >= self._line_due_s:
+                self._line_due_s = moment.elapsed_s + _PLAIN_EVERY_S
+                self.say(plain_line(moment))
             return
-        lines = frame(scene, self.paint)
+        lines = frame(moment, self.paint)
         back = f"\x1b[{self._height}A" if self._height else ""
         self._write(back + "".join(f"\x1b[2K{line}\n" for line in lines) + "\x1b[J")
         self._height = len(lines)
@@ -151,8 +151,8 @@ def _flow_line(flow: Flow, rates: tuple[float, float], paint: Paint) -> str:
     return f"  {flow.title:<24}{numbers}{waiting} {paint(bar, 'yellow')}"
 
 
-def _plane(scene: Scene, paint: Paint) -> str:
-    if scene.is_outage:
+def _plane(moment: Moment, paint: Paint) -> str:
+    if moment.is_outage:
         return paint("DOWN, it answers 503: events wait on disk, none is lost", "red", "bold")
     return paint("up", "green")
 

@@ -14,6 +14,8 @@ from forwarder import __version__
 from forwarder.cli.exits import FAILED, CommandFailed, ending
 from forwarder.cli.options import command_settings
 from forwarder.errors import Unmappable
+from forwarder.ingress import elements
+from forwarder.ingress.elements import Element, NotJson, TooManyElements
 from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack
 from forwarder.mapping.explanation import explain
 from forwarder.mapping.link_file import LinkFile, read_link_file
@@ -24,8 +26,6 @@ from forwarder.model import Delivery, Filtered, Lease, RouteName, Unmapped
 from forwarder.rudderstack import wire
 from forwarder.rudderstack.calls import TrackCalls
 from forwarder.settings import Settings
-from forwarder.web import elements
-from forwarder.web.elements import Element, NotJson, TooManyElements
 
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK.value, RouteName.RUDDERSTACK_TO_COURIER.value
 
@@ -46,7 +46,7 @@ _NO_OBJECT = MappingProxyType({"outcome": "dead", "reason": "not a JSON object"}
 @click.option("--route", type=click.Choice([OUTBOUND, INBOUND]), default=OUTBOUND, show_default=True)
 @click.option(
     "--source",
-    help="The door it would come through: webhook or events; rudderstack, segment or v1. Default: the route's first.",
+    help="Where it would come in: webhook or events; rudderstack, segment or v1. Default: the route's first.",
     type=click.Choice([source for sources in _SOURCES.values() for source in sources]),
 )
 @click.option("--received-at", type=click.DateTime(), help="When it would arrive, in UTC, for events without a time.")
@@ -72,7 +72,7 @@ def map_(
     FORWARDER_INBOUND_MODE inbound. FILE holds one JSON object, or an array of them, which prints an array.
     """
     if source is not None and source not in _SOURCES[route]:
-        raise click.UsageError(f"--source {source} is no door of {route}: {', '.join(_SOURCES[route])}")
+        raise click.UsageError(f"--source {source} is no endpoint of {route}: {', '.join(_SOURCES[route])}")
     at_ms = round(received_at.replace(tzinfo=UTC).timestamp() * 1000) if received_at else time.time_ns() // 1_000_000
     mapped = _mapped(file, route, source, at_ms)
     text = json.dumps(mapped, indent=2, ensure_ascii=False, sort_keys=True)
@@ -100,7 +100,7 @@ def _mapped(file: BinaryIO, route: str, source: str | None, at_ms: int) -> Any:
 
 
 def _elements(file: BinaryIO) -> tuple[list[Element | None], bool]:
-    """Cut the file as the doors do, so that what they put right is put right here; True for a lone event."""
+    """Cut the file as the endpoints do, so that what they put right is put right here; True for a lone event."""
     try:
         body = elements.trimmed(file.read())
         return list(elements.from_array(body)), not body.startswith(b"[")

@@ -16,11 +16,10 @@ import click
 from forwarder.cli.exits import CommandFailed
 from forwarder.cli.stopped import stopped_daemon
 from forwarder.errors import DaemonUnreachable, SpoolLocked, SpoolUnusable
-from forwarder.settings import Address, Settings
+from forwarder.settings import Settings
 
 _TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
 _AGAIN_S = 0.5
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  recognised, not bound
 
 
 class OperatorClient:
@@ -75,18 +74,13 @@ class OperatorClient:
         return said
 
 
-def operator_url(listen: Address) -> str:
-    """Return the address at which this machine reaches the operator's listener."""
-    return f"http://{Address(_EVERYWHERE.get(listen.host, listen.host), listen.port)}"
-
-
 @asynccontextmanager
 async def operator(settings: Settings, url: str | None = None, *, waits: bool = False) -> AsyncIterator[OperatorClient]:
     """Give a client of the running daemon, or of its data folder when nothing listens at its address.
 
     Raises `DaemonUnreachable` when there is neither; with an explicit `url` the folder is not looked at.
     """
-    where = url or operator_url(settings.operator_listen)
+    where = url or settings.operator_listen.url()
     headers = {"X-Forwarder-Operator": f"cli:{_user()}"}
     if settings.operator_token is not None:
         headers["Authorization"] = f"Bearer {settings.operator_token.get_secret_value()}"

@@ -25,7 +25,7 @@ def run(ctx: click.Context) -> None:
     credentials; config.example.env lists them all. A second signal ends it at once; nothing is lost by it.
     """
     settings = daemon_settings()
-    # Modules live as long as the process; looking through them for garbage again and again stalls the doors. Events
+    # Modules live as long as the process; looking through them for garbage again and again stalls the endpoints. Events
     # make no cycles: a collection by every 700 objects finds nothing, and cost a sixth of the processor.
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)

@@ -1,6 +1,6 @@
 """`forwarder send-sample`: post a signed sample webhook to the running daemon and say what it means.
 
-Every answer of the door is explained with what to do next. Absent: the option parsing, which is the
+Every answer of the endpoint is explained with what to do next. Absent: the option parsing, which is the
 command line's.
 """
 
@@ -14,13 +14,16 @@ import aiohttp
 
 from forwarder.demo.signing import signed
 from forwarder.demo.workflow import Workflow, WorkflowEvent
-from forwarder.settings import Address, Settings
+from forwarder.settings import Settings
 
 TIMEOUT_S = 10.0  # Courier's own
-_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  recognised, not bound
 
+_PROVES_NOTHING = (
+    "It was signed with COURIER_WEBHOOK_SECRET as it is set here. That the same secret is in Courier's webhook is not "
+    "proved: give --secret with what Courier shows, or send a message through Courier."
+)
 _REMEDIES: dict[int, str] = {
-    HTTPStatus.UNAUTHORIZED: "The daemon has no secret for this door, or something on the way took the signature off.",
+    HTTPStatus.UNAUTHORIZED: "The daemon has no secret for it, or something on the way took the signature off.",
     HTTPStatus.NOT_FOUND: "Nothing is served there: --url must name the public listener (FORWARDER_LISTEN).",
     HTTPStatus.TOO_MANY_REQUESTS: "The signature matches none of the daemon's secrets: give the right one "
     "with --secret, or compare COURIER_WEBHOOK_SECRET here and there.",
@@ -35,6 +38,7 @@ class Sample:
 
     url: str  # of the public listener, without a path
     secret: str
+    is_secret_our_own: bool  # read from our settings, so that the daemon's yes proves nothing about Courier's
     status: str
     count: int
     page_url: str
@@ -45,17 +49,13 @@ def sample(settings: Settings, *, url: str | None, secret: str | None, status: s
     if secret is None and not settings.courier_webhook_secrets:
         raise ValueError("no secret is known: set COURIER_WEBHOOK_SECRET as the daemon has it, or give --secret")
     return Sample(
-        url=(url or base_url(settings.listen[0])).rstrip("/"),
+        url=(url or settings.listen[0].url()).rstrip("/"),
         secret=secret if secret is not None else settings.courier_webhook_secrets[0].get_secret_value(),
+        is_secret_our_own=secret is None,
         status=status.upper(),
         count=count,
-        page_url=base_url(settings.operator_listen),
+        page_url=settings.operator_listen.url(),
     )
-
-
-def base_url(listen: Address) -> str:
-    """Return the address at which this machine reaches a listener."""
-    return f"http://{Address(_ANYWHERE.get(listen.host, listen.host), listen.port)}"
 
 
 async def send_sample(wanted: Sample, say: Callable[[str], None]) -> int:
@@ -98,4 +98,8 @@ def _next(wanted: Sample, event: WorkflowEvent) -> str:
         becomes = f"Courier itself does not export {wanted.status}: unless FORWARDER_EVENTS names it, it ends filtered."
     else:
         becomes = f'In RudderStack\'s live events it is "{facts.name}" of user {facts.user}.'
-    return f"It is on the daemon's disk. {becomes}\nWhere it went: {wanted.page_url} or `forwarder events --follow`."
+    proves = f"\n{_PROVES_NOTHING}" if wanted.is_secret_our_own else ""
+    return (
+        f"It is on the daemon's disk. {becomes}{proves}\n"
+        f"Where it went: {wanted.page_url} or `forwarder events --follow`."
+    )

@@ -1,24 +1,19 @@
 """`forwarder status`: how both routes, the books and the spool are, once or again and again."""
 
-import asyncio
-import json
-import sys
-from typing import Any
+from importlib import import_module
 
 import click
 
-from forwarder.cli import show
-from forwarder.cli.exits import ending
-from forwarder.cli.operator_client import OperatorClient, operator
+from forwarder.cli import liveness
+from forwarder.cli.exits import FAILED, ending
 from forwarder.cli.options import AS_JSON, URL, command_settings
-
-_CLEAR = "\x1b[H\x1b[2J"
 
 
 @click.command(
     epilog=ending(
         "forwarder status",
         "forwarder status --watch",
+        "forwarder status --health",
         "forwarder status --json | jq '.routes[].books'",
     )
 )
@@ -31,39 +26,28 @@ _CLEAR = "\x1b[H\x1b[2J"
     help="Seconds between, with --watch.",
 )
 @click.option("--count", type=click.IntRange(1), help="Stop after so many, with --watch.")
+@click.option(
+    "--health", is_flag=True, help="Only whether the daemon is alive (/livez): exit 0 or 1. For a supervisor."
+)
 @AS_JSON
 @URL
-def status(*, watch: bool, interval: float, count: int | None, as_json: bool, url: str | None) -> None:
+@click.pass_context
+def status(
+    ctx: click.Context, *, watch: bool, interval: float, count: int | None, health: bool, as_json: bool, url: str | None
+) -> None:
     """Show the state of both routes, the books and the spool.
 
     Asks the running daemon, and with --watch waits for it when it restarts; when it is stopped, reads its
     data folder. With --json one object per line.
     """
-    times = count or (None if watch else 1)
+    if health:
+        told = liveness.ask(command_settings())
+        click.echo(told.text, err=not told.is_alive)
+        ctx.exit(0 if told.is_alive else FAILED)
+    times = (count or None) if watch else 1
+    # Loaded only now: a supervisor asks for the health every few seconds, and this is most of what there is to load.
+    view = import_module("forwarder.cli.status_view")
     try:
-        asyncio.run(_show(times if watch else 1, interval_s=interval, as_json=as_json, url=url))
+        view.show_status(times, interval_s=interval, as_json=as_json, url=url)
     except KeyboardInterrupt:
         return
-
-
-async def _show(times: int | None, *, interval_s: float, as_json: bool, url: str | None) -> None:
-    earlier: dict[str, Any] | None = None
-    shown = 0
-    async with operator(command_settings(), url, waits=times != 1) as client:
-        while True:
-            now = await _status(client)
-            if as_json:
-                click.echo(json.dumps(now))
-            else:
-                is_screen = times != 1 and sys.stdout.isatty()
-                click.echo((_CLEAR if is_screen else "") + "\n".join(show.status_lines(now, earlier)))
-            earlier, shown = now, shown + 1
-            if times is not None and shown >= times:
-                return
-            client.must_run("watch")
-            await asyncio.sleep(interval_s)
-
-
-async def _status(client: OperatorClient) -> dict[str, Any]:
-    told: dict[str, Any] = await client.get("/api/status")
-    return told | {"is_running": client.is_running}

@@ -5,7 +5,6 @@ On a socket in a folder that only this user can enter: payloads pass through it.
 
 import asyncio
 import tempfile
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,16 +12,12 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
-from forwarder import __version__
 from forwarder.clock import SystemClock
 from forwarder.errors import SpoolUnusable
 from forwarder.mapping.link_file import LinkFile, read_link_file
 from forwarder.mapping.link_store import LinkStore
-from forwarder.operator.api import api_routes
-from forwarder.operator.api_links import link_routes
-from forwarder.operator.desk import OperatorDesk
-from forwarder.operator.guard import OperatorGuard
-from forwarder.operator.listener import operator_app
+from forwarder.operator.assembly import api_alone
+from forwarder.operator.parts import Parts
 from forwarder.settings import Settings
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
@@ -46,21 +41,15 @@ async def stopped_daemon(settings: Settings) -> AsyncIterator[Path]:
     limits = SpoolLimits(bytes_max=settings.spool_bytes_max, retention_s=settings.retention_s)
     spool = await SqliteSpool.open(settings.data_dir, limits=limits, clock=clock, reporter=reporter)
     try:
-        desk = OperatorDesk(
+        parts = Parts(
             archive=spool,
             spool=spool,
-            routes=(),
+            links=await LinkStore.load(spool, await asyncio.to_thread(pinned_links, settings)),
             metrics=metrics,
             reporter=reporter,
             clock=clock,
-            version=__version__,
-            started_at_ms=time.time_ns() // 1_000_000,
-            links=await LinkStore.load(spool, await asyncio.to_thread(pinned_links, settings)),
         )
-        guard = OperatorGuard(token=None, own_hosts=frozenset())
-        routes = (*api_routes(desk), *link_routes(desk))
-        app = operator_app(routes, guard=guard, reporter=reporter, clock=clock)
-        async with _served(app) as socket:
+        async with _served(api_alone(parts)) as socket:
             yield socket
     finally:
         await spool.close()

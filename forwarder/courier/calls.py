@@ -52,8 +52,8 @@ class CallMaker:
 
         The body is what the event wants, not what is sent: PUT replaces, so the sink reads, merges and writes.
         """
-        wish = {"name": name, "properties": properties} if name else {"properties": properties}
-        self._make("PUT", ("tenants", tenant_id), wish, Family.TENANTS)
+        change = {"name": name, "properties": properties} if name else {"properties": properties}
+        self._make("PUT", ("tenants", tenant_id), change, Family.TENANTS)
 
     def join_tenant(self, user_id: str, tenant_id: str) -> None:
         """Make the user a member of the tenant."""

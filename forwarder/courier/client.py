@@ -31,6 +31,10 @@ class CourierClient:
         """Name the address, never the key."""
         return f"CourierClient({self._base_url})"
 
+    def replace_key(self, api_key: str) -> None:
+        """Take another API key; requests from now on carry it."""
+        self._authorization = f"Bearer {api_key}"
+
     async def call(self, operation: str, body: bytes, *, idempotency_key: str = "") -> HttpResponse:
         """Make one request; `operation` is method and percent-encoded path, `POST /profiles/u1`.
 

@@ -4,13 +4,29 @@ Strict about the envelope alone (`type`, `data`); every field inside `data` may 
 anything, and nothing is decided here about what becomes of the event.
 """
 
+import re
 from typing import Any
 
 import msgspec
 
 from forwarder.courier import vocabulary
-from forwarder.courier.json_text import decode
+from forwarder.courier.json_text import decode, refuse_huge
 from forwarder.errors import Unmappable
+from forwarder.nesting import TOO_DEEP, is_too_deep
+
+
+class _Parts(msgspec.Struct):
+    """A webhook as far as it is read; `data` is decoded by itself, so that its bytes are at hand."""
+
+    type: Any = None
+    data: msgspec.Raw = msgspec.Raw(b"null")
+    timestamp: Any = None
+
+
+_FORBIDDEN = re.compile(b"__proto__")  # its search is the quickest there is
+
+_decode_parts = msgspec.json.Decoder(_Parts).decode
+_decode_value = msgspec.json.Decoder().decode
 
 
 class CourierEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,8 +34,9 @@ class CourierEvent(msgspec.Struct, frozen=True, kw_only=True):
 
     type: str  # not empty
     data: dict[str, Any]
-    body: dict[str, Any]  # the whole webhook, `type` and `data` included
     status: str  # the message's, in upper case; "" when there is none or it is no text
+    raw: bytes = b""  # `data` as it came, where it may be sent as it came; else b""
+    timestamp: Any = None  # beside `type`: a sender of one's own may state the time there
 
     @property
     def providers(self) -> list[dict[str, Any]]:
@@ -38,6 +55,8 @@ class CourierEvent(msgspec.Struct, frozen=True, kw_only=True):
         Without any it is the last entry.
         """
         entries = self.providers
+        if len(entries) == 1:
+            return entries[0]
         if not entries:
             return {}
         matching = [entry for entry in entries if status_of(entry) == self.status]
@@ -49,16 +68,32 @@ class CourierEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 def read(payload: bytes) -> CourierEvent:
     """Return the event; raises `Unmappable` for what is no `{"type": text, "data": object}`."""
+    if is_too_deep(payload):  # before a decoder recurses
+        raise Unmappable(TOO_DEEP)
+    try:
+        parts = _decode_parts(payload)
+        data = _decode_value(parts.data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):  # no JSON, or JSON that only the slow decoder takes
+        return _read_slowly(payload)
+    refuse_huge(data, payload)
+    # Without an escaped letter no key is spelt in a way that its bytes do not show.
+    is_plain = not _FORBIDDEN.search(payload) and (b"\\" not in payload or b"\\u00" not in payload)
+    return _event(parts.type, data, raw=bytes(parts.data) if is_plain else b"", timestamp=parts.timestamp)
+
+
+def _read_slowly(payload: bytes) -> CourierEvent:
     body = decode(payload)
     if not isinstance(body, dict):
         raise Unmappable("not a JSON object")
-    kind = body.get("type")
+    return _event(body.get("type"), body.get("data"), timestamp=body.get("timestamp"))
+
+
+def _event(kind: Any, data: Any, *, raw: bytes = b"", timestamp: Any) -> CourierEvent:
     if not isinstance(kind, str) or not kind.strip():
         raise Unmappable("`type` is missing or not a text")
-    data = body.get("data")
     if not isinstance(data, dict):
         raise Unmappable("`data` is missing or not an object")
-    return CourierEvent(type=kind, data=data, body=body, status=status_of(data))
+    return CourierEvent(type=kind, data=data, raw=raw, status=status_of(data), timestamp=timestamp)
 
 
 def status_of(fields: dict[str, Any]) -> str:

@@ -32,10 +32,25 @@ def decode(payload: bytes) -> Any:
         raise Unmappable("not UTF-8") from None
     except msgspec.MsgspecError:
         return _decode_slowly(payload)
-    # An integer beyond a double has 309 digits at least: three looks in a row, a hundred bytes apart, meet it.
-    if _THREE_DIGITS.search(payload[::_STRIDE]) and _holds_huge_integer(value):
-        raise Unmappable("a number is out of range")
+    refuse_huge(value, payload)
     return value
+
+
+def refuse_huge(value: Any, text: bytes) -> None:
+    """Raise `Unmappable` for an integer beyond a double, on which the data plane's processor gives up a whole batch."""
+    # It has 309 digits at least: three looks in a row, a hundred bytes apart, meet it.
+    if _THREE_DIGITS.search(text[::_STRIDE]) and _holds_huge_integer(value):
+        raise Unmappable("a number is out of range")
+
+
+def is_plain(payload: bytes) -> bool:
+    """Tell whether bytes that are JSON of good form are certainly taken by `decode`, whatever their values are."""
+    if not payload.isascii():
+        try:
+            payload.decode()
+        except UnicodeDecodeError:
+            return False
+    return _THREE_DIGITS.search(payload[::_STRIDE]) is None
 
 
 def _decode_slowly(payload: bytes) -> Any:
@@ -64,7 +79,6 @@ def _finite(text: str) -> float:
 
 
 def _holds_huge_integer(value: Any) -> bool:
-    """Tell whether an integer is beyond a double, on which the data plane's processor gives up a whole batch."""
     waiting = [value]
     while waiting:
         match waiting.pop():

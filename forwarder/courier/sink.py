@@ -14,7 +14,7 @@ import msgspec
 from forwarder.courier.answers import Asked, error_message, judge, judge_no_answer
 from forwarder.courier.client import CourierClient
 from forwarder.courier.tenant_order import TenantOrder
-from forwarder.courier.tenants import changes_nothing, merged, read_wish
+from forwarder.courier.tenants import changes_nothing, merged, read_change
 from forwarder.errors import NoAnswer
 from forwarder.model import (
     Answer,
@@ -72,11 +72,11 @@ class CourierSink:
                 if not read.is_known:
                     return _unread(read.answer)
                 is_newest = delivery.sequence >= await self._tenants.newest(tenant_id)
-                body = merged(tenant_id, read.existing, read_wish(delivery.body), is_newest=is_newest)
+                body = merged(tenant_id, read.existing, read_change(delivery.body), is_newest=is_newest)
                 answer = read.answer
                 if not changes_nothing(read.existing, body):
                     tenant.writes += 1  # before it is known to be one: the answer may be lost
-                    answer, _ = await self._exchange(replace(delivery, body=msgspec.json.encode(body)))
+                    answer, _ = await self._exchange(msgspec.structs.replace(delivery, body=msgspec.json.encode(body)))
                 if not isinstance(answer.verdict, Delivered):
                     return answer
                 await self._tenants.applied(tenant_id, delivery.sequence)
@@ -87,7 +87,7 @@ class CourierSink:
     async def _read_tenant(self, delivery: Delivery) -> "_Read":
         path = delivery.operation.removeprefix("PUT ")
         answer, response = await self._exchange(
-            replace(delivery, operation=f"GET {path}", body=b"", idempotency_key="")
+            msgspec.structs.replace(delivery, operation=f"GET {path}", body=b"", idempotency_key="")
         )
         if response is None:
             return _Read(answer=answer)

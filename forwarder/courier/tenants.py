@@ -14,31 +14,31 @@ _KEPT_FIELDS = ("brand_id", "default_preferences", "parent_tenant_id", "properti
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TenantWish:
+class TenantChange:
     """What an event brings: name "" when it has none."""
 
     name: str
     properties: dict[str, Any]
 
 
-def read_wish(body: bytes) -> TenantWish:
-    """Return the wish that `CallMaker.write_tenant` encoded."""
-    wish = msgspec.json.decode(body)
-    return TenantWish(name=wish.get("name", ""), properties=wish.get("properties", {}))
+def read_change(body: bytes) -> TenantChange:
+    """Return the change that `CallMaker.write_tenant` encoded."""
+    change = msgspec.json.decode(body)
+    return TenantChange(name=change.get("name", ""), properties=change.get("properties", {}))
 
 
-def merged(tenant_id: str, existing: dict[str, Any] | None, wish: TenantWish, *, is_newest: bool) -> dict[str, Any]:
-    """Return the body to PUT: everything that the tenant has, and what the wish adds or changes.
+def merged(tenant_id: str, existing: dict[str, Any] | None, change: TenantChange, *, is_newest: bool) -> dict[str, Any]:
+    """Return the body to PUT: everything that the tenant has, and what the change adds or changes.
 
-    `existing` is Courier's answer to GET, None when the tenant is absent. Name: the wish's, else the one
+    `existing` is Courier's answer to GET, None when the tenant is absent. Name: the change's, else the one
     it has, else the id. Properties are replaced one by one, nested ones whole.
     """
     had = existing or {}
     properties = had.get("properties")
     properties = properties if isinstance(properties, dict) else {}
     kept = {field: had[field] for field in _KEPT_FIELDS if had.get(field) is not None}
-    name = _name(tenant_id, had.get("name"), wish.name, is_newest=is_newest)
-    joined = properties | wish.properties if is_newest else wish.properties | properties
+    name = _name(tenant_id, had.get("name"), change.name, is_newest=is_newest)
+    joined = properties | change.properties if is_newest else change.properties | properties
     return {"name": name, **kept, **({"properties": joined} if joined else {})}
 
 

@@ -1,16 +1,16 @@
 """From the bytes of one webhook event to its envelope: key, labels, and how it may recur.
 
-Nothing here decides what becomes of an event. The door takes whatever was signed, so `envelope`
+Nothing here decides what becomes of an event. The endpoint takes whatever was signed, so `envelope`
 never fails; what cannot be understood is refused later, by the mapper, where people can see it.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from forwarder.courier import vocabulary
 from forwarder.courier.event import channel_key, event_name, status_of
-from forwarder.courier.json_text import decode
+from forwarder.courier.json_text import decode, is_plain
 from forwarder.courier.keys import digest, digest_of_bytes
 from forwarder.errors import Unmappable
 from forwarder.model import Envelope, Labels, Recurrence, RouteName
@@ -22,6 +22,7 @@ RESEND_S = 1_200
 RESEND_MAX_S = 93_600
 
 _LABEL_CHARACTERS_MAX = 256
+_NO_LABELS = Labels()
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -33,9 +34,81 @@ def envelope(payload: bytes, *, received_at_ms: int, source: str) -> Envelope:
     top-level `id` makes the key.
     """
     try:
-        return _envelope(payload, decode(payload), received_at_ms, source)
+        return _usual(payload, received_at_ms, source) or _envelope(payload, decode(payload), received_at_ms, source)
     except (Unmappable, RecursionError):  # the second: what could just be decoded is too deep to be hashed
         return _wrap(payload, digest_of_bytes(payload), received_at_ms, source)
+
+
+class _Entry(msgspec.Struct, gc=False):
+    provider: Any = None
+    channel: Any = None
+    status: Any = None
+
+
+class _Message(msgspec.Struct, gc=False):
+    id: str
+    status: str
+    providers: list[_Entry] = []
+    recipientId: Any = None  # noqa: N815  Courier's name
+    recipient: Any = None
+    user_id: Any = None
+    timestamp: Any = None
+    enqueued: Any = None
+    sent: Any = None
+    delivered: Any = None
+    opened: Any = None
+    clicked: Any = None
+
+
+class _Webhook(msgspec.Struct, gc=False):
+    type: Literal["message:updated"]
+    data: _Message
+    id: Any = None
+
+
+_decode_usual = msgspec.json.Decoder(_Webhook).decode
+
+
+def _usual(payload: bytes, received_at_ms: int, source: str) -> Envelope | None:
+    """Wrap the usual message, of which only what the key and the labels need is decoded; None for all else.
+
+    The same as `_envelope` makes of it, at a third of the cost.
+    """
+    try:
+        webhook = _decode_usual(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    message = webhook.data
+    if not message.id or (source == EVENTS and webhook.id is not None) or not is_plain(payload):
+        return None
+    status = message.status
+    upper = status.upper()
+    field = vocabulary.TIME_FIELDS.get(upper)
+    time = getattr(message, field) if field else None
+    if time is None:
+        time = message.timestamp
+    pairs = [
+        _encode([entry.provider, entry.status]).decode() for entry in message.providers if entry.provider is not None
+    ]
+    if len(pairs) != len(message.providers):
+        return None
+    if len(pairs) > 1:
+        pairs = sorted(set(pairs))
+    user = _text(message.recipientId) or _text(message.recipient) or _text(message.user_id)
+    return Envelope(
+        route=RouteName.COURIER_TO_RUDDERSTACK,
+        event_key=digest("message", vocabulary.MESSAGE_UPDATED, message.id, status, time, pairs),
+        partition_key="",
+        received_at_ms=received_at_ms,
+        payload=payload,
+        source=source,
+        labels=Labels(
+            type=vocabulary.MESSAGE_UPDATED,
+            event=event_name(vocabulary.MESSAGE_UPDATED, upper)[:_LABEL_CHARACTERS_MAX],
+            message_id=message.id[:_LABEL_CHARACTERS_MAX],
+            user_id=user[:_LABEL_CHARACTERS_MAX],
+        ),
+    )
 
 
 def _envelope(payload: bytes, body: Any, received_at_ms: int, source: str) -> Envelope:
@@ -64,7 +137,7 @@ def _wrap(
         received_at_ms=received_at_ms,
         payload=payload,
         source=source,
-        labels=labels or Labels(),
+        labels=labels or _NO_LABELS,
         recurrence=recurrence,
     )
 

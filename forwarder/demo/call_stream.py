@@ -5,14 +5,13 @@ that the demo pins for the daemon.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
-from forwarder.demo.courier_state import Effect
 from forwarder.demo.facts import Facts, Key, Sighting
 
 Json = dict[str, Any]
@@ -21,7 +20,7 @@ Json = dict[str, Any]
 LINKS = {"Order Completed": "order-thanks", "Trial Started": "trial-welcome"}
 LINKS_TOML = "\n".join(f'[[link]]\nevent = "{event}"\ntarget = "{target}"\n' for event, target in LINKS.items())
 UNLINKED = ("Product Viewed",)
-DOORS = ("/v1/batch", "/inbound/rudderstack", "/inbound/segment")
+ENDPOINTS = ("/v1/batch", "/inbound/rudderstack", "/inbound/segment")
 _MARK = "demo_id"
 INVOKE = "POST /automations/{template}/invoke"
 AD_HOC = "POST /automations/invoke"
@@ -30,25 +29,36 @@ JOIN = "PUT /users/{user}/tenants/{tenant}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One event, the door it is posted to, and what must become of it."""
+class Effect:
+    """Something that happened at Courier. `user` is "" where no user is concerned."""
 
-    door: str
+    user: str
+    operation: str  # "POST /profiles/{user}"; the pattern, not the path
+    params: Mapping[str, str]
+    body: Any
+    idempotency_key: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One event, the endpoint it is posted to, and what must become of it."""
+
+    endpoint: str
     event: Json
     facts: Facts
 
     def body(self) -> bytes:
-        """Return the request's body as this door's senders write it."""
-        return orjson.dumps({"batch": [self.event]} if self.door == "/v1/batch" else self.event)
+        """Return the request's body as this endpoint's senders write it."""
+        return orjson.dumps({"batch": [self.event]} if self.endpoint == "/v1/batch" else self.event)
 
 
 class CallStream:
     """Make calls. The same seed makes the same calls, but for the times that are asked for."""
 
-    def __init__(self, *, seed: int, users: int = 100, doors: Sequence[str] = DOORS) -> None:
+    def __init__(self, *, seed: int, users: int = 100, endpoints: Sequence[str] = ENDPOINTS) -> None:
         self._random = random.Random(seed)  # noqa: S311 - a repeatable stream, not a secret
         self._users = users
-        self._doors = doors
+        self._endpoints = endpoints
         self._made = 0
 
     def call(self, now_ms: int) -> Call:
@@ -118,7 +128,7 @@ class CallStream:
 
     def _made_call(self, event: Json, operation: str | None, key: Key | None = None) -> Call:
         facts = Facts(key=key or ("call", event["messageId"]), name=operation, user=event["userId"])
-        return Call(door=self._random.choice(self._doors), event=event, facts=facts)
+        return Call(endpoint=self._random.choice(self._endpoints), event=event, facts=facts)
 
 
 def happened(effect: Effect) -> Sighting | None:
@@ -132,9 +142,9 @@ def happened(effect: Effect) -> Sighting | None:
 def _key(effect: Effect) -> Key | None:
     body = effect.body if isinstance(effect.body, dict) else {}
     match effect.operation:
-        case "PUT /users/{user}/tenants/{tenant}":
+        case operation if operation == JOIN:
             return ("group", effect.params["user"], effect.params["tenant"])
-        case "POST /profiles/{user}":
+        case operation if operation == MERGE:
             mark = body.get("profile", {}).get(_MARK)
         case _:
             mark = (body.get("data") or {}).get(_MARK)

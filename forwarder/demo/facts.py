@@ -47,10 +47,10 @@ class _Open:
 class Ledger:
     """Compare what was acknowledged with what arrived.
 
-    Memory is bounded by what is under way plus `remembered_max` events that are done.
+    Memory is bounded by what is under way plus `kept_max` events that are done.
     """
 
-    def __init__(self, *, remembered_max: int = 200_000) -> None:
+    def __init__(self, *, kept_max: int = 200_000) -> None:
         self.acknowledged = 0  # distinct events whose post was answered 2xx
         self.delivered = 0  # distinct events that arrived
         self.duplicates = 0  # further arrivals of the same event
@@ -60,7 +60,7 @@ class Ledger:
         self._open: dict[Key, _Open] = {}
         self._done: OrderedDict[Key, Sighting | None] = OrderedDict()
         self._owners: OrderedDict[str, Key] = OrderedDict()  # messageId → the event that uses it
-        self._remembered_max = remembered_max
+        self._kept_max = kept_max
 
     def post(self, facts: Facts) -> None:
         """Note an event before it is posted; again for a resend."""
@@ -118,7 +118,7 @@ class Ledger:
         if entry.is_acknowledged and (entry.sighting is not None or is_silent):
             del self._open[entry.facts.key]
             self._done[entry.facts.key] = entry.sighting
-            if len(self._done) > self._remembered_max:
+            if len(self._done) > self._kept_max:
                 self._done.popitem(last=False)
 
     def _check_owner(self, sighting: Sighting) -> None:
@@ -127,5 +127,5 @@ class Ledger:
         owner = self._owners.setdefault(sighting.message_id, sighting.key)
         if owner != sighting.key:
             self.wrong.append(f"two events share a messageId: {owner} and {sighting.key}")
-        if len(self._owners) > self._remembered_max:
+        if len(self._owners) > self._kept_max:
             self._owners.popitem(last=False)

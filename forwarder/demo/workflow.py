@@ -134,17 +134,6 @@ class Workflow:
             facts=Facts(key=key, name=AUDIENCE_NAMES[kind], user=user),
         )
 
-    def events(self, count: int, *, now_ms: int, every_ms: int = 20) -> Iterator[WorkflowEvent]:
-        """Yield so many events, message after message, with an audience event after every tenth."""
-        left = count
-        while left > 0:
-            batch = [*self.message(now_ms)]
-            if self._made % 10 == 0:
-                batch.append(self.audience(now_ms))
-            yield from batch[:left]
-            left -= len(batch)
-            now_ms += every_ms
-
     def _enqueued(self, now_ms: int) -> Json:
         self._made += 1
         user, template = self._user(), self._random.choice(TEMPLATES)

@@ -5,7 +5,10 @@ is dropped: what is not sent is `Filtered` or `Unmappable`, with its reason.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
+
+import msgspec
 
 from forwarder.courier import vocabulary
 from forwarder.courier.event import CourierEvent, channel_of, event_name, read
@@ -41,6 +44,16 @@ class CourierToRudderStack:
         self._selection = selection
         self._rules = rules
 
+    def map_batch(self, leases: Sequence[Lease]) -> list[tuple[Delivery, ...] | Filtered | Unmappable]:
+        """Map each of them; what `map` raises stands in its place."""
+        mapped: list[tuple[Delivery, ...] | Filtered | Unmappable] = []
+        for lease in leases:
+            try:
+                mapped.append(self.map(lease))
+            except Unmappable as error:
+                mapped.append(error)
+        return mapped
+
     def map(self, lease: Lease) -> tuple[Delivery, ...] | Filtered:
         """Return the one delivery, or why there is none; raises `Unmappable` for what is malformed."""
         delivery = self.delivery(lease.sequence, lease.envelope)
@@ -48,39 +61,39 @@ class CourierToRudderStack:
 
     def delivery(self, sequence: int, envelope: Envelope) -> Delivery | Filtered:
         """Return the track call, complete but for `sentAt`; else as `map`."""
-        body = self._encoded(envelope)
-        if isinstance(body, Filtered):
-            return body
-        harmless = without_forbidden_keys(body)
-        note = FORBIDDEN_KEY_NOTE if harmless != body else ""
-        return Delivery(sequence=sequence, operation=OPERATION, body=harmless, note=note)
-
-    def _encoded(self, envelope: Envelope) -> bytes | Filtered:
         event = _good(read(envelope.payload))
-        entry = event.deciding_provider() if event.type == vocabulary.MESSAGE_UPDATED else {}
-        native = (
-            event_name(event.type, event.status)
-            if event.type == vocabulary.MESSAGE_UPDATED
-            else vocabulary.type_name(event.type)
-        )
+        is_message = event.type == vocabulary.MESSAGE_UPDATED
+        entry = event.deciding_provider() if is_message else {}
+        native = event_name(event.type, event.status) if is_message else vocabulary.type_name(event.type)
         by_channel = _name_on_channel(event, entry) if self._is_channel or self._selection.words else ""
         if not self._selection.admits(kind=event.type, status=event.status, names=(native, by_channel)):
             return Filtered(reason=NOT_SELECTED)
         key = envelope.event_key.hex()
-        identity = identity_of(event, fallback=key)
-        mapped = self._rules.apply(self._mapped(event, entry, identity, native, by_channel))
-        if isinstance(mapped, Filtered):
-            return mapped
-        call = TrackCall(
-            event=mapped.event,
-            user_id=mapped.user_id or None,
-            anonymous_id=mapped.anonymous_id or _anonymous_after_rules(mapped, event, key),
-            message_id=MESSAGE_ID_PREFIX + key,
-            timestamp_ms=event_time_ms(event, entry, received_at_ms=envelope.received_at_ms),
-            properties=mapped.properties,
-            context=mapped.context,
+        mapped = self._mapped(event, entry, identity_of(event, fallback=key), native, by_channel)
+        is_ruled = bool(self._rules.rules)
+        ruled = self._rules.apply(mapped) if is_ruled else mapped
+        if isinstance(ruled, Filtered):
+            return ruled
+        # Where nothing changed it, `data` is sent in the bytes that it came in.
+        is_spliced = bool(event.raw) and not is_ruled and ruled.properties is event.data
+        body = self._calls.encode(
+            TrackCall(
+                event=ruled.event,
+                user_id=ruled.user_id or None,
+                anonymous_id=ruled.anonymous_id or _anonymous_after_rules(ruled, event, key),
+                message_id=MESSAGE_ID_PREFIX + key,
+                timestamp_ms=event_time_ms(event, entry, received_at_ms=envelope.received_at_ms),
+                properties=msgspec.Raw(event.raw) if is_spliced else ruled.properties,
+                context=ruled.context,
+            )
         )
-        return self._encode(call)
+        if is_ruled and is_too_deep(body):  # rules may have put one thing into another
+            raise Unmappable(TOO_DEEP)
+        if is_spliced:
+            return Delivery(sequence=sequence, operation=OPERATION, body=body)
+        harmless = without_forbidden_keys(body)
+        note = FORBIDDEN_KEY_NOTE if harmless != body else ""
+        return Delivery(sequence=sequence, operation=OPERATION, body=harmless, note=note)
 
     def _mapped(
         self,
@@ -111,14 +124,10 @@ class CourierToRudderStack:
             context=context,
         )
 
-    def _encode(self, call: TrackCall) -> bytes:
-        body = self._calls.encode(call)
-        if is_too_deep(body):  # rules may have put one thing into another
-            raise Unmappable(TOO_DEEP)
-        return body
-
 
 def _good(event: CourierEvent) -> CourierEvent:
+    if event.type == vocabulary.MESSAGE_UPDATED and event.status in vocabulary.MESSAGE_NAMES:
+        return event
     if len(event.type) > _WORD_CHARACTERS_MAX or not _GOOD_TYPE.fullmatch(event.type):
         raise Unmappable("`type` is not of Courier's form")
     if event.type == vocabulary.MESSAGE_UPDATED:
@@ -156,5 +165,5 @@ def _anonymous_after_rules(mapped: MappedEvent, event: CourierEvent, key: str) -
     """Return the id of an event whose ids a rule removed: the gateway refuses one that has none."""
     if mapped.user_id:
         return None
-    nobody = CourierEvent(type=event.type, data={"id": event.data.get("id")}, body={}, status="")
+    nobody = CourierEvent(type=event.type, data={"id": event.data.get("id")}, status="")
     return identity_of(nobody, fallback=key).anonymous_id

@@ -34,8 +34,7 @@ def event_time_ms(event: CourierEvent, entry: dict[str, Any], *, received_at_ms:
         for name in (*_TEMPLATE_FIELDS, "timestamp"):
             if found := time_ms(data.get(name)):
                 return found
-    # A sender of one's own may state the time beside `type`.
-    return time_ms(event.body.get("timestamp")) or received_at_ms
+    return time_ms(event.timestamp) or received_at_ms
 
 
 def stated_time_ms(payload: bytes) -> int | None:

@@ -30,6 +30,8 @@ def is_blank_id(text: str) -> bool:
 def id_text(value: Any) -> str:
     """Return an id as the text that is sent: text as it came, a number in decimal; "" when it is none or blank."""
     if isinstance(value, str):
+        if value.isascii() and value.isprintable() and not value.isspace():  # nearly always
+            return value
         return "" if is_blank_id(value) else value
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ""
@@ -71,6 +73,8 @@ def time_ms(value: Any) -> int | None:
     Takes epoch milliseconds and seconds, as number or as text, and ISO 8601 (UTC unless it says
     otherwise). Nothing before 2010 or after 2099 is believed: zero is an absent time, not 1970.
     """
+    if type(value) is int and _TIME_MS_MIN <= value < _TIME_MS_MAX:  # nearly always
+        return value
     if isinstance(value, str):
         return _time_in_text(value.strip())
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -46,12 +46,12 @@ def identity_of(event: CourierEvent, *, fallback: str) -> Identity:
     user_id = email = phone = ""
     for name in _fields(event.type):
         text = id_text(event.data.get(name))
-        if not text:
+        if not text or text == user_id:
             continue
         is_address = False
-        if found := email_in(text):
+        if "@" in text and (found := email_in(text)):
             email, is_address = email or found, True
-        elif found := phone_in(text):
+        elif "+" in text and (found := phone_in(text)):
             phone, is_address = phone or found, True
         if not is_address and not user_id:
             user_id = text

@@ -1,14 +1,14 @@
 """Change the links of a daemon: check, keep, then put in force.
 
 In the words of file, command line and API (`link_of`). Where they are kept is handed in, the spool's
-`remember` and `recall`. Not safe for concurrent changes: the one that serves people takes turns.
+`put` and `get`. Not safe for concurrent changes: the one that serves people takes turns.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, Self
 
-from forwarder.mapping.link_book import STORE_KEY, LinkBook, decode_links, encode_links
 from forwarder.mapping.link_file import LinkFile, link_of, words_of, write_links
+from forwarder.mapping.link_table import STORE_KEY, LinkTable, decode_links, encode_links
 from forwarder.mapping.links import LinkInvalid, Links
 
 
@@ -25,22 +25,22 @@ class Memory(Protocol):
 class LinkStore:
     """The pinned and the stored links, and the only way to change the latter."""
 
-    def __init__(self, book: LinkBook, memory: Memory) -> None:
-        self.book = book
+    def __init__(self, table: LinkTable, memory: Memory) -> None:
+        self.table = table
         self._memory = memory
 
     @classmethod
     async def load(cls, memory: Memory, pinned: LinkFile | None = None) -> Self:
         """Return the store as it was kept; raises `LinkInvalid` when what was kept cannot be read."""
-        return cls(LinkBook(pinned, decode_links(await memory.get(STORE_KEY))), memory)
+        return cls(LinkTable(pinned, decode_links(await memory.get(STORE_KEY))), memory)
 
     def rows(self) -> Sequence[Mapping[str, object]]:
         """Return every link in force, in order, each saying whether it is `pinned`."""
-        return [{**words_of(link), "pinned": self.book.is_pinned(link)} for link in self.book.links()]
+        return [{**words_of(link), "pinned": self.table.is_pinned(link)} for link in self.table.links()]
 
     def export(self) -> str:
         """Return every link in force as a file for `FORWARDER_LINKS`."""
-        return write_links(self.book.links())
+        return write_links(self.table.links())
 
     async def change(
         self, *, add: Sequence[Mapping[str, str]] = (), remove: Sequence[Mapping[str, str]] = ()
@@ -50,8 +50,8 @@ class LinkStore:
         What is there already is not added again. Raises `LinkInvalid` for a link that cannot be or is not
         there, `LinkPinned` for one that the file holds.
         """
-        before = self.book.stored
-        changed = LinkBook(self.book.file, before)
+        before = self.table.stored
+        changed = LinkTable(self.table.file, before)
         for words in remove:
             link = link_of(words)
             if link not in changed.links():
@@ -64,6 +64,6 @@ class LinkStore:
         return len(set(after) - set(before)), len(set(before) - set(after))
 
     async def _keep(self, stored: Links) -> None:
-        if stored != self.book.stored:
+        if stored != self.table.stored:
             await self._memory.put(STORE_KEY, encode_links(stored))
-            self.book.replace_stored(stored)
+            self.table.replace_stored(stored)

@@ -6,7 +6,7 @@ Pure: it plans, and never sends. The plan of an event is made once, at its first
 it; so a link that changes meanwhile does not shift it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self, assert_never
 
 from forwarder.courier.calls import CallMaker
@@ -70,6 +70,16 @@ class RudderstackToCourier:
             guards_loops=file.guards_loops,
             on_loop=on_loop,
         )
+
+    def map_batch(self, leases: Sequence[Lease]) -> list[Mapped | Unmappable]:
+        """Map each of them; what `map` raises stands in its place."""
+        mapped: list[Mapped | Unmappable] = []
+        for lease in leases:
+            try:
+                mapped.append(self.map(lease))
+            except Unmappable as error:
+                mapped.append(error)
+        return mapped
 
     def map(self, lease: Lease) -> Mapped:
         """Return the Courier calls in order, or why there are none; raises only `Unmappable`."""

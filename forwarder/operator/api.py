@@ -1,173 +1,181 @@
 """The operator's API: what happens, event by event, and the few things people may do about it.
 
-Every handler reads, asks the desk, and writes JSON. Absent: who may ask (`operator_auth`), the shapes
-(`operator_views`), and the page.
+Every handler asks a part of the daemon and answers a type. Absent: who may ask (`guard`), and the pages.
 """
 
-import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Final
 
+import msgspec
 from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from forwarder.errors import SpoolClosed
-from forwarder.model import RouteName, State
+from forwarder import __version__
+from forwarder.errors import RulesInvalid, SpoolClosed
+from forwarder.model import RouteName
+from forwarder.operator import api_types as told
 from forwarder.operator import views
-from forwarder.operator.desk import OperatedRoute, OperatorDesk
+from forwarder.operator.acts import Acts
 from forwarder.operator.openapi import document
-from forwarder.operator.query import (
-    QueryInvalid,
-    Selection,
-    event_query,
-    limit_of,
-    member,
-    replay_selection,
-    selection,
-    sequence_of,
-)
+from forwarder.operator.operation import Operation, QueryInvalid, sequence_of
+from forwarder.operator.parts import OperatedRoute
+from forwarder.operator.selection import Listing, OfLog, OfReason, OfRoute, Replay, Selection
+from forwarder.operator.text import moment
+from forwarder.operator.walk import step
 
-REPLAYABLE = (State.DEAD, State.UNMAPPED, State.FILTERED, State.DELIVERED)
-DISCARDABLE = (State.DEAD,)
-_WHO_MAX = 64
+_WHO_MAX: Final = 64
 
 Act = Callable[..., Awaitable[int]]
 
 
-def api_routes(desk: OperatorDesk, *, also_described: Mapping[str, Any] | None = None) -> Sequence[web.RouteDef]:
-    """Return every route of the API and `/metrics`, to be put into an application of the listener.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Api:
+    """What the API is made of."""
 
-    `also_described` are OpenAPI paths of what is served beside it.
-    """
-    api = _OperatorApi(desk, document(desk.version, also_described or {}))
-    return (
-        web.get("/metrics", api.metrics),
-        web.get("/api/status", api.status),
-        web.get("/api/events", api.events),
-        web.get("/api/events/{sequence}", api.event),
-        web.get("/api/event-types", api.event_types),
-        web.get("/api/reasons", api.reasons),
-        web.get("/api/audit", api.audit),
-        web.get("/api/settings", api.settings),
-        web.get("/api/openapi.json", api.openapi),
-        web.post("/api/replay", api.replay),
-        web.post("/api/discard", api.discard),
-        web.post("/api/routes/{route}/pause", api.pause),
-        web.post("/api/routes/{route}/resume", api.resume),
-    )
+    acts: Acts
 
-
-class _OperatorApi:
-    def __init__(self, desk: OperatorDesk, described: Mapping[str, Any]) -> None:
-        self._desk = desk
-        self._described = described
+    def operations(self) -> Sequence[Operation]:
+        """Return everything that programs can ask."""
+        return (
+            Operation("GET", "/metrics", "Metrics for Prometheus", self.metrics),
+            Operation("GET", "/api/status", "State of both routes, the totals and the spool", self.status),
+            Operation("GET", "/api/events", "List events, newest first (oldest first with `after`)", self.events),
+            Operation("GET", "/api/events/{sequence}", "One event with its payload and its attempts", self.event),
+            Operation("GET", "/api/event-types", "Event types seen, last seen first", self.event_types),
+            Operation("GET", "/api/reasons", "Settled events grouped by reason, largest first", self.reasons),
+            Operation("GET", "/api/audit", "Who did what, newest first", self.audit),
+            Operation("GET", "/api/settings", "Effective settings with their source, secrets masked", self.settings),
+            Operation("GET", "/api/links", "Links between events and what they start, pinned ones first", self.links),
+            Operation("POST", "/api/links", "Add and remove links, all or none", self.change_links),
+            Operation("POST", "/api/replay", "Make settled events pending again", self.replay),
+            Operation("POST", "/api/discard", "Mark dead events as discarded; they stay in the totals", self.discard),
+            Operation("POST", "/api/routes/{route}/pause", "Pause a route, also over a restart", self.pause),
+            Operation("POST", "/api/routes/{route}/resume", "Resume a route", self.resume),
+        )
 
     # --- seeing ---
 
     async def metrics(self, _: web.Request) -> web.Response:
+        """Render the metrics, with the totals of this moment; with the spool shut they are left out."""
+        parts = self.acts.parts
         try:
-            self._desk.books.show(await self._desk.archive.facts(), now_ms=self._desk.clock.wall_ms())
+            parts.totals.show(await parts.archive.facts(), now_ms=parts.clock.wall_ms())
         except SpoolClosed:
-            self._desk.books.forget()
-        body = generate_latest(self._desk.metrics.registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+            parts.totals.forget()
+        return web.Response(body=generate_latest(parts.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    async def status(self, _: web.Request) -> web.Response:
-        facts, now_ms = await self._desk.archive.facts(), self._desk.clock.wall_ms()
-        states = {route.name: route.status() for route in self._desk.routes}
-        return _json(
-            {
-                "version": self._desk.version,
-                "now": views.moment(now_ms),
-                "started_at": views.moment(self._desk.started_at_ms),
-                "uptime_s": max(0, now_ms - self._desk.started_at_ms) / 1000,
-                "spool": views.spool(facts),
-                "routes": [views.route(name, facts, states.get(name.value), now_ms=now_ms) for name in RouteName],
-            }
+    async def status(self, _: web.Request) -> told.Status:
+        """Tell how everything is."""
+        parts = self.acts.parts
+        facts, now_ms = await parts.archive.facts(), parts.clock.wall_ms()
+        states = {route.name: route.status() for route in parts.routes}
+        return told.Status(
+            version=__version__,
+            now=moment(now_ms),
+            started_at=moment(parts.started_at_ms),
+            uptime_s=max(0, now_ms - parts.started_at_ms) / 1000,
+            spool=views.spool(facts),
+            routes=[views.route(name, facts, states.get(name.value), now_ms=now_ms) for name in RouteName],
         )
 
-    async def events(self, request: web.Request) -> web.Response:
-        return _json(views.page(await self._desk.archive.events(event_query(request.query))))
+    async def events(self, _: web.Request, given: Listing) -> told.EventPage:
+        """List events."""
+        return views.event_page(await self.acts.parts.archive.events(given.page_query()))
 
-    async def event(self, request: web.Request) -> web.Response:
-        return _json(views.detail(await self._desk.archive.event(sequence_of(request.match_info["sequence"]))))
+    async def event(self, request: web.Request) -> told.EventDetail:
+        """Show one event."""
+        return views.event_detail(await self.acts.parts.archive.event(sequence_of(request)))
 
-    async def event_types(self, request: web.Request) -> web.Response:
-        route = member(request.query, "route", RouteName)
-        rows = await self._desk.archive.event_types(route, limit=limit_of(request.query))
-        return _json({"event_types": [views.event_type(row, self._desk.links_of(row)) for row in rows]})
+    async def event_types(self, _: web.Request, given: OfRoute) -> told.EventTypes:
+        """List what was seen, and what it is linked to."""
+        parts = self.acts.parts
+        rows = await parts.archive.event_types(given.route, limit=given.limit)
+        return told.EventTypes(event_types=[views.event_type(row, parts.links_of(row)) for row in rows])
 
-    async def reasons(self, request: web.Request) -> web.Response:
-        route = member(request.query, "route", RouteName)
-        state = member(request.query, "state", State) or State.DEAD
-        groups = await self._desk.archive.reasons(route, state, limit=limit_of(request.query))
-        return _json({"state": state.value, "reasons": [views.reason(group) for group in groups]})
+    async def reasons(self, _: web.Request, given: OfReason) -> told.Reasons:
+        """Group settled events."""
+        groups = await self.acts.parts.archive.reasons(given.route, given.state, limit=given.limit)
+        return told.Reasons(state=given.state, reasons=[views.reason(group) for group in groups])
 
-    async def audit(self, request: web.Request) -> web.Response:
-        rows = await self._desk.archive.audit(limit=limit_of(request.query))
-        return _json({"audit": [views.audit(row) for row in rows]})
+    async def audit(self, _: web.Request, given: OfLog) -> told.Audit:
+        """Tell who did what."""
+        rows = await self.acts.parts.archive.audit(limit=given.limit)
+        return told.Audit(audit=[views.audit_line(row) for row in rows])
 
-    async def settings(self, _: web.Request) -> web.Response:
-        return _json({"settings": list(self._desk.settings_rows)})
+    async def settings(self, _: web.Request) -> told.SettingsInEffect:
+        """Tell what is in effect."""
+        return msgspec.convert({"settings": self.acts.parts.settings_rows}, told.SettingsInEffect)
 
-    async def openapi(self, _: web.Request) -> web.Response:
-        return _json(self._described)
+    async def links(self, _: web.Request) -> told.Links:
+        """List the links."""
+        return msgspec.convert({"links": self.acts.parts.links.rows()}, told.Links)
 
     # --- acting ---
 
-    async def replay(self, request: web.Request) -> web.Response:
-        chosen = replay_selection(await body_of(request), states=REPLAYABLE)
-        return await self._act(request, chosen, partial(self._desk.replay, everything=chosen.everything), "replayed")
+    async def change_links(self, request: web.Request, given: told.LinksChange) -> told.LinksChanged:
+        """Change the links."""
+        add, remove = (msgspec.to_builtins(links or []) for links in (given.add, given.remove))
+        try:
+            added, removed = await self.acts.change_links(add=add, remove=remove, who=who(request))
+        except RulesInvalid as error:
+            raise QueryInvalid(str(error)) from None
+        return told.LinksChanged(added=added, removed=removed)
 
-    async def discard(self, request: web.Request) -> web.Response:
-        chosen = selection(await body_of(request), states=DISCARDABLE)
-        return await self._act(request, chosen, self._desk.discard, "discarded")
+    async def replay(self, request: web.Request, given: Replay) -> told.Replayed:
+        """Replay the chosen events, or the next step of them."""
+        act = partial(self.acts.replay, everything=given.everything)
+        count, next_after = await self._step(request, given, act)
+        return told.Replayed(replayed=count, next_after=next_after)
 
-    async def pause(self, request: web.Request) -> web.Response:
+    async def discard(self, request: web.Request, given: Selection) -> told.Discarded:
+        """Discard the chosen events, or the next step of them."""
+        count, next_after = await self._step(request, given, self.acts.discard)
+        return told.Discarded(discarded=count, next_after=next_after)
+
+    async def pause(self, request: web.Request) -> told.RouteState:
+        """Pause a route."""
         route = self._route(request)
-        await self._desk.pause(route, who=who(request))
-        return _json({"route": route.name, "state": route.status().state})
+        await self.acts.pause(route, who=who(request))
+        return told.RouteState(route=route.name, state=route.status().state)
 
-    async def resume(self, request: web.Request) -> web.Response:
+    async def resume(self, request: web.Request) -> told.RouteState:
+        """Resume a route."""
         route = self._route(request)
-        await self._desk.resume(route, who=who(request))
-        return _json({"route": route.name, "state": route.status().state})
+        await self.acts.resume(route, who=who(request))
+        return told.RouteState(route=route.name, state=route.status().state)
 
-    async def _act(self, request: web.Request, chosen: Selection, act: Act, did: str) -> web.Response:
-        """Act on the chosen events; `next_after` continues a selection that is more than one request may do."""
-        if chosen.sequences is not None:
-            count = await act(chosen.sequences, who=who(request), detail=str(chosen))
-            return _json({did: count, "next_after": None})
-        found = await self._desk.archive.events(chosen.query())
-        sequences = [row.sequence for row in found.rows if not row.is_discarded]
-        count = await act(sequences, who=who(request), detail=str(chosen)) if sequences else 0
-        is_full = len(found.rows) >= chosen.limit
-        return _json({did: count, "next_after": found.rows[-1].sequence if is_full else None})
+    async def _step(self, request: web.Request, given: Selection, act: Act) -> tuple[int, int | None]:
+        sequences, next_after = given.sequences, None
+        if sequences is None:
+            query = given.query(after_sequence=given.after, before_sequence=given.before, limit=given.limit)
+            one = await step(self.acts.parts.archive, query)
+            sequences, next_after = one.sequences, one.next_after
+        count = await act(sequences, who=who(request), detail=str(given)) if sequences else 0
+        return count, next_after
 
     def _route(self, request: web.Request) -> OperatedRoute:
-        route = self._desk.route(request.match_info["route"])
+        route = self.acts.parts.route(request.match_info["route"])
         if route is None:
-            names = ", ".join(one.name for one in self._desk.routes)
+            names = ", ".join(one.name for one in self.acts.parts.routes)
             raise web.HTTPNotFound(reason=f"no such route is running; these are: {names}")
         return route
+
+
+def described(operations: Sequence[Operation]) -> Operation:
+    """Return the operation that describes these and itself."""
+
+    async def show(_: web.Request) -> web.Response:
+        return web.json_response(text=text)
+
+    own = Operation("GET", "/api/openapi.json", "This document", show)
+    text = msgspec.json.encode(document(__version__, (*operations, own))).decode()
+    return own
 
 
 def who(request: web.Request) -> str:
     """Return who asks, for the audit log: what a program says of itself, and its address."""
     said = "".join(c for c in request.headers.get("X-Forwarder-Operator", "api") if c.isprintable())
     return f"{said[:_WHO_MAX]} ({request.remote or 'unknown'})"
-
-
-async def body_of(request: web.Request) -> object:
-    """Return the request's JSON; raises `QueryInvalid`."""
-    try:
-        parsed: object = json.loads(await request.read())
-    except (ValueError, RecursionError):
-        raise QueryInvalid("the body is no JSON") from None
-    return parsed
-
-
-def _json(value: Any, *, status: int = 200) -> web.Response:
-    return web.json_response(value, status=status)

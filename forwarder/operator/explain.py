@@ -1,6 +1,6 @@
 """What would be sent for an event that was received: the mapper asked again, for people.
 
-Deliberately absent: the mapping, and sending. Nothing is kept and nothing leaves.
+Nothing is kept and nothing leaves.
 """
 
 from collections.abc import Callable

@@ -1,15 +1,16 @@
 """Who may use the operator's listener: origin first, then the host's name, then the token.
 
-Pure but for the throttle's memory; the time is given. Absent: the login's cookie, which the page brings as
-`SessionReader`, and HTTP answers, which the listener makes of a `Denial`.
+Pure but for the throttle's memory; the time is given. The listener makes an answer of a `Denial`.
 """
 
 import hmac
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 from urllib.parse import urlsplit
+
+from forwarder.operator.sessions import Sessions
 
 FAILURES_MAX: Final = 10
 FAILURES_WINDOW_S: Final = 60.0
@@ -26,13 +27,6 @@ class Denial:
     status: int
     message: str
     headers: Mapping[str, str] = field(default_factory=dict)
-
-
-class SessionReader(Protocol):
-    """The page's login: whoever holds a valid cookie need not send the token."""
-
-    def is_logged_in(self, cookies: Mapping[str, str]) -> bool:
-        """Tell whether these cookies are of a session that was opened with the token and still lives."""
 
 
 class Throttle:
@@ -69,7 +63,7 @@ class OperatorGuard:
         *,
         token: str | None,
         own_hosts: frozenset[str],
-        sessions: SessionReader | None = None,
+        sessions: Sessions | None = None,
         public_paths: tuple[str, ...] = (),
     ) -> None:
         self._token = token.encode() if token else None
@@ -102,17 +96,14 @@ class OperatorGuard:
             return None
         return self._judge_bearer(headers, remote, now_s)
 
-    def still_admits(self, *, headers: Mapping[str, str], cookies: Mapping[str, str]) -> bool:
-        """Tell whether who was let in may stay: for answers that go on for long. Counts nothing as a failure."""
-        if self._token is None or (self._sessions is not None and self._sessions.is_logged_in(cookies)):
-            return True
-        scheme, _, given = headers.get("Authorization", "").partition(" ")
-        return scheme.casefold() == "bearer" and self.token_matches(given.strip())
-
     @property
     def has_token(self) -> bool:
         """Tell whether there is a token, and so a login."""
         return self._token is not None
+
+    def replace_token(self, token: str) -> None:
+        """Take another token; sessions are not its business."""
+        self._token = token.encode()
 
     def token_matches(self, given: str) -> bool:
         """Compare a token in constant time; for the page's login, which asks `throttle` first."""
@@ -167,7 +158,7 @@ def is_own_origin(headers: Mapping[str, str]) -> bool:
 def is_embedded_elsewhere(headers: Mapping[str, str]) -> bool:
     """Tell whether a browser fetches this for another site's page, rather than following a link.
 
-    That page could not read the answer, but it could take every place on the stream, or start searches.
+    That page could not read the answer, but it could start searches.
     """
     return headers.get("Sec-Fetch-Site", "none") not in _OWN_SITES and headers.get("Sec-Fetch-Mode") != "navigate"
 

@@ -1,7 +1,4 @@
-"""The operator's listener: guards every request, answers every error in JSON, and serves what it is given.
-
-Absent: what is served (`operator_api`, and the page's own routes, which are handed in beside it).
-"""
+"""The operator's listener: guards every request, answers every error, and serves what it is given."""
 
 import asyncio
 import errno
@@ -11,10 +8,9 @@ from typing import Final
 from aiohttp import web
 
 from forwarder.errors import ForwarderError, NoSuchEvent, SettingsInvalid
-from forwarder.operator.guard import Denial, OperatorGuard
-from forwarder.operator.query import QueryInvalid
-from forwarder.ports import Clock
-from forwarder.telemetry.reporter import Reporter
+from forwarder.operator.guard import OperatorGuard
+from forwarder.operator.operation import QueryInvalid
+from forwarder.operator.parts import Parts
 
 _BODY_BYTES_MAX: Final = 8_388_608
 _SHUTDOWN_S: Final = 1.0  # what is open then (a page that follows) is cut: nothing is lost by it
@@ -32,25 +28,27 @@ _HEADERS: Final = {
 }
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Denied = Callable[[web.Request, Denial], web.StreamResponse | None]
+Told = Callable[[web.Request, int, str], Awaitable[web.StreamResponse | None]]
 
 
-def _in_json(_: web.Request, __: Denial) -> None:
-    """Leave every denial to be told in JSON."""
+async def _in_json(_: web.Request, __: int, ___: str) -> None:
+    """Leave every error to be told in JSON."""
 
 
 def operator_app(
-    routes: Iterable[web.AbstractRouteDef],
-    *,
-    guard: OperatorGuard,
-    reporter: Reporter,
-    clock: Clock,
-    denied: Denied = _in_json,
+    routes: Iterable[web.AbstractRouteDef], *, guard: OperatorGuard, parts: Parts, told: Told = _in_json
 ) -> web.Application:
     """Return an application in which every route is guarded, and every answer carries the strict headers.
 
-    `denied` may answer a denial in its own way; None leaves it to be told in JSON.
+    `told` may tell an error or a denial in its own way; None leaves it to be told in JSON.
     """
+
+    async def error(request: web.Request, status: int, message: str, **headers: str) -> web.StreamResponse:
+        answer = await told(request, status, message)
+        if answer is None:
+            answer = web.json_response({"error": message}, status=status)
+        answer.headers.update(headers)
+        return answer
 
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -60,12 +58,19 @@ def operator_app(
             headers=request.headers,
             cookies=request.cookies,
             remote=request.remote or "",
-            now_s=clock.monotonic_s(),
+            now_s=parts.clock.monotonic_s(),
         )
         if denial is not None:
-            told = denied(request, denial)
-            return told if told is not None else _error(denial.status, denial.message, dict(denial.headers))
-        return await _answered(request, handler, reporter)
+            return await error(request, denial.status, denial.message, **denial.headers)
+        try:
+            return await handler(request)
+        except web.HTTPRedirection:
+            raise
+        except Exception as problem:  # noqa: BLE001  a listener's last resort: answered, told without its text, and on
+            status, message, headers = _problem(problem)
+            if status == web.HTTPInternalServerError.status_code:
+                parts.reporter.operator_failed(problem)
+            return await error(request, status, message, **headers)
 
     app = web.Application(middlewares=[guarded], client_max_size=_BODY_BYTES_MAX)
     app.add_routes(routes)
@@ -73,33 +78,25 @@ def operator_app(
     return app
 
 
-async def _answered(request: web.Request, handler: Handler, reporter: Reporter) -> web.StreamResponse:
-    """Turn whatever goes wrong into a JSON answer; the text of a foreign error may quote a payload and stays out."""
-    try:
-        return await handler(request)
-    except QueryInvalid as error:
-        return _error(400, str(error))
-    except NoSuchEvent as error:
-        return _error(404, str(error))
-    except ForwarderError as error:
-        return _error(503, str(error), {"Retry-After": "1"})
-    except web.HTTPException as error:
-        if error.status < web.HTTPBadRequest.status_code:
-            raise
-        headers = {name: value for name, value in error.headers.items() if name in ("Allow", "Retry-After")}
-        return _error(error.status, error.reason, headers)
-    except Exception as error:  # noqa: BLE001  the last resort of a listener: answered, told, and the daemon goes on
-        reporter.operator_failed(error)
-        return _error(500, "this request failed inside the daemon; its log names the place")
+def _problem(problem: Exception) -> tuple[int, str, dict[str, str]]:
+    """Return what to answer; the text of a foreign error may quote a payload and stays out."""
+    match problem:
+        case QueryInvalid():
+            return 400, str(problem), {}
+        case NoSuchEvent():
+            return 404, str(problem), {}
+        case ForwarderError():
+            return 503, str(problem), {"Retry-After": "1"}
+        case web.HTTPException():
+            kept = {name: value for name, value in problem.headers.items() if name in ("Allow", "Retry-After")}
+            return problem.status, problem.reason, kept
+        case _:
+            return 500, "this request failed inside the daemon; its log names the place", {}
 
 
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(_HEADERS)
     response.headers.setdefault("Cache-Control", "no-store")
-
-
-def _error(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
-    return web.json_response({"error": message}, status=status, headers=headers)
 
 
 class OperatorListener:

@@ -1,18 +1,38 @@
-"""The operator's API described for machines, in OpenAPI 3.1. A test holds it to the routes that exist.
+"""The operations described for machines, in OpenAPI 3.1, from their types."""
 
-Absent: the page, which is for people.
-"""
+import re
+from collections.abc import Sequence
+from typing import Any, Final
 
-from collections.abc import Mapping
-from typing import Any
+import msgspec
 
-from forwarder.operator.schemas import ROUTE, STATE, TEXT, WHOLE, schemas
+from forwarder.model import RouteName
+from forwarder.operator.operation import Operation
 
 Json = dict[str, Any]
 
+_REFERENCE: Final = "#/components/schemas/{name}"
+_IN_PATH: Final[Json] = {
+    "sequence": {"type": "integer", "minimum": 0},
+    "route": {"type": "string", "enum": [route.value for route in RouteName]},
+}
 
-def document(version: str, also: Mapping[str, Any] | None = None) -> Json:
-    """Return the whole document; `also` are paths of what is served beside the API."""
+
+class Error(msgspec.Struct, frozen=True):
+    """What is wrong, and what to do."""
+
+    error: str
+
+
+def document(version: str, operations: Sequence[Operation]) -> Json:
+    """Return the whole document; pages for people are not in it, what they change is."""
+    named = [one for one in operations if one.is_described]
+    types = {kind for one in named for kind in (one.takes, one.answers) if kind is not None} | {Error}
+    _, schemas = msgspec.json.schema_components(sorted(types, key=lambda kind: kind.__name__), ref_template=_REFERENCE)
+    paths: Json = {}
+    for one in named:
+        paths.setdefault(one.path, {})[one.method.lower()] = _described(one, schemas)
+    error = {"description": "What is wrong, and what to do.", "content": _content("application/json", "Error")}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -23,105 +43,45 @@ def document(version: str, also: Mapping[str, Any] | None = None) -> Json:
         "security": [{}, {"token": []}],
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-            "schemas": schemas(),
-            "responses": {"Error": _answer("What is wrong, and what to do.", "Error")},
+            "schemas": schemas,
+            "responses": {"Error": error},
         },
-        "paths": _merged(_reading(), _acting()) | dict(also or {}),
+        "paths": paths,
     }
 
 
-def _reading() -> Json:
-    return {
-        "/metrics": {
-            "get": {
-                "summary": "Metrics for Prometheus",
-                "responses": {"200": {"description": "Text format.", "content": {"text/plain": {"schema": TEXT}}}},
-            }
-        },
-        "/api/status": _get("State of both routes, the books and the spool", "Status"),
-        "/api/events": _get("List events, newest first (oldest first with `after`)", "EventPage", _filters()),
-        "/api/events/{sequence}": _get("One event with its payload and its attempts", "EventDetail", [_SEQUENCE]),
-        "/api/event-types": _get("Event types seen, last seen first", "EventTypes", [_query("route", ROUTE), _LIMIT]),
-        "/api/reasons": _get(
-            "Settled events grouped by reason, largest first",
-            "Reasons",
-            [_query("route", ROUTE), _query("state", STATE, "dead unless said"), _LIMIT],
-        ),
-        "/api/audit": _get("Who did what, newest first", "Audit", [_LIMIT]),
-        "/api/settings": _get("Effective settings with their source, secrets masked", "Settings"),
-        "/api/links": _get("Links between events and what they start at Courier, pinned ones first", "Links"),
-        "/api/openapi.json": _get("This document", "Document"),
-    }
-
-
-def _acting() -> Json:
-    paths = {
-        "/api/replay": _post("Make settled events pending again", "Replayed", body="Replay"),
-        "/api/discard": _post("Mark dead events as discarded; they stay in the books", "Discarded", body="Selection"),
-    }
-    paths["/api/links"] = _post("Add and remove links, all or none", "LinksChanged", body="LinksChange")
-    for act in ("pause", "resume"):
-        paths[f"/api/routes/{{route}}/{act}"] = _post(
-            f"{act.capitalize()} a route, also over a restart",
-            "RouteState",
-            parameters=[{"name": "route", "in": "path", "required": True, "schema": ROUTE}],
-        )
-    return paths
-
-
-def _merged(reading: Json, acting: Json) -> Json:
-    """Return both; a path that is read and changed keeps both of its methods."""
-    return reading | {path: reading.get(path, {}) | methods for path, methods in acting.items()}
-
-
-def _get(summary: str, schema: str, parameters: list[Json] | None = None) -> Json:
-    return {
-        "get": {
-            "summary": summary,
-            "parameters": parameters or [],
-            "responses": {"200": _answer(summary, schema), "default": {"$ref": "#/components/responses/Error"}},
-        }
-    }
-
-
-def _post(summary: str, schema: str, *, body: str = "", parameters: list[Json] | None = None) -> Json:
+def _described(one: Operation, schemas: Json) -> Json:
+    is_change = one.method == "POST"
+    origin = "Answers 403 when the request comes from another origin." if is_change else ""
     described: Json = {
-        "summary": summary,
-        "description": "Answers 403 when the request comes from another origin.",
-        "parameters": parameters or [],
-        "responses": {"200": _answer(summary, schema), "default": {"$ref": "#/components/responses/Error"}},
+        "summary": one.summary,
+        "description": " ".join(filter(None, (one.description, origin))),
+        "parameters": [
+            {"name": name, "in": "path", "required": True, "schema": _IN_PATH[name]}
+            for name in re.findall(r"\{(\w+)\}", one.path)
+        ],
+        "responses": _answers(one) | {"default": {"$ref": "#/components/responses/Error"}},
     }
-    if body:
-        described["requestBody"] = {"required": True, "content": _json_content(body)}
-    return {"post": described}
+    if one.takes is None:
+        return described
+    if is_change:
+        content = _content(one.form or "application/json", one.takes.__name__)
+        return described | {"requestBody": {"required": True, "content": content}}
+    properties = schemas[one.takes.__name__]["properties"]
+    described["parameters"] += [{"name": name, "in": "query", "schema": shape} for name, shape in properties.items()]
+    return described
 
 
-def _answer(description: str, schema: str) -> Json:
-    return {"description": description, "content": _json_content(schema)}
+def _answers(one: Operation) -> Json:
+    if one.answers is not None:
+        return {"200": {"description": one.summary, "content": _content("application/json", one.answers.__name__)}}
+    if one.form:
+        return {
+            "200": {"description": "A page: what was asked, or a question to be confirmed."},
+            "303": {"description": "Done; Location is the page that shows it."},
+        }
+    return {"200": {"description": one.summary}}
 
 
-def _json_content(schema: str) -> Json:
-    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
-
-
-def _query(name: str, schema: Json, description: str = "") -> Json:
-    return {"name": name, "in": "query", "schema": schema} | ({"description": description} if description else {})
-
-
-_LIMIT: Json = _query("limit", {"type": "integer", "minimum": 1, "maximum": 500, "default": 50})
-_SEQUENCE: Json = {"name": "sequence", "in": "path", "required": True, "schema": WHOLE}
-
-
-def _filters() -> list[Json]:
-    time = "ISO 8601, or milliseconds since 1970"
-    return [
-        _query("route", ROUTE),
-        _query("state", STATE),
-        *(_query(name, TEXT, "exact") for name in ("event", "user_id", "message_id", "reason")),
-        _query("text", TEXT, "part of the payload; scans a bounded number of the newest, see `is_cut`"),
-        _query("from", TEXT, f"inclusive; {time}"),
-        _query("to", TEXT, f"exclusive; {time}"),
-        _query("before", WHOLE, "strictly older sequences: the next page"),
-        _query("after", WHOLE, "strictly newer sequences: to follow"),
-        _LIMIT,
-    ]
+def _content(kind: str, schema: str) -> Json:
+    return {kind: {"schema": {"$ref": _REFERENCE.format(name=schema)}}}

@@ -1,6 +1,6 @@
 """Who is logged in: random ids in cookies, of which only digests are kept, in memory, few and not for ever.
 
-A restart ends every session. Deliberately absent: the token and the throttle (`operator_auth`), and HTTP.
+A restart ends every session.
 """
 
 import secrets
@@ -17,7 +17,7 @@ _ID_BYTES: Final = 32
 
 
 class Sessions:
-    """`operator_auth.SessionReader`, and its writer. Not shared between processes."""
+    """Open, know and end sessions. Not shared between processes."""
 
     def __init__(self, *, clock: Clock) -> None:
         self._clock = clock
@@ -44,6 +44,10 @@ class Sessions:
     def close(self, cookies: Mapping[str, str]) -> None:
         """End the session of these cookies, if there is one."""
         self._ends_s.pop(_digest(cookies.get(COOKIE, "")), None)
+
+    def close_all(self) -> None:
+        """End every session."""
+        self._ends_s.clear()
 
     def _forget_ended(self) -> None:
         now_s = self._clock.monotonic_s()

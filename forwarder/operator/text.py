@@ -4,9 +4,8 @@ Everything a stranger wrote may hold characters that hide or reorder what is rea
 Deliberately absent: HTML escaping, which the template engine does to whatever it prints.
 """
 
+from datetime import UTC, datetime, timedelta
 from typing import Final
-
-from forwarder.operator.views import moment
 
 _KEPT: Final = frozenset("\n\t")
 # Directional marks and overrides, zero-width space, joiner of words, byte order mark: seen by nobody, and they lie.
@@ -23,6 +22,7 @@ _MINUTE_S: Final = 60
 _HOUR_S: Final = 3_600
 _DAY_S: Final = 86_400
 _STEPS: Final = ((_DAY_S, _HOUR_S, "d", "h"), (_HOUR_S, _MINUTE_S, "h", "min"), (_MINUTE_S, 1, "min", "s"))
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TEN: Final = 10
 _HUNDRED: Final = 100
 
@@ -35,8 +35,13 @@ def visible(text: str) -> str:
 
 
 def number(value: float) -> str:
-    """Write a count with its thousands apart by a narrow space."""
-    return f"{value:,.0f}".replace(",", "\u202f")
+    """Write a count with its thousands apart."""
+    return f"{value:,.0f}"
+
+
+def plural(count: float, one: str, many: str = "") -> str:
+    """Write a count with its noun."""
+    return f"{number(count)} {one if count == 1 else many or one + 's'}"
 
 
 def rate(value: float) -> str:
@@ -76,6 +81,17 @@ def ago(at_ms: int, *, now_ms: int) -> str:
     whole = abs(distance_s)
     near = f"{int(whole)} s" if whole < _MINUTE_S else _coarse(int(whole))
     return f"{near} ago" if distance_s > 0 else f"in {near}"
+
+
+def moment(at_ms: int | None) -> str | None:
+    """Write a time for programs; None stays None, and what no calendar holds is told as None too."""
+    if at_ms is None:
+        return None
+    try:
+        at = _EPOCH + timedelta(milliseconds=at_ms)
+    except OverflowError:
+        return None
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def clock_time(at_ms: int | None) -> str:

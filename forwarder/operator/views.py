@@ -1,39 +1,111 @@
-"""The JSON that the operator's API answers with. Pure; times are ISO 8601 in UTC, sizes bytes, ages seconds."""
+"""From what the daemon's parts know to what the operator's API answers. Pure."""
 
 import base64
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from forwarder.flow.route import RouteStatus, ScopeStop
-from forwarder.model import Attempt, RouteName, Totals
-from forwarder.ports import AuditRow, EventDetail, EventPage, EventRow, EventTypeRow, ReasonGroup, SpoolFacts
+import msgspec
 
-Json = dict[str, Any]
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def moment(at_ms: int | None) -> str | None:
-    """Write a time; None stays None, and what no calendar holds is told as None too."""
-    if at_ms is None:
-        return None
-    try:
-        at = _EPOCH + timedelta(milliseconds=at_ms)
-    except OverflowError:
-        return None
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+from forwarder import model, ports
+from forwarder.delivery.status import RouteStatus, ScopeStop
+from forwarder.model import RouteName
+from forwarder.operator import api_types as told
+from forwarder.operator.text import moment
 
 
-def event(row: EventRow) -> Json:
-    """Show one line of a listing, flat."""
+def event(row: ports.EventRow) -> told.Event:
+    """Show one line of a listing."""
+    return told.Event(**_event_fields(row))
+
+
+def event_page(found: ports.EventPage) -> told.EventPage:
+    """Show a page of a listing."""
+    return told.EventPage(
+        events=[event(row) for row in found.rows],
+        next_before=found.next_before,
+        next_after=found.next_after,
+        is_cut=found.is_cut,
+        scanned=found.scanned,
+        reached_at=moment(found.reached_ms),
+    )
+
+
+def event_detail(found: ports.EventDetail) -> told.EventDetail:
+    """Show one event whole."""
+    payload, encoding = _text(found.payload)
+    progress, _ = _text(found.progress or None)
+    return told.EventDetail(
+        **_event_fields(found.row),
+        event_key=found.event_key.hex(),
+        payload=payload,
+        payload_encoding=encoding,
+        progress=progress,
+        attempt_log=[_attempt(one) for one in found.attempts],
+    )
+
+
+def route(name: RouteName, facts: ports.SpoolFacts, status: RouteStatus | None, *, now_ms: int) -> told.Route:
+    """Show one route; `status` None: it does not run."""
+    oldest_ms = facts.oldest_pending_ms.get(name)
+    totals = facts.totals.get(name)
+    return told.Route(
+        name=name,
+        state=status.state if status else "off",
+        since=moment(status.since_ms) if status else None,
+        reason=status.reason if status else "",
+        stops=[_stop(one) for one in ((status.stop, *status.families) if status else ()) if one is not None],
+        in_flight=status.in_flight if status else 0,
+        concurrency_limit=status.concurrency_limit if status else 0,
+        retrying=facts.retrying.get(name, 0),
+        unsettled_bytes=facts.unsettled_bytes.get(name, 0),
+        oldest_age_s=max(0.0, (now_ms - oldest_ms) / 1000) if oldest_ms is not None else None,
+        books=_totals(totals) if totals else None,
+    )
+
+
+def spool(facts: ports.SpoolFacts) -> told.Spool:
+    """Show the spool."""
+    return told.Spool(**{name: getattr(facts, name) for name in told.Spool.__struct_fields__})
+
+
+def event_type(row: ports.EventTypeRow, links: Sequence[Mapping[str, object]]) -> told.EventType:
+    """Show one event type."""
+    return told.EventType(
+        route=row.route,
+        type=row.type,
+        event=row.event,
+        count=row.count,
+        first_at=moment(row.first_at_ms),
+        last_at=moment(row.last_at_ms),
+        links=msgspec.convert(links, list[told.Link]),
+    )
+
+
+def reason(group: ports.ReasonGroup) -> told.Reason:
+    """Show one group."""
+    return told.Reason(
+        reason=group.reason,
+        count=group.count,
+        sample_sequence=group.sample_sequence,
+        last_at=moment(group.last_at_ms),
+    )
+
+
+def audit_line(row: ports.AuditRow) -> told.AuditLine:
+    """Show one line of the audit log."""
+    return told.AuditLine(at=moment(row.at_ms), who=row.who, action=row.action, detail=row.detail)
+
+
+def _event_fields(row: ports.EventRow) -> dict[str, Any]:
+    labels = row.labels
     return {
         "sequence": row.sequence,
-        "route": row.route.value,
-        "state": row.state.value,
-        "event": row.labels.event,
-        "type": row.labels.type,
-        "message_id": row.labels.message_id,
-        "user_id": row.labels.user_id,
+        "route": row.route,
+        "state": row.state,
+        "event": labels.event,
+        "type": labels.type,
+        "message_id": labels.message_id,
+        "user_id": labels.user_id,
         "source": row.source,
         "received_at": moment(row.received_at_ms),
         "settled_at": moment(row.settled_at_ms),
@@ -45,128 +117,31 @@ def event(row: EventRow) -> Json:
     }
 
 
-def page(found: EventPage) -> Json:
-    """Show a page of a listing; `next_before` continues it."""
-    return {
-        "events": [event(row) for row in found.rows],
-        "next_before": found.next_before,
-        "is_cut": found.is_cut,
-    }
+def _attempt(made: model.Attempt) -> told.Attempt:
+    return told.Attempt(
+        at=moment(made.at_ms),
+        duration_ms=made.duration_ms,
+        operation=made.operation,
+        status=made.status,
+        outcome=made.outcome,
+        reason=made.reason,
+        answer=made.answer.decode(errors="replace"),
+    )
 
 
-def detail(found: EventDetail) -> Json:
-    """Show one event whole. A payload that is no UTF-8 is told in base64."""
-    payload, encoding = _text(found.payload)
-    progress, _ = _text(found.progress or None)
-    return event(found.row) | {
-        "event_key": found.event_key.hex(),
-        "payload": payload,
-        "payload_encoding": encoding,
-        "progress": progress,
-        "attempt_log": [attempt(one) for one in found.attempts],
-    }
+def _totals(totals: model.Totals) -> told.Totals:
+    counts = {name: getattr(totals, name) for name in told.Totals.__struct_fields__ if name != "is_balanced"}
+    return told.Totals(**counts, is_balanced=totals.is_balanced())
 
 
-def attempt(made: Attempt) -> Json:
-    """Show one exchange with the destination."""
-    return {
-        "at": moment(made.at_ms),
-        "duration_ms": made.duration_ms,
-        "operation": made.operation,
-        "status": made.status,
-        "outcome": made.outcome,
-        "reason": made.reason,
-        "answer": made.answer.decode(errors="replace"),
-    }
-
-
-def books(account: Totals) -> Json:
-    """Show the account of one route and whether it balances."""
-    return {
-        "accepted": account.accepted,
-        "pending": account.pending,
-        "delivered": account.delivered,
-        "filtered": account.filtered,
-        "unmapped": account.unmapped,
-        "dead": account.dead,
-        "is_balanced": account.is_balanced(),
-    }
-
-
-def spool(facts: SpoolFacts) -> Json:
-    """Show the spool as a whole."""
-    return {
-        "size_bytes": facts.size_bytes,
-        "cap_bytes": facts.cap_bytes,
-        "is_accepting": facts.is_accepting,
-        "refusal": facts.refusal,
-        "corrupt_rows": facts.corrupt_rows,
-        "sqlite_version": facts.sqlite_version,
-    }
-
-
-def route(name: RouteName, facts: SpoolFacts, status: RouteStatus | None, *, now_ms: int) -> Json:
-    """Show one route; one that is not running has the state `off`."""
-    oldest_ms = facts.oldest_pending_ms.get(name)
-    account = facts.totals.get(name)
-    return {
-        "name": name.value,
-        "state": status.state if status else "off",
-        "since": moment(status.since_ms) if status else None,
-        "reason": status.reason if status else "",
-        "stops": [stop(one) for one in _stops(status)],
-        "in_flight": status.in_flight if status else 0,
-        "concurrency_limit": status.concurrency_limit if status else 0,
-        "retrying": facts.retrying.get(name, 0),
-        "unsettled_bytes": facts.unsettled_bytes.get(name, 0),
-        "oldest_age_s": max(0.0, (now_ms - oldest_ms) / 1000) if oldest_ms is not None else None,
-        "books": books(account) if account else None,
-    }
-
-
-def stop(one: ScopeStop) -> Json:
-    """Show what stands still, why, and when it is tried again."""
-    return {
-        "scope": one.scope,
-        "state": one.state,
-        "reason": one.reason,
-        "since": moment(one.since_ms),
-        "next_try_at": moment(one.next_try_ms),
-    }
-
-
-def event_type(row: EventTypeRow, links: Sequence[Mapping[str, object]]) -> Json:
-    """Show one event type that was seen, and what it is linked to."""
-    return {
-        "route": row.route.value,
-        "type": row.type,
-        "event": row.event,
-        "count": row.count,
-        "first_at": moment(row.first_at_ms),
-        "last_at": moment(row.last_at_ms),
-        "links": [dict(link) for link in links],
-    }
-
-
-def reason(group: ReasonGroup) -> Json:
-    """Show settled events that share a reason."""
-    return {
-        "reason": group.reason,
-        "count": group.count,
-        "sample_sequence": group.sample_sequence,
-        "last_at": moment(group.last_at_ms),
-    }
-
-
-def audit(row: AuditRow) -> Json:
-    """Show who did what, when."""
-    return {"at": moment(row.at_ms), "who": row.who, "action": row.action, "detail": row.detail}
-
-
-def _stops(status: RouteStatus | None) -> Sequence[ScopeStop]:
-    if status is None:
-        return ()
-    return (*((status.stop,) if status.stop else ()), *status.families)
+def _stop(one: ScopeStop) -> told.Stop:
+    return told.Stop(
+        scope=one.scope,
+        state=one.state,
+        reason=one.reason,
+        since=moment(one.since_ms),
+        next_try_at=moment(one.next_try_ms),
+    )
 
 
 def _text(raw: bytes | None) -> tuple[str | None, str | None]:

@@ -1,6 +1,6 @@
 """Track calls in the shape that rudder-sdk-python gives them, without paying for it per event.
 
-The SDK builds one message at start; it is the mould that every event is stamped into. Its queue, its
+The SDK builds one message at start; it is the template that every event is stamped into. Its queue, its
 thread and its `post` are not used: they lose events on exit, on a full queue, on a redirect and on a
 4xx. This is the one module that imports it.
 
@@ -16,6 +16,8 @@ What differs from the SDK's message, on purpose:
 import logging
 import os
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -64,7 +66,7 @@ class TrackCall(msgspec.Struct, frozen=True, kw_only=True):
     anonymous_id: str | None
     message_id: str
     timestamp_ms: int
-    properties: dict[str, Any]
+    properties: dict[str, Any] | msgspec.Raw  # Raw: an object that is sent in these very bytes
     context: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
@@ -72,7 +74,7 @@ class TrackCalls:
     """Encode track calls as the SDK would have built them, plus the differences named above."""
 
     def __init__(self, *, version: str) -> None:
-        """Have the SDK build the mould; `version` is ours, for `context.library`."""
+        """Have the SDK build the template; `version` is ours, for `context.library`."""
         # At DEBUG this logger writes whole payloads.
         logging.getLogger("rudderstack").setLevel(logging.ERROR)
         self._client = Client("unused", host="http://127.0.0.1", send=False)
@@ -83,7 +85,9 @@ class TrackCalls:
         self._encode = msgspec.json.Encoder().encode
         # A context always ends with what is ours: `{…, "integration":…,"library":…}`.
         self._context_tail = self._encode(self._own_context)[1:]
-        self._mould = self._make_mould()
+        self._plain_context = b"{" + self._context_tail
+        self._template, slots = self._make_template()
+        self._in_order = itemgetter(*slots)
 
     def encode(self, call: TrackCall) -> bytes:
         """Return the call's JSON object, compact, complete but for `sentAt`.
@@ -91,29 +95,31 @@ class TrackCalls:
         Raises `Unmappable` for an event that the gateway would refuse whatever the batch.
         """
         encode = self._encode
-        timestamp = encode(timestamp_text(call.timestamp_ms))
+        timestamp = b'"' + timestamp_text(call.timestamp_ms).encode() + b'"'
+        properties = call.properties
         values = {
-            b"event": encode(call.event),
-            b"userId": encode(call.user_id),
-            b"anonymousId": encode(call.anonymous_id),
-            b"messageId": encode(call.message_id),
-            b"timestamp": timestamp,
-            b"originalTimestamp": timestamp,
-            b"properties": encode(call.properties),
-            b"context": self._context(call.context),
+            "event": encode(call.event),
+            "userId": encode(call.user_id),
+            "anonymousId": b"null" if call.anonymous_id is None else encode(call.anonymous_id),
+            "messageId": encode(call.message_id),
+            "timestamp": timestamp,
+            "originalTimestamp": timestamp,
+            "properties": properties if isinstance(properties, msgspec.Raw) else encode(properties),
+            "context": self._context(call.context) if call.context else self._plain_context,
         }
-        body = self._mould % values
+        body: bytes = self._template % self._in_order(values)
         if len(body) > EVENT_BYTES_MAX:
             raise Unmappable(f"larger than {EVENT_BYTES_MAX} bytes, the most that the data plane takes")
         return body
 
     def build(self, call: TrackCall) -> dict[str, Any]:
         """Return the same call built by the SDK itself, with our differences: what `encode` is held to."""
+        properties = call.properties
         _, message = self._client.track(
             user_id=call.user_id,
             anonymous_id=call.anonymous_id,
             event=call.event,
-            properties=call.properties,
+            properties=msgspec.json.decode(properties) if isinstance(properties, msgspec.Raw) else properties,
             # The SDK writes into the context that it is given.
             context={**call.context, "integration": {"name": INTEGRATION_NAME}},
             timestamp=_EPOCH + timedelta(milliseconds=call.timestamp_ms),
@@ -129,10 +135,10 @@ class TrackCalls:
         if "integration" in extra or "library" in extra:
             extra = {name: value for name, value in extra.items() if name not in self._own_context}
         if not extra:
-            return b"{" + self._context_tail
+            return self._plain_context
         return self._encode(extra)[:-1] + b"," + self._context_tail
 
-    def _make_mould(self) -> bytes:
+    def _make_template(self) -> tuple[bytes, list[str]]:
         """Turn a message of the SDK's into a `%` template: what varies is a slot, the rest is as built."""
         marker = self.build(
             TrackCall(
@@ -149,13 +155,10 @@ class TrackCalls:
         if missing:
             raise AssertionError(f"rudder-sdk-python no longer builds {', '.join(missing)}")
         pairs = [
-            self._encode(name) + b":" + (b"%%(%b)b" % name.encode() if name in slots else self._constant(value))
+            self._encode(name) + b":" + (b"%b" if name in slots else self._encode(value).replace(b"%", b"%%"))
             for name, value in marker.items()
         ]
-        return b"{" + b",".join(pairs) + b"}"
-
-    def _constant(self, value: Any) -> bytes:
-        return self._encode(value).replace(b"%", b"%%")
+        return b"{" + b",".join(pairs) + b"}", [name for name in marker if name in slots]
 
 
 def without_forbidden_keys(body: bytes) -> bytes:
@@ -165,6 +168,13 @@ def without_forbidden_keys(body: bytes) -> bytes:
     return body
 
 
+@lru_cache(maxsize=4_096)  # events of a batch share few seconds
+def _second_text(second: int) -> str:
+    return (_EPOCH + timedelta(seconds=second)).isoformat()[: -len("+00:00")]
+
+
 def timestamp_text(timestamp_ms: int) -> str:
     """Return a time as the SDK writes it: `2025-01-02T03:04:05.678000+00:00`."""
-    return (_EPOCH + timedelta(milliseconds=timestamp_ms)).isoformat()
+    second, milliseconds = divmod(timestamp_ms, 1_000)
+    fraction = f".{milliseconds:03d}000" if milliseconds else ""
+    return f"{_second_text(second)}{fraction}+00:00"

@@ -11,6 +11,10 @@ class WriteKey:
     def __init__(self, key: str) -> None:
         self._key = key
 
+    def replace(self, key: str) -> None:
+        """Take another key; requests from now on carry it."""
+        self._key = key
+
     def __repr__(self) -> str:
         """Hide the key."""
         return "WriteKey(***)"

@@ -70,11 +70,7 @@ class RudderstackSink:
         self._clock = clock
         self._url = url.rstrip("/") + "/v1/batch"
         self._timeout_s = timeout_s
-        self._headers = {
-            "Authorization": write_key.authorization(),
-            "Content-Type": "application/json",
-        }
-        self._packed_headers = self._headers | {"Content-Encoding": "gzip"}
+        self._write_key = write_key
         self._packing = Packing()
 
     async def send(self, batch: Batch) -> Answer:
@@ -105,10 +101,14 @@ class RudderstackSink:
         return Answer(verdict=verdict, attempt=attempt)
 
     def _request(self, body: bytes, *, is_packed: bool) -> HttpRequest:
+        # Asked for each request: the key may have been replaced.
+        headers = {"Authorization": self._write_key.authorization(), "Content-Type": "application/json"}
+        if is_packed:
+            headers["Content-Encoding"] = "gzip"
         return HttpRequest(
             method="POST",
             url=self._url,
-            headers=self._packed_headers if is_packed else self._headers,
+            headers=headers,
             body=igzip.compress(body, _FAST, mtime=0) if is_packed else body,
             timeout_s=self._timeout_s,
         )

@@ -1,8 +1,8 @@
 """One frozen `Settings`, read once at the edge; everything else is given what it needs from it."""
 
-from forwarder.settings.load import load
+from forwarder.settings.load import load, read
 from forwarder.settings.model import Settings
-from forwarder.settings.sources import Origin
+from forwarder.settings.sources import Origin, Place
 from forwarder.settings.values import Address
 
-__all__ = ["Address", "Origin", "Settings", "load"]
+__all__ = ["Address", "Origin", "Place", "Settings", "load", "read"]

@@ -3,20 +3,14 @@
 Each parser says what is wrong; where a word is nearly right it says which one was meant.
 """
 
-import difflib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from forwarder.mapping.selection import unknown_events
 from forwarder.model import RouteName
+from forwarder.settings.names import did_you_mean
 from forwarder.settings.values import names
-
-
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """Return ` (did you mean …?)`, or nothing when no known word is near."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def choice(*words: str) -> Callable[[str], str]:

@@ -2,17 +2,25 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from pydantic import ValidationError
 
 from forwarder.errors import SettingsInvalid
-from forwarder.settings.model import Settings
-from forwarder.settings.sources import SECRETS_DIR, Found, gather
-from forwarder.settings.together import conflicts, unknown
+from forwarder.settings.model import Reading, Settings
+from forwarder.settings.names import unknown
+from forwarder.settings.proxies import read_proxies
+from forwarder.settings.sources import SECRETS_DIR, Found, Gathered, Place, gather
+from forwarder.settings.together import conflicts
 
 
 def load(environ: Mapping[str, str], directory: Path, *, is_for_daemon: bool = True) -> Settings:
-    """Return the settings of this environment and working directory.
+    """Return the settings of this environment and working directory; see `read`."""
+    return read(Place(environ, directory), is_for_daemon=is_for_daemon)
+
+
+def read(place: Place, *, is_for_daemon: bool = True) -> Settings:
+    """Return the settings of a place.
 
     With `is_for_daemon` False what only the daemon needs (whole routes, a token) may be missing, so that
     commands work from a shell that knows the operator's address alone.
@@ -20,20 +28,28 @@ def load(environ: Mapping[str, str], directory: Path, *, is_for_daemon: bool = T
     Raises `SettingsInvalid` with every problem together, one a line, each naming its variable, what is
     wrong (never a secret's value) and what to do.
     """
-    gathered = gather(environ, directory)
+    return judged(gather(place), place, is_for_daemon=is_for_daemon)
+
+
+def judged(gathered: Gathered, place: Place, *, is_for_daemon: bool = True) -> Settings:
+    """Return the settings that these texts make; raises `SettingsInvalid`."""
     known = Settings.variables()
     ours = {variable: found for variable, found in gathered.found.items() if variable in known}
     settings, wrong = _validated(ours)
-    problems = [
-        *gathered.problems,
-        *unknown(gathered.found, (*known, SECRETS_DIR)),
-        *wrong.values(),
-    ]
+    strangers = unknown(gathered.found.values(), (*known, SECRETS_DIR))
+    reading = Reading(
+        origins=MappingProxyType({variable: found.origin for variable, found in ours.items()}),
+        notices=strangers.notices,
+        proxies=read_proxies(place.environ),
+        place=place,
+    )
+    settings = settings.as_read(reading)
+    problems = [*gathered.problems, *strangers.problems, *wrong.values()]
     if is_for_daemon:
         problems += conflicts(settings, given=ours.keys(), wrong=wrong.keys())
     if problems:
-        raise SettingsInvalid(_report(problems))
-    return settings.with_origins({variable: found.origin for variable, found in ours.items()})
+        raise SettingsInvalid(_report(problems, strangers.notices))
+    return settings
 
 
 def _validated(found: Mapping[str, Found]) -> tuple[Settings, dict[str, str]]:
@@ -55,6 +71,7 @@ def _problem(variable: str, message: str) -> str:
     return f"{variable}: {what[:1].lower()}{what[1:]}. {field.description}"
 
 
-def _report(problems: list[str]) -> str:
+def _report(problems: list[str], notices: tuple[str, ...]) -> str:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return "\n".join([f"{count} in the settings:", *(f"  - {problem}" for problem in problems)])
+    meant = [f"  (also {text})" for text in notices if "did you mean" in text]
+    return "\n".join([f"{count} in the settings:", *(f"  - {problem}" for problem in problems), *meant])

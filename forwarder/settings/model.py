@@ -5,19 +5,19 @@ The field's description is the remedy that an error ends with. Absent: where the
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from forwarder.model import RouteName
 from forwarder.settings import values
 from forwarder.settings.choices import choice, event_words, readable_file, route_names
-from forwarder.settings.routes import routes_that_run
-from forwarder.settings.sources import DEFAULT, Origin
+from forwarder.settings.proxies import NO_PROXIES, Proxies
+from forwarder.settings.route_choice import routes_that_run
+from forwarder.settings.sources import DEFAULT, Origin, Place
 from forwarder.settings.values import Address
 
 VENDORS = ("RUDDERSTACK_", "COURIER_")
@@ -46,6 +46,16 @@ class SettingRow:
     value: str
     origin: str
     is_secret: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How settings were read, beside their values: where each came from, and what is told without being wrong."""
+
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+    proxies: Proxies = NO_PROXIES
+    place: Place | None = None  # where they can be read again
 
 
 class Settings(BaseSettings):
@@ -147,7 +157,15 @@ class Settings(BaseSettings):
         Literal["debug", "info", "warning", "error"], BeforeValidator(choice("debug", "info", "warning", "error"))
     ] = Field("info", description="Set debug, info, warning or error.")
 
-    _origins: Mapping[str, Origin] = PrivateAttr(default_factory=lambda: MappingProxyType({}))
+    _reading: Reading = PrivateAttr(default_factory=Reading)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_meant(cls, value: Any) -> Any:
+        """Refuse what no setting means: leftovers of quoting, marks that nobody sees, an example's placeholder."""
+        if isinstance(value, str):
+            values.refuse_odd(value)
+        return value
 
     @classmethod
     def settings_customise_sources(
@@ -176,25 +194,42 @@ class Settings(BaseSettings):
         """Return the variables that were set, by whatever source."""
         return frozenset(variable for variable, field in self.variables().items() if field in self.model_fields_set)
 
-    def with_origins(self, origins: Mapping[str, Origin]) -> "Settings":
-        """Return the same settings that also know where each value came from."""
+    @property
+    def reading(self) -> Reading:
+        """Return how they were read."""
+        return self._reading
+
+    def as_read(self, reading: Reading) -> "Settings":
+        """Return the same settings that also know how they were read."""
         copy = self.model_copy()
-        copy._origins = MappingProxyType(dict(origins))  # noqa: SLF001  its own class
+        copy._reading = reading  # noqa: SLF001  its own class
         return copy
 
     def origin(self, variable: str) -> Origin:
         """Return where the variable's value came from."""
-        return self._origins.get(variable, DEFAULT)
+        return self._reading.origins.get(variable, DEFAULT)
+
+    def differences(self, other: "Settings") -> list[str]:
+        """Return the variables whose values differ."""
+        return [
+            variable for variable, field in self.variables().items() if getattr(self, field) != getattr(other, field)
+        ]
+
+    @classmethod
+    def is_secret(cls, variable: str) -> bool:
+        """Tell whether the variable's value is never shown."""
+        return "SecretStr" in str(cls.model_fields[cls.variables()[variable]].annotation)
 
     def rows(self) -> tuple[SettingRow, ...]:
         """Return every effective setting for people's eyes."""
-        return tuple(self._row(variable, field) for variable, field in self.variables().items())
-
-    def _row(self, variable: str, field: str) -> SettingRow:
-        value = getattr(self, field)
-        is_secret = "SecretStr" in str(type(self).model_fields[field].annotation)
-        return SettingRow(
-            variable=variable, value=_shown(value), origin=str(self.origin(variable)), is_secret=is_secret
+        return tuple(
+            SettingRow(
+                variable=variable,
+                value=_shown(getattr(self, field)),
+                origin=str(self.origin(variable)),
+                is_secret=self.is_secret(variable),
+            )
+            for variable, field in self.variables().items()
         )
 
 

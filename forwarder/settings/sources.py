@@ -5,8 +5,8 @@ The environment, then `.env` in the working directory, then files of the secrets
 Absent: what the values mean.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -46,6 +46,18 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """What a process reads its settings from. No repr of the environment: it may hold secrets.
+
+    `credentials` are files by variable, beside those of CREDENTIALS_DIRECTORY: what a unit would be given.
+    """
+
+    environ: Mapping[str, str] = field(repr=False)
+    directory: Path
+    credentials: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Gathered:
     """What all sources gave together: the winning text of each variable, and which sources failed."""
 
@@ -53,27 +65,24 @@ class Gathered:
     problems: tuple[str, ...]
 
 
-def gather(environ: Mapping[str, str], directory: Path) -> Gathered:
+def gather(place: Place) -> Gathered:
     """Read every source; names are compared without regard to case in files, exactly in the environment."""
     problems: list[str] = []
-    winners: dict[str, Found] = {}
-    own = [*_of_environment(environ), *_of_dotenv(directory / ".env", problems)]
-    for found in own:
-        winners.setdefault(found.variable, found)
-    secrets_dir = winners.pop(SECRETS_DIR, None)
-    for kind, variable, folder in (
-        ("secrets", SECRETS_DIR, secrets_dir.text if secrets_dir else ""),
-        ("credentials", CREDENTIALS_DIR, environ.get(CREDENTIALS_DIR, "")),
-    ):
-        if folder:
-            for found in _of_folder(directory / folder, kind, variable, problems):
-                winners.setdefault(found.variable, found)
+    own = [*_of_environment(place.environ), *_of_dotenv(place.directory / ".env", problems)]
+    named = {one.variable: one.text for one in reversed(own)}
+    files = [
+        *_of_folder(place.directory, named.get(SECRETS_DIR), "secrets", SECRETS_DIR, problems),
+        *_of_folder(place.directory, place.environ.get(CREDENTIALS_DIR), "credentials", CREDENTIALS_DIR, problems),
+        *_of_files(place.credentials.items(), "credentials", "LoadCredential", problems),
+    ]
+    winners = {one.variable: one for one in reversed([*own, *files])}
+    winners.pop(SECRETS_DIR, None)
     return Gathered(winners, tuple(problems))
 
 
 def _of_environment(environ: Mapping[str, str]) -> Iterator[Found]:
     for variable, text in environ.items():
-        if variable.startswith(PREFIXES) and text.strip():
+        if text.strip():
             yield Found(variable, text.strip(), Origin("environment"))
 
 
@@ -81,35 +90,40 @@ def _of_dotenv(path: Path, problems: list[str]) -> Iterator[Found]:
     if not path.is_file():
         return
     try:
-        # No interpolation: a secret may contain a dollar sign.
-        read = dotenv_values(path, interpolate=False, encoding="utf-8")
+        # No interpolation: a secret may contain a dollar sign. An editor's byte order mark would hide the first name.
+        read = dotenv_values(path, interpolate=False, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         problems.append(f".env: it cannot be read ({type(error).__name__}). Make it a UTF-8 file this user may read.")
         return
     for variable, text in read.items():
-        if variable.startswith(PREFIXES) and text and text.strip():
+        if text and text.strip():
             yield Found(variable, text.strip(), Origin(".env", str(path)))
 
 
-def _of_folder(folder: Path, kind: str, variable: str, problems: list[str]) -> Iterator[Found]:
+def _of_folder(base: Path, folder: str | None, kind: str, variable: str, problems: list[str]) -> Iterator[Found]:
+    if not folder:
+        return
     try:
-        files = sorted(folder.iterdir())
+        files = sorted((base / folder).iterdir())
     except OSError as error:
         problems.append(
             f"{variable}: the folder cannot be listed ({type(error).__name__}). Name a folder this user may read."
         )
         return
-    for file in files:
-        if not file.name.upper().startswith(PREFIXES) or not file.is_file():
-            continue
+    named = [(file.name.upper(), file) for file in files if file.name.upper().startswith(PREFIXES) and file.is_file()]
+    yield from _of_files(named, kind, variable, problems)
+
+
+def _of_files(files: Iterable[tuple[str, Path]], kind: str, where: str, problems: list[str]) -> Iterator[Found]:
+    for variable, file in files:
         try:
             with file.open("rb") as stream:
                 text = stream.read(_FILE_BYTES_MAX).decode().strip()
         except (OSError, UnicodeDecodeError) as error:
             problems.append(
-                f"{file.name.upper()}: its file in {variable} cannot be read ({type(error).__name__}). "
-                "Make it a UTF-8 file this user may read."
+                f"{variable}: its file in {where} cannot be read ({type(error).__name__}: {file}). "
+                "Make it a UTF-8 file that this user may read."
             )
             continue
         if text:
-            yield Found(file.name.upper(), text, Origin(kind, str(file)))
+            yield Found(variable, text, Origin(kind, str(file)))

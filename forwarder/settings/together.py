@@ -3,60 +3,13 @@
 `conflicts` are errors: the daemon would run into them. `doubts` are what `forwarder check` warns of.
 """
 
-import difflib
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
+from forwarder.model import RouteName
 from forwarder.settings.model import Settings
-from forwarder.settings.routes import route_problems
-from forwarder.settings.sources import Found
+from forwarder.settings.route_choice import route_problems
 
 _TOKEN_CHARACTERS_MIN = 16
-
-# Names of the public contract whose part is not built yet: who sets one must not believe that it works.
-_LATER = {
-    "FORWARDER_POSTGRES_": "postgres spool",
-    "FORWARDER_NATS_": "NATS source",
-    "FORWARDER_KAFKA_": "Kafka source",
-    "FORWARDER_REDIS_": "Redis source",
-}
-
-# What Kubernetes injects into every container for services that happen to be named like our prefixes.
-# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
-_KUBERNETES = re.compile(
-    r"[A-Z0-9_]+?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
-)
-
-
-def unknown(found: Mapping[str, Found], known: Collection[str]) -> list[str]:
-    """Return the variables that mean nothing to us, each with the one that was probably meant."""
-    return [
-        _not_in_this_version(one) or _no_such_setting(one, known)
-        for variable, one in found.items()
-        if variable not in known and not is_of_kubernetes(variable)
-    ]
-
-
-def _not_in_this_version(found: Found) -> str | None:
-    what = next((what for prefix, what in _LATER.items() if found.variable.startswith(prefix)), None)
-    return what and f"{found.variable}: this version has no {what} yet. Remove it ({found.origin})."
-
-
-def _no_such_setting(found: Found, known: Collection[str]) -> str:
-    meant = _meant(found.variable, known)
-    return f"{found.variable}: there is no such setting{meant}. Remove it, or correct its name ({found.origin})."
-
-
-def _meant(variable: str, known: Collection[str]) -> str:
-    # Without the prefixes, which make everything look alike and are themselves what is often wrong.
-    by_rest = {name.partition("_")[2]: name for name in sorted(known)}
-    near = difflib.get_close_matches(variable.partition("_")[2], by_rest, n=1, cutoff=0.6)
-    return f" (did you mean {by_rest[near[0]]}?)" if near else ""
-
-
-def is_of_kubernetes(variable: str) -> bool:
-    """Tell whether the variable is one that Kubernetes makes for a service."""
-    return _KUBERNETES.fullmatch(variable) is not None
 
 
 def conflicts(settings: Settings, *, given: Collection[str], wrong: Collection[str]) -> list[str]:
@@ -76,7 +29,21 @@ def conflicts(settings: Settings, *, given: Collection[str], wrong: Collection[s
         for one in settings.listen
         if one.overlaps(settings.operator_listen)
     ]
-    return problems
+    return problems + _unusable_proxies(settings)
+
+
+def destinations(settings: Settings) -> list[str]:
+    """Return the vendors' URLs that the routes that run send to."""
+    asked = (
+        (RouteName.COURIER_TO_RUDDERSTACK, settings.rudderstack_data_plane_url),
+        (RouteName.RUDDERSTACK_TO_COURIER, settings.courier_api_url),
+    )
+    return [url for route, url in asked if url and route in settings.routes]
+
+
+def _unusable_proxies(settings: Settings) -> list[str]:
+    used = [proxy for url in destinations(settings) if (proxy := settings.reading.proxies.of(url))]
+    return list(dict.fromkeys(problem for proxy in used if (problem := proxy.problem())))
 
 
 def doubts(settings: Settings) -> list[str]:
@@ -114,4 +81,4 @@ def doubts(settings: Settings) -> list[str]:
             "FORWARDER_LINKS is set but the route rudderstack_to_courier is off: it is not used.",
         ),
     )
-    return [text for is_doubtful, text in judged if is_doubtful]
+    return [*settings.reading.notices, *(text for is_doubtful, text in judged if is_doubtful)]

@@ -7,6 +7,7 @@ belongs to the setting. Absent: which settings there are.
 import ipaddress
 import json
 import re
+import unicodedata
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
@@ -14,6 +15,16 @@ from pydantic import SecretStr
 
 _PORT_MAX = 65_535
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]+")
+_QUOTES = "\"'`\u201c\u201d\u2018\u2019"
+_PLACEHOLDER = re.compile(r"replace-me.*|.*….*|change-?me", re.IGNORECASE)
+# What config.example.env, deploy/, README.md and docs/ show in the place of a value.
+_PLACEHOLDERS = frozenset(
+    {
+        "https://example.dataplane.rudderstack.com",
+        "https://bridge.example.com",
+        "<key>",
+    }
+)
 _GATEWAY_PATH = re.compile(r"/v1/(batch|track|identify|import)/?$")
 
 
@@ -30,12 +41,21 @@ class Address:
 
     def covers(self, other: "Address") -> bool:
         """Tell whether listening here serves the other address too; `::` is every address of both stacks."""
-        hosts = (other.host, "::") if ":" in other.host else (other.host, "0.0.0.0", "::")  # noqa: S104  recognised
+        hosts = (other.host, "::") if ":" in other.host else (other.host, "0.0.0.0", "::")  # noqa: S104  recognised, not bound
         return self.port == other.port != 0 and self.host in hosts
 
     def overlaps(self, other: "Address") -> bool:
         """Tell whether both cannot be listened on at once."""
         return self.covers(other) or other.covers(self)
+
+    def local(self) -> "Address":
+        """Return where this machine reaches it: who listens everywhere is asked on loopback."""
+        loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  recognised, not bound
+        return Address(loopback.get(self.host, self.host), self.port)
+
+    def url(self) -> str:
+        """Return the URL at which this machine reaches it."""
+        return f"http://{self.local()}"
 
     def __str__(self) -> str:
         """Write it as it is set: `host:port`, IPv6 in brackets."""
@@ -113,6 +133,24 @@ def _url(text: str) -> SplitResult:
     return parts
 
 
+def refuse_odd(text: str) -> None:
+    """Raise `ValueError` for what `docker --env-file`, secret files and examples bring in that no value means."""
+    if invisible := next((one for one in text if unicodedata.category(one) in ("Cc", "Cf") and not one.isspace()), ""):
+        name = "a byte order mark" if invisible == "\ufeff" else f"U+{ord(invisible):04X}"
+        raise ValueError(f"it contains an invisible character ({name})")
+    if len(text) > 1 and text[0] in _QUOTES and text[-1] in _QUOTES:
+        raise ValueError("it begins and ends with a quote, which is taken as part of it")
+    if is_placeholder(text) or any(is_placeholder(part.strip(' "[]')) for part in text.split(",")):
+        raise ValueError("it is the placeholder of an example")
+    if not text.startswith("[") and re.search(r"\s#", text):
+        raise ValueError("it contains what looks like a comment ( #), which is taken as part of it")
+
+
+def is_placeholder(text: str) -> bool:
+    """Tell whether this is what our examples show in the place of a value."""
+    return text.rstrip("/") in _PLACEHOLDERS or _PLACEHOLDER.fullmatch(text) is not None
+
+
 def header_secret(text: str) -> SecretStr:
     """Read a secret that travels in a header: printable ASCII without spaces."""
     if not _HEADER_SAFE.fullmatch(text):
@@ -127,6 +165,8 @@ def secret_list(text: str) -> tuple[SecretStr, ...]:
     found = tuple(SecretStr(part.strip()) for part in text.split(",") if part.strip())
     if not found:
         raise ValueError("it holds no secret between its commas")
+    if any(character.isspace() for one in found for character in one.get_secret_value()):
+        raise ValueError("a secret in it contains a blank (one that truly does goes into a JSON array)")
     return found
 
 

@@ -1,6 +1,6 @@
 """The reading half of a spool: every call goes on to its archive, as long as the spool is open."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from forwarder.errors import SpoolClosed
 from forwarder.model import RouteName, State
@@ -22,6 +22,11 @@ class ArchiveFront:
         """List events; see `ports.Archive.events`."""
         self._refuse_closed()
         return await self._archive.events(query)
+
+    async def states(self, sequences: Sequence[int]) -> Mapping[int, State]:
+        """Return the state of each of these events; see `ports.Archive.states`."""
+        self._refuse_closed()
+        return await self._archive.states(sequences)
 
     async def event(self, sequence: int) -> EventDetail:
         """Return one event; see `ports.Archive.event`."""

@@ -8,12 +8,14 @@ import asyncio
 import contextlib
 import sys
 import traceback
+from collections.abc import Callable
 from typing import TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 from forwarder.ports import Clock
+from forwarder.telemetry.lines import LineWriter
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.repeats import Repeats
 
@@ -22,26 +24,20 @@ REPEATS_SAID_MAX = 5
 REPEATS_WINDOW_S = 60.0
 _LOUD = frozenset({"warning", "error", "critical"})
 _FRAMES_MAX = 8
+_LAST_LINES_S = 1.0
 
 _Key = tuple[str, str, str, str]  # level, event, route, reason
 
 
-class _StreamLines:
-    """Write whole lines to a stream; a stream that is gone stops nothing."""
+class _Lines:
+    """What structlog writes to: every level is a line."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def msg(self, message: str) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.write(message + "\n")
-            self._stream.flush()
-
-    debug = info = warning = error = critical = msg
+    def __init__(self, put: Callable[[str], None]) -> None:
+        self.msg = self.debug = self.info = self.warning = self.error = self.critical = put
 
 
 class Logs:
-    """The daemon's log. `logger` is what everything logs through.
+    """The daemon's log. `logger` is what everything logs through; it never blocks, whoever reads the stream.
 
     A warning or error with the same event, route and reason is said at most five times a minute; then one
     line (`log.suppressed`) tells how many were not, and the metric counts them. `flush` writes those lines
@@ -52,7 +48,8 @@ class Logs:
         self._metrics = metrics
         self._clock = clock
         self._repeats: Repeats[_Key] = Repeats(said_max=REPEATS_SAID_MAX, window_s=REPEATS_WINDOW_S)
-        lines = _StreamLines(stream)
+        self._lines = LineWriter(stream, dropped_line=self._dropped_line)
+        lines = _Lines(self._lines.put)
         tail: list[Processor] = [
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
@@ -68,6 +65,16 @@ class Logs:
         self._unlimited = cast(
             "FilteringBoundLogger", structlog.wrap_logger(lines, processors=tail, wrapper_class=wrapper)
         )
+        self._returned = structlog.wrap_logger(structlog.ReturnLogger(), processors=tail, wrapper_class=wrapper)
+
+    def close(self) -> None:
+        """Write the last summaries and wait a moment for what was logged to be written."""
+        self.flush(is_last=True)
+        self._lines.close(_LAST_LINES_S)
+
+    def wait_written(self, within_s: float) -> bool:
+        """Block until everything logged is written; False when that took too long."""
+        return self._lines.wait_written(within_s)
 
     def flush(self, *, is_last: bool = False) -> None:
         """Write the summaries of the minutes that are over; of all of them when it is the last call."""
@@ -75,6 +82,10 @@ class Logs:
         for (_, event, route, reason), count in taken:
             named = {name: value for name, value in (("route", route), ("reason", reason)) if value}
             self._unlimited.warning("log.suppressed", of=event, count=count, **named)
+
+    def _dropped_line(self, count: int) -> str:
+        self._metrics.log_dropped.inc(count)
+        return str(self._returned.error("log.dropped", count=count, reason="nobody read the log"))
 
     def _limit_repeats(self, _: WrappedLogger, level: str, line: EventDict) -> EventDict:
         self.flush()

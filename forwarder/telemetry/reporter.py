@@ -64,9 +64,7 @@ class Reporter:
 
     def events_delivered(self, route: RouteName, *, latencies_s: Sequence[float]) -> None:
         """Record how long each delivered event took from acceptance."""
-        latency = self.metrics.latency.labels(route.value)
-        for latency_s in latencies_s:
-            latency.observe(latency_s)
+        self.metrics.latency.labels(route.value).observe_all(latencies_s)
 
     def event_buried(self, route: RouteName, *, sequence: int, reason: str) -> None:
         """Tell of an event that was given up. `reason` must not quote the destination's words."""
@@ -147,6 +145,22 @@ class Reporter:
         self._log.error("operator.failed", reason=type(error).__name__, exc_info=error)
 
     # --- the daemon ---
+
+    def setting_noticed(self, notice: str) -> None:
+        """Tell of a variable that is not read though it may have been meant."""
+        self._log.warning("setting.unread", reason=notice)
+
+    def secrets_read(self, *, replaced: Sequence[str]) -> None:
+        """Tell that the secrets were read again and which of them are new."""
+        self._log.info("secrets.read", replaced=list(replaced))
+
+    def secrets_refused(self, *, reason: str) -> None:
+        """Alarm: secrets that changed cannot be used; those in effect stay."""
+        self._log.error("secrets.refused", reason=reason)
+
+    def restart_needed(self, *, variables: Sequence[str]) -> None:
+        """Tell of settings that changed and take effect with the next start."""
+        self._log.warning("settings.restart_needed", variables=list(variables))
 
     def daemon_ready(self, *, version: str) -> None:
         """Tell that every worker runs and the doors are open."""

@@ -16,11 +16,9 @@ from forwarder.cli.command import cli
 from forwarder.clock import SystemClock
 from forwarder.mapping.link_store import LinkStore
 from forwarder.model import Envelope, Labels, RouteName, State
-from forwarder.operator.api import api_routes
-from forwarder.operator.api_links import link_routes
-from forwarder.operator.desk import OperatorDesk
-from forwarder.operator.guard import OperatorGuard
-from forwarder.operator.listener import OperatorListener, operator_app
+from forwarder.operator.assembly import api_alone
+from forwarder.operator.listener import OperatorListener
+from forwarder.operator.parts import Parts
 from forwarder.settings.sources import PREFIXES
 from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
@@ -48,7 +46,12 @@ async def _filled(folder: Path) -> None:
     """Put six events in: two dead of one reason, one dead of another, one delivered, two waiting."""
     spool = await _open(folder)
     for number in range(1, 7):
-        labels = Labels(type="message:updated", event="Message \x1b[31mSent", message_id=f"m{number}", user_id="u1")
+        labels = Labels(
+            type="message:updated",
+            event="Message \x1b[31mSent \N{MUSICAL SYMBOL G CLEF}",
+            message_id=f"m{number}",
+            user_id="u1",
+        )
         await stored(
             spool,
             [
@@ -123,20 +126,15 @@ class DaemonThread:
     async def _serve(self) -> None:
         spool = self._spool = await _open(self._folder)
         reporter, clock = _reporter(), SystemClock()
-        desk = OperatorDesk(
+        parts = Parts(
             archive=spool,
             spool=spool,
-            routes=(),
+            links=await LinkStore.load(spool),
             metrics=reporter.metrics,
             reporter=reporter,
             clock=clock,
-            version="9.9.9",
-            started_at_ms=clock.wall_ms(),
-            links=await LinkStore.load(spool),
         )
-        guard = OperatorGuard(token=self._token, own_hosts=frozenset())
-        routes = (*api_routes(desk), *link_routes(desk))
-        app = operator_app(routes, guard=guard, reporter=reporter, clock=clock)
+        app = api_alone(parts, token=self._token)
         self._listener = OperatorListener(app, host="127.0.0.1", port=0)
         running = asyncio.create_task(self._listener.run())
         await self._listener.started.wait()

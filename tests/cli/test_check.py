@@ -9,12 +9,12 @@ from click.testing import Result
 
 from forwarder.cli.check_vendors import judged_courier, judged_rudderstack, skewed, vendor_findings
 from forwarder.clock import SystemClock
-from forwarder.demo.courier_api import CourierApi
-from forwarder.demo.data_plane import DataPlane
 from forwarder.model import HttpResponse
 from forwarder.operator.checks import Finding, LocalCheck, local_findings
 from forwarder.settings import Settings
 from forwarder.transport import AiohttpTransport
+from stand_ins.courier_api import CourierApi
+from stand_ins.data_plane import DataPlane
 
 Shell = Callable[..., Result]
 

@@ -12,7 +12,6 @@ from click.testing import Result
 from forwarder import __version__
 from forwarder.cli import show
 from forwarder.cli.command import cli
-from forwarder.cli.operator_client import operator_url
 from forwarder.settings import Address
 
 Shell = Callable[..., Result]
@@ -101,7 +100,7 @@ def test_a_sample_to_nobody_fails(shell: Shell) -> None:
 )
 def test_the_listener_is_reached_from_here(listen: Address, url: str) -> None:
     """A listener on every interface is asked through loopback."""
-    assert operator_url(listen) == url
+    assert listen.url() == url
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1024, "1.0 KiB"), (5 * 2**30, "5.0 GiB"), (2**41, "2.0 TiB")])

@@ -16,12 +16,12 @@ import pytest
 
 from forwarder.cli.demo import Keys, demo, demo_settings
 from forwarder.cli.demo_view import Screen
-from forwarder.demo.behaviour import Script
 from forwarder.demo.call_stream import LINKS
-from forwarder.demo.listener import Asked, Listener, Said
-from forwarder.demo.stage import Pace
+from forwarder.demo.scenario import Pace
 from forwarder.demo.workflow import AUDIENCE_NAMES, NATIVE_NAMES
 from forwarder.settings import Settings
+from stand_ins.behaviour import Script
+from stand_ins.listener import Asked, Listener, Said
 
 BUSY = Pace(messages_per_s=40, calls_per_s=40, outage_first_s=0.3, outage_s=0.3, outage_every_s=60)
 

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from forwarder.cli.demo_rates import Rates
-from forwarder.cli.demo_view import Flow, Paint, Result, Scene, Screen, frame, plain_line, summary
+from forwarder.cli.demo_view import Flow, Moment, Paint, Result, Screen, frame, plain_line, summary
 
 OUT = Flow(title="Courier -> RudderStack", accepted=120, delivered=80, ended=20, waiting=20, resent=4, duplicates=1)
 IN = Flow(title="RudderStack -> Courier", accepted=50, delivered=45, ended=5, waiting=0, resent=0, duplicates=0)
@@ -20,9 +20,9 @@ class Terminal(io.StringIO):
         return True
 
 
-def scene(*, elapsed_s: float = 75.5, is_outage: bool = False) -> Scene:
+def moment(*, elapsed_s: float = 75.5, is_outage: bool = False) -> Moment:
     """One moment."""
-    return Scene(
+    return Moment(
         elapsed_s=elapsed_s,
         page_url="http://127.0.0.1:8081",
         is_outage=is_outage,
@@ -34,22 +34,22 @@ def scene(*, elapsed_s: float = 75.5, is_outage: bool = False) -> Scene:
 
 def test_a_frame_shows_flow_backlog_and_outage() -> None:
     """Both routes with their numbers, the page's address, and the state of the data plane."""
-    text = "\n".join(frame(scene(is_outage=True), PLAIN))
+    text = "\n".join(frame(moment(is_outage=True), PLAIN))
 
     for part in ("01:15", "http://127.0.0.1:8081", "Courier -> RudderStack", "24", "120", "80", "20", "####", "DOWN"):
         assert part in text
     assert "\x1b" not in text
-    assert "up" in "\n".join(frame(scene(), PLAIN))
+    assert "up" in "\n".join(frame(moment(), PLAIN))
 
 
 def test_a_plain_line_tells_the_same() -> None:
     """One line for pipes: accepted, delivered and waiting of both routes."""
-    line = plain_line(scene(is_outage=True))
+    line = plain_line(moment(is_outage=True))
 
     assert "accepted 120, delivered 80, waiting 20" in line
     assert "accepted 50, delivered 45, waiting 0" in line
     assert line.endswith("[outage: the data plane answers 503]")
-    assert "outage" not in plain_line(scene())
+    assert "outage" not in plain_line(moment())
 
 
 @pytest.mark.parametrize(
@@ -81,14 +81,14 @@ def test_a_terminal_is_redrawn_in_place() -> None:
     """The second frame goes up by the height of the first, and no line is longer than 80 columns."""
     stream = Terminal()
     screen = Screen(stream, {"NO_COLOR": "1"})
-    screen.show(scene())
+    screen.show(moment())
     height = stream.getvalue().count("\n")
-    screen.show(scene())
+    screen.show(moment())
 
     assert f"\x1b[{height}A" in stream.getvalue()
     assert max(len(line.removeprefix("\x1b[2K")) for line in stream.getvalue().split("\n")) <= 80
     screen.say("done")
-    screen.show(scene())
+    screen.show(moment())
     assert stream.getvalue().count(f"\x1b[{height}A") == 1
 
 
@@ -97,7 +97,7 @@ def test_without_a_terminal_a_line_comes_every_two_seconds() -> None:
     stream = io.StringIO()
     screen = Screen(stream, {})
     for tenth in range(41):
-        screen.show(scene(elapsed_s=tenth / 10))
+        screen.show(moment(elapsed_s=tenth / 10))
 
     assert stream.getvalue().count("\n") == 3
 

@@ -124,10 +124,26 @@ async def test_tailing_lists_what_is_newer_oldest_first(filled: MemorySpool | Sq
 
 async def test_a_text_search_is_bounded_and_goes_on(filled: MemorySpool | SqliteSpool) -> None:
     """Free text looks at `scan_max` rows, says when it was cut, and goes on from `next_before`."""
+    rows = (await filled.events(EventQuery(limit=100))).rows
     page = await filled.events(EventQuery(text='"n":3}', scan_max=10))
     assert (page.rows, page.next_before, page.is_cut) == ((), 15, True)
+    assert (page.scanned, page.reached_ms) == (10, next(r.received_at_ms for r in rows if r.sequence == 15))
     page = await filled.events(EventQuery(text='"n":3}', before_sequence=15, scan_max=20))
     assert ([r.sequence for r in page.rows], page.next_before, page.is_cut) == ([3], None, False)
+    assert (page.scanned, page.reached_ms) == (14, rows[-1].received_at_ms)
+    page = await filled.events(EventQuery(text='"n":3}', after_sequence=3, scan_max=10))
+    assert (page.rows, page.next_after, page.is_cut, page.scanned) == ((), 13, True, 10)
+
+
+async def test_an_ascending_listing_goes_on_to_its_end(filled: MemorySpool | SqliteSpool) -> None:
+    """Going on from `next_after` lists everything once, oldest first, and None is the end."""
+    seen: list[int] = []
+    after: int | None = 0
+    while after is not None:
+        page = await filled.events(EventQuery(route=OUT, after_sequence=after, limit=6))
+        seen += [r.sequence for r in page.rows]
+        after = page.next_after
+    assert seen == [n for n in range(1, 25) if n % 4]
 
 
 async def test_rows_show_where_an_event_is(filled: MemorySpool | SqliteSpool, clock: Any) -> None:

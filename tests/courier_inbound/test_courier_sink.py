@@ -78,3 +78,12 @@ async def test_the_client_never_shows_its_key(transport: Any, clock: Any) -> Non
     assert repr(client) == "CourierClient(https://api.eu.courier.com)"
     await client.call("GET /tenants/t1", b"")
     assert transport.requests[0].url == "https://api.eu.courier.com/tenants/t1"
+
+
+async def test_a_key_that_is_replaced_is_sent_from_then_on(transport: Any, clock: Any) -> None:
+    """Rotation needs no new client."""
+    client = CourierClient(transport, base_url="https://api.courier.com", api_key="old", clock=clock)
+    await client.call("GET /tenants/t1", b"")
+    client.replace_key("new")
+    await client.call("GET /tenants/t1", b"")
+    assert [one.headers["Authorization"] for one in transport.requests] == ["Bearer old", "Bearer new"]

@@ -12,14 +12,14 @@ from forwarder.clock import SystemClock
 from forwarder.courier.client import CourierClient
 from forwarder.courier.sink import CourierSink
 from forwarder.courier.tenant_order import TenantOrder
-from forwarder.demo.courier_api import CourierApi
-from forwarder.demo.courier_state import Known
 from forwarder.errors import Unmappable
 from forwarder.mapping.links import Link, Links, LinkType, TargetKind
 from forwarder.mapping.rudderstack_to_courier import RudderstackToCourier
 from forwarder.model import Answer, Batch, Delivered, Filtered, Held, Lease, Refused, RouteName
 from forwarder.rudderstack import wire
 from forwarder.transport import AiohttpTransport
+from stand_ins.courier_api import CourierApi
+from stand_ins.courier_state import Known
 
 
 class Bridge:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from forwarder.courier.sink import CourierSink
 from forwarder.courier.tenant_order import TenantOrder
-from forwarder.courier.tenants import TenantWish, changes_nothing, merged
+from forwarder.courier.tenants import TenantChange, changes_nothing, merged
 from forwarder.errors import NoAnswer
 from forwarder.model import Batch, Delivered, Effect, Held, HttpRequest, HttpResponse, Refused, TryLater
 
@@ -20,7 +20,7 @@ BatchOf = Callable[..., Batch]
 
 
 @pytest.mark.parametrize(
-    ("existing", "wish", "newest", "older"),
+    ("existing", "change", "newest", "older"),
     [
         (None, ("Acme", {"plan": "pro"}), {"name": "Acme", "properties": {"plan": "pro"}}, None),
         (None, ("", {}), {"name": "t1"}, None),
@@ -44,12 +44,12 @@ BatchOf = Callable[..., Batch]
 )
 def test_a_tenant_keeps_what_it_has(
     existing: dict[str, Any] | None,
-    wish: tuple[str, dict[str, Any]],
+    change: tuple[str, dict[str, Any]],
     newest: dict[str, Any],
     older: dict[str, Any] | None,
 ) -> None:
     """Nothing that others set is wiped; the newest event wins, an older one adds only what is missing."""
-    wanted = TenantWish(name=wish[0], properties=wish[1])
+    wanted = TenantChange(name=change[0], properties=change[1])
     assert merged("t1", existing, wanted, is_newest=True) == newest
     assert merged("t1", existing, wanted, is_newest=False) == (newest if older is None else older)
 
@@ -61,24 +61,24 @@ _TENANT = st.fixed_dictionaries(
 
 
 @settings(max_examples=100, deadline=None)
-@given(existing=st.none() | _TENANT, name=st.text(max_size=3), newest=st.booleans(), wished=_TENANT)
-def test_applying_a_wish_twice_is_applying_it_once(
-    existing: dict[str, Any] | None, name: str, wished: dict[str, Any], *, newest: bool
+@given(existing=st.none() | _TENANT, name=st.text(max_size=3), newest=st.booleans(), wanted_change=_TENANT)
+def test_applying_a_change_twice_is_applying_it_once(
+    existing: dict[str, Any] | None, name: str, wanted_change: dict[str, Any], *, newest: bool
 ) -> None:
     """A retry whose first attempt did take effect changes nothing more."""
-    wish = TenantWish(name=name, properties=wished.get("properties", {}))
-    once = merged("t1", existing, wish, is_newest=newest)
-    assert changes_nothing(once, merged("t1", once, wish, is_newest=newest))
+    change = TenantChange(name=name, properties=wanted_change.get("properties", {}))
+    once = merged("t1", existing, change, is_newest=newest)
+    assert changes_nothing(once, merged("t1", once, change, is_newest=newest))
 
 
-def _wish(**properties: object) -> bytes:
+def _change(**properties: object) -> bytes:
     return json.dumps({"properties": properties}).encode()
 
 
 async def test_a_tenant_is_read_merged_and_written(sink: CourierSink, transport: Any, batch_of: BatchOf) -> None:
     """The tenant is read first, and the write carries what it had."""
     transport.answer((200, b'{"id": "t/1", "name": "Acme", "brand_id": "B"}'), (200, b"{}"))
-    answer = await sink.send(batch_of("PUT /tenants/t%2F1", _wish(plan="pro"), family="tenants"))
+    answer = await sink.send(batch_of("PUT /tenants/t%2F1", _change(plan="pro"), family="tenants"))
     assert isinstance(answer.verdict, Delivered)
     assert transport.operations() == ["GET /tenants/t%2F1", "PUT /tenants/t%2F1"]
     assert json.loads(transport.requests[1].body) == {"name": "Acme", "brand_id": "B", "properties": {"plan": "pro"}}
@@ -89,7 +89,7 @@ async def test_a_tenant_is_read_merged_and_written(sink: CourierSink, transport:
 async def test_an_absent_tenant_is_created_under_its_id(sink: CourierSink, transport: Any, batch_of: BatchOf) -> None:
     """Where Courier knows no such tenant it is made, named after its id until somebody names it."""
     transport.answer((404, _ABSENT), (200, b"{}"))
-    await sink.send(batch_of("PUT /tenants/caf%C3%A9", _wish(), family="tenants"))
+    await sink.send(batch_of("PUT /tenants/caf%C3%A9", _change(), family="tenants"))
     assert json.loads(transport.requests[1].body) == {"name": "café"}
 
 
@@ -119,7 +119,7 @@ async def test_a_tenant_that_cannot_be_read_is_not_written(
 ) -> None:
     """Without a readable tenant nothing is written over it, and the attempt certainly had no effect."""
     transport.answer(answer)
-    found = await sink.send(batch_of("PUT /tenants/t1", _wish(), family="tenants"))
+    found = await sink.send(batch_of("PUT /tenants/t1", _change(), family="tenants"))
     assert isinstance(found.verdict, verdict)
     assert getattr(found.verdict, "effect", None) == effect
     assert transport.operations() == ["GET /tenants/t1"]
@@ -131,12 +131,12 @@ async def test_an_event_overtaken_by_a_newer_one_adds_only_what_is_missing(
 ) -> None:
     """After event 9 was applied, event 5 changes none of its values, and writes nothing when nothing is missing."""
     transport.answer((404, _ABSENT), (200, b"{}"))
-    await sink.send(batch_of("PUT /tenants/t1", _wish(plan="new"), family="tenants", sequence=9))
+    await sink.send(batch_of("PUT /tenants/t1", _change(plan="new"), family="tenants", sequence=9))
     transport.answer((200, b'{"name": "t1", "properties": {"plan": "new"}}'), (200, b"{}"))
-    await sink.send(batch_of("PUT /tenants/t1", _wish(plan="old", seats=3), family="tenants", sequence=5))
+    await sink.send(batch_of("PUT /tenants/t1", _change(plan="old", seats=3), family="tenants", sequence=5))
     assert json.loads(transport.requests[-1].body)["properties"] == {"plan": "new", "seats": 3}
     transport.answer((200, b'{"name": "t1", "properties": {"plan": "new"}}'))
-    last = await sink.send(batch_of("PUT /tenants/t1", _wish(plan="old"), family="tenants", sequence=5))
+    last = await sink.send(batch_of("PUT /tenants/t1", _change(plan="old"), family="tenants", sequence=5))
     assert isinstance(last.verdict, Delivered)
     assert transport.operations()[-1] == "GET /tenants/t1"
 
@@ -146,7 +146,7 @@ async def test_a_write_that_failed_does_not_count_as_applied(
 ) -> None:
     """Only what Courier took makes other events older."""
     transport.answer((404, _ABSENT), (503, b""))
-    answer = await sink.send(batch_of("PUT /tenants/t1", _wish(), family="tenants", sequence=9))
+    answer = await sink.send(batch_of("PUT /tenants/t1", _change(), family="tenants", sequence=9))
     assert isinstance(answer.verdict, TryLater)
     assert answer.verdict.effect is Effect.ANSWERED
     assert await TenantOrder(memory).newest("t1") == 0
@@ -198,7 +198,7 @@ async def test_an_event_that_changes_nothing_is_applied_without_a_write(
 ) -> None:
     """A tenant that already is what an event wants is not written, and the event counts as its newest."""
     transport.answer((200, b'{"id": "t1", "name": "Acme", "properties": {"plan": "pro"}}'))
-    answer = await sink.send(batch_of("PUT /tenants/t1", _wish(plan="pro"), family="tenants", sequence=9))
+    answer = await sink.send(batch_of("PUT /tenants/t1", _change(plan="pro"), family="tenants", sequence=9))
     assert isinstance(answer.verdict, Delivered)
     assert transport.operations() == ["GET /tenants/t1"]
     assert await TenantOrder(memory).newest("t1") == 9
@@ -217,11 +217,11 @@ async def test_concurrent_group_events_lose_nothing(sink: CourierSink, transport
         return HttpResponse(status=200, headers={}, body=body, duration_s=0)
 
     transport.exchange = exchange
-    wishes = [_wish(**{f"p{n}": n}) for n in range(20)]
+    wishes = [_change(**{f"p{n}": n}) for n in range(20)]
     await asyncio.gather(
         *(
-            sink.send(batch_of("PUT /tenants/t1", wish, family="tenants", sequence=n + 1))
-            for n, wish in enumerate(wishes)
+            sink.send(batch_of("PUT /tenants/t1", change, family="tenants", sequence=n + 1))
+            for n, change in enumerate(wishes)
         ),
     )
     assert tenant["properties"] == {f"p{n}": n for n in range(20)}

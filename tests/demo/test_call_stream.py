@@ -2,31 +2,30 @@
 
 import json
 
-from forwarder.demo.call_stream import DOORS, LINKS, CallStream, happened
-from forwarder.demo.courier_state import Effect
+from forwarder.demo.call_stream import ENDPOINTS, LINKS, CallStream, Effect, happened
 
 NOW_MS = 1_767_225_600_000
 
 
 def test_the_same_seed_gives_the_same_calls() -> None:
-    """A stream can be repeated, every call has its own messageId, and all doors and kinds occur."""
+    """A stream can be repeated, every call has its own messageId, and all endpoints and kinds occur."""
     one, other = CallStream(seed=4), CallStream(seed=4)
     calls = [one.call(NOW_MS) for _ in range(300)]
 
     assert calls == [other.call(NOW_MS) for _ in range(300)]
     assert len({call.event["messageId"] for call in calls}) == 300
     assert len({call.facts.key for call in calls}) == 300
-    assert {call.door for call in calls} == set(DOORS)
+    assert {call.endpoint for call in calls} == set(ENDPOINTS)
     assert {call.event["type"] for call in calls} == {"identify", "track", "group", "page"}
     assert {call.event["event"] for call in calls if call.event["type"] == "track"} > set(LINKS)
 
 
 def test_bodies_have_the_form_of_their_door() -> None:
-    """`/v1/batch` takes a batch, the inbound doors the bare event."""
-    for door in DOORS:
-        call = CallStream(seed=1, doors=[door]).identify(NOW_MS, "u1")
+    """`/v1/batch` takes a batch, the inbound endpoints the bare event."""
+    for endpoint in ENDPOINTS:
+        call = CallStream(seed=1, endpoints=[endpoint]).identify(NOW_MS, "u1")
         body = json.loads(call.body())
-        assert body == ({"batch": [call.event]} if door == "/v1/batch" else call.event)
+        assert body == ({"batch": [call.event]} if endpoint == "/v1/batch" else call.event)
 
 
 def test_effects_are_recognised() -> None:

@@ -113,7 +113,7 @@ def test_what_must_not_arrive_is_silent_and_its_arrival_wrong() -> None:
 
 def test_memory_is_bounded() -> None:
     """Only what is under way and a fixed number of finished events is remembered."""
-    ledger = Ledger(remembered_max=2)
+    ledger = Ledger(kept_max=2)
     for n in range(5):
         facts = Facts(key=(str(n),), name="n", user="u")
         ledger.post(facts)

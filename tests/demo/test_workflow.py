@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from forwarder.demo.signing import signed
 from forwarder.demo.workflow import NATIVE_NAMES, Workflow, WorkflowEvent, seen
+from stand_ins.load import workflow_events
 
 NOW_MS = 1_767_225_600_000
 
@@ -30,8 +31,8 @@ def test_the_signature_is_couriers() -> None:
 @given(st.integers(0, 2**32))
 def test_the_same_seed_gives_the_same_stream_and_no_event_twice(seed: int) -> None:
     """A stream can be repeated, and all its events are distinct."""
-    one = list(Workflow(seed=seed).events(60, now_ms=NOW_MS))
-    other = list(Workflow(seed=seed).events(60, now_ms=NOW_MS))
+    one = list(workflow_events(Workflow(seed=seed), 60, now_ms=NOW_MS))
+    other = list(workflow_events(Workflow(seed=seed), 60, now_ms=NOW_MS))
 
     assert one == other
     assert len({event.facts.key for event in one}) == len(one) == 60
@@ -39,7 +40,7 @@ def test_the_same_seed_gives_the_same_stream_and_no_event_twice(seed: int) -> No
 
 def test_a_stream_holds_every_channel_status_and_kind() -> None:
     """Nothing that Courier documents for these channels is missing from a long stream."""
-    events = list(Workflow(seed=1).events(3000, now_ms=NOW_MS))
+    events = list(workflow_events(Workflow(seed=1), 3000, now_ms=NOW_MS))
     datas = [json.loads(event.body)["data"] for event in events]
 
     assert {event.status for event in events} == {"", "ENQUEUED", *NATIVE_NAMES}

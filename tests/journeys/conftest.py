@@ -10,11 +10,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from forwarder.demo.courier_api import CourierApi
-from forwarder.demo.data_plane import DataPlane
 from forwarder.demo.facts import Ledger
-from forwarder.demo.process import DaemonProcess
 from forwarder.demo.workflow import seen
+from stand_ins.courier_api import CourierApi
+from stand_ins.data_plane import DataPlane
+from stand_ins.process import DaemonProcess
 
 WRITE_KEY = "journey-write-key-51c7"
 WEBHOOK_SECRET = "journey-webhook-secret-9d2a"

@@ -7,14 +7,13 @@ from collections.abc import Callable
 import aiohttp
 import pytest
 
-from forwarder.demo.call_stream import LINKS_TOML, Call, CallStream, happened
-from forwarder.demo.chaos import Chaos, ChaosRates, Misfortune
-from forwarder.demo.courier_api import CourierApi
-from forwarder.demo.courier_state import Effect
+from forwarder.demo.call_stream import LINKS_TOML, Call, CallStream, Effect, happened
 from forwarder.demo.facts import Ledger
-from forwarder.demo.player import RUDDERSTACK_SCHEDULE_S, Player
-from forwarder.demo.process import DaemonProcess
+from forwarder.demo.load_driver import RUDDERSTACK_SCHEDULE_S, LoadDriver
 from forwarder.model import RouteName
+from stand_ins.chaos import Chaos, ChaosRates, Misfortune
+from stand_ins.courier_api import CourierApi
+from stand_ins.process import DaemonProcess
 
 pytestmark = [pytest.mark.journey, pytest.mark.slow]
 
@@ -55,24 +54,24 @@ async def test_order_and_once_only_hold_through_chaos_and_a_kill(
         ]
         for user in range(USERS)
     }
-    player = Player(http, daemon.url, ledger, schedule_s=RUDDERSTACK_SCHEDULE_S, scale=0.005)
+    driver = LoadDriver(http, daemon.url, ledger, schedule_s=RUDDERSTACK_SCHEDULE_S, scale=0.005)
 
     async def post_all(of_user: list[Call]) -> None:
         for call in of_user:
-            assert await player.call(call, inbound["FORWARDER_INBOUND_KEYS"])
+            assert await driver.call(call, inbound["FORWARDER_INBOUND_KEYS"])
 
     async def kill_in_the_middle() -> None:
         assert await courier.wait_for_requests(USERS * EVENTS_PER_USER // 3, timeout_s=60)
         await daemon.kill()
         await daemon.start()
 
-    async with asyncio.timeout(90), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(300), asyncio.TaskGroup() as group:
         group.create_task(kill_in_the_middle())
         for of_user in calls.values():
             group.create_task(post_all(of_user))
-    books = await daemon.wait_for_books(INBOUND, lambda books: books["pending"] == 0, timeout_s=90)
+    totals = await daemon.wait_for_totals(INBOUND, lambda totals: totals["pending"] == 0, timeout_s=300)
 
-    assert ledger.acknowledged == USERS * EVENTS_PER_USER == books["delivered"]
+    assert ledger.acknowledged == USERS * EVENTS_PER_USER == totals["delivered"]
     assert list(ledger.missing()) == []
     assert list(ledger.wrong) == []
     assert ledger.duplicates == 0

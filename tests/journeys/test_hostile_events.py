@@ -6,10 +6,10 @@ from collections.abc import Callable
 import aiohttp
 import pytest
 
-from forwarder.demo.data_plane import DataPlane
-from forwarder.demo.process import DaemonProcess
 from forwarder.demo.signing import signed
 from forwarder.model import RouteName
+from stand_ins.data_plane import DataPlane
+from stand_ins.process import DaemonProcess
 
 pytestmark = pytest.mark.journey
 
@@ -69,7 +69,7 @@ async def test_each_ends_delivered_or_dead_with_a_reason(
         wanted[f"beside {name}"] = "delivered"
 
     for route in RouteName:
-        await daemon.wait_for_books(route.value, lambda books: books["pending"] == 0)
+        await daemon.wait_for_totals(route.value, lambda totals: totals["pending"] == 0)
     async with http.get(f"{daemon.operator_url}/api/events", params={"limit": "500"}) as response:
         events = (await response.json())["events"]
     found = {event["message_id"]: event["state"] for event in events if event["message_id"]}

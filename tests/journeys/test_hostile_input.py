@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import aiohttp
 import pytest
 
-from forwarder.demo.data_plane import DataPlane
 from forwarder.demo.facts import Ledger
-from forwarder.demo.player import COURIER_SCHEDULE_S, Player
-from forwarder.demo.process import DaemonProcess
+from forwarder.demo.load_driver import COURIER_SCHEDULE_S, LoadDriver
 from forwarder.demo.signing import signed
 from forwarder.demo.workflow import Workflow
 from forwarder.model import RouteName
+from stand_ins.data_plane import DataPlane
+from stand_ins.process import DaemonProcess
 
 pytestmark = pytest.mark.journey
 
@@ -114,12 +114,12 @@ async def test_every_hostile_request_gets_a_clear_answer_and_the_daemon_stays(
                 wrong.append(f"{throw.name}: the answer quotes the payload")
     assert wrong == []
 
-    player = Player(http, daemon.url, ledger, schedule_s=COURIER_SCHEDULE_S, scale=0.02)
+    driver = LoadDriver(http, daemon.url, ledger, schedule_s=COURIER_SCHEDULE_S, scale=0.02)
     good = Workflow(seed=31).sample("SENT", time.time_ns() // 1_000_000)
-    assert await player.webhook(good, outbound["COURIER_WEBHOOK_SECRET"])
-    books = await daemon.wait_for_books(OUTBOUND, lambda books: books["pending"] == 0)
-    assert books["accepted"] == sum(count for state, count in books.items() if state != "accepted")
-    assert books["accepted"] <= taken + 1
+    assert await driver.webhook(good, outbound["COURIER_WEBHOOK_SECRET"])
+    totals = await daemon.wait_for_totals(OUTBOUND, lambda totals: totals["pending"] == 0)
+    assert totals["accepted"] == sum(count for state, count in totals.items() if state != "accepted")
+    assert totals["accepted"] <= taken + 1
     assert any(event["properties"].get("id") == good.facts.key[1] for event in plane.events)
     assert plane.vanished == []
     assert not plane.is_wedged

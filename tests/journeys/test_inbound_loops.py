@@ -10,14 +10,14 @@ from typing import Any
 import aiohttp
 import pytest
 
-from forwarder.demo.behaviour import HangsUp
-from forwarder.demo.courier_api import CourierApi
-from forwarder.demo.data_plane import DataPlane
-from forwarder.demo.listener import Asked
-from forwarder.demo.process import DaemonProcess
 from forwarder.demo.signing import signed
 from forwarder.demo.workflow import Workflow
 from forwarder.model import RouteName
+from stand_ins.behaviour import HangsUp
+from stand_ins.courier_api import CourierApi
+from stand_ins.data_plane import DataPlane
+from stand_ins.listener import Asked
+from stand_ins.process import DaemonProcess
 
 pytestmark = pytest.mark.journey
 
@@ -56,7 +56,7 @@ async def exported(
         headers = signed(event.body, daemon.settings["COURIER_WEBHOOK_SECRET"], now_ms)
         async with http.post(f"{daemon.url}/webhooks/courier", data=event.body, headers=headers) as response:
             assert response.status == 200
-    assert await plane.wait_for(before + messages, timeout_s=10)
+    assert await plane.wait_for(before + messages, timeout_s=60)
     return [dict(event) for event in list(plane.events)[before:]]
 
 
@@ -85,9 +85,9 @@ async def test_our_own_events_that_come_back_start_nothing(
     assert all(event["integrations"]["Courier"] is False for event in events)
     for door, event in zip(DOORS, events, strict=True):
         assert await post(http, daemon, door, event) in {200, 202}
-    books = await daemon.wait_for_books(INBOUND, lambda books: books["accepted"] == 3 and books["pending"] == 0)
+    totals = await daemon.wait_for_totals(INBOUND, lambda totals: totals["accepted"] == 3 and totals["pending"] == 0)
 
-    assert (books["filtered"], courier.requests) == (3, 0)
+    assert (totals["filtered"], courier.requests) == (3, 0)
     async with http.get(f"{daemon.operator_url}/metrics") as response:
         assert "forwarder_loops_stopped_total 3.0" in await response.text()
     shown = {"route": INBOUND, "state": "filtered"}
@@ -111,7 +111,7 @@ async def test_a_circle_turns_once(
     # A customer's own event of the very name of Courier's passes.
     mine = {"type": "track", "event": "Message Sent", "userId": "customer-01", "messageId": "m-1", "properties": {}}
     assert await post(http, daemon, DOORS[0], mine) == 202
-    await daemon.wait_for_books(INBOUND, lambda books: books["delivered"] == 1)
+    await daemon.wait_for_totals(INBOUND, lambda totals: totals["delivered"] == 1)
     assert [effect.params["template"] for effect in courier.state.effects_of("customer-01")] == ["follow-up"]
     (event,) = await exported(http, daemon, plane, messages=1, seed=52)
     unmarked = {
@@ -124,9 +124,9 @@ async def test_a_circle_turns_once(
     # As marked, and as a transformation or Courier's own export would have it.
     assert await post(http, daemon, DOORS[0], event) == 202
     assert await post(http, daemon, DOORS[1], unmarked) == 202
-    books = await daemon.wait_for_books(INBOUND, lambda books: books["accepted"] == 3 and books["pending"] == 0)
+    totals = await daemon.wait_for_totals(INBOUND, lambda totals: totals["accepted"] == 3 and totals["pending"] == 0)
 
-    assert (books["delivered"], books["filtered"]) == (1, 2)
+    assert (totals["delivered"], totals["filtered"]) == (1, 2)
     assert courier.state.effect_count == 1
 
 
@@ -143,9 +143,9 @@ async def test_without_the_guard_the_circle_would_turn(
     (event,) = await exported(http, daemon, plane, messages=1, seed=53)
 
     assert await post(http, daemon, DOORS[0], {**event, "integrations": {}}) == 202
-    books = await daemon.wait_for_books(INBOUND, lambda books: books["accepted"] == 1 and books["pending"] == 0)
+    totals = await daemon.wait_for_totals(INBOUND, lambda totals: totals["accepted"] == 1 and totals["pending"] == 0)
 
-    assert (books["delivered"], courier.state.effect_count) == (1, 1)
+    assert (totals["delivered"], courier.state.effect_count) == (1, 1)
 
 
 async def test_relay_hands_on_what_the_destinations_would_have_posted(
@@ -176,7 +176,7 @@ async def test_relay_hands_on_what_the_destinations_would_have_posted(
         has_ids = event.get("messageId") and (event.get("userId") or event.get("anonymousId"))
         if has_ids and is_call and not re.match("loop|segment_loop|segment_engage", case["name"]):
             expected[event["messageId"]] = (door, event)
-    await daemon.wait_for_books(INBOUND, lambda books: books["pending"] == 0)
+    await daemon.wait_for_totals(INBOUND, lambda totals: totals["pending"] == 0)
 
     missing = {message_id: call for message_id, call in expected.items() if relayed.get(message_id) != call}
     assert missing == {}
@@ -198,14 +198,14 @@ async def test_a_relayed_event_that_courier_has_is_done(
 
     for event in events[:2]:
         assert await post(http, daemon, "/inbound/rudderstack", event) == 202
-    await daemon.wait_for_books(INBOUND, lambda books: books["delivered"] == 2)
+    await daemon.wait_for_totals(INBOUND, lambda totals: totals["delivered"] == 2)
     assert [status for _, _, status in courier.answers] == [202, 409, 202]
     courier.script.once(HangsUp(takes_effect=True), HangsUp())
     for event in events[2:]:
         assert await post(http, daemon, "/v1/batch", event) == 200
-    books = await daemon.wait_for_books(INBOUND, lambda books: books["delivered"] == 4)
+    totals = await daemon.wait_for_totals(INBOUND, lambda totals: totals["delivered"] == 4)
 
-    assert (books["dead"], books["pending"]) == (0, 0)
+    assert (totals["dead"], totals["pending"]) == (0, 0)
     assert [effect.body["messageId"] for effect in courier.state.effects] == [f"m-{n}" for n in range(4)]
 
 
@@ -221,5 +221,5 @@ async def test_relay_leaves_out_what_courier_has_no_use_for(
     kept = call | {"type": "track", "messageId": "m-3", "integrations": {"All": True, "Courier": False}}
     assert await post(http, daemon, "/inbound/segment", kept) == 202
 
-    books = await daemon.wait_for_books(INBOUND, lambda books: books["accepted"] == 4 and books["pending"] == 0)
-    assert (books["filtered"], courier.requests) == (4, 0)
+    totals = await daemon.wait_for_totals(INBOUND, lambda totals: totals["accepted"] == 4 and totals["pending"] == 0)
+    assert (totals["filtered"], courier.requests) == (4, 0)

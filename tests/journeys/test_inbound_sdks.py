@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from forwarder.demo.courier_api import CourierApi
-from forwarder.demo.process import DaemonProcess
 from forwarder.model import RouteName
+from stand_ins.courier_api import CourierApi
+from stand_ins.process import DaemonProcess
 
 pytestmark = pytest.mark.journey
 
@@ -133,11 +133,11 @@ async def test_an_sdk_uses_the_daemon_as_its_data_plane(
     await daemon.start()
 
     assert await sdk.post(program, daemon.url, inbound["FORWARDER_INBOUND_KEYS"], sample_calls()) == []
-    books = await daemon.wait_for_books(
-        INBOUND, lambda books: (books["accepted"], books["pending"]) == (9 + CROWD, 0), timeout_s=20
+    totals = await daemon.wait_for_totals(
+        INBOUND, lambda totals: (totals["accepted"], totals["pending"]) == (9 + CROWD, 0)
     )
 
-    assert books == {
+    assert totals == {
         "accepted": 9 + CROWD,
         "pending": 0,
         "delivered": 5 + CROWD,
@@ -189,7 +189,7 @@ async def test_sdks_with_a_wrong_key_are_told_at_once(daemon: DaemonProcess, pro
 
     assert [len(errors) for errors in failed] == [5] * len(SDKS)
     assert all("401" in error for errors in failed for error in errors)
-    assert (await daemon.books(INBOUND))["accepted"] == 0
+    assert (await daemon.totals(INBOUND))["accepted"] == 0
 
 
 async def test_sdks_survive_a_restart_of_the_daemon(
@@ -209,5 +209,5 @@ async def test_sdks_survive_a_restart_of_the_daemon(
     )
 
     assert failed == [[]] * len(SDKS)
-    await daemon.wait_for_books(INBOUND, lambda books: books["delivered"] == len(SDKS))
+    await daemon.wait_for_totals(INBOUND, lambda totals: totals["delivered"] == len(SDKS))
     assert sorted(courier.state.profiles) == sorted(users)

@@ -11,10 +11,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from forwarder.demo.courier_api import CourierApi
-from forwarder.demo.listener import Asked
-from forwarder.demo.process import DaemonProcess
 from forwarder.model import RouteName
+from stand_ins.courier_api import CourierApi
+from stand_ins.listener import Asked
+from stand_ins.process import DaemonProcess
 
 pytestmark = pytest.mark.journey
 
@@ -161,10 +161,9 @@ async def test_every_sample_becomes_the_documented_calls(
         courier.state.tenants.clear()  # each sample meets a Courier that has no tenant yet
         async with http.post(f"{daemon.url}{post.path}", data=post.body, headers=post.headers) as response:
             assert response.status in ({200, 202} if post.events else {200, 202, 400}), (post.name, response.status)
-        await daemon.wait_for_books(
+        await daemon.wait_for_totals(
             INBOUND,
-            lambda books: books["pending"] == 0 and books["accepted"] == ended.total(),
-            timeout_s=10,
+            lambda totals: totals["pending"] == 0 and totals["accepted"] == ended.total(),
         )
         made = [sent(call) for outcome in expected for call in outcome.get("calls", ())]
         if len({event.get("userId") for event, _ in events}) > 1:  # no order is promised between users
@@ -172,7 +171,7 @@ async def test_every_sample_becomes_the_documented_calls(
         else:
             assert calls == made, post.name
 
-    assert (await daemon.books(INBOUND)) == {
+    assert (await daemon.totals(INBOUND)) == {
         "accepted": ended.total(),
         "pending": 0,
         "delivered": ended["delivered"],

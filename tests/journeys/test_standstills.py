@@ -1,24 +1,23 @@
 """Pauses, holds and outages over stops and restarts of the real process, and replays as people ask for them."""
 
 import json
-import time
 from collections.abc import Callable
 
 import aiohttp
 import pytest
 
-from forwarder.demo.behaviour import UNAVAILABLE, WRONG_KEY, Behaviour
-from forwarder.demo.courier_api import CourierApi
-from forwarder.demo.data_plane import DataPlane
-from forwarder.demo.listener import Asked
-from forwarder.demo.process import DaemonProcess
 from forwarder.model import RouteName
+from stand_ins.behaviour import UNAVAILABLE, WRONG_KEY, Behaviour
+from stand_ins.courier_api import CourierApi
+from stand_ins.data_plane import DataPlane
+from stand_ins.listener import Asked
+from stand_ins.process import DaemonProcess
 
 pytestmark = pytest.mark.journey
 
 OUTBOUND = RouteName.COURIER_TO_RUDDERSTACK.value
 INBOUND = RouteName.RUDDERSTACK_TO_COURIER.value
-STOP_MAX_S = 5.0
+STOP_MAX_S = 30.0  # far below the drain that is allowed here
 
 MakeDaemon = Callable[[dict[str, str]], DaemonProcess]
 
@@ -58,10 +57,10 @@ async def test_a_pause_outlives_a_restart(
     await daemon.start()
     await post_events(http, daemon, outbound["FORWARDER_EVENTS_KEY"], range(20, 25))
     assert await state_of(http, daemon, OUTBOUND) == "paused"
-    assert (plane.requests, (await daemon.books(OUTBOUND))["pending"]) == (0, 25)
+    assert (plane.requests, (await daemon.totals(OUTBOUND))["pending"]) == (0, 25)
     await operate(http, daemon, f"/api/routes/{OUTBOUND}/resume")
-    books = await daemon.wait_for_books(OUTBOUND, lambda books: books["pending"] == 0)
-    assert books["delivered"] == 25
+    totals = await daemon.wait_for_totals(OUTBOUND, lambda totals: totals["pending"] == 0)
+    assert totals["delivered"] == 25
 
 
 @pytest.mark.parametrize("trouble", [UNAVAILABLE, WRONG_KEY], ids=["outage", "hold"])
@@ -74,17 +73,15 @@ async def test_a_stop_does_not_wait_for_a_destination_in_trouble(
 ) -> None:
     """SIGTERM ends a daemon that backs off or is held at once and well; the next start delivers what waited."""
     plane.script.behave(trouble)
-    daemon = make_daemon(outbound)
+    daemon = make_daemon(outbound | {"FORWARDER_DRAIN_MAX_S": "300"})
     await daemon.start()
     await post_events(http, daemon, outbound["FORWARDER_EVENTS_KEY"], range(150))
-    assert await plane.wait_for_requests(2 if trouble is UNAVAILABLE else 1, timeout_s=10)
-    started_s = time.monotonic()
-    assert await daemon.stop() == 0
-    assert time.monotonic() - started_s < STOP_MAX_S
+    assert await plane.wait_for_requests(2 if trouble is UNAVAILABLE else 1, timeout_s=60)
+    assert await daemon.stop(timeout_s=STOP_MAX_S) == 0
     plane.script.heal()
     await daemon.start()
-    books = await daemon.wait_for_books(OUTBOUND, lambda books: books["pending"] == 0)
-    assert (books["delivered"], books["dead"]) == (150, 0)
+    totals = await daemon.wait_for_totals(OUTBOUND, lambda totals: totals["pending"] == 0)
+    assert (totals["delivered"], totals["dead"]) == (150, 0)
 
 
 async def test_an_events_attempts_show_while_it_waits(
@@ -95,7 +92,7 @@ async def test_an_events_attempts_show_while_it_waits(
     daemon = make_daemon(outbound)
     await daemon.start()
     await post_events(http, daemon, outbound["FORWARDER_EVENTS_KEY"], range(1))
-    assert await plane.wait_for_requests(3, timeout_s=20)
+    assert await plane.wait_for_requests(3, timeout_s=120)
     async with http.get(f"{daemon.operator_url}/api/events/1") as answer:
         shown = await answer.json()
     assert shown["state"] == "pending"
@@ -114,16 +111,16 @@ async def test_a_replay_does_nothing_twice_unless_asked(
     headers = {"Authorization": f"Bearer {inbound['FORWARDER_INBOUND_KEYS']}"}
     async with http.post(f"{daemon.url}/inbound/rudderstack", data=json.dumps(call), headers=headers) as answer:
         assert answer.status == 202
-    await daemon.wait_for_books(INBOUND, lambda books: books["delivered"] == 1)
+    await daemon.wait_for_totals(INBOUND, lambda totals: totals["delivered"] == 1)
     first = len(asked)
     assert first
 
     assert await operate(http, daemon, "/api/replay", {"sequences": [1]}) == 1
-    await daemon.wait_for_books(INBOUND, lambda books: books["delivered"] == 1)
+    await daemon.wait_for_totals(INBOUND, lambda totals: totals["delivered"] == 1)
     assert len(asked) == first
 
     assert await operate(http, daemon, "/api/replay", {"sequences": [1], "everything": True}) == 1
-    await daemon.wait_for_books(INBOUND, lambda books: books["delivered"] == 1)
+    await daemon.wait_for_totals(INBOUND, lambda totals: totals["delivered"] == 1)
     assert len(asked) == 2 * first
     keys = [one.headers.get("idempotency-key") for one in asked]
     assert keys[0] is not None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from forwarder.demo.process import DaemonProcess
+from stand_ins.process import DaemonProcess
 
 CONFIGURATION = 78
 
@@ -23,6 +23,6 @@ async def test_a_taken_address_is_named(
         daemon = make_daemon(outbound | {variable: taken})
         await daemon.spawn()
         assert daemon.process is not None
-        assert await asyncio.wait_for(daemon.process.wait(), 20) == CONFIGURATION
+        assert await asyncio.wait_for(daemon.process.wait(), 60) == CONFIGURATION
     told = daemon.logs()
     assert f"{variable}: cannot listen on {taken}, because something listens there already" in told

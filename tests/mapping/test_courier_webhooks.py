@@ -66,13 +66,11 @@ def _expectation(body: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", _CASES, ids=lambda case: case["name"])
 def test_every_sample_ends_as_expected(case: dict[str, Any]) -> None:
-    """Each sample webhook is sent, filtered or dead exactly as the checked file says, by either set of names."""
+    """Each sample webhook is sent, filtered or dead exactly as the checked file says, by either set of names.
+
+    By Courier's names the properties are the webhook's data verbatim, and the rest is what every call has.
+    """
     assert _expectation(case["body"]) == _EXPECTED[case["name"]]
-
-
-@pytest.mark.parametrize("case", _CASES, ids=lambda case: case["name"])
-def test_couriers_names_come_with_couriers_data(case: dict[str, Any]) -> None:
-    """By Courier's names the properties are the webhook's data verbatim, and the rest is what every call has."""
     outcome = _outcome(case["body"], "courier", "all")
     if "sent" not in outcome:
         return

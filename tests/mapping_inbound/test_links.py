@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forwarder.errors import RulesInvalid
-from forwarder.mapping.link_book import LinkBook, LinkPinned, decode_links, encode_links
 from forwarder.mapping.link_file import LinkFile, link_of, read_link_file, write_links
 from forwarder.mapping.link_store import LinkStore
+from forwarder.mapping.link_table import LinkPinned, LinkTable, decode_links, encode_links
 from forwarder.mapping.links import (
     EVENT_LENGTH_MAX,
     LINKS_MAX,
@@ -217,7 +217,7 @@ async def test_changes_are_kept_before_they_count() -> None:
     assert [(row["event"], row["pinned"]) for row in again.rows()] == [("A", True), ("B", False)]
     assert len(tomllib.loads(again.export())["link"]) == 2
     assert await again.change(remove=[{"event": "B", "target": "b"}]) == (0, 1)
-    assert list((await LinkStore.load(memory, pinned)).book.stored) == []
+    assert list((await LinkStore.load(memory, pinned)).table.stored) == []
 
 
 async def test_a_change_happens_whole_or_not_at_all() -> None:
@@ -229,7 +229,7 @@ async def test_a_change_happens_whole_or_not_at_all() -> None:
     with pytest.raises(LinkInvalid, match="no such link"):
         await store.change(add=[{"event": "B", "target": "b"}], remove=[{"event": "C", "target": "c"}])
     assert memory.values == {}
-    assert len(store.book.links()) == 1
+    assert len(store.table.links()) == 1
 
 
 @pytest.mark.parametrize("kept", [b"{", b'[{"event": 1}]', b"[[]]"])
@@ -249,7 +249,7 @@ def test_more_than_the_spool_remembers_is_refused() -> None:
 def test_a_stored_link_that_became_pinned_can_be_taken_out_of_the_store() -> None:
     """A link in both places leaves the store, and stays in force by the file."""
     link = Link(event="A", target="a")
-    book = LinkBook(LinkFile(links=Links([link])), Links([link]))
-    book.replace_stored(book.without(link))
-    assert list(book.links()) == [link]
-    assert list(book.stored) == []
+    table = LinkTable(LinkFile(links=Links([link])), Links([link]))
+    table.replace_stored(table.without(link))
+    assert list(table.links()) == [link]
+    assert list(table.stored) == []

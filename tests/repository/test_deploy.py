@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from forwarder.settings import Settings
+from forwarder.errors import SettingsInvalid
+from forwarder.settings import Settings, load
 
 _VARIABLE = re.compile(r"\b(?:FORWARDER|COURIER|RUDDERSTACK)_[A-Z_]+[A-Z]\b")
 _MANIFESTS = "deploy/kubernetes/forwarder.yaml"
@@ -54,6 +56,20 @@ def test_systemd_takes_the_unit_without_a_word(checkout: Path, tmp_path: Path) -
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_systemd_starts_the_daemon_without_a_credential(checkout: Path) -> None:
+    """Each credential falls back to an empty one: the daemon names what is missing, and systemd does not try for ever.
+
+    Without the fallback systemd 252 says "Failed to set up credentials: Protocol error" every two seconds.
+    """
+    unit = (checkout / "deploy/forwarder.service").read_text()
+    loaded = dict(re.findall(r"^LoadCredential=([A-Z_]+):(\S+)$", unit, flags=re.MULTILINE))
+    assert loaded.keys() <= Settings.variables().keys()
+    assert all(path == f"/etc/forwarder/credentials/{name}" for name, path in loaded.items())
+    # An empty value is no valid SetCredential=; a line's end is stripped as in any file of one value.
+    assert re.findall(r"^SetCredential=([A-Z_]+):\\n$", unit, flags=re.MULTILINE) == list(loaded)
+    assert "RestartPreventExitStatus=78" in unit.splitlines()
+
+
 def test_systemd_waits_longer_than_a_drain(checkout: Path) -> None:
     """The unit's stop time-out is above the drain's own deadline, so that systemd never cuts a drain short."""
     unit = (checkout / "deploy/forwarder.service").read_text()
@@ -67,6 +83,18 @@ def test_kubernetes_takes_the_manifests(manifests: dict[tuple[str, str], Any], v
     assert len(manifests) == 4
     for manifest in manifests.values():
         kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_kubernetes_manifests_start_nothing_until_they_are_filled_in(manifests: dict[tuple[str, str], Any]) -> None:
+    """As they are shipped they name no secret and no address that the daemon takes: it says which, and ends with 78."""
+    (container,) = manifests["StatefulSet", "forwarder"]["spec"]["template"]["spec"]["containers"]
+    secrets = manifests["Secret", "forwarder"]["stringData"]
+    environ = {one["name"]: one["value"] for one in container["env"]} | secrets
+    del environ["FORWARDER_SECRETS_DIR"]
+    with pytest.raises(SettingsInvalid) as refused:
+        load(environ, Path("/nowhere"))
+    placeholders = re.findall(r"([A-Z_]+): it is the placeholder", str(refused.value))
+    assert sorted(placeholders) == sorted([*secrets, "RUDDERSTACK_DATA_PLANE_URL"])
 
 
 def test_kubernetes_waits_longer_than_a_drain(manifests: dict[tuple[str, str], Any]) -> None:
@@ -100,7 +128,41 @@ def test_image_needs_no_root(checkout: Path) -> None:
     assert 'ENTRYPOINT ["forwarder"]' in lines
     assert 'CMD ["run"]' in lines
     assert "VOLUME /data" in lines
+    assert "STOPSIGNAL SIGTERM" in lines
+    assert [line for line in lines if line.startswith("EXPOSE")] == ["EXPOSE 8080"]  # `docker run -P` opens no page
     assert any("PYTHONDONTWRITEBYTECODE=1" in line for line in lines)
+
+
+def test_image_says_what_it_was_built_from(checkout: Path) -> None:
+    """The labels that registries and scanners read are there, and `make image` fills them."""
+    image = (checkout / "Dockerfile").read_text()
+    for label in ("title", "description", "version", "revision", "created", "source"):
+        assert f"org.opencontainers.image.{label}=" in image, label
+    recipe = (checkout / "Makefile").read_text()
+    for argument in re.findall(r"^ARG ([A-Z_]+)=?", image, flags=re.MULTILINE):
+        assert f"--build-arg {argument}=" in recipe, argument
+
+
+def test_image_has_a_python_that_is_tested(checkout: Path) -> None:
+    """CI runs each Python that the package names, and the image's is one of them."""
+    project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
+    named = [one.rpartition(" ")[2] for one in project["classifiers"] if re.search(r":: 3\.\d+$", one)]
+    assert f"for version in {' '.join(named)}; do" in (checkout / ".ci/run").read_text()
+    images = re.findall(r"^FROM python:([\d.]+)-", (checkout / "Dockerfile").read_text(), flags=re.MULTILINE)
+    assert len(images) == 2
+    assert set(images) <= set(named)
+
+
+def test_guide_runs_the_image_safely(checkout: Path) -> None:
+    """The guide's `docker run` outlasts a drain and names its volume; the page is published on loopback alone."""
+    guide = (checkout / "docs/operating.md").read_text().replace("\\\n", " ")
+    (run,) = re.findall(r"^ {4}docker run .*$", guide, flags=re.MULTILINE)
+    (stop_s,) = re.findall(r"--stop-timeout (\d+)", run)
+    assert float(stop_s) > _drain_max_s() + 5
+    assert "-v forwarder-data:/data" in run
+    assert "--rm" not in run
+    assert "8081" not in run
+    assert "-p 127.0.0.1:8081:8081" in guide
 
 
 def test_image_carries_only_locked_wheels(checkout: Path) -> None:

@@ -13,7 +13,7 @@ from forwarder.cli.command import cli
 from forwarder.settings import Settings
 
 _LINK = re.compile(r"(?<!!)\[[^]]*\]\(([^)\s]+)\)")
-_DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs")
+_DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs")
 _CODE_BLOCK = re.compile(r"^```.*?^```", flags=re.MULTILINE | re.DOTALL)
 # Where the machines that build this may fetch from is no part of the project. In pieces: this file is searched too.
 _PLACES = [
@@ -76,7 +76,7 @@ def test_every_command_that_is_named_exists(checkout: Path) -> None:
     shown = {
         line
         for document in _documents(checkout)
-        for line in re.findall(r"(?:`|^ {4})forwarder ([a-z-]+[^`\n]*)", document.read_text(), flags=re.MULTILINE)
+        for line in re.findall(r"(?:`|^ {4})forwarder ([a-z][^`\n]*)", document.read_text(), flags=re.MULTILINE)
     }
     assert shown
     unknown = []
@@ -161,7 +161,7 @@ def test_repository_names_no_machine(checkout: Path, place: str) -> None:
         for pattern in ("*", ".ci/*", "forwarder/**/*", "tests/**/*", "docs/**/*", "deploy/**/*", "requirements/*")
         for path in checkout.glob(pattern)
         if path.is_file()
-        and "node_modules" not in path.parts
+        and not {"node_modules", ".git"} & set(path.parts)
         and path.suffix not in {".pyc", ".png"}
         and not path.name.startswith(".coverage")
         if place in path.read_text(errors="replace")

@@ -62,6 +62,16 @@ def test_stamping_gives_what_the_sdk_builds(call: TrackCall) -> None:
     assert msgspec.json.decode(_CALLS.encode(call)) == _CALLS.build(call)
 
 
+@settings(max_examples=100, deadline=None)
+@given(call=_tracks, indent=st.sampled_from([None, 2]))
+def test_properties_in_their_own_bytes_are_what_the_sdk_builds(call: TrackCall, indent: int | None) -> None:
+    """An object that is sent in the bytes it came in decodes to the very message that the SDK builds of it."""
+    raw = json.dumps(call.properties, indent=indent, ensure_ascii=False).encode("utf-8", "replace")
+    spliced = msgspec.structs.replace(call, properties=msgspec.Raw(raw))
+    assert raw in _CALLS.encode(spliced)
+    assert msgspec.json.decode(_CALLS.encode(spliced)) == _CALLS.build(spliced)
+
+
 @settings(max_examples=50, deadline=None)
 @given(call=_tracks)
 def test_the_order_of_fields_is_the_sdks(call: TrackCall) -> None:
@@ -116,6 +126,7 @@ def test_what_the_gateway_would_never_take_is_refused() -> None:
         (1_767_228_324_560, "2026-01-01T00:45:24.560000+00:00"),
         (1_767_228_324_000, "2026-01-01T00:45:24+00:00"),
         (1, "1970-01-01T00:00:00.001000+00:00"),
+        (4_102_444_799_999, "2099-12-31T23:59:59.999000+00:00"),
     ],
 )
 def test_times_are_written_as_the_sdk_does(timestamp_ms: int, text: str) -> None:

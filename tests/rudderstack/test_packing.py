@@ -3,7 +3,7 @@
 import gzip
 import json
 
-from forwarder.flow.parcels import batch_of
+from forwarder.delivery.flights import batch_of
 from forwarder.model import Delivered, Delivery, HttpRequest, HttpResponse, TryLater
 from forwarder.rudderstack.credential import WriteKey
 from forwarder.rudderstack.packing import Packing

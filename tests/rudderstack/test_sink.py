@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from forwarder.delivery.flights import batch_of
 from forwarder.errors import NoAnswer
-from forwarder.flow.parcels import batch_of
 from forwarder.model import Delivered, Delivery, Effect, Held, HttpRequest, HttpResponse, Refused, TryLater
 from forwarder.retry_after import retry_after_s
 from forwarder.rudderstack.answers import judge, judge_no_answer
@@ -192,6 +192,19 @@ def test_framing_is_exact(count: int) -> None:
     batch = _batch(*[b'{"a":1}'] * count)
     assert len(frame(batch, sent_at_ms=NOW_MS)) == batch.size_bytes + framing_bytes(count)
     assert framing_bytes(1) < 100 < REQUEST_BYTES_MAX
+
+
+async def test_a_key_that_is_replaced_is_sent_from_then_on() -> None:
+    """Rotation needs no new sink."""
+    wire, key = Wire(_response(200, {}, b"ok")), WriteKey("old")
+    sink = RudderstackSink(transport=wire, url="https://dp.example.com/", write_key=key, clock=Clock())
+    await sink.send(_batch(b'{"a":1}'))
+    key.replace("new")
+    await sink.send(_batch(b'{"a":1}'))
+    assert [base64.b64decode(one.headers["Authorization"].removeprefix("Basic ")) for one in wire.requests] == [
+        b"old:",
+        b"new:",
+    ]
 
 
 def test_key_is_hidden() -> None:

@@ -3,9 +3,7 @@
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import apsw
 import pytest
 import structlog
 
@@ -14,6 +12,7 @@ from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
+from stand_ins.disk import Disk
 
 START_MS = 1_700_000_000_000
 _vfs_numbers = itertools.count()
@@ -64,98 +63,6 @@ class RecordingReporter(Reporter):
     def settlement_waiting(self, *, reason: str, events: int) -> None:
         """Remember."""
         self.facts.append(f"waiting: {reason}, {events}")
-
-
-class DiskFile(apsw.VFSFile):
-    """A file of a `Disk`."""
-
-    def __init__(self, disk: "Disk", name: Any, flags: list[int]) -> None:
-        super().__init__("", name, flags)
-        self._disk = disk
-        filename = name.filename() if isinstance(name, apsw.URIFilename) else str(name)
-        self._name = Path(filename).name
-
-    def xWrite(self, data: Any, offset: int) -> None:  # noqa: N802 - SQLite's name
-        """Write, unless the disk is full."""
-        if self._disk.is_full or not self._disk.spend(len(data)):
-            raise apsw.FullError("injected")
-        if self._disk.is_broken:
-            raise apsw.IOError("injected")
-        super().xWrite(data, offset)
-        self._disk.wrote(self._name, bytes(data), offset)
-
-    def xTruncate(self, newsize: int) -> None:  # noqa: N802 - SQLite's name
-        """Truncate."""
-        super().xTruncate(newsize)
-        self._disk.truncated(self._name, newsize)
-
-    def xSync(self, flags: int) -> None:  # noqa: N802 - SQLite's name
-        """Make what was written durable, unless the disk lies."""
-        before = self._disk.unsynced(self._name)
-        super().xSync(flags)
-        self._disk.synced(self._name, before)
-
-
-class Disk(apsw.VFS):
-    """A disk that keeps apart what was synced. It can be full, and its power can be cut."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name, "")
-        self.vfs_name = name
-        self.is_full = False
-        self.is_broken = False
-        self.is_lying = False  # says that it synced, but did not
-        self.budget_bytes: int | None = None
-        self._durable: dict[str, bytearray] = {}
-        self._unsynced: dict[str, list[tuple[int, bytes | None]]] = {}
-
-    def xOpen(self, name: Any, flags: list[int]) -> DiskFile:  # noqa: N802 - SQLite's name
-        """Open a file of this disk."""
-        return DiskFile(self, name, flags)
-
-    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: FBT001, N802 - SQLite's name
-        """Delete a file, for good."""
-        super().xDelete(filename, syncdir)
-        self._durable.pop(Path(filename).name, None)
-        self._unsynced.pop(Path(filename).name, None)
-
-    def spend(self, size: int) -> bool:
-        """Take from the budget; False when it is used up."""
-        if self.budget_bytes is None:
-            return True
-        self.budget_bytes -= size
-        return self.budget_bytes >= 0
-
-    def wrote(self, name: str, data: bytes, offset: int) -> None:
-        """Hear of a write that a power cut would lose."""
-        self._unsynced.setdefault(name, []).append((offset, data))
-
-    def truncated(self, name: str, size: int) -> None:
-        """Hear of a truncation."""
-        self._unsynced.setdefault(name, []).append((size, None))
-
-    def unsynced(self, name: str) -> list[tuple[int, bytes | None]]:
-        """Take what a sync that begins now makes durable; what another thread writes meanwhile is not of it."""
-        return [] if self.is_lying else self._unsynced.pop(name, [])
-
-    def synced(self, name: str, written: list[tuple[int, bytes | None]]) -> None:
-        """Hear that a sync is done."""
-        if not written:
-            return
-        image = self._durable.setdefault(name, bytearray())
-        for offset, data in written:
-            if data is None:
-                del image[offset:]
-                continue
-            image.extend(bytes(max(0, offset + len(data) - len(image))))
-            image[offset : offset + len(data)] = data
-
-    def cut_power(self, folder: Path) -> None:
-        """Put what a power cut would have left into a folder."""
-        folder.mkdir(mode=0o700)
-        for name, image in list(self._durable.items()):
-            if not name.endswith("-shm"):
-                (folder / name).write_bytes(bytes(image))
 
 
 OpenSqlite = Callable[..., Awaitable[SqliteSpool]]

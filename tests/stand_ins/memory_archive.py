@@ -64,16 +64,28 @@ class MemoryArchive:
         order = self._records.by_sequence if is_tail else reversed(self._records.by_sequence)
         matching = (r for s in order if _matches(r := self._records.by_sequence[s], query))
         rows: list[EventRow] = []
-        last = None
-        for scanned, record in enumerate(matching):
+        last = reached_ms = None
+        scanned = 0
+
+        def page(*, is_more: bool, is_cut: bool = False) -> EventPage:
+            return EventPage(
+                rows=tuple(rows),
+                next_before=last if is_more and not is_tail else None,
+                next_after=last if is_more and is_tail else None,
+                is_cut=is_cut,
+                scanned=scanned,
+                reached_ms=reached_ms,
+            )
+
+        for record in matching:
             if query.text is not None and scanned >= query.scan_max:
-                return EventPage(rows=tuple(rows), next_before=None if is_tail else last, is_cut=True)
+                return page(is_more=True, is_cut=True)
             if query.text is None or (not record.is_bare and query.text.encode() in record.envelope.payload):
                 if len(rows) >= query.limit:
-                    return EventPage(rows=tuple(rows), next_before=None if is_tail else last, is_cut=False)
+                    return page(is_more=True)
                 rows.append(record.row())
-            last = record.sequence
-        return EventPage(rows=tuple(rows), next_before=None, is_cut=False)
+            scanned, last, reached_ms = scanned + 1, record.sequence, record.envelope.received_at_ms
+        return page(is_more=False)
 
     async def event(self, sequence: int) -> EventDetail:
         """Return one event whole."""
@@ -87,6 +99,11 @@ class MemoryArchive:
             progress=record.progress,
             attempts=tuple(record.tries),
         )
+
+    async def states(self, sequences: Sequence[int]) -> Mapping[int, State]:
+        """Return the state of each of these events."""
+        known = self._records.by_sequence
+        return {sequence: known[sequence].row().state for sequence in sequences if sequence in known}
 
     async def event_types(self, route: RouteName | None, *, limit: int) -> Sequence[EventTypeRow]:
         """List the types."""

@@ -44,6 +44,7 @@ def _reporter() -> tuple[Reporter, CapturingLogger]:
         (lambda r: r.listener_started(host="h", port=1), "listener.started"),
         (lambda r: r.listener_stopped(), "listener.stopped"),
         (lambda r: r.operator_failed(ValueError("x")), "operator.failed"),
+        (lambda r: r.setting_noticed("X"), "setting.unread"),
         (lambda r: r.daemon_ready(version="1"), "daemon.ready"),
         (lambda r: r.daemon_draining(drain_max_s=1), "daemon.draining"),
         (lambda r: r.drain_cut_off(workers=["a"]), "daemon.drain_cut_off"),

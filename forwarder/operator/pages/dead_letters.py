@@ -1,35 +1,56 @@
 """Dead letters: what no destination will take, grouped by why, and what people can do about each group.
 
-Beside them what waits for a link (unmapped), because it is looked after in the same way. A group is acted on whole,
-oldest first, in steps; a big one becomes a job with a page of its own. Deliberately absent: one event's page.
+Beside them what waits for a link (unmapped), because it is looked after in the same way. A group is acted on whole, as
+a job.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
-from typing import Final, NoReturn
+from typing import Final
 
 from aiohttp import web
+from msgspec import Struct
 
 from forwarder.errors import NoSuchEvent
 from forwarder.model import RouteName, State
 from forwarder.operator import text
-from forwarder.operator.desk import ACTION_EVENTS_MAX, OperatorDesk
-from forwarder.operator.pages.acts import ask, fields_of, operator_name
-from forwarder.operator.pages.edited_copy import EDIT_BYTES_MAX, editable_text, store_edited
+from forwarder.operator.acts import Acts
+from forwarder.operator.edits import EDIT_BYTES_MAX, editable_text, store_edited
+from forwarder.operator.operation import FORM, MULTIPART, Operation, QueryInvalid, sequence_of
 from forwarder.operator.pages.export import export
-from forwarder.operator.pages.jobs import Jobs
-from forwarder.operator.pages.render import ROUTE_LABELS, Question, Renderer, see_other
-from forwarder.operator.pages.sweeps import Act, Sweep, of_group
-from forwarder.operator.query import QueryInvalid, member, sequence_of
+from forwarder.operator.pages.jobs import Act, Job, Jobs
+from forwarder.operator.pages.render import ROUTE_LABELS, Question, Renderer, operator_name, see_other
 from forwarder.ports import EventDetail, EventQuery, ReasonGroup
 
 PATH: Final = "/dead-letters"
+STATES: Final = (State.DEAD, State.UNMAPPED)
 _GROUPS_MAX: Final = 100  # shown, per route and state
 _GROUPS_LOOKED_AT_MAX: Final = 1_000  # their order may change between a page and its forms
 _SAMPLES_MAX: Final = 20  # read with their payload; the other groups link to theirs
 _EXCERPT_CHARACTERS: Final = 1_200
-STATES: Final = (State.DEAD, State.UNMAPPED)
+
+
+class GroupForm(Struct, frozen=True, kw_only=True):
+    """Which group is meant: `group` names the reason, as the page's forms do. Without `confirmed` the answer asks."""
+
+    state: State | None = None
+    route: RouteName | None = None
+    group: str = ""
+    confirmed: str = ""
+
+
+class EditForm(Struct, frozen=True, kw_only=True):
+    """The edited payload: one JSON object."""
+
+    payload: str = ""
+
+
+class Confirmed(Struct, frozen=True, kw_only=True):
+    """Without `confirmed`=1 the answer asks first."""
+
+    confirmed: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +70,7 @@ class Group:
 
     def __str__(self) -> str:
         """Name it for the audit log."""
-        return of_group(self.state, route=self.route.value, reason=self.seen.reason)
+        return f"state={self.state.value} route={self.route.value} reason={self.seen.reason}"
 
     def query(self) -> EventQuery:
         """Select it."""
@@ -57,7 +78,7 @@ class Group:
 
     def count_words(self) -> str:
         """Say how many events it holds."""
-        return f"{text.number(self.seen.count)} event{'' if self.seen.count == 1 else 's'}"
+        return text.plural(self.seen.count, "event")
 
 
 def reason_mark(reason: str) -> str:
@@ -65,49 +86,52 @@ def reason_mark(reason: str) -> str:
     return blake2b(reason.encode("utf-8", "replace"), digest_size=8).hexdigest()
 
 
-def dead_letter_routes(desk: OperatorDesk, render: Renderer, jobs: Jobs) -> Sequence[web.RouteDef]:
-    """Return the page of the dead letters, its acts and its export."""
-    page = _DeadLetters(desk, render, jobs)
-    return (
-        web.get(PATH, page.show),
-        web.post(f"{PATH}/replay", page.replay),
-        web.post(f"{PATH}/discard", page.discard),
-        web.get(f"{PATH}/export", page.export, allow_head=False),
-        web.get(f"{PATH}/{{sequence}}/edit", page.edit),
-        web.post(f"{PATH}/{{sequence}}/edit", page.store),
-        web.post(f"{PATH}/{{sequence}}/discard", page.discard_one),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetters:
+    """The page of the dead letters, its acts and its export."""
 
+    acts: Acts
+    render: Renderer
+    jobs: Jobs
 
-class _DeadLetters:
-    def __init__(self, desk: OperatorDesk, render: Renderer, jobs: Jobs) -> None:
-        self._desk = desk
-        self._render = render
-        self._jobs = jobs
+    def operations(self) -> Sequence[Operation]:
+        """Return the page and its acts."""
+        one = f"{PATH}/{{sequence}}"
+        edited = "Store an edited copy of a dead event as a new one, and discard the event"
+        return (
+            Operation("GET", PATH, "Dead letters", self.show),
+            Operation("GET", f"{PATH}/export", "Dead letters as NDJSON", self.export),
+            Operation("POST", f"{PATH}/replay", "Replay a group", self.replay, form=FORM),
+            Operation("POST", f"{PATH}/discard", "Discard a group of dead events", self.discard, form=FORM),
+            Operation("GET", f"{one}/edit", "Edit a dead event", self.edit),
+            Operation("POST", f"{one}/edit", edited, self.store, form=MULTIPART),
+            Operation("POST", f"{one}/discard", "Discard one dead event", self.discard_one, form=FORM),
+        )
 
     async def show(self, request: web.Request) -> web.Response:
+        """Show every group."""
         groups = {state: await self._groups(state) for state in STATES}
-        return self._render.page(
+        return await self.render.page(
             request,
             "dead_letters.html",
             dead=groups[State.DEAD],
             unmapped=groups[State.UNMAPPED],
             path=PATH,
-            running=self._jobs.running(),
+            running=self.jobs.running(),
         )
 
-    async def export(self, request: web.Request) -> web.StreamResponse:
-        state = member(request.query, "state", State)
-        if state not in STATES:
+    async def export(self, request: web.Request, chosen: GroupForm) -> web.StreamResponse:
+        """Hand out a group, or all of a state."""
+        if chosen.state not in STATES:
             raise QueryInvalid("state is missing: use dead or unmapped")
-        one = await self._chosen(request.query) if "group" in request.query else None
-        query = one.query() if one is not None else EventQuery(state=state)
-        return await export(request, self._desk.archive, query)
+        query = (await self._chosen(chosen)).query() if chosen.group else EventQuery(state=chosen.state)
+        return await export(request, self.acts.parts.archive, query)
 
     # --- acting on a group ---
 
-    async def replay(self, request: web.Request) -> web.StreamResponse:
-        one = await self._chosen(await fields_of(request))
+    async def replay(self, request: web.Request, chosen: GroupForm) -> web.StreamResponse:
+        """Replay a group, once the person said yes."""
+        one = await self._chosen(chosen)
         question = Question(
             title="Replay this group?",
             text=f"{one.count_words()} on {ROUTE_LABELS[one.route]} will be tried again: “{one.seen.reason}”. "
@@ -115,59 +139,54 @@ class _DeadLetters:
             act=f"Replay {one.count_words()}",
             back=PATH,
         )
-        if (asked := await ask(request, self._render, question)) is not None:
+        if (asked := await self.render.ask(request, question)) is not None:
             return asked
-        who = operator_name(request)
+        act = partial(self.acts.replay, who=operator_name(request), detail=str(one))
+        raise self._started(one, act, did="replayed", doing="Replaying")
 
-        async def act(sequences: Sequence[int]) -> int:
-            return await self._desk.replay(sequences, who=who, detail=str(one))
-
-        return await self._act(one, act, did="replayed", doing="Replaying")
-
-    async def discard(self, request: web.Request) -> web.StreamResponse:
-        one = await self._chosen(await fields_of(request))
+    async def discard(self, request: web.Request, chosen: GroupForm) -> web.StreamResponse:
+        """Discard a group, once the person said yes."""
+        one = await self._chosen(chosen)
         if one.state is not State.DEAD:
             raise QueryInvalid("only dead events can be discarded")
         question = Question(
             title="Discard this group?",
             text=f"{one.count_words()} on {ROUTE_LABELS[one.route]} will be put aside: “{one.seen.reason}”. "
-            "They stay in the books as dead, and in the log until the retention ends.",
+            "They stay in the totals as dead, and in the log until the retention ends.",
             act=f"Discard {one.count_words()}",
             back=PATH,
             is_destructive=True,
         )
-        if (asked := await ask(request, self._render, question)) is not None:
+        if (asked := await self.render.ask(request, question)) is not None:
             return asked
-        who = operator_name(request)
+        act = partial(self.acts.discard, who=operator_name(request), detail=str(one))
+        raise self._started(one, act, did="discarded", doing="Discarding")
 
-        async def act(sequences: Sequence[int]) -> int:
-            return await self._desk.discard(sequences, who=who, detail=str(one))
+    def _started(self, one: Group, act: Act, *, did: str, doing: str) -> web.HTTPSeeOther:
+        job = Job(
+            title=f"{doing} {one.count_words()}: {one.seen.reason}",
+            did=did,
+            back=PATH,
+            total=one.seen.count,
+            is_followed=did == "replayed",
+            started_at_ms=self.acts.parts.clock.wall_ms(),
+        )
+        return see_other(self.jobs.start(job, one.query(), act).path)
 
-        return await self._act(one, act, did="discarded", doing="Discarding")
-
-    async def _act(self, one: Group, act: Act, *, did: str, doing: str) -> NoReturn:
-        steps = Sweep(query=one.query()).steps(self._desk.archive, act)
-        if one.seen.count <= ACTION_EVENTS_MAX:
-            moved = sum([step async for step in steps])
-            raise see_other(PATH, did=did, count=moved)
-        title = f"{doing} {one.count_words()}: {one.seen.reason}"
-        raise see_other(self._jobs.start(steps, title=title, did=did, back=PATH, total=one.seen.count).path)
-
-    async def _chosen(self, fields: Mapping[str, str]) -> Group:
+    async def _chosen(self, chosen: GroupForm) -> Group:
         """Return the group that a form or a link names; raises `QueryInvalid`."""
-        state, route = member(fields, "state", State), member(fields, "route", RouteName)
-        if state not in STATES or route is None:
+        if chosen.state not in STATES or chosen.route is None:
             raise QueryInvalid("name the group: state (dead or unmapped), route and group, as the page's forms do")
-        for seen in await self._desk.archive.reasons(route, state, limit=_GROUPS_LOOKED_AT_MAX):
-            if reason_mark(seen.reason) == fields.get("group"):
-                return Group(route=route, state=state, seen=seen)
+        groups = await self.acts.parts.archive.reasons(chosen.route, chosen.state, limit=_GROUPS_LOOKED_AT_MAX)
+        for seen in groups:
+            if reason_mark(seen.reason) == chosen.group:
+                return Group(route=chosen.route, state=chosen.state, seen=seen)
         raise QueryInvalid("this group is empty by now: its events were replayed or discarded meanwhile")
 
     async def _groups(self, state: State) -> Sequence[Group]:
+        archive = self.acts.parts.archive
         groups = [
-            (route, seen)
-            for route in RouteName
-            for seen in await self._desk.archive.reasons(route, state, limit=_GROUPS_MAX)
+            (route, seen) for route in RouteName for seen in await archive.reasons(route, state, limit=_GROUPS_MAX)
         ]
         groups.sort(key=lambda one: (-one[1].count, one[1].reason))
         return [
@@ -179,7 +198,7 @@ class _DeadLetters:
         sample = None
         if is_sampled:
             try:
-                sample = await self._desk.archive.event(seen.sample_sequence)
+                sample = await self.acts.parts.archive.event(seen.sample_sequence)
             except NoSuchEvent:
                 sample = None  # it was replayed or purged since the groups were read
         payload = sample.payload if sample is not None else None
@@ -187,35 +206,37 @@ class _DeadLetters:
 
     # --- one event ---
 
-    async def discard_one(self, request: web.Request) -> web.StreamResponse:
-        sequence = sequence_of(request.match_info["sequence"])
+    async def discard_one(self, request: web.Request, _: Confirmed) -> web.StreamResponse:
+        """Discard an event, once the person said yes."""
+        sequence = sequence_of(request)
         question = Question(
             title=f"Discard event {sequence}?",
-            text="It stays in the books as dead, and in the log until the retention ends.",
+            text="It stays in the totals as dead, and in the log until the retention ends.",
             act="Discard",
             back=f"/events/{sequence}",
             is_destructive=True,
         )
-        if (asked := await ask(request, self._render, question)) is not None:
+        if (asked := await self.render.ask(request, question)) is not None:
             return asked
-        count = await self._desk.discard([sequence], who=operator_name(request), detail=str(sequence))
+        count = await self.acts.discard([sequence], who=operator_name(request), detail=str(sequence))
         raise see_other(f"/events/{sequence}", did="discarded", count=count)
 
     async def edit(self, request: web.Request) -> web.Response:
-        found = await self._desk.archive.event(sequence_of(request.match_info["sequence"]))
-        return self._form(request, found, editable_text(found))
+        """Show the form."""
+        found = await self.acts.parts.archive.event(sequence_of(request))
+        return await self._form(request, found, editable_text(found))
 
-    async def store(self, request: web.Request) -> web.Response:
-        found = await self._desk.archive.event(sequence_of(request.match_info["sequence"]))
-        given = (await fields_of(request)).get("payload", "")
+    async def store(self, request: web.Request, form: EditForm) -> web.Response:
+        """Store the edited copy."""
+        found = await self.acts.parts.archive.event(sequence_of(request))
         try:
-            edited = await store_edited(self._desk, found, given, who=operator_name(request))
+            edited = await store_edited(self.acts, found, form.payload, who=operator_name(request))
         except QueryInvalid as error:
-            return self._form(request, found, given, problem=str(error))
+            return await self._form(request, found, form.payload, problem=str(error))
         raise see_other(f"/events/{edited.sequence}" if edited.sequence is not None else PATH, did="edited", count=1)
 
-    def _form(self, request: web.Request, found: EventDetail, given: str, *, problem: str = "") -> web.Response:
-        return self._render.page(
+    async def _form(self, request: web.Request, found: EventDetail, given: str, *, problem: str = "") -> web.Response:
+        return await self.render.page(
             request,
             "dead_letter_edit.html",
             status=400 if problem else 200,

@@ -1,26 +1,27 @@
 """Destination events: what arrives from RudderStack and Segment, and what each event starts at Courier.
 
 As on Courier's own integration page: one row per type and name, mapped ones first, a "+" that links. Names match
-exactly, case included. Deliberately absent: making automations, for which Courier has no public call: its Studio does.
+exactly, case included. Automations are made in Courier's Studio: there is no public call for it.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from aiohttp import web
+from msgspec import Struct
 
 from forwarder.errors import RulesInvalid
 from forwarder.model import RouteName, State
 from forwarder.operator import text
-from forwarder.operator.desk import LABEL_CHARACTERS_MAX, OperatorDesk
-from forwarder.operator.pages.acts import ask, fields_of, operator_name
-from forwarder.operator.pages.jobs import Jobs
-from forwarder.operator.pages.overview import door_urls
-from forwarder.operator.pages.render import Question, Renderer, see_other
-from forwarder.operator.pages.sweeps import Sweep
-from forwarder.operator.query import QueryInvalid
+from forwarder.operator.acts import Acts
+from forwarder.operator.operation import FORM, Operation, QueryInvalid
+from forwarder.operator.pages.jobs import Job, Jobs
+from forwarder.operator.pages.overview import endpoint_urls
+from forwarder.operator.pages.render import Question, Renderer, operator_name, see_other
+from forwarder.operator.parts import LABEL_CHARACTERS_MAX
 from forwarder.ports import EventQuery, EventRow, EventTypeRow
 
 PATH: Final = "/destination-events"
@@ -31,7 +32,6 @@ _COUNTING_S: Final = 0.05  # for the counts of all rows together: the page must 
 _COUNTED_EVENTS_MAX: Final = 200  # per row of the page
 _ASKED_EVENTS_MAX: Final = 1_000  # before a replay
 _WORDS: Final = ("type", "event", "to", "target", "source")
-_MODE_VARIABLE: Final = "FORWARDER_INBOUND_MODE"
 _INBOUND: Final = RouteName.RUDDERSTACK_TO_COURIER
 
 Link = Mapping[str, object]
@@ -71,31 +71,48 @@ class Row:
         return "" if self.link_event.strip() else "It has no name."
 
 
-def destination_event_routes(desk: OperatorDesk, render: Renderer, jobs: Jobs) -> Sequence[web.RouteDef]:
-    """Return the page and its acts."""
-    page = _DestinationEvents(desk, render, jobs)
-    return (
-        web.get(PATH, page.show),
-        web.get(f"{PATH}/link", page.ask_link),
-        web.post(f"{PATH}/link", page.link),
-        web.post(f"{PATH}/unlink", page.unlink),
-        web.post(f"{PATH}/replay", page.replay),
-    )
+class LinkForm(Struct, frozen=True, kw_only=True):
+    """A link in the words of file and command line. Without `confirmed`=1 a removal asks first."""
+
+    type: str = ""
+    event: str = ""
+    to: str = ""
+    target: str = ""
+    source: str = ""
+    is_fixed: str = ""  # "1": type and event were not typed by a person
+    confirmed: str = ""
+
+    def words(self) -> dict[str, str]:
+        """Return the words of the link itself."""
+        return {word: getattr(self, word) for word in _WORDS}
 
 
-class _DestinationEvents:
-    def __init__(self, desk: OperatorDesk, render: Renderer, jobs: Jobs) -> None:
-        self._desk = desk
-        self._render = render
-        self._jobs = jobs
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DestinationEvents:
+    """The page and its acts."""
+
+    acts: Acts
+    render: Renderer
+    jobs: Jobs
+
+    def operations(self) -> Sequence[Operation]:
+        """Return them."""
+        return (
+            Operation("GET", PATH, "Destination events", self.show),
+            Operation("GET", f"{PATH}/link", "Link an event", self.ask_link),
+            Operation("POST", f"{PATH}/link", "Link an event (the page's form)", self.link, form=FORM),
+            Operation("POST", f"{PATH}/unlink", "Remove a link (the page's form)", self.unlink, form=FORM),
+            Operation("POST", f"{PATH}/replay", "Replay what was unmapped of one event", self.replay, form=FORM),
+        )
 
     async def show(self, request: web.Request) -> web.Response:
-        inbound = await self._desk.archive.event_types(_INBOUND, limit=_TYPES_MAX)
-        outbound = await self._desk.archive.event_types(RouteName.COURIER_TO_RUDDERSTACK, limit=_TYPES_MAX)
+        """Show every event type, and the links of those that have not come yet."""
+        inbound = await self.acts.parts.archive.event_types(_INBOUND, limit=_TYPES_MAX)
+        outbound = await self.acts.parts.archive.event_types(RouteName.COURIER_TO_RUDDERSTACK, limit=_TYPES_MAX)
         links = self._links()
         sort, is_down = _order(request.query)
         rows = [Row(seen=seen, links=links.pop(_key_of(seen), ())) for seen in inbound]
-        return self._render.page(
+        return await self.render.page(
             request,
             "destination_events.html",
             rows=await self._counted(_sorted(rows, sort, is_down=is_down)),
@@ -103,97 +120,90 @@ class _DestinationEvents:
             outbound=outbound,
             sort=sort,
             is_down=is_down,
-            running=self._jobs.running(),
+            running=self.jobs.running(),
             is_cut=len(inbound) == _TYPES_MAX,
-            has_links=self._desk.links is not None,
-            is_relay=any(
-                row["variable"] == _MODE_VARIABLE and row["value"] == "relay" for row in self._desk.settings_rows
-            ),
+            is_relay=self.acts.parts.setting("FORWARDER_INBOUND_MODE") == "relay",
             types=LINKABLE,
-            doors=door_urls(self._desk, request),
+            endpoints=endpoint_urls(self.acts.parts, request),
             path=PATH,
             studio=STUDIO_URL,
         )
 
-    async def ask_link(self, request: web.Request) -> web.Response:
-        given = {word: request.query.get(word, "") for word in _WORDS}
-        return self._form(request, given, is_fixed=bool(given["event"]))
+    async def ask_link(self, request: web.Request, given: LinkForm) -> web.Response:
+        """Show the form of a link."""
+        return await self._form(request, given.words(), is_fixed=bool(given.event))
 
-    async def link(self, request: web.Request) -> web.Response:
-        fields = await fields_of(request)
-        given = {word: fields.get(word, "").strip() if word == "target" else fields.get(word, "") for word in _WORDS}
+    async def link(self, request: web.Request, form: LinkForm) -> web.Response:
+        """Add a link."""
+        given = form.words() | {"target": form.target.strip()}
         try:
-            added, _ = await self._desk.change_links(add=[given], remove=[], who=operator_name(request))
+            added, _ = await self.acts.change_links(add=[given], remove=[], who=operator_name(request))
         except RulesInvalid as error:
-            return self._form(request, given, is_fixed=fields.get("is_fixed") == "1", problem=str(error))
+            return await self._form(request, given, is_fixed=form.is_fixed == "1", problem=str(error))
         raise see_other(PATH, did="linked", count=added)
 
-    async def unlink(self, request: web.Request) -> web.Response:
-        fields = await fields_of(request)
-        words = {word: fields.get(word, "") for word in _WORDS}
+    async def unlink(self, request: web.Request, form: LinkForm) -> web.Response:
+        """Remove a link, once the person said yes."""
         question = Question(
             title="Remove this link?",
-            text=f"{words['type']}/{words['event']} will no longer start {words['to']} {words['target']}. "
+            text=f"{form.type}/{form.event} will no longer start {form.to} {form.target}. "
             "What arrives from now on and is linked to nothing else ends as unmapped, and can be replayed later.",
             act="Remove link",
             back=PATH,
             is_destructive=True,
         )
-        if (asked := await ask(request, self._render, question)) is not None:
+        if (asked := await self.render.ask(request, question)) is not None:
             return asked
         try:
-            _, removed = await self._desk.change_links(add=[], remove=[words], who=operator_name(request))
+            _, removed = await self.acts.change_links(add=[], remove=[form.words()], who=operator_name(request))
         except RulesInvalid as error:
             raise QueryInvalid(str(error)) from None
         raise see_other(PATH, did="unlinked", count=removed)
 
-    async def replay(self, request: web.Request) -> web.Response:
-        fields = await fields_of(request)
-        kind, event = fields.get("type", ""), fields.get("event", "")
-        count, has_more = await self._unmapped(event, at_most=_ASKED_EVENTS_MAX)
+    async def replay(self, request: web.Request, form: LinkForm) -> web.Response:
+        """Replay what was unmapped of one event, once the person said yes."""
+        count, has_more = await self._unmapped(form.event, at_most=_ASKED_EVENTS_MAX)
         shown = f"{text.number(count)}{' or more' if has_more else ''} unmapped event{'' if count == 1 else 's'}"
         question = Question(
             title="Replay what was unmapped?",
-            text=f"{shown} {kind}/{event} will start what the event is linked to now, oldest first.",
+            text=f"{shown} {form.type}/{form.event} will start what the event is linked to now, oldest first.",
             act="Replay",
             back=PATH,
         )
-        if (asked := await ask(request, self._render, question)) is not None:
+        if (asked := await self.render.ask(request, question)) is not None:
             return asked
-        who = operator_name(request)
-
-        async def act(sequences: Sequence[int]) -> int:
-            return await self._desk.replay(sequences, who=who, detail=f"state=unmapped {kind} {event}")
 
         def is_meant(row: EventRow) -> bool:
-            return row.labels.event == event and row.labels.type.lower() == kind.lower()
+            return row.labels.event == form.event and row.labels.type.lower() == form.type.lower()
 
-        # Along all that is unmapped, not by name: a search that hardly ever hits is cut, this one never is.
-        sweep = Sweep(query=EventQuery(route=_INBOUND, state=State.UNMAPPED), takes=is_meant)
-        job = self._jobs.start(
-            sweep.steps(self._desk.archive, act),
-            title=f"Replaying {shown} {kind}/{event}",
+        job = Job(
+            title=f"Replaying {shown} {form.type}/{form.event}",
             did="replayed",
             back=PATH,
             total=count,
             is_at_least=has_more,
+            is_followed=True,
+            started_at_ms=self.acts.parts.clock.wall_ms(),
         )
-        raise see_other(job.path)
+        detail = f"state=unmapped {form.type} {form.event}"
+        act = partial(self.acts.replay, who=operator_name(request), detail=detail)
+        query = EventQuery(route=_INBOUND, state=State.UNMAPPED, event=form.event)
+        raise see_other(self.jobs.start(job, query, act, is_meant=is_meant).path)
 
     def _links(self) -> dict[tuple[str, str], list[Link]]:
         by_event: defaultdict[tuple[str, str], list[Link]] = defaultdict(list)
-        for link in self._desk.links.rows() if self._desk.links is not None else ():
+        for link in self.acts.parts.links.rows():
             by_event[str(link["type"]), str(link["event"])[:LABEL_CHARACTERS_MAX]].append(link)
         return dict(by_event)
 
     async def _counted(self, rows: Sequence[Row]) -> Sequence[Row]:
         """Count what waits for a replay, as far as time allows; nothing waits where nothing is unmapped at all."""
-        if not await self._desk.archive.reasons(_INBOUND, State.UNMAPPED, limit=1):
+        if not await self.acts.parts.archive.reasons(_INBOUND, State.UNMAPPED, limit=1):
             return [replace(row, unmapped=0) for row in rows]
-        until_s = self._desk.clock.monotonic_s() + _COUNTING_S
+        until_s = self.acts.parts.clock.monotonic_s() + _COUNTING_S
         counted: list[Row] = []
         for row in rows:
-            if not row.links or self._desk.clock.monotonic_s() > until_s:
+            if not row.links or self.acts.parts.clock.monotonic_s() > until_s:
                 counted.append(row)
                 continue
             count, has_more = await self._unmapped(row.seen.event, at_most=_COUNTED_EVENTS_MAX)
@@ -202,13 +212,13 @@ class _DestinationEvents:
 
     async def _unmapped(self, event: str, *, at_most: int) -> tuple[int, bool]:
         query = EventQuery(route=_INBOUND, state=State.UNMAPPED, event=event, limit=at_most)
-        found = await self._desk.archive.events(query)
+        found = await self.acts.parts.archive.events(query)
         return len(found.rows), found.next_before is not None or found.is_cut
 
-    def _form(
+    async def _form(
         self, request: web.Request, given: Mapping[str, str], *, is_fixed: bool, problem: str = ""
     ) -> web.Response:
-        return self._render.page(
+        return await self.render.page(
             request,
             "link.html",
             status=400 if problem else 200,

@@ -1,17 +1,17 @@
-"""Events as NDJSON, one line each as the API shows one event: a stream of any length in the memory of one event."""
+"""Events as NDJSON, one line each as the API shows one event: a stream of any length in the memory of one step."""
 
-import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Final
 
+import msgspec
 from aiohttp import web
 
 from forwarder.errors import ForwarderError, NoSuchEvent
 from forwarder.operator import views
+from forwarder.operator.walk import walk
 from forwarder.ports import Archive, EventQuery
 
-_PAGE_EVENTS: Final = 500
+_STEP_EVENTS: Final = 500
 
 
 async def export(request: web.Request, archive: Archive, query: EventQuery) -> web.StreamResponse:
@@ -30,8 +30,9 @@ async def export(request: web.Request, archive: Archive, query: EventQuery) -> w
         first = await anext(lines, b"")  # before the answer begins: what fails at once is still told as an error
         await response.prepare(request)
         await response.write(first)
-        async for line in lines:
-            await response.write(line)
+        if request.method != "HEAD":
+            async for line in lines:
+                await response.write(line)
         await response.write_eof()
     except ConnectionError:
         return response  # the person has gone
@@ -44,15 +45,10 @@ async def export(request: web.Request, archive: Archive, query: EventQuery) -> w
 
 
 async def _lines(archive: Archive, query: EventQuery) -> AsyncIterator[bytes]:
-    after = 0
-    while True:
-        found = await archive.events(replace(query, after_sequence=after, limit=_PAGE_EVENTS))
-        for row in found.rows:
+    async for step in walk(archive, query, step_events=_STEP_EVENTS):
+        for row in step.rows:
             try:
                 detail = await archive.event(row.sequence)
             except NoSuchEvent:
                 continue  # purged since it was listed
-            yield json.dumps(views.detail(detail)).encode() + b"\n"
-        if not found.rows or (len(found.rows) < _PAGE_EVENTS and not found.is_cut):
-            return
-        after = found.rows[-1].sequence
+            yield msgspec.json.encode(views.event_detail(detail)) + b"\n"

@@ -1,39 +1,53 @@
-"""Long work in steps: a person starts it, a page shows how far it is, the daemon's end stops it between two steps.
+"""Acts on many events: started by a person, done in steps, shown on a page until it is known what came of them.
 
 Kept in memory only. What a step did is durable; what a stopped job did not reach stays as it was, and the same act
-can be started again. Deliberately absent: what the steps do.
+can be started again.
 """
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from array import array
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
 
 from forwarder.errors import ForwarderError
+from forwarder.model import State
+from forwarder.operator.operation import Operation, QueryInvalid
 from forwarder.operator.pages.render import Renderer
-from forwarder.operator.query import QueryInvalid
-from forwarder.ports import Clock
-from forwarder.telemetry.reporter import Reporter
+from forwarder.operator.parts import Parts
+from forwarder.operator.selection import ACTION_EVENTS_MAX
+from forwarder.operator.walk import walk
+from forwarder.ports import EventQuery, EventRow
 
 JOBS_RUNNING_MAX: Final = 4
 JOBS_KEPT_MAX: Final = 32
+FOLLOWED_MAX: Final = 50_000  # events of one job whose outcome is looked at
+_FOLLOWED_S: Final = 60.0  # then what is still pending is told as that
+
+Act = Callable[[Sequence[int]], Awaitable[int]]
+Meant = Callable[[EventRow], bool]
 
 
 @dataclass(slots=True, kw_only=True)
 class Job:
     """Work under way. `total` was counted at its start, up to a limit when `is_at_least`; another may be done."""
 
-    name: str
     title: str
     did: str  # the past participle of the act: "replayed"
     back: str
     total: int
-    is_at_least: bool
     started_at_ms: int
+    is_at_least: bool = False
+    is_followed: bool = False  # what becomes of its events is of interest
+    name: str = field(default_factory=lambda: secrets.token_hex(8))
     done: int = 0
+    moved: "array[int]" = field(default_factory=lambda: array("q"))
+    outcome: Mapping[State, int] = field(default_factory=dict)
+    acted_at_ms: int | None = None  # when the last event was acted on
     ended_at_ms: int | None = None
     error: str = ""
 
@@ -42,13 +56,19 @@ class Job:
         """Return where its progress is shown."""
         return f"/jobs/{self.name}"
 
+    @property
+    def is_good(self) -> bool:
+        """Tell whether it did what it was for: of a replay, that everything arrived."""
+        arrived = self.outcome.get(State.DELIVERED, 0) + self.outcome.get(State.FILTERED, 0)
+        return not self.error and (not self.is_followed or arrived == sum(self.outcome.values()))
+
 
 class Jobs:
     """Run jobs side by side, a few at a time. `close` stops them; call it before the spool is closed."""
 
-    def __init__(self, *, clock: Clock, reporter: Reporter) -> None:
-        self._clock = clock
-        self._reporter = reporter
+    def __init__(self, parts: Parts, *, look_every_s: float = 0.5) -> None:
+        self._parts = parts
+        self._look_every_s = look_every_s
         self._jobs: dict[str, Job] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -56,32 +76,15 @@ class Jobs:
         """Show how many run."""
         return f"Jobs({len(self._tasks)} running, {len(self._jobs)} known)"
 
-    def start(
-        self,
-        steps: AsyncIterator[int],
-        *,
-        title: str,
-        did: str,
-        back: str,
-        total: int,
-        is_at_least: bool = False,
-    ) -> Job:
-        """Start a job; every step says how many events it moved. Raises `QueryInvalid` when too many run."""
+    def start(self, job: Job, query: EventQuery, act: Act, *, is_meant: Meant = lambda _: True) -> Job:
+        """Act on all events that the query selects, oldest first. Raises `QueryInvalid` when too many jobs run."""
         if len(self._tasks) >= JOBS_RUNNING_MAX:
             raise QueryInvalid(f"{JOBS_RUNNING_MAX} long acts are under way already: wait until one has ended")
         while len(self._jobs) >= JOBS_KEPT_MAX:
             del self._jobs[next(name for name in self._jobs if name not in self._tasks)]
-        job = Job(
-            name=secrets.token_hex(8),
-            title=title,
-            did=did,
-            back=back,
-            total=total,
-            is_at_least=is_at_least,
-            started_at_ms=self._clock.wall_ms(),
-        )
         self._jobs[job.name] = job
-        self._tasks[job.name] = asyncio.create_task(self._run(job, steps), name=f"job {job.name}")
+        work = self._run(job, query, act, is_meant)
+        self._tasks[job.name] = asyncio.create_task(work, name=f"job {job.name}")
         return job
 
     def of(self, name: str) -> Job | None:
@@ -99,25 +102,50 @@ class Jobs:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, job: Job, steps: AsyncIterator[int]) -> None:
+    async def _run(self, job: Job, query: EventQuery, act: Act, is_meant: Meant) -> None:
+        clock = self._parts.clock
         try:
-            async for moved in steps:
-                job.done += moved
+            async for step in walk(self._parts.archive, query, step_events=ACTION_EVENTS_MAX):
+                sequences = [row.sequence for row in step.rows if is_meant(row) and not row.is_discarded]
+                if sequences:
+                    job.done += await act(sequences)
+                    job.moved.extend(sequences[: FOLLOWED_MAX - len(job.moved)])
+            job.acted_at_ms = clock.wall_ms()
+            if job.is_followed:
+                await self._follow(job)
         except ForwarderError as error:
             job.error = str(error)
         except asyncio.CancelledError:
             job.error = "the daemon stopped"
             raise
         except Exception as error:  # noqa: BLE001  nobody awaits a job: its bug is told here, and on its page
-            self._reporter.operator_failed(error)
+            self._parts.reporter.operator_failed(error)
             job.error = "this failed inside the daemon; its log names the place"
         finally:
-            job.ended_at_ms = self._clock.wall_ms()
+            job.ended_at_ms = clock.wall_ms()
             self._tasks.pop(job.name, None)
 
+    async def _follow(self, job: Job) -> None:
+        """Look what becomes of the events until none is pending, for at most a while."""
+        until_s = self._parts.clock.monotonic_s() + _FOLLOWED_S
+        while True:
+            job.outcome = await outcome(self._parts, job.moved)
+            if not job.outcome.get(State.PENDING) or self._parts.clock.monotonic_s() >= until_s:
+                return
+            await asyncio.sleep(self._look_every_s)
 
-def job_routes(jobs: Jobs, render: Renderer) -> Sequence[web.RouteDef]:
-    """Return the page that shows a job's progress; `?part=1` answers its changing part alone, for the script."""
+
+async def outcome(parts: Parts, sequences: Sequence[int]) -> Mapping[State, int]:
+    """Count in which states these events are now; what was purged is left out."""
+    counts: Counter[State] = Counter()
+    for start in range(0, len(sequences), ACTION_EVENTS_MAX):
+        chunk = sequences[start : start + ACTION_EVENTS_MAX]
+        counts.update((await parts.archive.states(chunk)).values())
+    return counts
+
+
+def job_operations(jobs: Jobs, render: Renderer) -> Sequence[Operation]:
+    """Return the page that shows a job's progress."""
 
     async def show(request: web.Request) -> web.Response:
         job = jobs.of(request.match_info["job"])
@@ -125,10 +153,6 @@ def job_routes(jobs: Jobs, render: Renderer) -> Sequence[web.RouteDef]:
             raise web.HTTPNotFound(
                 reason="this progress is no longer known: the daemon was restarted, or it ended long ago"
             )
-        if request.query.get("part"):
-            part = render.text("job_part.html", job=job)
-            headers = {} if job.ended_at_ms is None else {"X-Job-Ended": "1"}
-            return web.Response(body=part.encode(), content_type="text/html", charset="utf-8", headers=headers)
-        return render.page(request, "job.html", job=job)
+        return await render.page(request, "job.html", job=job, followed_max=FOLLOWED_MAX)
 
-    return (web.get("/jobs/{job}", show),)
+    return (Operation("GET", "/jobs/{job}", "Progress of a long act", show),)

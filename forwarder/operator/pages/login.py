@@ -1,44 +1,26 @@
 """Log in with the operator's token and out again; only where a token is set.
 
 A wrong token counts against the sender's address as one in a header does. Origins are judged before anything gets
-here. Deliberately absent: sessions.
+here.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlencode, urlsplit
 
 from aiohttp import web
 
-from forwarder.operator.desk import OperatorDesk
-from forwarder.operator.guard import Denial, OperatorGuard
-from forwarder.operator.pages.acts import fields_of, operator_name
-from forwarder.operator.pages.render import Renderer, see_other
+from forwarder.operator.acts import Acts
+from forwarder.operator.guard import OperatorGuard
+from forwarder.operator.operation import FORM, Operation, fields_of
+from forwarder.operator.pages.render import Renderer, operator_name, see_other
 from forwarder.operator.sessions import COOKIE, LIFETIME_S, Sessions
 
 PATH: Final = "/login"
 PUBLIC_PATHS: Final = (PATH, "/static/")
 _FORM_BYTES_MAX: Final = 16_384  # whoever is not logged in gets no more read
 _NEXT_CHARACTERS_MAX: Final = 2_000
-_FOR_PROGRAMS: Final = ("/api/", "/metrics", "/static/")
-_UNAUTHORIZED: Final = 401
-
-
-def login_routes(
-    desk: OperatorDesk, render: Renderer, *, guard: OperatorGuard, sessions: Sessions
-) -> Sequence[web.RouteDef]:
-    """Return the routes of the login."""
-    page = _Login(desk, render, guard, sessions)
-    return (web.get(PATH, page.show), web.post(PATH, page.log_in), web.post("/logout", page.log_out))
-
-
-def to_login(request: web.Request, denial: Denial) -> web.StreamResponse | None:
-    """Return the way to the login for a person's browser; None for programs, which get the denial itself."""
-    is_person = "text/html" in request.headers.get("Accept", "") and "Authorization" not in request.headers
-    if denial.status != _UNAUTHORIZED or not is_person or request.path.startswith(_FOR_PROGRAMS):
-        return None
-    asked = request.path_qs if request.method in ("GET", "HEAD") else ""
-    return web.Response(status=303, headers={"Location": _login_path(asked)})
 
 
 def own_path(given: str) -> str:
@@ -56,44 +38,58 @@ def own_path(given: str) -> str:
     return given if is_own and parts.path not in (PATH, "/logout") else "/"
 
 
-class _Login:
-    def __init__(self, desk: OperatorDesk, render: Renderer, guard: OperatorGuard, sessions: Sessions) -> None:
-        self._desk = desk
-        self._render = render
-        self._guard = guard
-        self._sessions = sessions
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """The login, and the way to it."""
+
+    acts: Acts
+    render: Renderer
+    guard: OperatorGuard
+    sessions: Sessions
+
+    def operations(self) -> Sequence[Operation]:
+        """Return the page and its two acts."""
+        refused = "Fields: token, next (a path). 401: not the token; 429: too many wrong ones, see Retry-After."
+        return (
+            Operation("GET", PATH, "Log in", self.show),
+            Operation("POST", PATH, "Log in: opens a session, sets its cookie", self.log_in, FORM, refused),
+            Operation("POST", "/logout", "Log out: ends the session", self.log_out, FORM),
+        )
 
     async def show(self, request: web.Request) -> web.Response:
+        """Show the form."""
         target = own_path(request.query.get("next", "/"))
-        if not self._guard.has_token or self._sessions.is_logged_in(request.cookies):
+        if not self.guard.has_token or self.sessions.is_logged_in(request.cookies):
             raise see_other(target)
-        return self._form(request, target)
+        return await self._form(request, target)
 
     async def log_in(self, request: web.Request) -> web.Response:
-        if not self._guard.has_token:
+        """Open a session; a form that is larger than a login is not read."""
+        if not self.guard.has_token:
             raise see_other("/")
-        remote, now_s = request.remote or "", self._desk.clock.monotonic_s()
-        if wait_s := self._guard.throttle.wait_s(remote, now_s=now_s):
-            self._desk.reporter.request_rejected("operator", "login_throttled")
+        remote, now_s = request.remote or "", self.acts.parts.clock.monotonic_s()
+        if wait_s := self.guard.throttle.wait_s(remote, now_s=now_s):
+            self.acts.parts.reporter.request_rejected("operator", "login_throttled")
             seconds = int(wait_s) + 1
-            return self._refused(
+            return await self._refused(
                 request,
                 429,
                 f"Too many wrong tokens from this address: wait {seconds} s.",
                 {"Retry-After": str(seconds)},
             )
         if request.content_length is None or request.content_length > _FORM_BYTES_MAX:
-            return self._refused(request, 413, "This form is larger than a login.", {})
+            return await self._refused(request, 413, "This form is larger than a login.", {})
         fields = await fields_of(request)
-        if not self._guard.token_matches(fields.get("token", "").strip()):
-            self._guard.throttle.failed(remote, now_s=now_s)
-            self._desk.reporter.request_rejected("operator", "login_wrong")
-            return self._refused(request, 401, "That is not the token.", {}, target=own_path(fields.get("next", "/")))
-        await self._desk.audit(operator_name(request), "login", "logged in with the token")
+        if not self.guard.token_matches(fields.get("token", "").strip()):
+            self.guard.throttle.failed(remote, now_s=now_s)
+            self.acts.parts.reporter.request_rejected("operator", "login_wrong")
+            target = own_path(fields.get("next", "/"))
+            return await self._refused(request, 401, "That is not the token.", {}, target=target)
+        await self.acts.audit(operator_name(request), "login", "logged in with the token")
         response = web.Response(status=303, headers={"Location": own_path(fields.get("next", "/"))})
         response.set_cookie(
             COOKIE,
-            self._sessions.open(),
+            self.sessions.open(),
             max_age=LIFETIME_S,
             path="/",
             httponly=True,
@@ -103,23 +99,24 @@ class _Login:
         return response
 
     async def log_out(self, request: web.Request) -> web.Response:
-        if self._sessions.is_logged_in(request.cookies):
-            self._sessions.close(request.cookies)
-            await self._desk.audit(operator_name(request), "logout", "logged out")
+        """End the session."""
+        if self.sessions.is_logged_in(request.cookies):
+            self.sessions.close(request.cookies)
+            await self.acts.audit(operator_name(request), "logout", "logged out")
         response = web.Response(status=303, headers={"Location": PATH})
         secure = is_behind_tls(request.headers)
         response.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict", secure=secure)
         return response
 
-    def _refused(
+    async def _refused(
         self, request: web.Request, status: int, problem: str, headers: Mapping[str, str], *, target: str = "/"
     ) -> web.Response:
-        response = self._form(request, target, problem=problem, status=status)
+        response = await self._form(request, target, problem=problem, status=status)
         response.headers.update(headers)
         return response
 
-    def _form(self, request: web.Request, target: str, *, problem: str = "", status: int = 200) -> web.Response:
-        return self._render.page(
+    async def _form(self, request: web.Request, target: str, *, problem: str = "", status: int = 200) -> web.Response:
+        return await self.render.page(
             request,
             "login.html",
             status=status,
@@ -127,6 +124,7 @@ class _Login:
             problem=problem,
             navigation=(),
             can_log_out=False,
+            facts=None,
         )
 
 
@@ -136,6 +134,10 @@ def is_behind_tls(headers: Mapping[str, str]) -> bool:
     return forwarded == "https" or headers.get("Origin", "").startswith("https://")
 
 
-def _login_path(asked: str) -> str:
-    target = own_path(asked)
-    return PATH if target == "/" else f"{PATH}?{urlencode({'next': target})}"
+def to_login(request: web.Request) -> web.StreamResponse | None:
+    """Return the way to the login for a person's browser; None for programs, which get the denial itself."""
+    if "text/html" not in request.headers.get("Accept", "") or "Authorization" in request.headers:
+        return None
+    target = own_path(request.path_qs if request.method in ("GET", "HEAD") else "")
+    where = PATH if target == "/" else f"{PATH}?{urlencode({'next': target})}"
+    return web.Response(status=303, headers={"Location": where})

@@ -1,7 +1,7 @@
 """Templates to answers: the one place that makes HTML, so that escaping is decided once.
 
 Whatever a template prints is first made visible (`text.visible`), then escaped. `| exact` leaves out the first for
-values that go back to us (form fields), never the second. Deliberately absent: what the pages show.
+values that go back to us (form fields), never the second.
 """
 
 from collections.abc import Mapping
@@ -14,10 +14,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
+from forwarder import __version__
+from forwarder.errors import ForwarderError
 from forwarder.model import RouteName
 from forwarder.operator import text
-from forwarder.operator.views import moment
-from forwarder.ports import Clock
+from forwarder.operator.operation import fields_of
+from forwarder.operator.parts import Parts
+from forwarder.ports import SpoolFacts
 
 # Path, name, and the key that follows "g".
 NAVIGATION: Final = (
@@ -34,13 +37,13 @@ ROUTE_LABELS: Final = {
 }
 # What a redirect after an act may tell (`?did=…&count=…`): a closed set, so that no link can put words on our page.
 DID: Final = {
-    "replayed": "Replayed: {count} event(s) wait for delivery again.",
-    "discarded": "Discarded: {count} event(s). They stay in the books as dead.",
-    "paused": "Paused. New events are still taken and kept; nothing is sent until you resume.",
-    "resumed": "Resumed. What waited is being sent.",
+    "replayed": "Replayed: {count} event(s) are pending again.",
+    "discarded": "Discarded: {count} event(s). They stay in the totals as dead.",
+    "paused": "Paused. New events are still accepted and kept; nothing is sent until you resume.",
+    "resumed": "Resumed. What is pending is being sent.",
     "linked": "Linked: {count} link(s) added.",
     "unlinked": "Removed: {count} link(s).",
-    "edited": "The edited event was stored as a new one and waits for delivery.",
+    "edited": "The edited event was stored as a new one and is pending.",
 }
 _COUNT_DIGITS_MAX: Final = 9
 
@@ -57,41 +60,64 @@ class Question:
 
 
 class Renderer:
-    """Render templates of the package. One for the whole page; safe to share.
+    """Render templates of the package. One for all pages.
 
-    Every template gets `now_ms`, `version`, `navigation`, `here` (the path), `did` (what the last act did, or "")
-    and `can_log_out`.
+    Every template gets `now_ms`, `version`, `navigation`, `here` (the path), `did` (what the last act did, or ""),
+    `can_log_out`, and `facts` of the spool (None while it cannot be read).
     """
 
-    def __init__(self, *, clock: Clock, version: str, can_log_out: bool = False) -> None:
-        self._clock = clock
-        self._version = version
-        self._can_log_out = can_log_out
+    def __init__(self, parts: Parts, *, can_log_out: bool = False) -> None:
+        self._parts = parts
         self._environment = _environment()
+        self._environment.globals |= {"version": __version__, "navigation": NAVIGATION, "can_log_out": can_log_out}
 
-    def page(self, request: web.BaseRequest, template: str, *, status: int = 200, **context: object) -> web.Response:
-        """Render a whole page for a request."""
-        body = self.text(template, here=request.path, did=_did(request.query), **context)
-        return web.Response(body=body.encode(), status=status, content_type="text/html", charset="utf-8")
+    async def page(self, request: web.Request, template: str, *, status: int = 200, **context: object) -> web.Response:
+        """Render a page for a request."""
+        given = {
+            "now_ms": self._parts.clock.wall_ms(),
+            "here": request.path,
+            "did": _did(request.query),
+            "facts": await self._facts(),
+            **context,
+        }
+        body = self._environment.get_template(template).render(given).encode("utf-8", "replace")
+        return web.Response(body=body, status=status, content_type="text/html", charset="utf-8")
 
-    def text(self, template: str, **context: object) -> str:
-        """Render a template, or a part of a page, to text; `here` and `did` are only for whole pages."""
-        now_ms = self._clock.wall_ms()
-        rendered = self._environment.get_template(template).render(
-            now_ms=now_ms,
-            version=self._version,
-            **{"navigation": NAVIGATION, "can_log_out": self._can_log_out, "here": "", "did": "", **context},
-        )
-        return rendered.encode("utf-8", "replace").decode()
+    async def ask(self, request: web.Request, question: Question) -> web.Response | None:
+        """Return the page that asks, or None when the person has said yes already.
 
-    def confirm(self, request: web.Request, question: Question, fields: Mapping[str, str]) -> web.Response:
-        """Ask on a page of its own; its form posts `fields` and `confirmed=1` to the path that was asked."""
-        return self.page(request, "confirm.html", question=question, fields=fields)
+        Its form posts the fields that were sent, and `confirmed`, to the path that was asked.
+        """
+        fields = await fields_of(request)
+        if fields.get("confirmed") == "1":
+            return None
+        return await self.page(request, "confirm.html", question=question, fields=fields)
+
+    async def error(self, request: web.Request, status: int, message: str) -> web.Response:
+        """Tell what went wrong."""
+        return await self.page(request, "error.html", status=status, code=status, message=message)
+
+    async def _facts(self) -> SpoolFacts | None:
+        try:
+            return await self._parts.archive.facts()
+        except ForwarderError:
+            return None
+
+
+def operator_name(request: web.Request) -> str:
+    """Return who acts, for the audit log: the page, and the address it was used from."""
+    return f"page ({request.remote or 'unknown'})"
 
 
 def see_other(path: str, **query: object) -> web.HTTPSeeOther:
     """Return the redirect after an act, to be raised; `did` and `count` tell what it did."""
     return web.HTTPSeeOther(path + (("&" if "?" in path else "?") + urlencode(query) if query else ""))
+
+
+def link(path: str, **query: object) -> str:
+    """Return a link with a query; what is None or empty is left out."""
+    given = {name: str(value).encode("utf-8", "replace") for name, value in query.items() if value not in (None, "")}
+    return f"{path}?{urlencode(given)}" if given else path
 
 
 def _did(query: Mapping[str, str]) -> str:
@@ -120,9 +146,9 @@ def _environment() -> Environment:
         "exact": _exact,
         "path": _path,
         "route": _route,
-        "plural": _plural,
+        "plural": text.plural,
     }
-    environment.globals |= {"link": link, "routes": ROUTE_LABELS}
+    environment.globals |= {"link": link}
     return environment
 
 
@@ -140,25 +166,15 @@ def _path(value: object) -> str:
     return quote(str(value).encode("utf-8", "replace"), safe="")
 
 
-def link(path: str, **query: object) -> str:
-    """Return a link with a query; what is None or empty is left out."""
-    given = {name: str(value).encode("utf-8", "replace") for name, value in query.items() if value not in (None, "")}
-    return f"{path}?{urlencode(given)}" if given else path
-
-
 @pass_context
 def _when(context: Context, at_ms: int | None) -> Markup | str:
     """Write a moment as its age, with the moment itself beside it for machines and for the pointer."""
     if at_ms is None:
         return "—"
     return Markup('<time datetime="{}" data-at="{}" title="{}">{}</time>').format(
-        moment(at_ms) or "", at_ms, text.clock_time(at_ms), text.ago(at_ms, now_ms=context["now_ms"])
+        text.moment(at_ms) or "", at_ms, text.clock_time(at_ms), text.ago(at_ms, now_ms=context["now_ms"])
     )
 
 
 def _route(name: str) -> str:
     return ROUTE_LABELS.get(RouteName(name), name) if name in {route.value for route in RouteName} else name
-
-
-def _plural(count: float, one: str, many: str = "") -> str:
-    return f"{text.number(count)} {one if count == 1 else many or one + 's'}"

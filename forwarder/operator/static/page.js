@@ -4,13 +4,11 @@
 //   form[data-confirm="question"]   asks in a dialog, then posts with confirmed=1 (without script the server asks)
 //   button[data-copy="text"]        copies, or [data-copy-from="id"] that element's text; hidden until this script runs
 //   time[data-at="ms"]              its text is kept as an age
-//   [data-stream="url"]             opens the stream; its events fill [data-live="name"] and [data-tail]
-//   [data-tail]                     tbody that takes new rows; [data-tail-note] tells what was skipped
-//   [data-poll="url"]               is filled from there every second until the answer says that it ended
+//   main[data-live]                 the page is asked for again each second, as long as the answer has it, too;
+//                                   of it are taken each [data-part="name"] and the rows of [data-rows]
 //   [data-filter]                   the field that "/" focuses;  table.rows: j, k and Enter walk its rows
 "use strict";
 
-const ROWS_SHOWN_MAX = 200;
 const byId = (id) => document.getElementById(id);
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 
@@ -55,7 +53,7 @@ async function copy(event) {
 // --- ages ---
 
 const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
-let clockAheadMs = 0; // of this browser against the daemon, learnt from the stream
+let clockAheadMs = 0; // of this browser against the daemon, learnt from its answers
 
 function age(atMs) {
   const distance = (Date.now() - clockAheadMs - atMs) / 1000;
@@ -73,8 +71,9 @@ function refreshAges() {
   }
 }
 
-// --- the stream ---
+// --- the live view ---
 
+// A page that lives is asked for again each second; its parts, and the rows of its list, are taken out of the answer.
 function tellConnection(isLive, told) {
   const badge = byId("connection");
   badge.hidden = false;
@@ -82,116 +81,98 @@ function tellConnection(isLive, told) {
   if (badge.textContent !== told) badge.textContent = told;
 }
 
-// The markup comes from our own templates, escaped there; it never holds a script, and the policy would refuse one.
-function markup(html) {
-  const template = document.createElement("template");
-  template.innerHTML = html;
-  return template.content;
+// What a place says, apart from ages, which change by themselves.
+function meaning(place) {
+  const bare = place.cloneNode(true);
+  for (const time of all("time[data-at]", bare)) time.textContent = "";
+  return bare.innerHTML;
 }
 
-function fillParts(parts) {
-  if (document.querySelector("dialog[open]")) return; // the form that asks must still be there when it is answered
-  for (const [name, html] of Object.entries(parts)) {
-    for (const place of all(`[data-live="${CSS.escape(name)}"]`)) {
-      if (place.dataset.shown === html || place.contains(document.activeElement)) continue;
-      place.dataset.shown = html;
-      place.replaceChildren(markup(html));
+const shown = new WeakMap(); // place → what the daemon last said there; what a person opened is not in it
+
+function fill(place, fresh) {
+  const said = meaning(fresh);
+  if (shown.get(place) === said || place.contains(document.activeElement)) return;
+  shown.set(place, said);
+  place.replaceChildren(...fresh.childNodes);
+  reveal(place);
+}
+
+// The list becomes the newest rows: new ones on top, changed ones drawn anew, old ones gone.
+function fillRows(body, fresh) {
+  const old = new Map(all("tr", body).map((row) => [row.dataset.sequence, row]));
+  const isFirst = old.size === 0;
+  const rows = all("tr", fresh).map((row) => {
+    const kept = old.get(row.dataset.sequence);
+    if (!kept) {
+      row.classList.toggle("is-new", !isFirst);
+      shown.set(row, meaning(row));
+      return row;
+    }
+    fill(kept, row); // never pull a row from under somebody's keys
+    return kept;
+  });
+  const chosen = body.querySelector("tr.is-chosen");
+  if (chosen && !rows.includes(chosen) && chosen.contains(document.activeElement)) rows.push(chosen);
+  if (rows.length !== body.rows.length || rows.some((row, index) => body.rows[index] !== row)) body.replaceChildren(...rows);
+  body.closest(".table").hidden = !rows.length;
+  return rows.filter((row) => !old.has(row.dataset.sequence)).length;
+}
+
+let isTailPaused = false;
+
+function take(fresh) {
+  const now = fresh.querySelector("main[data-now]");
+  if (!now || document.querySelector("dialog[open]")) return; // the form that asks must still be there when answered
+  clockAheadMs = Date.now() - Number(now.dataset.now);
+  if (Math.abs(clockAheadMs) < 2000) clockAheadMs = 0;
+  document.title = fresh.title;
+  const body = document.querySelector("[data-rows]");
+  if (body && !isTailPaused) {
+    const held = body.rows.length;
+    const came = fillRows(body, fresh.querySelector("[data-rows]"));
+    const note = document.querySelector("[data-tail-note]");
+    if (note && held) note.textContent = came >= held ? "More came than are shown" : "";
+  }
+  for (const place of all("[data-part]")) {
+    const part = fresh.querySelector(`[data-part="${CSS.escape(place.dataset.part)}"]`);
+    if (part && !(isTailPaused && place.dataset.part === "empty")) fill(place, part);
+  }
+  byId("main").toggleAttribute("data-live", now.hasAttribute("data-live"));
+}
+
+async function live() {
+  if (!document.hidden) {
+    try {
+      const answer = await fetch(location.href, { headers: { Accept: "text/html" }, cache: "no-store" });
+      if (answer.redirected || answer.status === 401) {
+        tellConnection(false, "Your login ended; reload to log in again");
+        return;
+      }
+      if (answer.ok) {
+        take(new DOMParser().parseFromString(await answer.text(), "text/html"));
+        tellConnection(true, "Live");
+      } else {
+        tellConnection(false, "The daemon is busy or stopping; trying again");
+      }
+    } catch {
+      tellConnection(false, "Connection lost; reconnecting");
     }
   }
+  if (byId("main").hasAttribute("data-live")) setTimeout(live, 1000);
 }
 
-// A row that is there already is drawn anew; one that is not is added on top, unless it is old and only changed.
-function addRows(tail, rows, isNew = true) {
-  for (const { sequence, html } of rows) {
-    const row = markup(html).firstElementChild;
-    const old = tail.querySelector(`tr[data-sequence="${Number(sequence)}"]`);
-    if (old) {
-      row.classList.toggle("is-chosen", old.classList.contains("is-chosen"));
-      if (old.contains(document.activeElement)) continue; // never pull a row from under somebody's keys
-      old.replaceWith(row);
-    } else if (isNew) {
-      row.classList.add("is-new");
-      tail.prepend(row);
-    }
-  }
-  while (tail.rows.length > ROWS_SHOWN_MAX) tail.lastElementChild.remove();
+function pauseTail(event) {
+  const pause = event.currentTarget;
+  isTailPaused = !isTailPaused;
+  pause.setAttribute("aria-pressed", String(isTailPaused));
+  pause.textContent = isTailPaused ? "Resume tail" : "Pause tail";
+  document.querySelector("[data-tail-note]").textContent = isTailPaused ? "Tail paused" : "";
 }
 
-function follow(place) {
-  const tail = document.querySelector("[data-tail]");
-  const note = document.querySelector("[data-tail-note]");
-  const pause = document.querySelector("[data-tail-pause]");
-  let isPaused = false;
-  let waiting = [];
-  let skipped = 0;
-  let hasMore = false;
-  const stream = new EventSource(place.dataset.stream);
-
-  const tell = () => {
-    if (!note) return;
-    const parts = [];
-    if (isPaused) parts.push(`Tail paused; ${waiting.length} row(s) wait`);
-    if (skipped) parts.push(`${skipped.toLocaleString()} more came than are shown`);
-    else if (hasMore) parts.push("More came than are shown");
-    note.textContent = parts.join(". ");
-  };
-  stream.addEventListener("open", () => tellConnection(true, "Live"));
-  stream.addEventListener("status", (event) => {
-    const told = JSON.parse(event.data);
-    clockAheadMs = Date.now() - told.now_ms;
-    if (Math.abs(clockAheadMs) < 2000) clockAheadMs = 0;
-    tellConnection(true, "Live");
-    fillParts(told.parts);
-  });
-  stream.addEventListener("events", (event) => {
-    const told = JSON.parse(event.data);
-    skipped += told.skipped;
-    hasMore ||= told.is_more;
-    if (tail) {
-      if (told.rows.length) document.querySelector("[data-tail-empty]")?.remove();
-      if (isPaused) waiting = waiting.concat(told.rows).slice(-ROWS_SHOWN_MAX);
-      else addRows(tail, told.rows);
-      addRows(tail, told.changed, false);
-    }
-    tell();
-  });
-  stream.addEventListener("bye", () => tellConnection(false, "Daemon is stopping; reconnecting"));
-  stream.addEventListener("ended", () => {
-    stream.close();
-    tellConnection(false, "Your login ended; reload to log in again");
-  });
-  stream.addEventListener("error", () => {
-    tellConnection(false, "Connection lost; reconnecting");
-    // A refused stream (too many pages open, a login that ended) is final for the browser; we try again, slowly.
-    if (stream.readyState === EventSource.CLOSED) {
-      tellConnection(false, "No live view just now; trying again");
-      setTimeout(() => follow(place), 5000);
-    }
-  });
-  if (pause && !pause.dataset.isReady) {
-    pause.hidden = false;
-    pause.dataset.isReady = "1";
-    pause.addEventListener("click", () => {
-      isPaused = !isPaused;
-      pause.setAttribute("aria-pressed", String(isPaused));
-      pause.textContent = isPaused ? "Resume tail" : "Pause tail";
-      if (!isPaused && tail) { addRows(tail, waiting); waiting = []; }
-      tell();
-    });
-  }
-  addEventListener("pagehide", () => stream.close(), { once: true });
-}
-
-// --- long work ---
-
-async function poll(place) {
-  let isEnded = false;
-  try {
-    const answer = await fetch(place.dataset.poll, { headers: { Accept: "text/html" } });
-    if (answer.ok) place.replaceChildren(markup(await answer.text()));
-    isEnded = answer.headers.has("X-Job-Ended") || (answer.status >= 400 && answer.status < 500);
-  } catch { /* the daemon is away; ask again */ }
-  if (!isEnded) setTimeout(() => poll(place), 1000);
+// What needs this script is hidden until it runs.
+function reveal(root) {
+  for (const button of all("button[data-copy], button[data-copy-from], [data-tail-pause]", root)) button.hidden = false;
 }
 
 // --- keys ---
@@ -237,9 +218,9 @@ document.addEventListener("click", copy);
 document.addEventListener("keydown", onKey);
 byId("help-open").hidden = false;
 byId("help-open").addEventListener("click", () => byId("help").showModal());
-for (const button of all("button[data-copy], button[data-copy-from]")) button.hidden = false;
+reveal(document);
+document.querySelector("[data-tail-pause]")?.addEventListener("click", pauseTail);
 setInterval(refreshAges, 1000);
 document.querySelector(".top nav a[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
-for (const place of all("[data-poll]")) poll(place);
-const streamed = document.querySelector("[data-stream]");
-if (streamed) follow(streamed);
+for (const place of all("[data-part], [data-rows] tr")) shown.set(place, meaning(place));
+if (byId("main").hasAttribute("data-live")) live();

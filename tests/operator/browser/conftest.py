@@ -26,10 +26,10 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.remote.webelement import WebElement
 
-from forwarder.demo.courier_api import CourierApi
-from forwarder.demo.data_plane import DataPlane
-from forwarder.demo.process import DaemonProcess
 from forwarder.demo.signing import signed
+from stand_ins.courier_api import CourierApi
+from stand_ins.data_plane import DataPlane
+from stand_ins.process import DaemonProcess
 
 DESKTOP, PHONE = (1280, 900), (390, 844)
 _PATIENCE_S = 15.0

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-from forwarder.demo.courier_state import invalid
+from stand_ins.courier_state import invalid
 
 pytestmark = pytest.mark.journey
 
@@ -58,7 +58,7 @@ def test_a_message_is_followed_on_one_time_line(page: Page, world: World) -> Non
     world.wait_for_state(sequences[-1], "delivered")
 
     page.open(f"/events/{sequences[2]}")
-    page.click("a", "Whole journey")
+    page.click("a", "Whole timeline")
 
     steps = [one.text for one in page.all("ol.timeline > li")]
     assert len(steps) == len(statuses)
@@ -110,7 +110,7 @@ def test_dead_letters_are_replayed_once_the_cause_is_gone(page: Page, world: Wor
     page.click("article button", "Replay 3 events")
     assert "fail again" in answer_dialog(page, yes=True)
 
-    page.find(".notice", "3")
+    page.find(".notice.good", "3 delivered")
     for sequence in sequences:
         world.wait_for_state(sequence, "delivered")
     page.open("/audit")
@@ -166,12 +166,12 @@ def test_a_route_is_paused_and_resumed(page: Page, world: World) -> None:
 
     requests = world.plane.requests
     sequence = world.webhook("SENT")
-    page.find(".number", "1 waiting")
+    page.find(".number", "1\npending")
     assert world.plane.requests == requests
     page.click("section button", "Resume")
 
     world.wait_for_state(sequence, "delivered")
-    page.find(".number", "0 waiting")
+    page.find(".number", "0\npending")
 
 
 def test_the_page_reconnects_after_a_restart(page: Page, world: World) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from forwarder.demo.behaviour import WRONG_KEY
-from forwarder.demo.courier_state import invalid
+from stand_ins.behaviour import WRONG_KEY
+from stand_ins.courier_state import invalid
 
 pytestmark = pytest.mark.journey
 

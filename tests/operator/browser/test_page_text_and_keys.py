@@ -35,7 +35,7 @@ def test_hostile_text_is_shown_and_never_run(page: Page, world: World) -> None:
     assert "<svg onload=alert(1)>" in payload
     assert "{{ 7 * 7 }}" in payload
     page.click('section[aria-labelledby="facts"] a[href^="/messages/"]')
-    page.find("h1", "journey")
+    page.find("h1", "timeline")
     assert page.find(".copyable code").text == f"id {_SCRIPT}"
 
 

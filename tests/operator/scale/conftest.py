@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import structlog
 
-from forwarder.demo.process import DaemonProcess
 from forwarder.model import Attempt, Envelope, Labels, Lease, RouteName, Settled, Settlement, State
 from forwarder.ports import AuditRow
 from forwarder.spool.appending import stored
@@ -21,6 +20,7 @@ from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
+from stand_ins.process import DaemonProcess
 from stand_ins.spool_acts import leased
 
 EVENTS = 1_000_000

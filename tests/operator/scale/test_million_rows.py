@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import aiohttp
 import pytest
 
-from forwarder.demo.process import DaemonProcess
+from stand_ins.process import DaemonProcess
 
 pytestmark = [pytest.mark.journey, pytest.mark.slow]
 

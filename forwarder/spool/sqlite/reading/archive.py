@@ -4,7 +4,7 @@ Nothing here writes: `write_audit` needs the spool itself.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from forwarder.spool.sqlite.codes import EVENT_TABLES, PENDING, ROUTE_CODES, ROU
 from forwarder.spool.sqlite.database import open_reader
 from forwarder.spool.sqlite.faults import DAMAGE_ERRORS, words
 from forwarder.spool.sqlite.reading.search import search
-from forwarder.spool.sqlite.reading.standing import read_detail
+from forwarder.spool.sqlite.reading.standing import read_detail, states_of
 from forwarder.spool.sqlite.refill import oldest_fresh
 from forwarder.spool.sqlite.transaction import Amounts, Reader, used_bytes
 
@@ -119,6 +119,10 @@ class SqliteArchive:
         if detail is None:
             raise NoSuchEvent(f"no event {sequence} in this spool: it never was, or its history was purged")
         return detail
+
+    async def states(self, sequences: Sequence[int]) -> Mapping[int, State]:
+        """Return the state of each of these events."""
+        return await self._read(lambda connection: states_of(connection, sequences))
 
     async def event_types(self, route: RouteName | None, *, limit: int) -> Sequence[EventTypeRow]:
         """List the event types seen, last seen first."""

@@ -46,30 +46,39 @@ class _Walk:
         self._rows: list[EventRow] = []
         self._scanned = 0
         self._last: int | None = None
+        self._reached_ms: int | None = None
 
     def page(self) -> EventPage:
-        sequence = self._start()
+        sequence = start = self._start()
         while True:
             found = self._next(sequence)
             if found is None:
                 return self._answer(is_more=False)
-            if self._is_spent():
+            if found != start and self._is_spent():
                 self._last = found + 1 if not self._is_up else found - 1
                 return self._answer(is_more=True, is_cut=True)
             sequence = found - 1 if not self._is_up else found + 1
             row = self._row(found)
             if row is None:
                 continue
-            self._scanned += 1
             if self._has_text(row):
                 if len(self._rows) >= self._query.limit:
                     return self._answer(is_more=True)
                 self._rows.append(row)
+            self._scanned += 1
+            self._reached_ms = row.received_at_ms
             self._last = found
 
     def _answer(self, *, is_more: bool, is_cut: bool = False) -> EventPage:
-        next_before = self._last if is_more and not self._is_up else None
-        return EventPage(rows=tuple(self._rows), next_before=next_before, is_cut=is_cut)
+        continued = self._last if is_more else None
+        return EventPage(
+            rows=tuple(self._rows),
+            next_before=None if self._is_up else continued,
+            next_after=continued if self._is_up else None,
+            is_cut=is_cut,
+            scanned=self._scanned,
+            reached_ms=self._reached_ms,
+        )
 
     def _start(self) -> int:
         query = self._query

@@ -1,6 +1,7 @@
 """Find out where an event is, and show its row: an event is where its sequence is found."""
 
 from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -57,6 +58,16 @@ def standing_of(connection: Reader, route: int, sequence: int) -> Standing:
         is_discarded=bool(run.is_discarded),
         attempt_id=run.attempt_id,
     )
+
+
+def states_of(connection: Reader, sequences: Sequence[int]) -> Mapping[int, State]:
+    """Return the state of each of these events; unknown and purged ones are left out."""
+    return {
+        sequence: STATES[standing_of(connection, route, sequence).state]
+        for route in range(len(EVENT_TABLES))
+        for sequence in sequences
+        if event_values(connection, route, sequence) is not None
+    }
 
 
 def event_values(connection: Reader, route: int, sequence: int) -> EventValues | None:

@@ -1,0 +1,63 @@
+"""`forwarder demo` and `forwarder send-sample` as commands: their options, and the loop they run in."""
+
+import asyncio
+import os
+import sys
+
+import click
+import uvloop
+
+from forwarder import app
+from forwarder.cli.demo import demo
+from forwarder.cli.demo_view import Screen
+from forwarder.cli.exits import ending
+from forwarder.cli.options import command_settings
+from forwarder.cli.send_sample import sample, send_sample
+from forwarder.daemon import signals_heard
+
+
+@click.command("demo", epilog=ending("forwarder demo", "forwarder demo --seconds 30"))
+@click.option("--seconds", type=click.FloatRange(min=1), help="End by itself after so long. Default: until Ctrl-C.")
+@click.pass_context
+def demo_command(ctx: click.Context, *, seconds: float | None) -> None:
+    """Show the daemon at work between two stand-in vendors, with an outage in the middle.
+
+    Needs no set-up and keeps nothing. The page is at the address it prints. Ends with a count at both ends
+    of what was accepted, delivered and lost, and exits 0 when nothing was lost.
+    """
+    ctx.exit(uvloop.run(_demo(seconds)))
+
+
+async def _demo(seconds: float | None) -> int:
+    with signals_heard() as heard:
+        screen = Screen(sys.stdout)
+        return await demo(seconds, run_daemon=app.run_until, stop=heard.stop, screen=screen, environ=os.environ)
+
+
+@click.command(
+    "send-sample",
+    epilog=ending(
+        "forwarder send-sample",
+        "forwarder send-sample --status OPENED --count 3",
+        "forwarder send-sample --url https://bridge.example.com --secret whsec_…",
+    ),
+)
+@click.option("--url", metavar="URL", help="The public listener. Default: FORWARDER_LISTEN.")
+@click.option(
+    "--secret",
+    metavar="TEXT",
+    help="The webhook's secret. Default: the first of COURIER_WEBHOOK_SECRET.",
+)
+@click.option("--status", default="SENT", show_default=True, help="The message's status in the sample.")
+@click.option("--count", type=click.IntRange(1, 1_000), default=1, show_default=True, help="How many.")
+@click.pass_context
+def send_sample_command(ctx: click.Context, *, url: str | None, secret: str | None, status: str, count: int) -> None:
+    """Post a signed sample webhook to the daemon, as Courier would, and say what its answer means.
+
+    The event is invented, but it is delivered like any other: it will show in RudderStack.
+    """
+    try:
+        wanted = sample(command_settings(), url=url, secret=secret, status=status, count=count)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    ctx.exit(asyncio.run(send_sample(wanted, click.echo)))

@@ -1,0 +1,214 @@
+"""What follows from an answer, on both routes: verdict and history in, decision out. Pure.
+
+What the answer means was said by the sink (`model.Verdict`); what is known of its events and of the destination
+comes from `history`; carrying the decision out is `route`'s business. The law is SEMANTICS 4 and 5 of the design.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Final, assert_never
+
+from forwarder.delivery.backoff import Backoff
+from forwarder.delivery.circuit import TripKind
+from forwarder.model import Delivered, Effect, Filtered, Held, Refused, TryLater, Verdict
+
+ROUTE: Final = "route"  # the scope of a whole route; every other scope is a rate-limit group
+EVENT: Final = "event"  # the scope of a trouble that may be one event's own
+
+BATCH_FAILURES_MAX: Final = 5
+EVENT_FAILURES_MAX: Final = 20
+EVENT_FAILING_MIN_MS: Final = 3 * 3_600_000
+HOLDS_MAX: Final = 10
+OUTAGE_EVENTS_MIN: Final = 3  # different events in a row: one user's trouble must not stop the others
+SINGLE_REFUSALS_MAX: Final = 10
+SINGLE_HOLDS_MAX: Final = 10
+
+
+class Outcome(StrEnum):
+    """What becomes of the events of an answered request."""
+
+    DONE = "done"  # the destination took them, or wants none of them: the verdict says which
+    REFUSED = "refused"  # the lone event, or call, will never be taken
+    DEAD = "dead"  # the lone event is given up
+    SPLIT = "split"  # someone among them is the culprit: the halves are tried
+    WAITS = "waits"  # until its scope goes again, as if nothing had been its fault
+    SET_ASIDE = "set aside"  # until its own retry
+    RETURNED = "returned"  # as if never leased
+
+
+class Change(StrEnum):
+    """What becomes of the circuit breaker of a scope."""
+
+    NONE = ""
+    CLOSE = "close"
+    BACK_OFF = "back off"
+    HOLD = "hold"
+    HOLD_FOR_REFUSALS = "hold for refusals"
+    POSTPONE = "postpone"  # the probe taught nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One answer, and what is known of what it answers."""
+
+    verdict: Verdict
+    status: int | None = None  # None: no answer came
+    events: int = 1  # in the request
+    group: str = ROUTE  # the rate-limit group of the call that was answered
+    is_probe: bool = False  # a waiting event that was tried while the route backs off
+    held: TripKind | None = None  # the hold over what was asked; for `Held`, over the very scope that it names
+    failures: int = 0  # of this request in a row, for whatever reason, before this answer
+    strikes: int = 0  # of these, how many while others succeeded
+    others_passed: bool = False  # since its last failure; True for its first
+    failing_in_a_row: int = 0  # different events, this one included, while nothing succeeded between
+    attempt: int = 1  # of the lone event: counts the failures before, plus one
+    failing_since_ms: int | None = None  # of the lone event
+    holds: int = 0  # how many holds the lone event began while others passed between
+    others_passed_between_holds: bool = False  # since a hold of this scope began last
+    others_passed_lately: bool = False  # calls of its group, within the last minute
+    held_in_a_row: int = 0  # different lone events with a hold's status, this one included, while none passed
+    refused_in_a_row: int = 0  # lone events, this one included; 0 when this one's refusal does not count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What follows. `after_s` is how long the events wait by themselves."""
+
+    outcome: Outcome
+    change: Change = Change.NONE
+    scope: str = ROUTE  # whose breaker changes
+    reason: str = ""
+    after_s: float = 0.0
+    counts: bool = False  # it is one of the event's own failures
+    holds: int | None = None  # how many holds the event has begun, when this is one more
+    retry_after_s: float | None = None  # what the destination asked of everybody; None: the breaker's own backoff
+    ends_hold: bool = False  # the hold over what was asked ends before anything changes
+
+
+class OutcomePolicy:
+    """The one place that decides. `rng` gives numbers in [0, 1), for the jitter of the waits."""
+
+    def __init__(self, *, backoff: Backoff, rng: Callable[[], float]) -> None:
+        self._backoff = backoff
+        self._rng = rng
+
+    def decide(self, case: Case, *, now_ms: int) -> Decision:
+        """Return what follows from the answer. It depends on the case, the time and the dice alone."""
+        match case.verdict:
+            case Delivered() | Filtered():
+                return Decision(outcome=Outcome.DONE, change=Change.CLOSE)
+            case Refused() as refused:
+                return _refused(case, refused)
+            case TryLater() as later:
+                # No answer is not an answer outside the hold's class; only an acceptance ends a hold for refusals.
+                if case.held is None:
+                    return self._later(case, later, now_ms)
+                if case.held is TripKind.REFUSALS or case.status is None:
+                    return Decision(outcome=Outcome.RETURNED, change=Change.POSTPONE, reason=later.reason)
+                return replace(self._later(case, later, now_ms), ends_hold=True)
+            case Held() as held:
+                return self._held(case, held, now_ms)
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    # --- later: the destination is away, or chokes on this ---
+
+    def _later(self, case: Case, later: TryLater, now_ms: int) -> Decision:
+        if case.is_probe:  # it does not stay in hand: memory would grow with every probe of an outage
+            return _backing_off(Outcome.RETURNED, later)
+        if later.scope == EVENT:
+            if case.failing_in_a_row >= OUTAGE_EVENTS_MIN:
+                return _backing_off(Outcome.WAITS, later)
+            return self._fails_alone(case, later, now_ms, counts=case.others_passed)
+        is_nobodys_fault = later.effect is Effect.NONE or case.status == HTTPStatus.TOO_MANY_REQUESTS
+        if is_nobodys_fault or not case.failures or not case.others_passed:
+            return _backing_off(Outcome.WAITS, later)
+        # Others succeed: poison that looks like an outage. What the destination asks of everybody is heeded as well.
+        if case.events == 1:
+            return self._fails_alone(case, later, now_ms, counts=True)
+        return Decision(
+            outcome=Outcome.SPLIT if case.failures + 1 >= BATCH_FAILURES_MAX else Outcome.SET_ASIDE,
+            change=Change.NONE if later.after_s is None else Change.BACK_OFF,
+            reason=later.reason,
+            after_s=max(self._backoff.delay_s(case.strikes + 1, self._rng), later.after_s or 0.0),
+            counts=True,
+            retry_after_s=later.after_s,
+        )
+
+    def _fails_alone(self, case: Case, verdict: TryLater | Held, now_ms: int, *, counts: bool) -> Decision:
+        """Set the event aside until its own retry, or give it up: it fails while others succeed."""
+        asked_s = verdict.after_s if isinstance(verdict, TryLater) else None
+        is_for_all = asked_s is not None and isinstance(verdict, TryLater) and verdict.scope != EVENT
+        change = Change.BACK_OFF if is_for_all else Change.NONE
+        if counts and is_hopeless(case, now_ms=now_ms):
+            reason = f"keeps failing: {case.status or verdict.reason}"
+            return Decision(outcome=Outcome.DEAD, change=change, reason=reason, retry_after_s=asked_s)
+        return Decision(
+            outcome=Outcome.SET_ASIDE,
+            change=change,
+            reason=verdict.reason,
+            after_s=self._backoff.delay_s(max(case.failures + 1, case.attempt), self._rng)
+            if asked_s is None
+            else asked_s,
+            counts=counts,
+            retry_after_s=asked_s,
+        )
+
+    # --- held: the set-up is wrong ---
+
+    def _held(self, case: Case, held: Held, now_ms: int) -> Decision:
+        # What waits for a route is leased again when it goes; what waits for a group is not leased before.
+        holding = Decision(
+            outcome=Outcome.RETURNED if held.scope == ROUTE else Outcome.WAITS,
+            change=Change.HOLD,
+            scope=held.scope,
+            reason=held.reason,
+        )
+        if case.held is not None or case.events > 1:
+            return holding
+        if case.others_passed_lately and case.held_in_a_row < SINGLE_HOLDS_MAX:
+            return self._fails_alone(case, held, now_ms, counts=True)
+        if not case.others_passed_between_holds:
+            return holding
+        if case.holds + 1 >= HOLDS_MAX:
+            what = "the route" if held.scope == ROUTE else f"{held.scope} calls"
+            return Decision(outcome=Outcome.DEAD, reason=f"keeps holding {what}: {case.status or held.reason}")
+        # Others go first once the hold is over: this one alone seems to bring it about.
+        return replace(
+            holding, outcome=Outcome.SET_ASIDE, holds=case.holds + 1, after_s=self._backoff.ceiling_s(case.holds + 1)
+        )
+
+
+def _backing_off(outcome: Outcome, later: TryLater) -> Decision:
+    return Decision(
+        outcome=outcome,
+        change=Change.BACK_OFF,
+        scope=ROUTE if later.scope == EVENT else later.scope,
+        reason=later.reason,
+        retry_after_s=later.after_s,
+    )
+
+
+def _refused(case: Case, refused: Refused) -> Decision:
+    """Someone in it is the culprit. A refusal is an answer: the set-up is right and the destination is there."""
+    if case.events > 1:
+        change = Change.NONE if case.held is TripKind.REFUSALS else Change.CLOSE
+        return Decision(outcome=Outcome.SPLIT, change=change, reason=refused.reason)
+    if case.held is TripKind.REFUSALS:  # judged again when the hold is over: until then a refusal proves nothing
+        return Decision(outcome=Outcome.RETURNED, change=Change.POSTPONE, reason=refused.reason)
+    if case.refused_in_a_row >= SINGLE_REFUSALS_MAX:  # too many to be chance: they are tried once more, alone
+        reason = f"{case.refused_in_a_row} events in a row were refused"
+        return Decision(outcome=Outcome.RETURNED, change=Change.HOLD_FOR_REFUSALS, reason=reason)
+    return Decision(outcome=Outcome.REFUSED, change=Change.CLOSE, reason=refused.reason)
+
+
+def is_hopeless(case: Case, *, now_ms: int) -> bool:
+    """Tell whether the failure that just happened is the last this event may have.
+
+    Its attempts count only the failures while others succeeded.
+    """
+    if case.attempt < EVENT_FAILURES_MAX or case.failing_since_ms is None:
+        return False
+    return now_ms - case.failing_since_ms >= EVENT_FAILING_MIN_MS

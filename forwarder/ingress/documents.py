@@ -1,0 +1,88 @@
+"""What SDKs of browsers and phones fetch first: the smallest settings with which they start and send here.
+
+Segment's ask `/v1/projects/<key>/settings` of their CDN's host, RudderStack's `/sourceConfig` of their control plane's;
+both can be pointed here. Segment's also report how they fare to `/v1/m`, which is nobody's event and is not kept.
+"""
+
+import re
+from urllib.parse import quote, unquote_to_bytes, urlsplit
+
+import msgspec
+
+from forwarder.ingress.admission import Admission, Headers, write_key_of
+from forwarder.ingress.endpoints import DOCUMENTS, RECEIVING
+from forwarder.ingress.receiver import Receiver
+from forwarder.ingress.replies import SUCCESS, Reply
+
+_PROJECT = re.compile(rb"/v1/projects/([^/]{1,512})/settings/?")
+_SOURCE_CONFIG = (b"/sourceConfig", b"/sourceConfig/")
+_SDK_METRICS = (b"/m", b"/v1/m")
+_HOST = re.compile(rb"[A-Za-z0-9.:_\[\]-]{1,255}")
+_EPOCH = "1970-01-01T00:00:00.000Z"
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Documents:
+    """Answer what SDKs ask before they send. `public_url` is how the outside reaches the listener; "" if not known."""
+
+    def __init__(self, receiver: Receiver, *, public_url: str = "") -> None:
+        self._receiver = receiver
+        self._public_url = public_url
+
+    def reply(self, method: bytes, path: bytes, headers: Headers, query: bytes) -> Reply | None:
+        """Answer a request to one of these paths; None when it is for somebody else."""
+        if path in _SDK_METRICS and method in RECEIVING:
+            return SUCCESS
+        project = _PROJECT.fullmatch(path)
+        if project is None and path not in _SOURCE_CONFIG:
+            return None
+        if project is not None:
+            query = b"writeKey=" + quote(unquote_to_bytes(project[1])).encode()
+        admission = self._receiver.admit(DOCUMENTS, method, headers, query)
+        if not isinstance(admission, Admission):
+            return admission
+        if project is None:
+            return Reply(200, _encode(_source_config(write_key_of(query).decode("utf-8", "replace"))))
+        key = unquote_to_bytes(project[1]).decode("utf-8", "replace")
+        return Reply(200, _encode(self._segment_settings(key, headers)))
+
+    def _segment_settings(self, key: str, headers: Headers) -> dict[str, object]:
+        protocol, api_host = self._here(headers)
+        segment = {"apiKey": key, "apiHost": api_host, "protocol": protocol, "addBundledMetadata": True}
+        everything = {"__default": {"enabled": True, "integrations": {}}}
+        return {
+            "integrations": {"Segment.io": segment},
+            "plan": {"track": everything, "identify": everything, "group": everything},
+            "edgeFunction": {},
+            "middlewareSettings": {},
+            "metrics": {"sampleRate": 0},
+            "remotePlugins": [],
+        }
+
+    def _here(self, headers: Headers) -> tuple[str, str]:
+        """Return protocol, and host with path, under which the SDK reaches its endpoints."""
+        if self._public_url:
+            parts = urlsplit(self._public_url)
+            return parts.scheme, f"{parts.netloc}{parts.path.rstrip('/')}/v1"
+        forwarded = headers.get(b"x-forwarded-proto", b"").partition(b",")[0].strip().lower()
+        protocol = "https" if forwarded == b"https" else "http"
+        host = headers.get(b"host", b"").strip()
+        return protocol, (host.decode("ascii") if _HOST.fullmatch(host) else "localhost") + "/v1"
+
+
+def _source_config(key: str) -> dict[str, object]:
+    off = {"errors": {"enabled": False}, "metrics": {"enabled": False}}
+    return {
+        "source": {
+            "id": "forwarder",
+            "name": "forwarder",
+            "writeKey": key,
+            "enabled": True,
+            "workspaceId": "forwarder",
+            "updatedAt": _EPOCH,
+            "config": {"statsCollection": off},
+            "destinations": [],
+        },
+        "updatedAt": _EPOCH,
+    }

@@ -1,0 +1,93 @@
+"""What a request's body proves of its sender, and the body unpacked.
+
+A signature is only ever compared with bytes that arrived. Keys were judged before (`admission`), so that a stranger
+makes us unpack nothing but what a signature of good form may be over, and that within the body limit.
+"""
+
+from forwarder.courier.signature import Secret, Signature
+from forwarder.ingress import elements
+from forwarder.ingress.admission import Admission, EndpointSettings, unknown
+from forwarder.ingress.credentials import KeyRing
+from forwarder.ingress.gzip_body import CorruptGzip, TooLarge, gunzip
+from forwarder.ingress.replies import Rejected, too_large
+from forwarder.ports import Clock
+
+_FIRST = "; of a batch Segment signs the first element alone: use a Bearer or Basic key, or FORWARDER_SEGMENT_SIGNATURE"
+
+
+class Proofs:
+    """Judge bodies. Every refusal is raised as `Rejected`."""
+
+    def __init__(self, settings: EndpointSettings, *, clock: Clock) -> None:
+        self._clock = clock
+        self._webhook_secrets = tuple(Secret(secret.encode()) for secret in settings.webhook_secrets if secret)
+        self._inbound_keys = KeyRing(settings.inbound_keys)
+        self._age_max_s = settings.signature_age_max_s
+        self._segment_signs_first = settings.segment_signs_first
+        self._body_bytes_max = settings.body_bytes_max
+
+    def open(self, admission: Admission, body: bytes) -> bytes:
+        """Compare the body with its signature, if that is what proves it, and return it unpacked."""
+        if len(body) > self._body_bytes_max:
+            raise too_large(self._body_bytes_max)
+        signature = admission.signature
+        if signature is not None:
+            payload = self._open_webhook(admission, signature, body)
+            if not signature.is_within(now_ms=self._clock.wall_ms(), age_max_s=self._age_max_s):
+                message = "signed too long ago or in the future: is a clock wrong?"
+                raise unknown(admission.endpoint, "signature_outside_age", message)
+            return payload
+        if admission.segment_signature and not self._is_signed_by_segment(admission, body):
+            raise unknown(
+                admission.endpoint,
+                "signature_mismatch",
+                f"x-signature matches none of the configured keys{'' if self._segment_signs_first else _FIRST}",
+            )
+        return self._unpack(admission, body) if admission.is_packed else body
+
+    def _is_signed_by_segment(self, admission: Admission, body: bytes) -> bool:
+        if self._inbound_keys.proves(admission.segment_signature, body):
+            return True
+        if not self._segment_signs_first:
+            return False
+        unpacked = self._unpack_unproved(body) if admission.is_packed else body
+        first = elements.first_of(unpacked) if unpacked is not None else None
+        return first is not None and self._inbound_keys.proves(admission.segment_signature, first)
+
+    def _open_webhook(self, admission: Admission, signature: Signature, body: bytes) -> bytes:
+        if signature.matches(body, self._webhook_secrets):
+            return self._unpack_proved(admission, body) if admission.is_packed else body
+        # Only bytes that arrived are compared: what does not unpack was not signed unpacked.
+        unpacked = self._unpack_unproved(body) if admission.is_packed else None
+        if unpacked is not None and signature.matches(unpacked, self._webhook_secrets):
+            return unpacked
+        message = "courier-signature matches none of the configured secrets"
+        raise unknown(admission.endpoint, "signature_mismatch", message)
+
+    def _unpack_proved(self, admission: Admission, body: bytes) -> bytes:
+        # Courier would give up for good on a 4xx; what it signed is kept, for people to look at.
+        try:
+            return self._unpack(admission, body)
+        except Rejected as rejected:
+            if rejected.reason == "gzip_corrupt":
+                return body
+            raise
+
+    def _unpack_unproved(self, body: bytes) -> bytes | None:
+        try:
+            return gunzip(body, bytes_max=self._body_bytes_max)
+        except (CorruptGzip, TooLarge):
+            return None
+
+    def _unpack(self, admission: Admission, body: bytes) -> bytes:
+        try:
+            return gunzip(body, bytes_max=self._body_bytes_max)
+        except CorruptGzip as error:
+            raise Rejected(
+                admission.endpoint.corrupt_status,
+                "gzip_corrupt",
+                str(error),
+                gateway="failed to read body from request",
+            ) from None
+        except TooLarge:
+            raise too_large(self._body_bytes_max) from None

@@ -1,0 +1,252 @@
+"""Take events in: judge the sender, cut the body into envelopes, and say what was stored of them.
+
+Two steps, so that no body is read before its sender is known as far as the head can tell: `admit` judges the head,
+`accept` the body. Both are synchronous and know no socket: between them the body is read, after them the envelopes go
+to the spool in one append, and `committed` or `rolled_back` has the answer. What the events mean is not judged here.
+"""
+
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any
+
+from forwarder.courier import wire as courier_wire
+from forwarder.errors import SpoolClosed, SpoolFull
+from forwarder.ingress import elements, pixel
+from forwarder.ingress.admission import Admission, Admissions, EndpointSettings, Headers
+from forwarder.ingress.elements import Element, NotJson, TooManyElements
+from forwarder.ingress.endpoints import CALL_TYPES, BodyFormat, Endpoint, ReplyFormat
+from forwarder.ingress.proof import Proofs
+from forwarder.ingress.replies import Rejected, Reply, accepted, draining
+from forwarder.model import Envelope, Receipt, RouteName
+from forwarder.ports import Clock
+from forwarder.rudderstack import wire as rudderstack_wire
+from forwarder.telemetry.reporter import Reporter
+
+_ELEMENTS_PER_STEP = 200
+_NOTHING = Receipt(accepted=0, duplicates=0)
+
+Steps = Generator[None, None, list[Envelope] | Reply]
+
+
+def _unique() -> bytes:
+    return os.urandom(16)
+
+
+class Receiver:
+    """Everything behind the paths that take events."""
+
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        *,
+        clock: Clock,
+        reporter: Reporter,
+        unique: Callable[[], bytes] = _unique,
+    ) -> None:
+        """Keep the collaborators. `unique` makes bytes never made before, for events that carry nothing unique."""
+        self._admissions = Admissions(settings)
+        self._proofs = Proofs(settings, clock=clock)
+        self._clock = clock
+        self._reporter = reporter
+        self._unique = unique
+        self.body_bytes_max = settings.body_bytes_max
+
+    def set_up(self, settings: EndpointSettings) -> None:
+        """Use other settings from now on, such as rotated secrets. What was admitted before is judged by these, too."""
+        is_draining = self.is_draining
+        self._admissions = Admissions(settings)
+        self._admissions.is_draining = is_draining
+        self._proofs = Proofs(settings, clock=self._clock)
+        self.body_bytes_max = settings.body_bytes_max
+
+    @property
+    def is_draining(self) -> bool:
+        """Tell whether every endpoint answers 503."""
+        return self._admissions.is_draining
+
+    def drain(self) -> None:
+        """Answer 503 to whatever comes from now on. What was admitted before is still taken."""
+        self._admissions.is_draining = True
+
+    def admit(self, endpoint: Endpoint, method: bytes, headers: Headers, query: bytes) -> Admission | Reply:
+        """Judge a request by everything but its body; a `Reply` ends it there."""
+        try:
+            if method not in endpoint.methods:
+                raise _method_wrong(endpoint)
+            return self._admissions.admit(endpoint, headers, query)
+        except Rejected as rejected:
+            return self.reject(endpoint, rejected)
+
+    def accept(self, admission: Admission, body: bytes) -> list[Envelope] | Reply:
+        """Judge an admitted request's body; return the envelopes to store (never none), or the answer."""
+        if admission.endpoint.body_format is not BodyFormat.WEBHOOK:
+            steps = self.accept_in_steps(admission, body)
+            while True:
+                try:
+                    next(steps)
+                except StopIteration as done:
+                    found: list[Envelope] | Reply = done.value
+                    return found
+        try:
+            payload = self._proofs.open(admission, body)
+        except Rejected as rejected:
+            return self.reject(admission.endpoint, rejected)
+        return [courier_wire.envelope(payload, received_at_ms=self._clock.wall_ms(), source=admission.endpoint.source)]
+
+    def accept_in_steps(self, admission: Admission, body: bytes) -> Steps:
+        """Do what `accept` does for an endpoint that takes many events, some at a time, so that others get a turn."""
+        endpoint = admission.endpoint
+        try:
+            if endpoint.body_format is BodyFormat.QUERY:
+                body = pixel.call_of(admission.query, endpoint.type, now_ms=self._clock.wall_ms())
+            else:
+                body = self._proofs.open(admission, body)
+            envelopes = yield from self._envelopes(admission, body)
+        except Rejected as rejected:
+            return self.reject(endpoint, rejected)
+        except NotJson as error:
+            return self.reject(endpoint, Rejected(400, "not_json", str(error), gateway="invalid json"))
+        except TooManyElements as error:
+            too_many = Rejected(413, "too_many_events", str(error), gateway="request size exceeds max limit")
+            return self.reject(endpoint, too_many)
+        return envelopes or self._reply(admission, _NOTHING)
+
+    def committed(self, admission: Admission, receipt: Receipt) -> Reply:
+        """Return the answer for what is on disk now."""
+        self._reporter.events_received(
+            admission.endpoint.route, accepted=receipt.accepted, duplicates=receipt.duplicates
+        )
+        return self._reply(admission, receipt)
+
+    def rolled_back(self, admission: Admission, error: SpoolFull | SpoolClosed) -> Reply:
+        """Return the answer for what could not be stored."""
+        endpoint = admission.endpoint
+        if isinstance(error, SpoolClosed):
+            return self.reject(endpoint, draining())
+        rejected = Rejected(
+            endpoint.full_status,
+            "spool_full",
+            "no room for new events just now",
+            gateway="max requests limit reached",
+            retry_after_s=max(1, error.retry_after_s),
+        )
+        return self.reject(endpoint, rejected)
+
+    def reject(self, endpoint: Endpoint, rejected: Rejected) -> Reply:
+        """Count a refusal and return it in the endpoint's reply format."""
+        self._reporter.request_rejected(endpoint.name, rejected.reason)
+        return rejected.reply(endpoint.reply_format)
+
+    def _reply(self, admission: Admission, receipt: Receipt) -> Reply:
+        return accepted(
+            admission.endpoint,
+            receipt,
+            refused=admission.refused,
+            message_id=admission.message_id,
+            is_one=admission.is_one,
+            is_rudderstack=admission.is_rudderstack,
+        )
+
+    def _envelopes(self, admission: Admission, body: bytes) -> Generator[None, None, list[Envelope]]:
+        found, admission.is_one = _cut(admission, body)
+        if admission.needs_key and (key := elements.write_key_of(body)) is not None:
+            self._admissions.judge_write_keys(admission, [key])
+            admission.needs_key = False
+        envelopes: list[Envelope] = []
+        keys: list[object] = []
+        now_ms = self._clock.wall_ms()
+        for index, element in enumerate(found):
+            key = element.value.get("writeKey") if element is not None and element.value is not None else None
+            if element is None or (admission.needs_key and not self._admissions.is_write_key(key)):
+                admission.refused.append(index)
+                keys.append(key)
+            else:
+                envelopes.append(self._envelope(admission.endpoint, element, now_ms))
+                admission.message_id = admission.message_id or _message_id(element, envelopes[-1])
+            if index % _ELEMENTS_PER_STEP == _ELEMENTS_PER_STEP - 1:
+                yield
+        if admission.needs_key and not envelopes:
+            self._admissions.judge_write_keys(admission, keys)
+        _judge_elements(admission, envelopes)
+        return envelopes
+
+    def _envelope(self, endpoint: Endpoint, element: Element, now_ms: int) -> Envelope:
+        source = endpoint.source
+        if endpoint.route is RouteName.COURIER_TO_RUDDERSTACK:
+            return courier_wire.envelope(element.payload, received_at_ms=now_ms, source=source)
+        if element.value is None:
+            return rudderstack_wire.unreadable(element.payload, received_at_ms=now_ms, source=source)
+        event: Mapping[str, Any] = element.value
+        payload = element.payload
+        if endpoint.type:
+            event, payload = rudderstack_wire.with_type(event, payload, endpoint.type)
+        return rudderstack_wire.envelope(event, payload, received_at_ms=now_ms, source=source, unique=self._unique)
+
+
+def _judge_elements(admission: Admission, envelopes: Sequence[Envelope]) -> None:
+    """Refuse a request that holds nothing to store, where that is a mistake."""
+    if envelopes:
+        return
+    if admission.refused:
+        what = "not a JSON object" if admission.is_one else "none of the elements is a JSON object"
+        raise Rejected(400, "no_object", what, gateway="event is not a valid rudder event")
+    if admission.endpoint.reply_format is ReplyFormat.GATEWAY:
+        raise Rejected(400, "batch_empty", "empty batch payload")
+
+
+def _method_wrong(endpoint: Endpoint) -> Rejected:
+    allowed = ", ".join(sorted(method.decode() for method in endpoint.methods))
+    return Rejected(
+        endpoint.status(405), "method_wrong", f"this path takes {allowed} only", headers=(("Allow", allowed),)
+    )
+
+
+def _cut(admission: Admission, body: bytes) -> tuple[Iterator[Element | None], bool]:
+    """Return the request's elements, and whether it is a lone event rather than a list of them."""
+    match admission.endpoint.body_format:
+        case BodyFormat.EVENTS:
+            return _cut_events(body, has_lines=admission.has_lines)
+        case BodyFormat.CALLS:
+            return _cut_calls(body)
+        case BodyFormat.BATCH:
+            body = elements.trimmed(body)
+            batch = body if body.startswith(b"[") else elements.batch_of(body)
+            if batch is None:
+                elements.element(body)  # raises when it is no JSON
+            # The gateway takes a lone object for a batch of one, and no batch for an empty one.
+            return elements.from_array(batch if batch not in (None, b"null") else b"[]"), False
+        case BodyFormat.CALL | BodyFormat.QUERY | BodyFormat.WEBHOOK:
+            return iter([elements.element(elements.trimmed(body))]), True
+
+
+def _cut_events(body: bytes, *, has_lines: bool) -> tuple[Iterator[Element | None], bool]:
+    if has_lines:
+        return elements.from_lines(body), False
+    try:
+        return elements.from_array(body), not elements.trimmed(body).startswith(b"[")
+    except NotJson:
+        if elements.looks_like_lines(body):
+            return elements.from_lines(body), False
+        raise
+
+
+def _cut_calls(body: bytes) -> tuple[Iterator[Element | None], bool]:
+    body = elements.trimmed(body)
+    if body.startswith(b"["):
+        return elements.from_array(body), False
+    batch = elements.batch_of(body)
+    if batch is not None and batch.startswith(b"[") and not _is_call(body):
+        return elements.from_array(batch), False
+    return iter([elements.element(body)]), True
+
+
+def _is_call(body: bytes) -> bool:
+    """Tell whether an object with a `batch` is an event that only happens to have a field of that name."""
+    element = elements.element(body)
+    kind = element.value.get("type") if element is not None and element.value is not None else None
+    return isinstance(kind, str) and kind.lower() in CALL_TYPES
+
+
+def _message_id(element: Element, envelope: Envelope) -> str:
+    own = rudderstack_wire.message_id(element.value) if element.value is not None else ""
+    return own or envelope.event_key.hex()

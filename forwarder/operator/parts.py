@@ -1,0 +1,75 @@
+"""The daemon's parts that the operator's side shows and moves: the API and the pages share them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from forwarder.delivery.status import RouteStatus
+from forwarder.mapping.link_store import LinkStore
+from forwarder.model import RouteName
+from forwarder.operator.explain import Explain, TimeOf
+from forwarder.ports import Archive, Clock, EventTypeRow, Spool
+from forwarder.telemetry.collector import BookCollector
+from forwarder.telemetry.metrics import Metrics
+from forwarder.telemetry.reporter import Reporter
+
+LABEL_CHARACTERS_MAX = 256  # of what the spool keeps to look an event up by
+
+
+class OperatedRoute(Protocol):
+    """A route as people act on it."""
+
+    @property
+    def name(self) -> str:
+        """One of `RouteName`."""
+
+    def status(self) -> RouteStatus:
+        """Return what people should see now."""
+
+    async def pause(self, *, who: str) -> None:
+        """Stop sending until resumed, also over a restart."""
+
+    async def resume(self, *, who: str) -> None:
+        """Go on after a pause."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """See above. `routes` are those that run; made once, at the start of the daemon."""
+
+    archive: Archive
+    spool: Spool
+    links: LinkStore
+    metrics: Metrics
+    reporter: Reporter
+    clock: Clock
+    routes: Sequence[OperatedRoute] = ()
+    settings_rows: Sequence[Mapping[str, object]] = ()  # variable, value (masked), origin, is_secret
+    explain: Mapping[RouteName, Explain] = field(default_factory=dict)  # of routes that run
+    time_of: Mapping[RouteName, TimeOf] = field(default_factory=dict)  # of routes whose events state their own time
+    totals: BookCollector = field(default_factory=BookCollector)
+    started_at_ms: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Let the totals show in the daemon's registry."""
+        object.__setattr__(self, "started_at_ms", self.clock.wall_ms())
+        self.metrics.registry.register(self.totals)
+
+    def route(self, name: str) -> OperatedRoute | None:
+        """Return the running route of that name."""
+        return next((route for route in self.routes if route.name == name), None)
+
+    def setting(self, variable: str) -> str:
+        """Return the value in effect as it is shown; "" for none."""
+        return next((str(row["value"]) for row in self.settings_rows if row["variable"] == variable), "")
+
+    def links_of(self, seen: EventTypeRow) -> Sequence[Mapping[str, object]]:
+        """Return the links that an event type which was seen would follow; none for Courier's own events."""
+        if seen.route is not RouteName.RUDDERSTACK_TO_COURIER:
+            return []
+        return [row for row in self.links.rows() if row["type"] == seen.type.lower() and _is_named(row, seen)]
+
+
+def _is_named(link: Mapping[str, object], seen: EventTypeRow) -> bool:
+    """Tell whether the link is for events of this name; labels are cut, and identify and group have no names."""
+    return seen.type.lower() != "track" or str(link["event"])[:LABEL_CHARACTERS_MAX] == seen.event

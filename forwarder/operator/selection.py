@@ -1,0 +1,146 @@
+"""Which events are asked for, or acted on: the parameters of the API and of the pages, as types. Pure."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+from msgspec import Meta, Struct
+
+from forwarder.model import RouteName, State
+from forwarder.ports import EventQuery
+
+ACTION_EVENTS_MAX: Final = 1_000  # of one request: a bigger act is several, which is its progress
+_SHOWN_MAX: Final = 20
+_MILLISECONDS_DIGITS_MAX: Final = 15
+
+Number = Annotated[int, Meta(ge=0, le=2**63 - 2)]  # of an event; the one after it is a number of the spool, too
+Limit = Annotated[int, Meta(ge=1, le=500)]
+_Exact = Annotated[str, Meta(max_length=1_000, description="exact")]
+_WHEN: Final = "ISO 8601, or milliseconds since 1970"
+
+
+class Narrowed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):
+    """Which events are meant: all that meet every field that is given."""
+
+    route: RouteName | None = None
+    state: State | None = None
+    event: _Exact | None = None
+    user_id: _Exact | None = None
+    message_id: _Exact | None = None
+    reason: _Exact | None = None
+    from_: Annotated[str, Meta(max_length=40, description=f"inclusive; {_WHEN}")] | None = None
+    to: Annotated[str, Meta(max_length=40, description=f"exclusive; {_WHEN}")] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse times that are none."""
+        self.query()
+
+    def query(self, **more: Any) -> EventQuery:
+        """Return the listing that finds them."""
+        return EventQuery(
+            route=self.route,
+            state=self.state,
+            event=self.event,
+            user_id=self.user_id,
+            message_id=self.message_id,
+            reason=self.reason,
+            received_from_ms=_moment_ms("from", self.from_),
+            received_to_ms=_moment_ms("to", self.to),
+            **more,
+        )
+
+    def __str__(self) -> str:
+        """Name the selection for the audit log."""
+        named = {name.rstrip("_"): getattr(self, name) for name in Narrowed.__struct_fields__}
+        return " ".join(f"{name}={value}" for name, value in named.items() if value is not None)
+
+
+class Listing(Narrowed, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):
+    """A page of events: newest first, or oldest first with `after`."""
+
+    text: (
+        Annotated[str, Meta(max_length=1_000, description="part of the payload, among the newest; see `is_cut`")] | None
+    ) = None
+    before: Annotated[Number, Meta(description="strictly older sequences: the next page")] | None = None
+    after: Annotated[Number, Meta(description="strictly newer sequences: to follow")] | None = None
+    limit: Limit = 50
+
+    def page_query(self) -> EventQuery:
+        """Return what to ask the archive for."""
+        return self.query(text=self.text, before_sequence=self.before, after_sequence=self.after, limit=self.limit)
+
+
+class Selection(Narrowed, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):
+    """Which events an act is for: some sequences, or the next of those in a state.
+
+    The latter go oldest first; pass the answer's `next_after` as `after` until it is null.
+    """
+
+    sequences: Annotated[list[Number], Meta(min_length=1, max_length=ACTION_EVENTS_MAX)] | None = None
+    after: Number = 0
+    before: Annotated[Number, Meta(description="only strictly older sequences")] | None = None
+    limit: Annotated[int, Meta(ge=1, le=ACTION_EVENTS_MAX)] = ACTION_EVENTS_MAX
+
+    def __post_init__(self) -> None:
+        """Refuse what names no event, two things at once, or events that this act is not for."""
+        Narrowed.__post_init__(self)
+        allowed = self.allowed()
+        if self.sequences is None and self.state not in allowed:
+            raise ValueError(f"give sequences, or a state: one of {', '.join(state.value for state in allowed)}")
+        if self.sequences is not None and Narrowed.__str__(self):
+            raise ValueError("give either sequences or a state with what narrows it")
+
+    def allowed(self) -> Sequence[State]:
+        """Return the states of events that this act is for."""
+        return (State.DEAD,)
+
+    def __str__(self) -> str:
+        """Name the selection for the audit log."""
+        if self.sequences is None:
+            return Narrowed.__str__(self)
+        shown = ", ".join(map(str, self.sequences[:_SHOWN_MAX]))
+        return shown + (", …" if len(self.sequences) > _SHOWN_MAX else "")
+
+
+class Replay(Selection, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):
+    """Which events to replay."""
+
+    everything: Annotated[
+        bool, Meta(description="Make the calls to Courier that were made already again, too. They take effect again.")
+    ] = False
+
+    def allowed(self) -> Sequence[State]:
+        """Return the states of events that can be replayed: the settled ones."""
+        return (State.DEAD, State.UNMAPPED, State.FILTERED, State.DELIVERED)
+
+
+class OfRoute(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Rows of one route, or of both."""
+
+    route: RouteName | None = None
+    limit: Limit = 50
+
+
+class OfReason(OfRoute, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Groups of one state."""
+
+    state: State = State.DEAD
+
+
+class OfLog(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The newest lines."""
+
+    limit: Limit = 50
+
+
+def _moment_ms(name: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    if text.isascii() and text.isdigit() and len(text) <= _MILLISECONDS_DIGITS_MAX:
+        return int(text)
+    try:
+        # A plus sign that was not encoded arrives as a space.
+        read = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+        return round((read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{name} is no time: use 2026-01-31T12:00:00Z or milliseconds since 1970") from None

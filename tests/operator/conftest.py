@@ -1,0 +1,470 @@
+"""The operator's side over a spool in memory, behind a real listener; a person's browser is a client with cookies."""
+
+import asyncio
+import io
+import itertools
+import json
+import re
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from html import unescape
+from html.parser import HTMLParser
+from typing import Any
+
+import aiohttp
+import pytest
+import structlog
+
+from forwarder.courier import wire as courier_wire
+from forwarder.delivery.status import RouteStatus, ScopeStop
+from forwarder.mapping.event_time import stated_time_ms
+from forwarder.mapping.link_file import read_link_file
+from forwarder.mapping.link_store import LinkStore
+from forwarder.model import Attempt, Envelope, Labels, RouteName, State
+from forwarder.operator.acts import Acts
+from forwarder.operator.api import Api, described
+from forwarder.operator.checks import Finding
+from forwarder.operator.explain import Explain
+from forwarder.operator.guard import OperatorGuard
+from forwarder.operator.listener import OperatorListener, operator_app
+from forwarder.operator.operation import Operation
+from forwarder.operator.pages.jobs import Jobs
+from forwarder.operator.pages.login import PUBLIC_PATHS
+from forwarder.operator.pages.render import Renderer
+from forwarder.operator.pages.site import Site, static_routes
+from forwarder.operator.parts import Parts
+from forwarder.operator.sessions import Sessions
+from forwarder.ports import EventQuery
+from forwarder.rudderstack import wire as rudderstack_wire
+from forwarder.spool.appending import stored
+from forwarder.spool.limits import SpoolLimits
+from forwarder.telemetry.metrics import Metrics
+from forwarder.telemetry.rates import Rates
+from forwarder.telemetry.reporter import Reporter
+from stand_ins.memory_spool import MemorySpool
+from stand_ins.spool_acts import give_back, leased, settle
+
+NOW_MS = 1_800_000_000_000
+OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
+PINNED = '[[link]]\nevent = "Pinned Checkout"\ntarget = "checkout-flow"\n'
+_NEVER_IN_A_PAGE = ("style=", "onclick=", "onload=", "onerror=", "javascript:", "<style", 'src="http')
+_HIDDEN = re.compile(r'<input type="hidden" name="([^"]*)" value="([^"]*)">')
+
+
+class HandClock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now_ms = NOW_MS
+
+    def wall_ms(self) -> int:
+        """Return the time it was set to."""
+        return self.now_ms
+
+    def monotonic_s(self) -> float:
+        """Return the same in seconds."""
+        return self.now_ms / 1000
+
+
+class SetRoute:
+    """A route whose state a test sets, and that remembers who moved it."""
+
+    def __init__(self, name: RouteName) -> None:
+        self.name = name.value
+        self.state = "running"
+        self.reason = ""
+        self.stop: ScopeStop | None = None
+        self.families: tuple[ScopeStop, ...] = ()
+        self.moved_by: list[str] = []
+
+    def hold(self, reason: str) -> None:
+        """Stand still with this reason."""
+        self.state, self.reason = "held", reason
+        self.stop = ScopeStop(
+            scope="route", state="held", reason=reason, since_ms=NOW_MS - 5_000, next_try_ms=NOW_MS + 30_000
+        )
+
+    def status(self) -> RouteStatus:
+        """Return what was set."""
+        return RouteStatus(
+            name=RouteName(self.name),
+            state=self.state,
+            since_ms=NOW_MS - 5_000,
+            reason=self.reason,
+            stop=self.stop,
+            families=self.families,
+            in_flight=1,
+            in_hand=2,
+            concurrency_limit=4,
+        )
+
+    async def pause(self, *, who: str) -> None:
+        """Pause."""
+        self.state = "paused"
+        self.moved_by.append(who)
+
+    async def resume(self, *, who: str) -> None:
+        """Resume."""
+        self.state = "running"
+        self.moved_by.append(who)
+
+
+class Checked:
+    """Findings, and what was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[bool] = []
+        self.may_go = threading.Event()
+        self.may_go.set()
+        self.findings: Sequence[Finding] = (
+            Finding("ok", "settings", "routes: both"),
+            Finding("warn", "data folder", "others may enter <it>"),
+            Finding("fail", "clock", "it says 1970"),
+        )
+
+    def __call__(self, *, is_thorough: bool) -> Sequence[Finding]:
+        """Look; a thorough look may be held up."""
+        self.asked.append(is_thorough)
+        if is_thorough:
+            self.may_go.wait(5)
+        return self.findings
+
+
+class _Texts(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+@dataclass
+class Page:
+    """An answer: its status, where it leads, its headers, and the words on it."""
+
+    status: int
+    html: str
+    headers: Mapping[str, str]
+
+    @property
+    def location(self) -> str:
+        """Return where it leads."""
+        return self.headers.get("Location", "")
+
+    @property
+    def words(self) -> str:
+        """Return the text that people read, blanks run together."""
+        parser = _Texts()
+        parser.feed(self.html)
+        return " ".join(" ".join(parser.texts).split())
+
+    def forms(self, action: str) -> list[dict[str, str]]:
+        """Return the hidden fields of every form that posts there."""
+        found = re.findall(rf'<form[^>]*action="{re.escape(action)}"[^>]*>(.*?)</form>', self.html, re.DOTALL)
+        return [{unescape(name): unescape(value) for name, value in _HIDDEN.findall(form)} for form in found]
+
+
+@dataclass(kw_only=True)
+class World:
+    """A running listener with everything that a test looks at."""
+
+    http: aiohttp.ClientSession
+    url: str
+    spool: MemorySpool
+    clock: HandClock
+    parts: Parts
+    acts: Acts
+    jobs: Jobs
+    rates: Rates
+    metrics: Metrics
+    sessions: Sessions
+    checked: Checked
+    routes: Mapping[RouteName, SetRoute]
+    operations: Sequence[Operation]
+    log: list[dict[str, object]]
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    # --- looking and acting ---
+
+    async def get(self, path: str, **headers: str) -> Page:
+        """Look at a page as a browser does."""
+        async with self.http.get(path, headers={"Accept": "text/html"} | headers, allow_redirects=False) as answer:
+            return await _page(answer)
+
+    async def page(self, path: str, *, status: int = 200) -> str:
+        """Return a page's markup."""
+        page = await self.get(path)
+        assert page.status == status, page.words
+        return page.html
+
+    async def post(
+        self, path: str, fields: Mapping[str, str] | None = None, *, is_multipart: bool = False, **headers: str
+    ) -> Page:
+        """Send a form as a browser does."""
+        sent = {"Accept": "text/html", "Origin": self.url, "Sec-Fetch-Site": "same-origin"} | headers
+        data: object = dict(fields or {})
+        if is_multipart:
+            sent["Content-Type"] = "multipart/form-data; boundary=edge"
+            data = io.BytesIO(_multipart(fields or {}))
+        async with self.http.post(path, data=data, headers=sent, allow_redirects=False) as answer:
+            return await _page(answer)
+
+    async def api(self, path: str, body: object = None, *, status: int = 200, **headers: str) -> Any:
+        """Ask the API, or with a body make a change; return the JSON."""
+        method = "GET" if body is None else "POST"
+        async with self.http.request(method, path, json=body, headers=headers) as answer:
+            said = await answer.json()
+            assert answer.status == status, said
+            return said
+
+    async def finish(self, page: Page) -> Page:
+        """Wait until the job that an act started has ended; return its page."""
+        assert page.location.startswith("/jobs/"), page.words
+        async with asyncio.timeout(10):
+            while (job := self.jobs.of(page.location.removeprefix("/jobs/"))) is not None and job.ended_at_ms is None:
+                self.clock.now_ms += 1_000
+                await self.get(page.location)
+        return await self.get(page.location)
+
+    # --- what happens to events ---
+
+    async def arrive(
+        self,
+        payload: bytes | None = None,
+        *,
+        route: RouteName = OUTBOUND,
+        event: str = "Message Sent",
+        user: str = "u1",
+        message: str = "m1",
+        state: State = State.PENDING,
+        reason: str = "",
+        attempt: Attempt | None = None,
+        progress: bytes = b"",
+        source: str = "webhook",
+    ) -> int:
+        """Let one event with these labels arrive, and settle it as told; return its sequence."""
+        number = next(self._numbers)
+        envelope = Envelope(
+            route=route,
+            event_key=number.to_bytes(16, "big"),
+            partition_key="",
+            received_at_ms=self.clock.now_ms,
+            payload=payload if payload is not None else json.dumps({"number": number}).encode(),
+            source=source,
+            labels=Labels(type="message:updated", event=event, message_id=message, user_id=user),
+        )
+        await stored(self.spool, [envelope])
+        sequence = (await self.newest())[0]
+        if state is State.PENDING and attempt is None and not progress:
+            return sequence
+        await self._settle(route, sequence, state, reason=reason, attempt=attempt, progress=progress)
+        return sequence
+
+    async def put(
+        self, event: Mapping[str, Any] | bytes, state: State, reason: str = "", *, inbound: bool = False
+    ) -> int:
+        """Have an event of a vendor's own form arrive and be settled; return its sequence."""
+        payload = event if isinstance(event, bytes) else json.dumps(event).encode()
+        await stored(self.spool, [_envelope(payload, self.clock.wall_ms(), inbound=inbound)])
+        sequence = (await self.newest())[0]
+        attempt = an_attempt(status=400, outcome="refused") if state is State.DEAD else None
+        await self._settle(INBOUND if inbound else OUTBOUND, sequence, state, reason=reason, attempt=attempt)
+        return sequence
+
+    async def put_many(self, count: int, state: State, reason: str, **fields: object) -> None:
+        """Have many inbound events arrive and be settled together."""
+        events = [
+            {"type": "track", "event": "E", "userId": f"u{n}", "messageId": f"m{n}", **fields} for n in range(count)
+        ]
+        made = [_envelope(json.dumps(event).encode(), self.clock.wall_ms(), inbound=True) for event in events]
+        await stored(self.spool, made)
+        leases = await leased(self.spool, INBOUND, fresh=count, retry=0, size=10**9)
+        await settle(self.spool, [lease.sequence for lease in leases], state, reason=reason)
+
+    async def deliver(self, route: RouteName = OUTBOUND, state: State = State.DELIVERED, reason: str = "") -> None:
+        """Settle everything that is pending on a route."""
+        leases = await leased(self.spool, route, size=10**9)
+        await settle(self.spool, [lease.sequence for lease in leases], state, reason=reason)
+
+    async def _settle(
+        self,
+        route: RouteName,
+        sequence: int,
+        state: State,
+        *,
+        reason: str,
+        attempt: Attempt | None,
+        progress: bytes = b"",
+    ) -> None:
+        leases = await leased(self.spool, route, fresh=500, size=10**9)
+        others = [lease.sequence for lease in leases if lease.sequence != sequence]
+        if others:
+            await give_back(self.spool, others, counts=False)
+        if progress:
+            await self.spool.note(sequence, progress)
+        if state is State.PENDING:
+            await give_back(self.spool, [sequence], self.clock.now_ms + 60_000, reason=reason, attempt=attempt)
+        else:
+            await settle(self.spool, [sequence], state, reason=reason, attempt=attempt)
+
+    # --- what is there ---
+
+    async def newest(self) -> list[int]:
+        """Return the sequences in the spool, newest first."""
+        return [row.sequence for row in (await self.spool.events(EventQuery(limit=10_000))).rows]
+
+    async def states(self) -> dict[int, str]:
+        """Return the state of every event, discarded ones marked with a star."""
+        rows = (await self.spool.events(EventQuery(limit=10_000))).rows
+        return {row.sequence: row.state.value + ("*" if row.is_discarded else "") for row in rows}
+
+    async def audits(self) -> list[tuple[str, str]]:
+        """Return what was written down, oldest first: act and detail."""
+        return [(row.action, row.detail) for row in (await self.spool.audit(limit=100))[::-1]]
+
+
+def an_attempt(*, status: int | None = 200, outcome: str = "delivered", answer: bytes = b"") -> Attempt:
+    """Return one exchange."""
+    return Attempt(
+        at_ms=NOW_MS,
+        duration_ms=3,
+        operation="POST /v1/batch",
+        status=status,
+        outcome=outcome,
+        reason="x" if outcome != "delivered" else "",
+        answer=answer,
+    )
+
+
+def _multipart(fields: Mapping[str, str]) -> bytes:
+    parts = (f'--edge\r\nContent-Disposition: form-data; name="{n}"\r\n\r\n{v}\r\n' for n, v in fields.items())
+    return ("".join(parts) + "--edge--\r\n").encode()
+
+
+async def _page(answer: aiohttp.ClientResponse) -> Page:
+    """Read an answer, and hold a page to what holds for every page: nothing inline, nothing from outside."""
+    page = Page(status=answer.status, html=await answer.text(errors="replace"), headers=answer.headers)
+    policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    if answer.content_type == "text/html" and "<html" in page.html:
+        lowered = page.html.lower()
+        assert lowered.count("<h1") == 1
+        assert lowered.count("<script") == lowered.count('<script src="/static/page.js"') == 1
+        assert not [word for word in _NEVER_IN_A_PAGE if re.search(rf"<[^>]*{re.escape(word)}", lowered)]
+    return page
+
+
+def _envelope(payload: bytes, now_ms: int, *, inbound: bool) -> Envelope:
+    if not inbound:
+        return courier_wire.envelope(payload, received_at_ms=now_ms, source="webhook")
+    event = json.loads(payload)
+    return rudderstack_wire.envelope(event, payload, received_at_ms=now_ms, source="v1", unique=lambda: payload)
+
+
+async def _parts(
+    routes: Sequence[SetRoute], *, mode: str, explain: Mapping[RouteName, Explain], log: list[dict[str, object]]
+) -> Parts:
+    def keep(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        log.append(dict(line))
+        raise structlog.DropEvent
+
+    logger = structlog.wrap_logger(None, processors=[keep], wrapper_class=structlog.make_filtering_bound_logger(0))
+    clock, metrics = HandClock(), Metrics()
+    spool = MemorySpool(limits=SpoolLimits(), clock=clock)
+    return Parts(
+        archive=spool,
+        spool=spool,
+        links=await LinkStore.load(spool, read_link_file(PINNED, file="links.toml")),
+        routes=routes,
+        metrics=metrics,
+        reporter=Reporter(metrics, logger),
+        clock=clock,
+        settings_rows=(
+            {"variable": "FORWARDER_LISTEN", "value": "0.0.0.0:8080", "origin": "environment", "is_secret": False},
+            {"variable": "FORWARDER_INBOUND_MODE", "value": mode, "origin": "default", "is_secret": False},
+            {"variable": "COURIER_API_KEY", "value": "(set)", "origin": ".env", "is_secret": True},
+        ),
+        explain=explain,
+        time_of={OUTBOUND: stated_time_ms},
+    )
+
+
+@asynccontextmanager
+async def _world(
+    *, token: str | None, mode: str, running: Sequence[RouteName], explain: Mapping[RouteName, Explain]
+) -> AsyncIterator[World]:
+    log: list[dict[str, object]] = []
+    routes = {name: SetRoute(name) for name in running}
+    parts = await _parts(tuple(routes.values()), mode=mode, explain=explain, log=log)
+    assert isinstance(parts.spool, MemorySpool)
+    assert isinstance(parts.clock, HandClock)
+    checked, sessions = Checked(), Sessions(clock=parts.clock)
+    guard = OperatorGuard(
+        token=token, own_hosts=frozenset({"bridge.internal"}), sessions=sessions, public_paths=PUBLIC_PATHS
+    )
+    acts, jobs, rates = (
+        Acts(parts=parts),
+        Jobs(parts, look_every_s=0.001),
+        Rates(metrics=parts.metrics, clock=parts.clock),
+    )
+    render = Renderer(parts, can_log_out=guard.has_token)
+    site = Site(acts=acts, render=render, jobs=jobs, rates=rates, guard=guard, sessions=sessions, check=checked)
+    operations = (*Api(acts=acts).operations(), *site.operations())
+    routes_served = [one.route() for one in (*operations, described(operations))]
+    app = operator_app((*static_routes(), *routes_served), guard=guard, parts=parts, told=site.told)
+    app.on_shutdown.append(lambda _: jobs.close())
+    listener = OperatorListener(app, host="127.0.0.1", port=0)
+    task = asyncio.create_task(listener.run())
+    await asyncio.wait_for(listener.started.wait(), 5)
+    url = f"http://127.0.0.1:{listener.address[1]}"
+    async with aiohttp.ClientSession(url, cookie_jar=aiohttp.CookieJar(unsafe=True)) as http:
+        yield World(
+            http=http,
+            url=url,
+            spool=parts.spool,
+            clock=parts.clock,
+            parts=parts,
+            acts=acts,
+            jobs=jobs,
+            rates=rates,
+            metrics=parts.metrics,
+            sessions=sessions,
+            checked=checked,
+            routes=routes,
+            operations=operations,
+            log=log,
+        )
+    await listener.drain()
+    await asyncio.wait_for(task, 5)
+
+
+Start = Callable[..., Awaitable[World]]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Give tests a way to start the listener; all are stopped at the end."""
+    async with AsyncExitStack() as stack:
+
+        async def make(
+            *,
+            token: str | None = None,
+            mode: str = "direct",
+            running: Sequence[RouteName] = (OUTBOUND, INBOUND),
+            explain: Mapping[RouteName, Explain] | None = None,
+        ) -> World:
+            return await stack.enter_async_context(
+                _world(token=token, mode=mode, running=running, explain=dict(explain or {}))
+            )
+
+        yield make
+
+
+@pytest.fixture
+async def world(start: Start) -> World:
+    """Return a listener with both routes and nothing in the spool."""
+    return await start()

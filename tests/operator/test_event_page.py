@@ -1,0 +1,285 @@
+"""One event's page, its message's timeline and its replay, at the level of HTTP."""
+
+import json
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from forwarder.delivery.plan import Fate, Plan, PlannedCall
+from forwarder.errors import Unmappable
+from forwarder.model import Attempt, Delivery, Filtered, Lease, Replay, RouteName, State, Unmapped
+from forwarder.operator.edits import store_edited
+from forwarder.operator.explain import explainer
+from forwarder.ports import Mapped
+from stand_ins.spool_acts import leased
+
+OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
+Start = Callable[..., Awaitable[Any]]
+HOSTILE = '</pre><script>alert(1)</script>\u202e"onmouseover=x'
+
+
+class SayingMapper:
+    """Maps by what the payload says: `{"as": "filtered"}` and the like; else one call that repeats the payload."""
+
+    def map(self, lease: Lease) -> Mapped:
+        """Return what the payload asks for."""
+        wanted = json.loads(lease.envelope.payload).get("as")
+        if wanted == "filtered":
+            return Filtered(reason="a rule says so")
+        if wanted == "unmapped":
+            return Unmapped(reason="nothing is linked")
+        if wanted == "dead":
+            raise Unmappable("no user")
+        return (Delivery(sequence=lease.sequence, operation="POST /v1/batch", body=lease.envelope.payload),)
+
+
+async def test_what_arrived_what_is_sent_and_every_attempt(start: Start) -> None:
+    """The page has the payload indented, what the mapping makes of it, and each attempt with its answer."""
+    world = await start(explain={OUTBOUND: explainer(SayingMapper())})
+    attempt = Attempt(
+        at_ms=world.clock.now_ms,
+        duration_ms=37,
+        operation="POST /v1/batch",
+        status=400,
+        outcome="refused",
+        reason="answered 400",
+        answer=b'{"error":"<b>no</b>"}',
+    )
+    sequence = await world.arrive(b'{"a":{"b":1}}', state=State.DEAD, reason="answered 400", attempt=attempt)
+    text = await world.page(f"/events/{sequence}")
+    assert text.count("{\n  &#34;a&#34;: {\n    &#34;b&#34;: 1\n  }\n}") == 2
+    for words in ("What would be sent now", "refused", "400", "in 37 ms", "&lt;b&gt;no&lt;/b&gt;", "Message Sent"):
+        assert words in text
+    assert 'href="/messages/m1"' in text
+    assert 'href="/events?user=u1"' in text
+    assert f'action="/events/{sequence}/replay"' in text
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"), [("filtered", "a rule says so"), ("unmapped", "nothing is linked"), ("dead", "no user")]
+)
+async def test_what_would_not_be_sent_says_why(start: Start, wanted: str, words: str) -> None:
+    """Where the mapping sends nothing, the page says in which state the event would end and why."""
+    world = await start(explain={OUTBOUND: explainer(SayingMapper())})
+    sequence = await world.arrive(json.dumps({"as": wanted}).encode())
+    text = await world.page(f"/events/{sequence}")
+    assert "it would end" in text
+    assert words in text
+    assert f"state-{wanted}" in text
+
+
+async def test_a_hostile_payload_is_text(start: Start) -> None:
+    """HTML, quotes and direction characters in payload, names and reasons are shown, not obeyed."""
+    world = await start(explain={OUTBOUND: explainer(SayingMapper())})
+    payload = json.dumps({"x": HOSTILE}, ensure_ascii=False).encode()
+    sequence = await world.arrive(
+        payload, event=HOSTILE, user=HOSTILE, message=HOSTILE, state=State.DEAD, reason=HOSTILE
+    )
+    text = await world.page(f"/events/{sequence}")
+    assert "alert(1)" in text
+    assert "\u202e" not in text
+    assert "⟨U+202E⟩" in text
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"\xff\xfe\x00", b"", b"[" * 100_000, b'"\\ud800"', b'{"a":NaN}', b'{"t":"' + b"<x>" * 1_400_000 + b'"}'],
+    ids=["no text", "nothing", "deep", "lone surrogate", "no JSON", "four megabytes"],
+)
+async def test_no_payload_breaks_the_page(start: Start, payload: bytes) -> None:
+    """Whatever was stored is shown up to a bound, and all of it is a download away, as it was."""
+    world = await start(explain={OUTBOUND: explainer(SayingMapper())} if payload.startswith(b'"') else {})
+    world.parts.explain.clear()
+    sequence = await world.arrive(payload)
+    text = await world.page(f"/events/{sequence}")
+    assert len(text) < 500_000
+    assert ("Only the beginning is shown" in text) == (len(payload) > 65_536)
+    async with world.http.get(f"/events/{sequence}/payload") as answer:
+        assert await answer.read() == payload
+        assert answer.headers["Content-Disposition"] == f'attachment; filename="event-{sequence}.json"'
+        assert answer.content_type == "application/octet-stream"
+
+
+async def test_a_large_payload_is_not_mapped_for_the_page(start: Start) -> None:
+    """An event above a megabyte is not mapped just to be looked at, and the page says what to use instead."""
+    world = await start(explain={OUTBOUND: explainer(SayingMapper())})
+    sequence = await world.arrive(b'{"t":"' + b"x" * 1_100_000 + b'"}')
+    assert "use forwarder map" in await world.page(f"/events/{sequence}")
+
+
+async def test_an_inbound_event_shows_its_calls(world: Any) -> None:
+    """The plan of an inbound event is listed with what was done, refused and is still to do."""
+    plan = Plan(
+        calls=[
+            PlannedCall(operation="PUT /profiles/u1", family="profiles", fate=Fate.DONE),
+            PlannedCall(
+                operation="POST /lists", family="lists", fate=Fate.REFUSED, reason="answered 400", words="bad list"
+            ),
+            PlannedCall(operation="POST /automations/a/invoke", family="automations", is_unknown=True),
+        ]
+    )
+    sequence = await world.arrive(route=INBOUND, progress=plan.encoded())
+    text = await world.page(f"/events/{sequence}")
+    for words in ("Calls to Courier", "PUT /profiles/u1", "done", "refused: answered 400 (bad list)", "unknown"):
+        assert words in text
+
+
+async def test_a_plan_of_another_version_is_left_out(world: Any) -> None:
+    """Progress that cannot be read is not shown, and breaks nothing."""
+    sequence = await world.arrive(route=INBOUND, progress=b"no plan")
+    assert "Calls to Courier" not in await world.page(f"/events/{sequence}")
+
+
+async def test_a_replay_asks_then_moves_and_is_written_down(world: Any) -> None:
+    """The event becomes pending only after a yes; the audit log names it."""
+    sequence = await world.arrive(state=State.DEAD, reason="x")
+    path = f"/events/{sequence}/replay"
+    async with world.http.post(path) as answer:
+        assert f"Replay event {sequence}?" in await answer.text()
+    assert (await world.spool.event(sequence)).row.state is State.DEAD
+    async with world.http.post(path, data={"confirmed": "1"}) as answer:
+        assert "Replayed: 1 event(s)" in await answer.text()
+    assert (await world.spool.event(sequence)).row.state is State.PENDING
+    assert (await world.spool.audit(limit=1))[0].action == "replay"
+
+
+@pytest.mark.parametrize(
+    ("route", "state", "words"),
+    [
+        (OUTBOUND, State.DELIVERED, "recognises a repetition"),
+        (INBOUND, State.DEAD, "are not repeated"),
+        (OUTBOUND, State.PENDING, "is pending already"),
+    ],
+)
+async def test_a_replay_says_what_it_does(world: Any, route: RouteName, state: State, words: str) -> None:
+    """The question says what happens to an event that was delivered, half done, or waits anyway."""
+    sequence = await world.arrive(route=route, state=state, reason="r")
+    async with world.http.post(f"/events/{sequence}/replay") as answer:
+        assert words in await answer.text()
+
+
+async def test_a_message_has_one_timeline(world: Any) -> None:
+    """All events of a message, the first above, each with its distance from the first."""
+    message = "m/1 ?&#"
+    await world.arrive(event="Message Enqueued", message=message, state=State.FILTERED, reason="not wanted")
+    world.clock.now_ms += 1_500
+    await world.arrive(event="Message Sent", message=message, state=State.DELIVERED)
+    await world.arrive(event="Of another", message="m2")
+    listed = await world.page("/events")
+    (path, *_) = re.findall(r'href="(/messages/m%2F[^"]*)"', listed)
+    text = await world.page(path)
+    assert text.index("Message Enqueued") < text.index("Message Sent")
+    assert "+ 1.5 s" in text
+    assert "Of another" not in text
+
+
+async def test_a_message_that_is_unknown_says_so(world: Any) -> None:
+    """An unknown message is a page with 404 that says why it may be missing."""
+    assert "No event of this message is known" in await world.page("/messages/none", status=404)
+
+
+@pytest.mark.parametrize("path", ["/events/999999", "/events/999999/payload"])
+async def test_an_event_that_is_unknown_is_a_page(world: Any, path: str) -> None:
+    """An unknown event is a page with 404."""
+    assert "Page not found" in await world.page(path, status=404)
+
+
+async def test_an_impossible_number_is_a_page(world: Any) -> None:
+    """A path that is no number is a page with 400."""
+    await world.page("/events/abc", status=400)
+
+
+async def test_a_payload_that_is_gone_is_told(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the payload was purged the page says why, offers no replay, and the download is 404."""
+    sequence = await world.arrive(state=State.DELIVERED)
+    found = await world.spool.event(sequence)
+    gone = type(found)(row=found.row, event_key=found.event_key, payload=None, progress=b"", attempts=())
+
+    async def purged(_: int) -> Any:
+        return gone
+
+    monkeypatch.setattr(world.spool, "event", purged)
+    text = await world.page(f"/events/{sequence}")
+    assert "no longer kept" in text
+    assert "/replay" not in text
+    await world.page(f"/events/{sequence}/payload", status=404)
+
+
+async def test_an_event_without_labels_has_a_page(world: Any) -> None:
+    """An event without name, user and message still has a page and a line."""
+    sequence = await world.arrive(event="", user="", message="", source="")
+    assert "message:updated" in await world.page(f"/events/{sequence}")
+    assert "message:updated" in await world.page("/events")
+
+
+async def test_a_timeline_goes_by_the_events_own_times(world: Any) -> None:
+    """Statuses that arrive in the wrong order are shown in the order in which they were reached, with both times."""
+
+    async def told(event: str, **fields: object) -> None:
+        payload = json.dumps({"type": "message:updated", "data": {"id": "m1", **fields}}).encode()
+        await world.arrive(payload, event=event)
+
+    now_ms = world.clock.now_ms
+    await told("Message Delivered", status="DELIVERED", delivered=now_ms - 1_000)
+    await told("Message Sent", status="SENT", sent=now_ms - 61_000)
+    await world.arrive(b"no JSON", event="Message Unknown")
+    text = await world.page("/messages/m1")
+    names = re.findall(r"<strong>(Message \w+)</strong>", text)
+    assert names == ["Message Sent", "Message Delivered", "Message Unknown"]
+    assert "over 1 min 1 s" in text
+    assert "1 min 1 s later" in text
+    assert text.count("; arrived ") == 2
+    beside = await world.page("/events/1")
+    assert beside.index(">Message Sent</a>") < beside.index('<span class="muted">this one</span>')
+
+
+async def test_a_timeline_reads_no_large_payload(world: Any) -> None:
+    """An event too large to be one of Courier's keeps its arrival as its time."""
+    data = {"id": "m1", "status": "SENT", "sent": 1_000, "filling": "x" * 70_000}
+    await world.arrive(json.dumps({"type": "message:updated", "data": data}).encode())
+    assert "; arrived " not in await world.page("/messages/m1")
+
+
+async def test_everything_again_is_offered_where_calls_were_made(world: Any) -> None:
+    """An inbound event that made calls offers to make them again, warns first, and the log says it."""
+    plan = Plan(calls=[PlannedCall(operation="POST /automations/x", family="automations", fate=Fate.DONE)])
+    progress = msgspec.json.encode(plan)
+    made = await world.arrive(route=INBOUND, state=State.DEAD, reason="refused", progress=progress)
+    text = await world.page(f"/events/{made}")
+    assert "Replay everything" in text
+    assert "a second time" in text
+    async with world.http.post(f"/events/{made}/replay", data={"everything": "1"}) as answer:
+        asked = await answer.text()
+        assert "a second time" in asked
+        assert '<input type="hidden" name="everything" value="1">' in asked
+    form = {"everything": "1", "confirmed": "1"}
+    async with world.http.post(f"/events/{made}/replay", data=form, allow_redirects=False) as answer:
+        assert answer.status == 303
+    assert "with what was done before" in (await world.spool.audit(limit=1))[0].detail
+    (lease,) = await leased(world.spool, INBOUND, fresh=1, retry=1, size=10**6)
+    assert lease.replay is Replay.EVERYTHING
+
+
+@pytest.mark.parametrize(
+    ("route", "state"),
+    [(OUTBOUND, State.DELIVERED), (INBOUND, State.UNMAPPED), (INBOUND, State.PENDING)],
+    ids=["outbound is recognised by its key", "made no call", "is not settled"],
+)
+async def test_everything_again_is_not_offered_elsewhere(world: Any, route: RouteName, state: State) -> None:
+    """Where nothing would be repeated there is no second button, and its form replays as the first does."""
+    sequence = await world.arrive(route=route, state=state, reason="r" if state is State.UNMAPPED else "")
+    assert "Replay everything" not in await world.page(f"/events/{sequence}")
+    async with world.http.post(f"/events/{sequence}/replay", data={"everything": "1"}) as answer:
+        assert "a second time" not in await answer.text()
+
+
+async def test_an_edited_copy_and_its_original_link_to_each_other(world: Any) -> None:
+    """Whoever looks at one finds the other."""
+    original = await world.arrive(b'{"a": 1}', state=State.DEAD, reason="r")
+    await store_edited(world.acts, await world.spool.event(original), '{"a": 2}', who="somebody")
+    copy = (await world.newest())[0]
+    assert f'Replaced by an edited copy, <a href="/events/{copy}">' in await world.page(f"/events/{original}")
+    assert f'An edited copy of <a href="/events/{original}">' in await world.page(f"/events/{copy}")

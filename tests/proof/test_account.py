@@ -1,0 +1,82 @@
+"""The account of a chaos run finds each broken promise, and nothing where all were kept."""
+
+from forwarder.demo.facts import Facts, Ledger, Sighting
+from proof.account import Copies, Order, Scrapes, faults
+
+TOTALS = {"accepted": 1, "pending": 0, "delivered": 1, "filtered": 0, "unmapped": 0, "dead": 0}
+
+
+def facts(key: str, user: str = "u") -> Facts:
+    """Return what is true of an event."""
+    return Facts(key=(key,), name="n", user=user)
+
+
+def arrival(key: str, user: str = "u") -> Sighting:
+    """Return its arrival."""
+    return Sighting(key=(key,), name="n", user=user, at_ms=None, message_id="")
+
+
+def ledger_of(*, arrives: bool) -> Ledger:
+    """Return the account of one acknowledged event."""
+    ledger = Ledger()
+    ledger.post(facts("a"))
+    ledger.acknowledge(("a",))
+    if arrives:
+        ledger.see(arrival("a"))
+    return ledger
+
+
+def test_a_loss_and_totals_that_say_otherwise_are_faults() -> None:
+    """What was acknowledged and never came is lost; totals that do not agree with both ends are wrong."""
+    assert faults(ledger_of(arrives=True), TOTALS, dead=0) == []
+    assert any("lost" in fault for fault in faults(ledger_of(arrives=False), TOTALS, dead=0))
+    assert any("totals" in fault for fault in faults(ledger_of(arrives=True), TOTALS | {"accepted": 2}, dead=0))
+    assert any("totals" in fault for fault in faults(ledger_of(arrives=True), TOTALS, dead=1))
+
+
+def test_a_copy_needs_a_reason() -> None:
+    """A kill between, or an answer that was cut off, explains a copy; nothing else does."""
+    copies = Copies()
+    copies.see(("killed",), life=1, is_answered=True)
+    copies.see(("killed",), life=2, is_answered=True)
+    copies.see(("cut",), life=1, is_answered=False)
+    copies.see(("cut",), life=1, is_answered=True)
+    assert (copies.after_kill, copies.after_cut, copies.unexplained) == (1, 1, [])
+
+    copies.see(("cut",), life=1, is_answered=True)
+    assert len(copies.unexplained) == 1
+
+
+def test_order_is_per_user_whichever_end_tells_first() -> None:
+    """Two of one user that changed places are found, also before both were acknowledged; other users' never matter."""
+    order = Order()
+    order.apply(arrival("a"))
+    order.post(facts("a"))
+    order.post(facts("x", "other"))
+    order.post(facts("b"))
+    order.apply(arrival("b"))
+    order.apply(arrival("x", "other"))
+    assert (order.broken(), order.compared) == ([], 3)
+
+    for key in "cd":
+        order.post(facts(key))
+    for key in "dc":
+        order.apply(arrival(key))
+    assert order.broken() == ["u"]
+
+
+def test_a_call_without_its_effect_breaks_the_order() -> None:
+    """At the end nothing may be left over."""
+    order = Order()
+    order.post(facts("a"))
+    assert order.broken() == ["u"]
+
+
+def test_totals_balance_and_never_go_back() -> None:
+    """A scrape that does not add up, and one that has forgotten events, are told."""
+    scrapes = Scrapes()
+    scrapes.see({"r": TOTALS})
+    assert scrapes.wrong == []
+    scrapes.see({"r": TOTALS | {"pending": 1}})
+    scrapes.see({"r": dict.fromkeys(TOTALS, 0)})
+    assert len(scrapes.wrong) == 2
