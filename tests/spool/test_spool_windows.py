@@ -242,6 +242,7 @@ async def test_what_is_lent_is_not_quarantined(
     await lease(spool)
     await settle(spool, [3], State.DELIVERED)
     connection = apsw.Connection(str(tmp_path / "data" / "spool.db"))
+    connection.set_busy_timeout(5_000)
     connection.execute("UPDATE events_outbound SET payload = 'rotten' WHERE sequence = 1")
     connection.close()
     assert await spool.requeue([3]) == 1  # everything is read anew
