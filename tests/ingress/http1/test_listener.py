@@ -20,8 +20,8 @@ import pytest
 
 from forwarder.errors import SettingsInvalid
 from forwarder.ingress.health import Health
-from forwarder.ingress.limits import ListenerLimits
-from forwarder.ingress.listener import PublicListener
+from forwarder.ingress.http1.listener import PublicListener
+from forwarder.ingress.http1.shared import ListenerLimits
 from forwarder.telemetry.reporter import REJECTIONS
 
 NOW_MS = 1_767_225_640_123
