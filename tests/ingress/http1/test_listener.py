@@ -610,10 +610,10 @@ async def test_answers_are_counted_by_endpoint_and_status(
 
 def test_every_reason_is_known_beforehand() -> None:
     """Each word that a refusal is counted under is among those that metrics show from the start."""
-    folder = Path(inspect.getfile(PublicListener)).parent
+    folder = Path(inspect.getfile(PublicListener)).parents[1]
     asked = re.compile(
         r"""(?:Rejected\(\s*[^",()]*(?:\([^()]*\))?[^",()]*,|later\(|unknown\([^",]*,|_rejected\([^",]*,)\s*"(\w+)\""""
     )
-    used = {reason for path in folder.glob("*.py") for reason in asked.findall(path.read_text())}
+    used = {reason for path in folder.rglob("*.py") for reason in asked.findall(path.read_text())}
     assert len(used) > 15
     assert used <= set(REJECTIONS)
