@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import httptools
 
 from forwarder.ingress.endpoints import BY_TARGET, ReplyFormat
-from forwarder.ingress.exchange import Answering, Exchange
+from forwarder.ingress.http1.exchange import Answering, Exchange
+from forwarder.ingress.http1.shared import Shared
 from forwarder.ingress.replies import Rejected, Reply, draining, head_too_large, later, not_http, too_large, too_much
 from forwarder.ingress.routing import UNKNOWN_ENDPOINT, endpoint_name, split
-from forwarder.ingress.shared import Shared
 
 _HEADER_BYTES = 4  # of a header beside its name and value
 _ONCE = frozenset({b"content-length", b"transfer-encoding", b"host"})  # twice, they may be read in two ways

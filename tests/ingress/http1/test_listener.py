@@ -20,8 +20,8 @@ import pytest
 
 from forwarder.errors import SettingsInvalid
 from forwarder.ingress.health import Health
-from forwarder.ingress.limits import ListenerLimits
-from forwarder.ingress.listener import PublicListener
+from forwarder.ingress.http1.listener import PublicListener
+from forwarder.ingress.http1.shared import ListenerLimits
 from forwarder.telemetry.reporter import REJECTIONS
 
 NOW_MS = 1_767_225_640_123
@@ -610,10 +610,10 @@ async def test_answers_are_counted_by_endpoint_and_status(
 
 def test_every_reason_is_known_beforehand() -> None:
     """Each word that a refusal is counted under is among those that metrics show from the start."""
-    folder = Path(inspect.getfile(PublicListener)).parent
+    folder = Path(inspect.getfile(PublicListener)).parents[1]
     asked = re.compile(
         r"""(?:Rejected\(\s*[^",()]*(?:\([^()]*\))?[^",()]*,|later\(|unknown\([^",]*,|_rejected\([^",]*,)\s*"(\w+)\""""
     )
-    used = {reason for path in folder.glob("*.py") for reason in asked.findall(path.read_text())}
+    used = {reason for path in folder.rglob("*.py") for reason in asked.findall(path.read_text())}
     assert len(used) > 15
     assert used <= set(REJECTIONS)

@@ -8,10 +8,10 @@ from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.ingress.admission import Admission
 from forwarder.ingress.cors import readable
 from forwarder.ingress.endpoints import BodyFormat
+from forwarder.ingress.http1.shared import Shared
 from forwarder.ingress.receiver import Steps
 from forwarder.ingress.replies import ONE_ACCEPTED, Reply, too_much, wire
 from forwarder.ingress.routing import UNKNOWN_ENDPOINT
-from forwarder.ingress.shared import Shared
 from forwarder.model import Envelope, Receipt
 
 _AT_ONCE_BYTES = 65_536  # of a body with many events: above it they are read in steps, so that others get a turn
