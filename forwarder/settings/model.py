@@ -1,7 +1,7 @@
 """Every setting: its name, its default, what it may be, and what to write instead when it is wrong.
 
-The field's description is the remedy that an error ends with. Absent: where the values come from
-(`sources`), and what only several settings together can get wrong (`together`).
+The field's description is the remedy that an error ends with. Where the values come from: `sources`; what only
+several settings together can get wrong: `together`.
 """
 
 from collections.abc import Mapping

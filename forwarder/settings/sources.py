@@ -2,7 +2,6 @@
 
 The environment, then `.env` in the working directory, then files of the secrets directory
 (`FORWARDER_SECRETS_DIR`), then systemd's credentials (`CREDENTIALS_DIRECTORY`). An empty text is unset.
-Absent: what the values mean.
 """
 
 from collections import ChainMap
