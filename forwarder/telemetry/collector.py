@@ -58,6 +58,14 @@ def _of_routes(facts: SpoolFacts, now_ms: int) -> Iterator[Metric]:
         "forwarder_spool_oldest_age_seconds", "Age of the oldest waiting event, 0 when none waits.", labels=["route"]
     )
     unsettled = GaugeMetricFamily("forwarder_spool_unsettled_bytes", "Payloads that wait.", labels=["route"])
+    discarded = GaugeMetricFamily(
+        "forwarder_discarded_events", "Dead events that were put aside and are still kept.", labels=["route"]
+    )
+    open_dead = GaugeMetricFamily(
+        "forwarder_open_dead_events",
+        "Dead events that are kept and not put aside: what is left to do.",
+        labels=["route"],
+    )
     for route, books in facts.totals.items():
         events.add_metric([route.value, "accepted"], books.accepted)
         for state in State:
@@ -68,7 +76,9 @@ def _of_routes(facts: SpoolFacts, now_ms: int) -> Iterator[Metric]:
         oldest_ms = facts.oldest_pending_ms.get(route)
         # A wall clock that was set back must not show a negative age.
         age.add_metric([route.value], max(0.0, (now_ms - oldest_ms) / 1000) if oldest_ms is not None else 0.0)
-    yield from (events, depth, retrying, age, unsettled)
+        discarded.add_metric([route.value], facts.discarded.get(route, 0))
+        open_dead.add_metric([route.value], facts.open_dead.get(route, 0))
+    yield from (events, depth, retrying, age, unsettled, discarded, open_dead)
 
 
 def _gauge(name: str, meaning: str, value: float) -> Metric:

@@ -17,6 +17,8 @@ def _facts(oldest_ms: int | None) -> SpoolFacts:
         totals={_ROUTE: books},
         oldest_pending_ms={_ROUTE: oldest_ms},
         retrying={_ROUTE: 2},
+        open_dead={_ROUTE: 3},
+        discarded={_ROUTE: 2},
         corrupt_rows=0,
         is_accepting=True,
         refusal="",
@@ -45,6 +47,7 @@ def test_the_books_balance_in_one_scrape() -> None:
         sample("forwarder_events", state=state) or 0 for state in states
     )
     assert sample("forwarder_spool_depth_events") == 4
+    assert (sample("forwarder_open_dead_events"), sample("forwarder_discarded_events")) == (3, 2)
     assert sample("forwarder_spool_oldest_age_seconds") == 2.5
     assert metrics.registry.get_sample_value("forwarder_spool_size_bytes") == 4096
 

@@ -36,6 +36,7 @@ from forwarder.spool.store.database import Reader, open_reader
 from forwarder.spool.store.faults import DAMAGE_ERRORS, words
 
 T = TypeVar("T")
+_DEAD = "SELECT route, sum(count), sum(rows - count) FROM reasons WHERE state = ? GROUP BY route"
 BookAmounts = dict[tuple[int, int], int]
 
 
@@ -181,6 +182,9 @@ class SqliteArchive:
         else:
             amounts = live.books
         refusal = "" if live is None else live.refusal or _cap_refusal(live)
+        dead = {
+            route: (kept, put_aside) for route, kept, put_aside in connection.execute(_DEAD, (STATE_CODES[State.DEAD],))
+        }
         pages = int(connection.pragma("page_count")) - int(connection.pragma("freelist_count"))
         return SpoolFacts(
             size_bytes=pages * int(connection.pragma("page_size")),
@@ -189,6 +193,8 @@ class SqliteArchive:
             totals={name: _books(amounts, code) for name, code in _codes()},
             oldest_pending_ms={name: _oldest_ms(connection, code) for name, code in _codes()},
             retrying={name: amounts.get((code, Account.RETRYING), 0) for name, code in _codes()},
+            open_dead={name: dead.get(code, (0, 0))[0] for name, code in _codes()},
+            discarded={name: dead.get(code, (0, 0))[1] for name, code in _codes()},
             corrupt_rows=sum(amounts.get((code, Account.CORRUPT), 0) for _, code in _codes()),
             is_accepting=not refusal,
             refusal=refusal,
