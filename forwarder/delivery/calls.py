@@ -65,7 +65,7 @@ class CallFlight(Flight):
     def group(self) -> str:
         """The rate-limit group of the next call; that of the last one when all are made."""
         call = self.plan.next() or self.plan.calls[-1]
-        return call.family
+        return call.group
 
     @property
     def holds(self) -> int:

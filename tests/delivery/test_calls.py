@@ -40,8 +40,7 @@ def _lease(progress: bytes = b"", **fields: Any) -> Lease:
 
 def _deliveries(*operations: str) -> tuple[Delivery, ...]:
     return tuple(
-        Delivery(sequence=7, operation=operation, body=b"{}", family=operation.split("/")[1])
-        for operation in operations
+        Delivery(sequence=7, operation=operation, body=b"{}", group=operation.split("/")[1]) for operation in operations
     )
 
 
