@@ -84,6 +84,14 @@ class CallFlight(Flight):
         self.plan.is_under_way = True
         return self.plan.encoded()
 
+    def unsent(self) -> bytes | None:
+        """Return what was on disk before `unkept`: an event that never got a call is planned anew, links and all."""
+        if not self.plan.is_under_way:
+            return None
+        lease = self.leases[0]
+        # What was asked of a replay is known to the spool no longer, only to the plan that was made of it.
+        return lease.progress if lease.replay is Replay.NOT else self.progress()
+
     def end(self, decision: Decision, answer: Answer) -> bool:
         """Learn what became of the call; return whether another one follows."""
         call = self._call()

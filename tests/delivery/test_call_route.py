@@ -130,6 +130,32 @@ async def test_refused_call_lets_the_others_be_made(call_bench: Any, spool: Any)
     assert all("bad" not in str(line) for line in run.reporter.lines)
 
 
+async def test_a_link_that_is_mended_in_a_pause_counts(call_bench: Any, spool: Any, plan_mapper: Any) -> None:
+    """What waits in hand when a route is paused is planned anew when it goes on."""
+    for number in range(40):
+        plan_mapper.table[b"%d" % number] = "send:wrong"
+        _add(spool, str(number), f"u{number}")
+    answer = asyncio.Event()
+
+    async def slow(_batch: Batch) -> Verdict:
+        await answer.wait()
+        return Delivered()
+
+    run = call_bench(slow, mapper=plan_mapper, concurrency_max=8)
+    async with run.running():
+        await run.until(lambda: run.route.status().in_hand == 10 and run.sink.in_flight == 8)
+        await run.until(lambda: len(spool.notes) == 10)
+        await run.route.pause(who="ops")
+        for payload in plan_mapper.table:
+            plan_mapper.table[payload] = "send:right"
+        answer.set()
+        await run.until(lambda: spool.leased() == 0)
+        await run.route.resume(who="ops")
+        await run.settled()
+    assert _operations(run).count("POST /send/wrong") == 8
+    assert _operations(run).count("POST /send/right") == 32
+
+
 async def test_replay_makes_only_what_was_not_done(call_bench: Any, spool: Any, plan_mapper: Any) -> None:
     """A replay plans anew, skips the done calls, and uses a new key for the refused one."""
     plan_mapper.table[b"x"] = "profiles:u send:bad"
