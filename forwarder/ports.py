@@ -225,6 +225,8 @@ class SpoolFacts:
     totals: dict[RouteName, Totals]
     oldest_pending_ms: dict[RouteName, int | None]  # received_at of the oldest pending event
     retrying: dict[RouteName, int]
+    open_dead: dict[RouteName, int]  # dead, still kept and not discarded: what is left to do
+    discarded: dict[RouteName, int]  # dead, still kept and discarded
     corrupt_rows: int
     is_accepting: bool  # False: cap or disk
     refusal: str  # why not, "" when accepting

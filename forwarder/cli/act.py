@@ -1,77 +1,102 @@
-"""`forwarder replay` and `forwarder discard`: act on events by number, or on all of a state and reason.
+"""`forwarder replay` and `forwarder discard`: act on events by number, or on all that a state and filters select.
 
-Both ask before they act, and work in bounded requests, which is their progress.
+Both count first, ask before they act, work in bounded requests until all of it is done, and say what came of it.
 """
 
 import asyncio
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import click
 
 from forwarder.cli.exits import CommandFailed, ending
+from forwarder.cli.filters import narrowing
 from forwarder.cli.operator_client import OperatorClient, operator
-from forwarder.cli.options import AS_JSON, ROUTE, URL, command_settings
+from forwarder.cli.options import AS_JSON, URL, command_settings
+from forwarder.errors import DaemonUnreachable
 
-_CHUNK = 500
-_REASONS_MAX = 500
+_CHUNK: Final = 500
+_FOLLOWED_MAX: Final = 50_000  # events whose outcome is asked for
+_LOOK_EVERY_S: Final = 0.25
 
-REASON = click.option("--reason", metavar="TEXT", help="With --state: only events with exactly this reason.")
-YES = click.option("--yes", is_flag=True, help="Do not ask.")
 SEQUENCES = click.argument("sequences", type=click.IntRange(1), nargs=-1)
+YES = click.option("--yes", is_flag=True, help="Do not ask.")
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Only count the events that it would be.")
+WAIT = click.option(
+    "--wait", "wait_s", type=click.FloatRange(0), default=10.0, show_default=True, metavar="SECONDS",
+    help="How long to look what becomes of the events before telling it.",
+)  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """What is to be done to which events."""
+@dataclass(kw_only=True)
+class Request:
+    """What is to be done to which events, and how far it got."""
 
     verb: str  # "replay" or "discard"
     did: str
     sequences: tuple[int, ...]
-    state: str | None
-    reason: str | None
-    route: str | None
+    filters: Mapping[str, str]
     everything: bool = False  # of a replay
+    total: int = 0
+    done: int = 0
+    moved: list[int] = field(default_factory=list)
+    outcome: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        """Refuse a wish for nothing, or for two things at once."""
-        if bool(self.sequences) == bool(self.state):
+        """Refuse a request for nothing, or for two things at once."""
+        if bool(self.sequences) == bool(self.filters.get("state")):
             raise click.UsageError("give either sequences (as `forwarder events` shows them) or --state")
-        if self.sequences and (self.reason is not None or self.route is not None):
-            raise click.UsageError("--reason and --route go with --state")
+        if self.sequences and self.filters:
+            raise click.UsageError("what narrows a selection goes with --state")
 
-    def extent(self) -> dict[str, bool]:
-        """Return the field of a request that asks for all of it again; nothing when that is not meant."""
-        return {"everything": True} if self.everything else {}
+    async def steps(self, client: OperatorClient, **more: Any) -> AsyncIterator[dict[str, Any]]:
+        """Ask step by step until all of it was asked for; what arrives meanwhile is not part of it."""
+        also = {"everything": True} | more if self.everything else more
+        wanted = sorted(set(self.sequences))
+        for start in range(0, len(wanted), _CHUNK):
+            yield await client.post(f"/api/{self.verb}", {"sequences": wanted[start : start + _CHUNK], **also})
+        if wanted:
+            return
+        newest = (await client.get("/api/events", limit=1))["events"]
+        before = newest[0]["sequence"] + 1 if newest else 0
+        body = {"before": before, "limit": _CHUNK, **self.filters, **also}
+        after: int | None = 0
+        while after is not None:
+            step = await client.post(f"/api/{self.verb}", body | {"after": after})
+            yield step
+            after = step["next_after"]
 
 
 @click.command(
     epilog=ending(
         "forwarder replay 1042 1043",
-        'forwarder replay --state dead --reason "no id" --yes',
-        "forwarder replay --state unmapped",
+        'forwarder replay --state dead --reason "no id" --dry-run',
+        "forwarder replay --state unmapped --event 'Order Completed' --since 2d --yes",
     )
 )
 @SEQUENCES
 @click.option(
     "--state", type=click.Choice(["dead", "unmapped", "filtered", "delivered"]), help="All events in this state."
 )
-@REASON
-@ROUTE
+@narrowing
 @click.option("--everything", is_flag=True, help="Also make the calls to Courier again that were made already.")
+@DRY_RUN
 @YES
+@WAIT
 @AS_JSON
 @URL
-def replay(*, yes: bool, as_json: bool, url: str | None, **wish: Any) -> None:
+def replay(*, sequences: tuple[int, ...], everything: bool, **given: Any) -> None:
     """Make settled events pending again: they are mapped anew and delivered.
 
     Calls to Courier that an event already made are not made again, unless --everything asks for it: then
-    automations start and messages go out a second time.
+    automations start and messages go out a second time. It goes on until all of them are done and says what
+    came of them; one that is interrupted says how many remain, and exits 1.
     """
-    _act(Wish(verb="replay", did="replayed", **wish), yes=yes, as_json=as_json, url=url)
+    _act("replay", "replayed", sequences, everything=everything, **given)
 
 
 @click.command(
@@ -82,85 +107,129 @@ def replay(*, yes: bool, as_json: bool, url: str | None, **wish: Any) -> None:
 )
 @SEQUENCES
 @click.option("--state", type=click.Choice(["dead"]), help="All dead events.")
-@REASON
-@ROUTE
+@narrowing
+@DRY_RUN
 @YES
 @AS_JSON
 @URL
-def discard(*, yes: bool, as_json: bool, url: str | None, **wish: Any) -> None:
-    """Mark dead events as discarded: they stay in the books and are asked about no more."""
-    _act(Wish(verb="discard", did="discarded", **wish), yes=yes, as_json=as_json, url=url)
+def discard(*, sequences: tuple[int, ...], **given: Any) -> None:
+    """Mark dead events as discarded: they stay in the totals as dead and are no longer something to do."""
+    _act("discard", "discarded", sequences, **given)
 
 
-def _act(wish: Wish, *, yes: bool, as_json: bool, url: str | None) -> None:
-    count = asyncio.run(_done(wish, yes=yes, url=url))
-    click.echo(json.dumps({wish.did: count}) if as_json else f"{wish.did} {count}")
-    if wish.sequences and count < len(set(wish.sequences)):
+def _act(
+    verb: str,
+    did: str,
+    sequences: tuple[int, ...],
+    *,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    url: str | None,
+    wait_s: float = 0.0,
+    everything: bool = False,
+    **filters: str | None,
+) -> None:
+    given = {name: value for name, value in filters.items() if value is not None}
+    request = Request(verb=verb, did=did, sequences=sequences, filters=given, everything=everything)
+    stopped = ""
+    try:
+        asyncio.run(_done(request, dry_run=dry_run, yes=yes, url=url, wait_s=wait_s))
+    except KeyboardInterrupt:
+        stopped = "interrupted"
+    except DaemonUnreachable as error:
+        if not request.done:
+            raise
+        stopped = str(error)
+    if dry_run:
+        click.echo(json.dumps({"would_be": request.total}) if as_json else f"{request.total} would be {did}")
+        return
+    remaining = max(0, request.total - request.done) if stopped else 0
+    click.echo(_as_json(request, remaining) if as_json else _in_words(request))
+    if stopped:
+        raise CommandFailed(f"{stopped}: {remaining} of {request.total} remain as they were; run it again for the rest")
+    missing = len(set(sequences)) - request.done
+    if missing > 0 and sequences:
         raise CommandFailed(
-            f"{len(set(wish.sequences)) - count} of them could not be {wish.did}: unknown, purged, "
-            f"or not in a state for it (see `forwarder events`)"
+            f"{missing} of them could not be {did}: unknown, purged, or not in a state for it (see `forwarder events`)"
         )
 
 
-async def _done(wish: Wish, *, yes: bool, url: str | None) -> int:
+async def _done(request: Request, *, dry_run: bool, yes: bool, url: str | None, wait_s: float) -> None:
     async with operator(command_settings(), url) as client:
-        total, is_exact = (len(set(wish.sequences)), True) if wish.sequences else await _total(client, wish)
-        if not total:
-            return 0
+        async for step in request.steps(client, dry_run=True):
+            request.total += step[request.did]
+        if dry_run or not (request.total or request.sequences):
+            return
         if not yes:
-            click.confirm(_question(wish, total, is_exact=is_exact), abort=True, err=True)
-        return await _by_sequence(client, wish) if wish.sequences else await _by_state(client, wish, total)
+            click.confirm(_question(request), abort=True, err=True)
+        with _progress(request) as bar:
+            async for step in request.steps(client):
+                request.done += step[request.did]
+                request.moved += step.get("sequences", ())[: _FOLLOWED_MAX - len(request.moved)]
+                bar.update(step[request.did])
+        if request.verb == "replay" and client.is_running:
+            await _follow(client, request, wait_s)
 
 
-def _question(wish: Wish, total: int, *, is_exact: bool) -> str:
-    which = f" in state {wish.state}" if wish.state else ""
-    why = f" with the reason {wish.reason!r}" if wish.reason else ""
-    again = ", and make again the calls that were made already" if wish.everything else ""
-    most = "" if is_exact else "at most "
-    return f"{wish.verb.capitalize()} {most}{total} event{'' if total == 1 else 's'}{which}{why}{again}?"
+async def _follow(client: OperatorClient, request: Request, wait_s: float) -> None:
+    """Look where the events are until none is pending, or the time is up."""
+    open_ones: Sequence[int] = request.moved
+    settled: Counter[str] = Counter()
+    until_s = asyncio.get_running_loop().time() + wait_s
+    while open_ones:
+        states, pending = await _states(client, open_ones)
+        is_over = not pending or asyncio.get_running_loop().time() >= until_s
+        settled += Counter({state: count for state, count in states.items() if is_over or state != "pending"})
+        request.outcome = settled
+        if is_over:
+            return
+        open_ones = pending
+        await asyncio.sleep(_LOOK_EVERY_S)
 
 
-async def _total(client: OperatorClient, wish: Wish) -> tuple[int, bool]:
-    """Return how many it will be at most, and whether that is exact.
-
-    Delivered events have no reasons to be counted by; and of very many reasons only the largest are told.
-    """
-    if wish.state != "delivered" or wish.reason is not None:
-        told = await client.get("/api/reasons", state=wish.state, route=wish.route, limit=_REASONS_MAX)
-        groups = [group["count"] for group in told["reasons"] if wish.reason in (None, group["reason"])]
-        if len(told["reasons"]) < _REASONS_MAX or (groups and wish.reason is not None):
-            return sum(groups), True
-    status = await client.get("/api/status")
-    accounts = [route["books"] for route in status["routes"] if wish.route in (None, route["name"])]
-    return sum(books[wish.state] for books in accounts if books), wish.state == "delivered"
+async def _states(client: OperatorClient, sequences: Sequence[int]) -> tuple[Counter[str], list[int]]:
+    states: Counter[str] = Counter()
+    pending: list[int] = []
+    for start in range(0, len(sequences), _CHUNK):
+        said = await client.post("/api/outcome", {"sequences": sequences[start : start + _CHUNK]})
+        states.update(said["states"])
+        pending += said["pending"]
+    return states, pending
 
 
-async def _by_sequence(client: OperatorClient, wish: Wish) -> int:
-    wanted = sorted(set(wish.sequences))
-    count = 0
-    with _progress(wish, len(wanted)) as bar:
-        for start in range(0, len(wanted), _CHUNK):
-            chunk: Sequence[int] = wanted[start : start + _CHUNK]
-            count += (await client.post(f"/api/{wish.verb}", {"sequences": chunk} | wish.extent()))[wish.did]
-            bar.update(len(chunk))
-    return count
+def _question(request: Request) -> str:
+    which = "".join(f", {name.replace('_', ' ')} {value!r}" for name, value in request.filters.items())
+    again = ", and make again the calls that were made already" if request.everything else ""
+    total = len(set(request.sequences)) or request.total
+    return f"{request.verb.capitalize()} {total} event{'' if total == 1 else 's'}{which}{again}?"
 
 
-async def _by_state(client: OperatorClient, wish: Wish, total: int) -> int:
-    named = {"state": wish.state, "reason": wish.reason, "route": wish.route, "limit": _CHUNK}
-    body = {name: value for name, value in named.items() if value is not None} | wish.extent()
-    count, after = 0, 0
-    with _progress(wish, total) as bar:
-        # Stops at the total it asked about: events that die again meanwhile are not taken a second time.
-        while count < total and after is not None:
-            done = await client.post(f"/api/{wish.verb}", body | {"after": after})
-            count += done[wish.did]
-            after = done["next_after"]
-            bar.update(done[wish.did])
-    return count
+def _in_words(request: Request) -> str:
+    said = f"{request.did} {request.done}"
+    if not request.outcome:
+        return said
+    again = {"dead", "unmapped"}
+    parts = [f"{request.outcome['delivered']} delivered"] + [
+        f"{count} {state}{' again' if state in again else ''}"
+        for state, count in sorted(request.outcome.items())
+        if state != "delivered"
+    ]
+    first = f" (of the first {len(request.moved)})" if len(request.moved) < request.done else ""
+    hint = "; see `forwarder events --state dead`" if request.outcome["dead"] else ""
+    return f"{said}: {', '.join(parts)}{first}{hint}"
 
 
-def _progress(wish: Wish, total: int) -> Any:
+def _as_json(request: Request, remaining: int) -> str:
+    said: dict[str, Any] = {request.did: request.done}
+    if request.outcome:
+        said["outcome"] = dict(request.outcome)
+    if remaining:
+        said["remaining"] = remaining
+    return json.dumps(said)
+
+
+def _progress(request: Request) -> Any:
     """Return a bar on the terminal; nothing where there is none, or where one request does it all."""
-    is_hidden = total <= _CHUNK or not sys.stderr.isatty()
-    return click.progressbar(length=total, label=f"{wish.did}", file=sys.stderr, show_pos=True, hidden=is_hidden)
+    is_hidden = request.total <= _CHUNK or not sys.stderr.isatty()
+    return click.progressbar(length=request.total, label=request.did, file=sys.stderr, show_pos=True, hidden=is_hidden)

@@ -13,6 +13,8 @@ _VERBS = {
     "events": "forwarder.cli.events:events",
     "replay": "forwarder.cli.act:replay",
     "discard": "forwarder.cli.act:discard",
+    "pause": "forwarder.cli.routes:pause",
+    "resume": "forwarder.cli.routes:resume",
     "map": "forwarder.cli.dry_run:map_",
     "links": "forwarder.cli.links:links",
     "send-sample": "forwarder.cli.demo_commands:send_sample_command",

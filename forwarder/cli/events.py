@@ -1,76 +1,121 @@
-"""`forwarder events`: what was received and what became of it, newest first, or as it comes in."""
+"""`forwarder events`: what was received and what became of it, newest first, or as it comes; `events show` for one."""
 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from forwarder.cli import show
-from forwarder.cli.exits import ending
+from forwarder.cli.exits import CommandFailed, ending
+from forwarder.cli.filters import STATE, narrowing
 from forwarder.cli.operator_client import OperatorClient, operator
-from forwarder.cli.options import AS_JSON, ROUTE, STATE, URL, command_settings
+from forwarder.cli.options import AS_JSON, URL, command_settings
 
-_FOLLOW_S = 0.5
-_PAGE = 500
+_FOLLOW_S: Final = 0.5
+_PAGE: Final = 500
 
 Filters = Mapping[str, str | None]
 Events = Sequence[dict[str, Any]]
 
 
-@click.command(
+@click.group(
+    invoke_without_command=True,
     epilog=ending(
-        "forwarder events --state dead",
-        "forwarder events --follow --route courier_to_rudderstack",
+        "forwarder events --state dead --since 1h",
+        "forwarder events --follow --route outbound",
         "forwarder events --message 1-65f240a0-47a6a120c8374de9bcf9f22c --json",
-    )
+        "forwarder events show 1042",
+    ),
 )
-@ROUTE
 @STATE
-@click.option("--event", metavar="NAME", help="Only events of this name, such as 'Message Sent'.")
-@click.option("--user", "user_id", metavar="ID", help="Only events of this user.")
-@click.option("--message", "message_id", metavar="ID", help="Only events of this message.")
-@click.option("--reason", metavar="TEXT", help="Only events with exactly this reason.")
-@click.option("--text", metavar="TEXT", help="Only events whose payload contains this; looks at the newest ones.")
+@narrowing
+@click.option("--text", metavar="TEXT", help="Only events whose payload contains this; reads them all, newest first.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
 @click.option("--follow", is_flag=True, help="Then print new events as they arrive, until Ctrl-C.")
 @AS_JSON
 @URL
-def events(*, limit: int, follow: bool, as_json: bool, url: str | None, **filters: str | None) -> None:
+@click.pass_context
+def events(
+    ctx: click.Context, /, *, limit: int, follow: bool, as_json: bool, url: str | None, **filters: str | None
+) -> None:
     """List events, newest first; with --follow oldest first, and on, also over a restart of the daemon.
 
     With --json one flat object per event and line: sequence, route, state, event, message_id, user_id,
     received_at, attempts, reason.
     """
-    try:
-        asyncio.run(_list(filters, limit=limit, follow=follow, as_json=as_json, url=url))
-    except KeyboardInterrupt:
+    if ctx.invoked_subcommand is not None:
         return
+    search = Search()
+    try:
+        asyncio.run(_list(search, filters, limit=limit, follow=follow, as_json=as_json, url=url))
+    except KeyboardInterrupt:
+        if not follow:
+            raise CommandFailed(f"interrupted: {search}; older ones were not read") from None
 
 
-async def _list(filters: Filters, *, limit: int, follow: bool, as_json: bool, url: str | None) -> None:
+@events.command("show", epilog=ending("forwarder events show 1042", "forwarder events show 1042 --json | jq .payload"))
+@click.argument("sequence", type=click.IntRange(0))
+@AS_JSON
+@URL
+def show_one(*, sequence: int, as_json: bool, url: str | None) -> None:
+    """Show one event whole: what is known of it, each attempt with its answer, and its payload."""
+
+    async def asked() -> Mapping[str, Any]:
+        async with operator(command_settings(), url) as client:
+            event: Mapping[str, Any] = await client.get(f"/api/events/{sequence}")
+            return event
+
+    event = asyncio.run(asked())
+    click.echo(json.dumps(event, ensure_ascii=False) if as_json else "\n".join(show.event_lines(event)))
+
+
+class Search:
+    """How far a listing came."""
+
+    def __init__(self) -> None:
+        self.scanned = 0
+        self.reached_at: str | None = None
+
+    def __str__(self) -> str:
+        """Say it."""
+        back = f", back to {show.local(self.reached_at)}" if self.reached_at else ""
+        return f"looked at {self.scanned} event{'' if self.scanned == 1 else 's'}{back}"
+
+    def note(self, page: Mapping[str, Any]) -> None:
+        """Count one more page."""
+        self.scanned += page["scanned"]
+        self.reached_at = page["reached_at"] or self.reached_at
+
+
+async def _list(search: Search, filters: Filters, *, limit: int, follow: bool, as_json: bool, url: str | None) -> None:
     async with operator(command_settings(), url, waits=follow) as client:
-        found = await _newest(client, filters, limit=max(limit, _PAGE) if follow else limit)
+        found = await _newest(client, search, filters, limit=max(limit, _PAGE) if follow else limit)
         for event in reversed(found[:limit]) if follow else found:
             _print(event, as_json=as_json)
         if follow:
             client.must_run("follow")
             await _follow(client, filters, found, as_json=as_json)
         elif not found and not as_json:
-            click.echo("no such events", err=True)
+            click.echo(f"no such events ({search})", err=True)
 
 
-async def _newest(client: OperatorClient, filters: Filters, *, limit: int) -> list[dict[str, Any]]:
+async def _newest(client: OperatorClient, search: Search, filters: Filters, *, limit: int) -> list[dict[str, Any]]:
+    """Return the newest that match; a listing that was cut for time, or after so many payloads, goes on to its end."""
     found: list[dict[str, Any]] = []
     before: int | None = None
     while len(found) < limit:
         page = await client.get("/api/events", **filters, before=before, limit=min(_PAGE, limit - len(found)))
         found += page["events"]
+        search.note(page)
         before = page["next_before"]
-        # A text is looked for in the newest events only. Any other listing that was cut for time goes on.
-        if before is None or (page["is_cut"] and filters.get("text")):
+        if before is None:
             break
+        if page["is_cut"] and show.is_terminal():
+            click.echo(f"\r{search} …", err=True, nl=False)
+    if search.scanned and show.is_terminal():
+        click.echo("\r\x1b[K", err=True, nl=False)
     return found
 
 
@@ -89,8 +134,9 @@ async def _arrivals(client: OperatorClient, filters: Filters, found: Events) -> 
         for event in page["events"]:
             yield event
             after = event["sequence"]
-        if len(page["events"]) < _PAGE:
+        if page["next_after"] is None:
             await asyncio.sleep(_FOLLOW_S)
+        after = page["next_after"] or after
 
 
 async def _newcomers(client: OperatorClient, filters: Filters, found: Events) -> AsyncIterator[dict[str, Any]]:

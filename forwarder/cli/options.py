@@ -6,7 +6,6 @@ from urllib.parse import urlsplit
 
 import click
 
-from forwarder.model import RouteName, State
 from forwarder.settings import Settings, load
 
 
@@ -32,8 +31,6 @@ URL = click.option(
     "when nothing answers there, the data folder of the stopped daemon.",
 )
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-ROUTE = click.option("--route", type=click.Choice([route.value for route in RouteName]), help="Only this route.")
-STATE = click.option("--state", type=click.Choice([state.value for state in State]), help="Only events in this state.")
 
 
 def command_settings() -> Settings:

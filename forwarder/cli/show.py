@@ -3,11 +3,16 @@
 Text out of payloads (event names, ids, reasons) passes `plain`: it must not be able to steer the terminal.
 """
 
+import json
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import click
+
+from forwarder.operator import text
 
 _STATE_COLOURS = {
     "delivered": "green",
@@ -22,8 +27,7 @@ _STATE_COLOURS = {
     "held": "red",
     "fail": "red",
 }
-_ARROWS = {"courier_to_rudderstack": "→ rudderstack", "rudderstack_to_courier": "→ courier"}
-_MINUTE_S, _HOUR_S, _DAY_S = 60, 3_600, 86_400
+_WAYS = {"courier_to_rudderstack": "outbound", "rudderstack_to_courier": "inbound"}
 EVENT_KEYS = (
     "sequence",
     "route",
@@ -50,42 +54,62 @@ def coloured(word: str, width: int = 0) -> str:
     return click.style(word.ljust(width), fg=_STATE_COLOURS.get(word))
 
 
-def size(count: float) -> str:
-    """Write bytes: `12.0 MiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:  # noqa: PLR2004  the base of these units
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
+def is_terminal() -> bool:
+    """Tell whether somebody looks at what goes to standard error."""
+    return sys.stderr.isatty()
 
 
-def span(seconds: float | None) -> str:
-    """Write a duration in its two largest units: `3 h 12 m`."""
-    if seconds is None:
-        return "-"
-    whole = int(seconds)
-    if whole < _MINUTE_S:
-        return f"{seconds:.1f} s" if whole < 10 else f"{whole} s"  # noqa: PLR2004  tenths matter below ten only
-    if whole < _HOUR_S:
-        return f"{whole // _MINUTE_S} m {whole % _MINUTE_S} s"
-    if whole < _DAY_S:
-        return f"{whole // _HOUR_S} h {whole % _HOUR_S // _MINUTE_S} m"
-    return f"{whole // _DAY_S} d {whole % _DAY_S // _HOUR_S} h"
+def event_line(event: Mapping[str, Any], width: int = 0) -> str:
+    """Write one event as a line of columns; `width` 0: the terminal's, or as long as it is where there is none.
 
-
-def event_line(event: Mapping[str, Any]) -> str:
-    """Write one event as a line of columns."""
+    The first columns fit 80 characters; message and reason follow as far as there is room.
+    """
     told = (
-        _local(event["received_at"]),
-        f"{event['sequence']:>8}",
-        _ARROWS.get(event["route"], event["route"]).ljust(13),
-        coloured(event["state"], 9),
-        plain(event["event"], 24),
-        plain(event["user_id"], 20),
-        plain(event["message_id"], 24),
-        plain(event["reason"]),
+        local(event["received_at"])[5:],
+        f"{event['sequence']:>7}",
+        _WAYS.get(event["route"], event["route"]).ljust(8),
+        plain(event["state"], 9),
+        plain(event["event"] or event["type"], 20),
+        plain(event["user_id"], 13),
     )
-    return "  ".join(told).rstrip()
+    line = "  ".join((*told, plain(event["message_id"], 24), plain(event["reason"]))).rstrip()
+    width = width or (shutil.get_terminal_size().columns if sys.stdout.isatty() else 0)
+    shown = plain(line, width).rstrip() if width and len(line) > width else line
+    return shown.replace(told[3], coloured(event["state"], 9), 1)
+
+
+def event_lines(event: Mapping[str, Any]) -> Sequence[str]:
+    """Write one event whole: facts, attempts newest first with the destination's own words, payload."""
+    discarded = ", discarded" if event["is_discarded"] else ""
+    facts = (
+        ("state", coloured(event["state"]) + discarded),
+        ("reason", event["reason"]),
+        ("route", event["route"]),
+        ("event", event["event"]),
+        ("type", event["type"]),
+        ("user", event["user_id"]),
+        ("message", event["message_id"]),
+        ("received", f"{local(event['received_at'])} by {event['source'] or 'nobody known'}"),
+        ("settled", local(event["settled_at"]) if event["settled_at"] else ""),
+        ("next try", local(event["retry_at"]) if event["retry_at"] and event["state"] == "pending" else ""),
+    )
+    lines = [f"event {event['sequence']}, {text.size(event['size_bytes'])}"]
+    lines += [f"  {name:<9} {value if name == 'state' else plain(value)}" for name, value in facts if value]
+    for attempt in reversed(event["attempt_log"]):
+        status = attempt["status"] if attempt["status"] is not None else "no answer"
+        lines.append(f"attempt   {local(attempt['at'])}  {attempt['outcome']}  {status}  {plain(attempt['operation'])}")
+        lines += [f"  {plain(said)}" for said in (attempt["reason"], attempt["answer"]) if said]
+    if event["payload"] is None:
+        return [*lines, "its payload is no longer kept"]
+    encoding = "" if event["payload_encoding"] == "utf-8" else f" in {event['payload_encoding']}"
+    return [*lines, f"payload{encoding}", *(plain(line) for line in _indented(event["payload"]).splitlines())]
+
+
+def _indented(payload: str) -> str:
+    try:
+        return json.dumps(json.loads(payload), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return payload
 
 
 def flat(event: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,15 +120,12 @@ def flat(event: Mapping[str, Any]) -> dict[str, Any]:
 def status_lines(status: Mapping[str, Any], earlier: Mapping[str, Any] | None = None) -> Sequence[str]:
     """Write the state of everything; with an `earlier` status also what passed per second since."""
     spool = status["spool"]
-    running = f"up {span(status['uptime_s'])}" if status.get("is_running", True) else "not running"
-    lines = [
-        (
-            f"forwarder {status['version']}  {running}  "
-            f"spool {size(spool['size_bytes'])} of {size(spool['cap_bytes'])}  SQLite {spool['sqlite_version']}"
-        )
-    ]
+    running = f"up {text.span(status['uptime_s'])}" if status.get("is_running", True) else "not running"
+    disk = f"spool {text.size(spool['size_bytes'])} of {text.size(spool['cap_bytes'])}"
+    lines = [f"forwarder {status['version']}  {running}  {disk}  SQLite {spool['sqlite_version']}"]
     if not spool["is_accepting"]:
-        lines.append(coloured("held") + f"  new events are refused: {plain(spool['refusal'])}")
+        refusal = f"Not accepting new events: {plain(spool['refusal'])}. Senders retry."
+        lines.append(click.style(f"refusing  {refusal}", fg="red", bold=True))
     before = {route["name"]: route for route in earlier["routes"]} if earlier else {}
     passed_s = status["uptime_s"] - earlier["uptime_s"] if earlier else 0.0
     for route in status["routes"]:
@@ -113,23 +134,29 @@ def status_lines(status: Mapping[str, Any], earlier: Mapping[str, Any] | None = 
 
 
 def _route_lines(route: Mapping[str, Any], earlier: Mapping[str, Any] | None, passed_s: float) -> list[str]:
-    books = route["books"]
+    totals = route["books"]
     lines = [f"{click.style(route['name'], bold=True)}  {coloured(route['state'])}{_rates(route, earlier, passed_s)}"]
     lines += [
-        f"  {coloured(stop['state'])}  {stop['scope']}: {plain(stop['reason'])}  (since {_local(stop['since'])})"
+        f"  {coloured(stop['state'])}  {stop['scope']}: {plain(stop['reason'])}  (since {local(stop['since'])})"
         for stop in route["stops"]
     ]
-    if not books:
+    if not totals:
         return lines
-    balance = "" if books["is_balanced"] else click.style("  THE BOOKS DO NOT BALANCE", fg="red")
     lines.append(
-        f"  waiting {books['pending']} (oldest {span(route['oldest_age_s'])}, {route['retrying']} on a retry)  "
+        f"  pending {totals['pending']} (oldest {text.span(route['oldest_age_s'])}, {route['retrying']} on a retry)  "
         f"in flight {route['in_flight']} of {route['concurrency_limit']}"
     )
     lines.append(
-        f"  accepted {books['accepted']} = delivered {books['delivered']} + filtered {books['filtered']} "
-        f"+ unmapped {books['unmapped']} + dead {books['dead']} + waiting {books['pending']}{balance}"
+        f"  accepted {totals['accepted']} = delivered {totals['delivered']} + filtered {totals['filtered']} "
+        f"+ unmapped {totals['unmapped']} + dead {totals['dead']} + pending {totals['pending']}"
     )
+    if route["open_dead"]:
+        lines.append(
+            click.style(f"  {route['open_dead']} dead to look after", fg="red")
+            + f" (forwarder events --state dead); {route['discarded']} discarded"
+        )
+    if not totals["is_balanced"]:
+        lines.append(click.style("  THE TOTALS DO NOT BALANCE: please report this", fg="red"))
     return lines
 
 
@@ -141,8 +168,8 @@ def _rates(route: Mapping[str, Any], earlier: Mapping[str, Any] | None, passed_s
     return f"  in {came:.1f}/s  out {went:.1f}/s"
 
 
-def _local(moment: str | None) -> str:
-    """Write a moment in UTC without what a person does not need; "-" when there is none."""
+def local(moment: str | None) -> str:
+    """Write a moment in UTC, saying so; "-" when there is none."""
     if moment is None:
         return "-"
-    return datetime.fromisoformat(moment).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromisoformat(moment).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -34,10 +34,10 @@ class Acts:
         await self.audit(who, "discard", f"{count} events: {detail}")
         return count
 
-    async def pause(self, route: OperatedRoute, *, who: str) -> None:
+    async def pause(self, route: OperatedRoute, *, who: str, reason: str = "") -> None:
         """Pause a route."""
         await route.pause(who=who)
-        await self.audit(who, "pause", route.name)
+        await self.audit(who, "pause", f"{route.name}: {reason}" if reason else route.name)
 
     async def resume(self, route: OperatedRoute, *, who: str) -> None:
         """Resume a route."""

@@ -3,6 +3,7 @@
 Every handler asks a part of the daemon and answers a type. Absent: who may ask (`guard`), and the pages.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,14 +16,14 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from forwarder import __version__
 from forwarder.errors import RulesInvalid, SpoolClosed
-from forwarder.model import RouteName
+from forwarder.model import RouteName, State
 from forwarder.operator import api_types as told
 from forwarder.operator import views
 from forwarder.operator.acts import Acts
 from forwarder.operator.openapi import document
 from forwarder.operator.operation import Operation, QueryInvalid, sequence_of
 from forwarder.operator.parts import OperatedRoute
-from forwarder.operator.selection import Listing, OfLog, OfReason, OfRoute, Replay, Selection
+from forwarder.operator.selection import Chosen, Listing, OfLog, OfReason, OfRoute, Replay, Selection, Why
 from forwarder.operator.text import moment
 from forwarder.operator.walk import step
 
@@ -51,6 +52,7 @@ class Api:
             Operation("GET", "/api/links", "Links between events and what they start, pinned ones first", self.links),
             Operation("POST", "/api/links", "Add and remove links, all or none", self.change_links),
             Operation("POST", "/api/replay", "Make settled events pending again", self.replay),
+            Operation("POST", "/api/outcome", "Where some events are now; changes nothing", self.outcome),
             Operation("POST", "/api/discard", "Mark dead events as discarded; they stay in the totals", self.discard),
             Operation("POST", "/api/routes/{route}/pause", "Pause a route, also over a restart", self.pause),
             Operation("POST", "/api/routes/{route}/resume", "Resume a route", self.resume),
@@ -127,18 +129,24 @@ class Api:
     async def replay(self, request: web.Request, given: Replay) -> told.Replayed:
         """Replay the chosen events, or the next step of them."""
         act = partial(self.acts.replay, everything=given.everything)
-        count, next_after = await self._step(request, given, act)
-        return told.Replayed(replayed=count, next_after=next_after)
+        count, sequences, next_after = await self._step(request, given, act)
+        return told.Replayed(replayed=count, next_after=next_after, sequences=sequences)
+
+    async def outcome(self, _: web.Request, given: Chosen) -> told.Outcome:
+        """Tell what became of some events."""
+        states = await self.acts.parts.archive.states(given.sequences)
+        pending = [sequence for sequence, state in states.items() if state is State.PENDING]
+        return told.Outcome(states=Counter(states.values()), pending=pending)
 
     async def discard(self, request: web.Request, given: Selection) -> told.Discarded:
         """Discard the chosen events, or the next step of them."""
-        count, next_after = await self._step(request, given, self.acts.discard)
+        count, _, next_after = await self._step(request, given, self.acts.discard)
         return told.Discarded(discarded=count, next_after=next_after)
 
-    async def pause(self, request: web.Request) -> told.RouteState:
+    async def pause(self, request: web.Request, given: Why) -> told.RouteState:
         """Pause a route."""
         route = self._route(request)
-        await self.acts.pause(route, who=who(request))
+        await self.acts.pause(route, who=who(request), reason=given.reason)
         return told.RouteState(route=route.name, state=route.status().state)
 
     async def resume(self, request: web.Request) -> told.RouteState:
@@ -147,14 +155,20 @@ class Api:
         await self.acts.resume(route, who=who(request))
         return told.RouteState(route=route.name, state=route.status().state)
 
-    async def _step(self, request: web.Request, given: Selection, act: Act) -> tuple[int, int | None]:
+    async def _step(self, request: web.Request, given: Selection, act: Act) -> tuple[int, list[int], int | None]:
+        archive = self.acts.parts.archive
         sequences, next_after = given.sequences, None
         if sequences is None:
             query = given.query(after_sequence=given.after, before_sequence=given.before, limit=given.limit)
-            one = await step(self.acts.parts.archive, query)
+            one = await step(archive, query)
             sequences, next_after = one.sequences, one.next_after
+        elif given.dry_run:
+            states = await archive.states(sequences)
+            sequences = [sequence for sequence, state in states.items() if state in given.allowed()]
+        if given.dry_run:
+            return len(sequences), sequences, next_after
         count = await act(sequences, who=who(request), detail=str(given)) if sequences else 0
-        return count, next_after
+        return count, sequences, next_after
 
     def _route(self, request: web.Request) -> OperatedRoute:
         route = self.acts.parts.route(request.match_info["route"])

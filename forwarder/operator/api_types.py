@@ -101,6 +101,8 @@ class Route(Struct, frozen=True, kw_only=True):
     unsettled_bytes: Count
     oldest_age_s: float | None
     books: Totals | None
+    open_dead: Annotated[Count, Meta(description="dead, kept and not discarded: what is left to do")]
+    discarded: Annotated[Count, Meta(description="of all that are dead, those that were put aside")]
 
 
 class Spool(Struct, frozen=True, kw_only=True):
@@ -234,10 +236,11 @@ class SettingsInEffect(Struct, frozen=True, kw_only=True):
 
 
 class Replayed(Struct, frozen=True, kw_only=True):
-    """How many are pending again."""
+    """How many are pending again, and which were asked for in this step: see `/api/outcome`."""
 
     replayed: Count
     next_after: int | None
+    sequences: list[int]
 
 
 class Discarded(Struct, frozen=True, kw_only=True):
@@ -245,6 +248,13 @@ class Discarded(Struct, frozen=True, kw_only=True):
 
     discarded: Count
     next_after: int | None
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """How many events are in which state now, and which of them are pending."""
+
+    states: dict[State, Count]
+    pending: list[int]
 
 
 class RouteState(Struct, frozen=True, kw_only=True):

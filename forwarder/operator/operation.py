@@ -79,7 +79,7 @@ class Operation:
         if self.form:
             return read(await fields_of(request), takes)
         try:
-            return msgspec.json.decode(await request.read(), type=takes)
+            return msgspec.json.decode(await request.read() or b"{}", type=takes)
         except msgspec.ValidationError as error:
             raise QueryInvalid(_told(error, takes)) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -80,6 +80,7 @@ class Selection(Narrowed, frozen=True, kw_only=True, forbid_unknown_fields=True,
     after: Number = 0
     before: Annotated[Number, Meta(description="only strictly older sequences")] | None = None
     limit: Annotated[int, Meta(ge=1, le=ACTION_EVENTS_MAX)] = ACTION_EVENTS_MAX
+    dry_run: Annotated[bool, Meta(description="count only, and change nothing")] = False
 
     def __post_init__(self) -> None:
         """Refuse what names no event, two things at once, or events that this act is not for."""
@@ -112,6 +113,18 @@ class Replay(Selection, frozen=True, kw_only=True, forbid_unknown_fields=True, r
     def allowed(self) -> Sequence[State]:
         """Return the states of events that can be replayed: the settled ones."""
         return (State.DEAD, State.UNMAPPED, State.FILTERED, State.DELIVERED)
+
+
+class Chosen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Some events."""
+
+    sequences: Annotated[list[Number], Meta(min_length=1, max_length=ACTION_EVENTS_MAX)]
+
+
+class Why(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why something is done, for the audit log."""
+
+    reason: Annotated[str, Meta(max_length=1_000)] = ""
 
 
 class OfRoute(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

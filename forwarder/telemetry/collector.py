@@ -1,4 +1,4 @@
-"""The spool's books as metrics, read at the scrape, so that all of them are one moment's truth.
+"""The spool's totals as metrics, read at the scrape, so that all of them are one moment's truth.
 
 `show` keeps a snapshot and `collect` renders it; whoever serves `/metrics` reads `Archive.facts()`, shows
 it and renders without awaiting between. Before the first `show` there is nothing to tell.
@@ -14,7 +14,7 @@ from forwarder.model import State
 from forwarder.ports import SpoolFacts
 
 
-class BookCollector(Collector):
+class TotalsCollector(Collector):
     """Render a snapshot of the spool's facts; register it in the daemon's registry once."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class BookCollector(Collector):
 def _of_routes(facts: SpoolFacts, now_ms: int) -> Iterator[Metric]:
     events = GaugeMetricFamily(
         "forwarder_events",
-        "The books: durable totals per state, purged events included. accepted is the sum of the others.",
+        "Durable totals per state, purged events included. accepted is the sum of the others.",
         labels=["route", "state"],
     )
     depth = GaugeMetricFamily("forwarder_spool_depth_events", "Events waiting or in flight.", labels=["route"])
@@ -58,17 +58,27 @@ def _of_routes(facts: SpoolFacts, now_ms: int) -> Iterator[Metric]:
         "forwarder_spool_oldest_age_seconds", "Age of the oldest waiting event, 0 when none waits.", labels=["route"]
     )
     unsettled = GaugeMetricFamily("forwarder_spool_unsettled_bytes", "Payloads that wait.", labels=["route"])
-    for route, books in facts.totals.items():
-        events.add_metric([route.value, "accepted"], books.accepted)
+    discarded = GaugeMetricFamily(
+        "forwarder_discarded_events", "Dead events that were put aside and are still kept.", labels=["route"]
+    )
+    open_dead = GaugeMetricFamily(
+        "forwarder_open_dead_events",
+        "Dead events that are kept and not put aside: what is left to do.",
+        labels=["route"],
+    )
+    for route, totals in facts.totals.items():
+        events.add_metric([route.value, "accepted"], totals.accepted)
         for state in State:
-            events.add_metric([route.value, state.value], getattr(books, state.value))
-        depth.add_metric([route.value], books.pending)
+            events.add_metric([route.value, state.value], getattr(totals, state.value))
+        depth.add_metric([route.value], totals.pending)
         retrying.add_metric([route.value], facts.retrying.get(route, 0))
         unsettled.add_metric([route.value], facts.unsettled_bytes.get(route, 0))
         oldest_ms = facts.oldest_pending_ms.get(route)
         # A wall clock that was set back must not show a negative age.
         age.add_metric([route.value], max(0.0, (now_ms - oldest_ms) / 1000) if oldest_ms is not None else 0.0)
-    yield from (events, depth, retrying, age, unsettled)
+        discarded.add_metric([route.value], facts.discarded.get(route, 0))
+        open_dead.add_metric([route.value], facts.open_dead.get(route, 0))
+    yield from (events, depth, retrying, age, unsettled, discarded, open_dead)
 
 
 def _gauge(name: str, meaning: str, value: float) -> Metric:

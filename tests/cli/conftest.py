@@ -38,8 +38,21 @@ def _reporter() -> Reporter:
     return Reporter(Metrics(), log)
 
 
-async def _open(folder: Path) -> SqliteSpool:
-    return await SqliteSpool.open(folder, limits=SpoolLimits(), clock=SystemClock(), reporter=_reporter())
+class HurriedClock(SystemClock):
+    """A clock on a machine so slow that a second passes between any two looks at it."""
+
+    def __init__(self) -> None:
+        self._looks = 0
+
+    def monotonic_s(self) -> float:
+        """Return a second more than the last time."""
+        self._looks += 1
+        return super().monotonic_s() + self._looks
+
+
+async def _open(folder: Path, clock: SystemClock | None = None) -> SqliteSpool:
+    limits = SpoolLimits()
+    return await SqliteSpool.open(folder, limits=limits, clock=clock or SystemClock(), reporter=_reporter())
 
 
 async def _filled(folder: Path) -> None:
@@ -113,8 +126,9 @@ def filled(shell: Shell) -> Shell:
 class DaemonThread:
     """The operator's listener on a data folder, in a thread with a loop of its own."""
 
-    def __init__(self, folder: Path, token: str | None) -> None:
+    def __init__(self, folder: Path, token: str | None, clock: SystemClock) -> None:
         self._folder = folder
+        self._clock = clock
         self._token = token
         self._listening = threading.Event()
         self._listener: OperatorListener | None = None
@@ -124,7 +138,7 @@ class DaemonThread:
         self._spool: SqliteSpool | None = None
 
     async def _serve(self) -> None:
-        spool = self._spool = await _open(self._folder)
+        spool = self._spool = await _open(self._folder, self._clock)
         reporter, clock = _reporter(), SystemClock()
         parts = Parts(
             archive=spool,
@@ -189,8 +203,8 @@ def daemon(filled: Shell) -> Iterator[Daemon]:
     """Start a daemon's listener on the filled folder; it is stopped at the end."""
     started: list[DaemonThread] = []
 
-    def start(*, token: str | None = None) -> DaemonThread:
-        made = DaemonThread(filled.folder / "data", token)
+    def start(*, token: str | None = None, clock: SystemClock | None = None) -> DaemonThread:
+        made = DaemonThread(filled.folder / "data", token, clock or SystemClock())
         made.start()
         started.append(made)
         return made
@@ -198,3 +212,9 @@ def daemon(filled: Shell) -> Iterator[Daemon]:
     yield start
     for one in started:
         one.stop()
+
+
+@pytest.fixture
+def hurried() -> HurriedClock:
+    """Give a clock of a machine that is far too slow."""
+    return HurriedClock()

@@ -103,21 +103,6 @@ def test_the_listener_is_reached_from_here(listen: Address, url: str) -> None:
     assert listen.url() == url
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1024, "1.0 KiB"), (5 * 2**30, "5.0 GiB"), (2**41, "2.0 TiB")])
-def test_sizes(count: int, text: str) -> None:
-    """Bytes are written in the largest fitting unit."""
-    assert show.size(count) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(None, "-"), (1.25, "1.2 s"), (42, "42 s"), (90, "1 m 30 s"), (7_260, "2 h 1 m"), (90_000, "1 d 1 h")],
-)
-def test_spans(seconds: float | None, text: str) -> None:
-    """Durations are written in their two largest units."""
-    assert show.span(seconds) == text
-
-
 def test_a_held_route_says_why() -> None:
     """What stands still is told with its reason, and books that do not balance are shouted."""
     books = {"accepted": 5, "pending": 1, "delivered": 1, "filtered": 0, "unmapped": 0, "dead": 0, "is_balanced": False}
@@ -128,7 +113,16 @@ def test_a_held_route_says_why() -> None:
         "since": "2026-01-01T00:00:00Z",
         "next_try_at": None,
     }
-    route = {"name": "r", "state": "held", "stops": [stop], "books": books, "retrying": 0, "in_flight": 0}
+    route = {
+        "name": "r",
+        "state": "held",
+        "stops": [stop],
+        "books": books,
+        "retrying": 0,
+        "in_flight": 0,
+        "open_dead": 2,
+        "discarded": 1,
+    }
     spool = {"size_bytes": 1, "cap_bytes": 2, "sqlite_version": "3", "is_accepting": False, "refusal": "the cap"}
     status = {
         "version": "1",
@@ -140,9 +134,11 @@ def test_a_held_route_says_why() -> None:
         ],
     }
     text = "\n".join(show.status_lines(status, json.loads(json.dumps(status | {"uptime_s": 5.0}))))
-    assert "new events are refused: the cap" in text
-    assert "route: 401\ufffd  (since 2026-01-01 00:00:00)" in text
-    assert "THE BOOKS DO NOT BALANCE" in text
+    assert "Not accepting new events: the cap. Senders retry." in text
+    assert "route: 401\ufffd  (since 2026-01-01 00:00:00Z)" in text
+    assert "THE TOTALS DO NOT BALANCE" in text
+    assert "2 dead to look after" in text
+    assert "1 discarded" in text
     assert "in 0.0/s" in text
 
 

@@ -2,20 +2,22 @@
 
 import asyncio
 import errno
+import importlib
 import json
 import socket
-import sqlite3
 import threading
+import time
 from collections.abc import Callable
-from contextlib import closing
 from typing import Any
 
 import aiohttp
+import click
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from click.testing import Result
 
+from forwarder.cli.filters import Moment
 from forwarder.cli.operator_client import OperatorClient
 from forwarder.errors import DaemonUnreachable
 
@@ -36,7 +38,7 @@ def test_status_reads_a_stopped_daemons_folder(filled: Shell) -> None:
     result = filled("status")
     assert result.exit_code == 0, result.output
     assert "not running" in result.stdout
-    assert "accepted 6 = delivered 1 + filtered 0 + unmapped 0 + dead 3 + waiting 2" in result.stdout
+    assert "accepted 6 = delivered 1 + filtered 0 + unmapped 0 + dead 3 + pending 2" in result.stdout
     told = json.loads(filled("status", "--json").stdout)
     assert told["is_running"] is False
     assert told["routes"][0]["books"]["is_balanced"] is True
@@ -114,34 +116,150 @@ def test_a_wrong_filter_is_wrong_usage(filled: Shell) -> None:
 
 
 @pytest.mark.parametrize("is_running", [False, True], ids=["stopped", "running"])
-def test_replay_moves_events_back_to_waiting(filled: Shell, daemon: Daemon, *, is_running: bool) -> None:
-    """All dead events of one reason are replayed; the others stay."""
+def test_replay_makes_events_pending_again(filled: Shell, daemon: Daemon, *, is_running: bool) -> None:
+    """All dead events of one reason are replayed; the others stay. What is not delivered yet is told as pending."""
     environ = {"FORWARDER_OPERATOR_LISTEN": daemon().address} if is_running else {}
-    result = filled("replay", "--state", "dead", "--reason", "no id", "--yes", **environ)
-    assert (result.exit_code, result.stdout) == (0, "replayed 2\n")
+    result = filled("replay", "--state", "dead", "--reason", "no id", "--yes", "--wait", "0", **environ)
+    outcome = ": 0 delivered, 2 pending" if is_running else ""
+    assert (result.exit_code, result.stdout) == (0, f"replayed 2{outcome}\n")
     dead = _events(filled("events", "--json", "--state", "dead", **environ))
     assert [event["reason"] for event in dead] == ["too deep"]
 
 
+def test_an_act_is_done_to_its_end_however_listings_are_cut(filled: Shell, daemon: Daemon, hurried: Any) -> None:
+    """On a machine so slow that every listing is cut after one event, all of them are counted and moved."""
+    address = daemon(clock=hurried).address
+    counted = filled("replay", "--state", "dead", "--dry-run", FORWARDER_OPERATOR_LISTEN=address)
+    assert (counted.exit_code, counted.stdout) == (0, "3 would be replayed\n")
+    result = filled("replay", "--state", "dead", "--yes", "--wait", "0", "--json", FORWARDER_OPERATOR_LISTEN=address)
+    assert (result.exit_code, json.loads(result.stdout)) == (0, {"replayed": 3, "outcome": {"pending": 3}})
+
+
+def test_a_search_reads_to_the_end_however_listings_are_cut(filled: Shell, daemon: Daemon, hurried: Any) -> None:
+    """An event is found wherever it is, and where none is, it is said in how many it was looked for."""
+    address = daemon(clock=hurried).address
+    found = _events(filled("events", "--json", "--text", '"number":1}', FORWARDER_OPERATOR_LISTEN=address))
+    assert [event["message_id"] for event in found] == ["m1"]
+    result = filled("events", "--text", "nowhere", FORWARDER_OPERATOR_LISTEN=address)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "no such events (looked at 6 events, back to 2027-01-15 08:00:00Z)" in result.stderr
+
+
+def test_what_came_of_a_replay_is_told(filled: Shell, daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replay whose cause remains says that its events are dead again."""
+    running = daemon()
+    post = OperatorClient.post
+
+    async def burying(client: OperatorClient, path: str, body: Any) -> Any:
+        if path == "/api/outcome":
+            running.replay_and_bury([])
+        return await post(client, path, body)
+
+    monkeypatch.setattr(OperatorClient, "post", burying)
+    words = ("replay", "--state", "dead", "--reason", "no id", "--yes")
+    result = filled(*words, FORWARDER_OPERATOR_LISTEN=running.address)
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "replayed 2: 0 delivered, 2 dead again; see `forwarder events --state dead`\n",
+    )
+
+
+def test_an_interrupted_act_says_how_many_remain(filled: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is cut short says how much is left and exits 1."""
+    post = OperatorClient.post
+
+    async def breaking(client: OperatorClient, path: str, body: Any) -> Any:
+        if body.get("sequences") == [3]:
+            raise DaemonUnreachable("the daemon went away")
+        return await post(client, path, body)
+
+    monkeypatch.setattr("forwarder.cli.act._CHUNK", 1)
+    monkeypatch.setattr(OperatorClient, "post", breaking)
+
+    async def counted(request: Any, client: Any, **more: Any) -> Any:
+        if more:
+            yield {"replayed": 3}
+            return
+        async for step in steps(request, client):
+            yield step
+
+    act = importlib.import_module("forwarder.cli.act")
+    steps = act.Request.steps
+    monkeypatch.setattr(act.Request, "steps", counted)
+    result = filled("replay", "1", "2", "3", "--yes")
+    assert (result.exit_code, result.stdout) == (1, "replayed 2\n")
+    assert "the daemon went away: 1 of 3 remain as they were; run it again for the rest" in result.stderr
+
+
 @pytest.mark.parametrize("words", [("1", "2"), ("--state", "dead", "--reason", "no id")], ids=["by number", "by state"])
-def test_a_replay_of_everything_says_so(filled: Any, words: tuple[str, ...]) -> None:
+def test_a_replay_of_everything_says_so(filled: Shell, daemon: Daemon, words: tuple[str, ...]) -> None:
     """--everything is named in the question and reaches the audit log."""
-    result = filled("replay", *words, "--everything", typed="y\n")
+    address = daemon().address
+    command = ("replay", *words, "--everything", "--wait", "0")
+    result = filled(*command, typed="y\n", FORWARDER_OPERATOR_LISTEN=address)
     assert "and make again the calls that were made already?" in result.output
     assert "replayed 2" in result.stdout
-    with closing(sqlite3.connect(filled.folder / "data" / "spool.db")) as spool:
-        (detail,) = spool.execute("SELECT detail FROM audit").fetchone()
-    assert detail.startswith("2 events, with what was done before: ")
+    (line,) = asyncio.run(_got(address, "/api/audit"))["audit"]
+    assert line["detail"].startswith("2 events, with what was done before: ")
 
 
 def test_it_asks_before_it_acts(filled: Shell) -> None:
-    """Without --yes the number and the kind are asked about; a no changes nothing."""
-    refused = filled("discard", "--state", "dead", typed="n\n")
+    """Without --yes the exact number and the choice are asked about; a no changes nothing."""
+    refused = filled("discard", "--state", "dead", "--user", "u1", typed="n\n")
     assert refused.exit_code == 1
-    assert "Discard 3 events in state dead?" in refused.output
+    assert "Discard 3 events, state 'dead', user id 'u1'?" in refused.output
     agreed = filled("discard", "--state", "dead", "--json", typed="y\n")
     assert json.loads(agreed.stdout) == {"discarded": 3}
     assert filled("discard", "--state", "dead", "--yes").stdout == "discarded 0\n"
+
+
+def test_a_time_may_be_how_long_ago() -> None:
+    """`1h` is an hour ago; what is no time is wrong usage."""
+    now_ms = time.time_ns() // 1_000_000
+    for text, ago_s in (("90s", 90), ("15m", 900), ("1h", 3_600), ("7d", 604_800)):
+        assert 0 <= int(Moment().convert(text, None, None)) - (now_ms - ago_s * 1_000) < 5_000
+    with pytest.raises(click.BadParameter, match="it is no time"):
+        Moment().convert("yesterday", None, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        (("--user", "nobody"), 0),
+        (("--message", "m2"), 1),
+        (("--route", "outbound"), 3),
+        (("--route", "inbound"), 0),
+        (("--since", "2027-01-15T08:00:00.002"), 2),
+        (("--until", "2027-01-15T08:00:00.002"), 1),
+        (("--since", "2099-01-01"), 0),
+    ],
+)
+def test_an_act_is_narrowed_as_a_listing_is(filled: Shell, words: tuple[str, ...], count: int) -> None:
+    """User, message, route and time narrow what is acted on, and what is listed, in the same way."""
+    result = filled("discard", "--state", "dead", *words, "--dry-run", "--json")
+    assert json.loads(result.stdout) == {"would_be": count}
+    assert len(_events(filled("events", "--json", "--state", "dead", *words))) == count
+
+
+def test_one_event_is_shown_whole(filled: Shell) -> None:
+    """`events show` prints what is known of an event, and nothing that steers the terminal."""
+    result = filled("events", "show", "1")
+    assert result.exit_code == 0
+    assert "event 1, 12 B" in result.stdout
+    assert "reason    no id" in result.stdout
+    assert '"number": 1' in result.stdout
+    assert "\x1b" not in result.stdout
+    assert json.loads(filled("events", "show", "1", "--json").stdout)["payload"] == '{"number":1}'
+    assert filled("events", "show", "99").exit_code == 1
+
+
+def test_a_route_is_paused_and_resumed(filled: Shell, daemon: Daemon) -> None:
+    """`pause` and `resume` take short names; what does not run, or is stopped, is told."""
+    assert "nothing to pause" in filled("pause", "outbound").stderr
+    address = daemon().address
+    result = filled("pause", "outbound", "--reason", "a move", FORWARDER_OPERATOR_LISTEN=address)
+    assert (result.exit_code, "no such route is running" in result.stderr) == (1, True)
+    assert filled("pause", "sideways").exit_code == 2
 
 
 def test_sequences_that_cannot_be_moved_are_a_failure(filled: Shell) -> None:
@@ -166,7 +284,7 @@ def test_a_wish_must_be_clear(filled: Shell, words: tuple[str, ...]) -> None:
 def test_the_audit_log_names_the_command(filled: Shell, daemon: Daemon) -> None:
     """Who replayed is written down with the user's name."""
     address = daemon().address
-    filled("replay", "--state", "delivered", "--yes", FORWARDER_OPERATOR_LISTEN=address)
+    filled("replay", "--state", "delivered", "--yes", "--wait", "0", FORWARDER_OPERATOR_LISTEN=address)
     assert _events(filled("events", "--json", "--state", "delivered", FORWARDER_OPERATOR_LISTEN=address)) == []
     (line,) = asyncio.run(_got(address, "/api/audit"))["audit"]
     assert line["action"] == "replay"
@@ -388,17 +506,3 @@ def test_a_reader_that_has_enough_ends_it_quietly(filled: Shell) -> None:
 
     assert filled("events", heard=closed).exit_code == 1
     assert len(heard) == 1
-
-
-def test_a_reason_among_very_many_is_found_all_the_same(
-    filled: Shell, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where more reasons exist than are counted, the question says "at most", and everything meant is moved."""
-    monkeypatch.setattr("forwarder.cli.act._REASONS_MAX", 1)
-    address = daemon().address
-    words = ("replay", "--state", "dead", "--reason", "too deep")
-    result = filled(*words, typed="y", FORWARDER_OPERATOR_LISTEN=address)
-    assert "Replay at most 3 events" in result.output
-    assert "replayed 1" in result.output
-    result = filled("replay", "--state", "dead", typed="y", FORWARDER_OPERATOR_LISTEN=address)
-    assert "replayed 2" in result.output

@@ -119,7 +119,7 @@ async def test_replay_by_sequence_is_written_down(world: Any) -> None:
     """A replay says how many moved, and the audit log says who did it."""
     sequence = await world.arrive(state=State.DEAD, reason="no id")
     said = await world.api("/api/replay", {"sequences": [sequence, 99]}, **{"X-Forwarder-Operator": "ann" + "x" * 99})
-    assert said == {"replayed": 1, "next_after": None}
+    assert said == {"replayed": 1, "next_after": None, "sequences": [sequence, 99]}
     assert await world.states() == {sequence: "pending"}
     (line,) = (await world.api("/api/audit"))["audit"]
     assert (line["action"], line["detail"]) == ("replay", "1 events: 1, 99")
@@ -179,7 +179,27 @@ async def test_a_discarded_event_is_not_replayed_with_its_group(world: Any) -> N
     """Discarding marks an event; a replay of its group passes it over."""
     await world.arrive(state=State.DEAD, reason="no id")
     assert await world.api("/api/discard", {"state": "dead"}) == {"discarded": 1, "next_after": None}
-    assert await world.api("/api/replay", {"state": "dead"}) == {"replayed": 0, "next_after": None}
+    assert await world.api("/api/replay", {"state": "dead"}) == {"replayed": 0, "next_after": None, "sequences": []}
+
+
+@pytest.mark.parametrize("chosen", [{"state": "dead"}, {"sequences": [1, 2, 3, 99]}], ids=["a group", "by number"])
+async def test_a_dry_run_counts_and_changes_nothing(world: Any, chosen: dict[str, Any]) -> None:
+    """With `dry_run` an act says how many it would be for."""
+    await world.arrive(state=State.DEAD, reason="r")
+    await world.arrive(state=State.DEAD, reason="r")
+    await world.arrive()
+    before = await world.states()
+    assert (await world.api("/api/replay", chosen | {"dry_run": True}))["replayed"] == 2
+    assert (await world.api("/api/discard", chosen | {"dry_run": True}))["discarded"] == 2
+    assert (await world.states(), await world.audits()) == (before, [])
+
+
+async def test_what_became_of_events_can_be_asked(world: Any) -> None:
+    """The outcome counts where some events are now, and names those that are pending."""
+    await world.arrive(state=State.DELIVERED)
+    pending = await world.arrive()
+    said = await world.api("/api/outcome", {"sequences": [1, pending, 99]})
+    assert said == {"states": {"delivered": 1, "pending": 1}, "pending": [pending]}
 
 
 async def test_routes_are_paused_and_resumed(world: Any) -> None:

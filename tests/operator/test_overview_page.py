@@ -1,6 +1,7 @@
 """The overview at the level of HTTP."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,6 +34,62 @@ async def test_the_books_are_an_equation_with_links(world: Any) -> None:
     assert "No event has arrived yet" not in text
 
 
+@pytest.mark.parametrize("path", ["/", "/events", "/dead-letters", "/destination-events", "/settings", "/audit", "/no"])
+async def test_while_new_events_are_refused_every_page_says_so(
+    world: Any, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In red, with the reason, in the title, and by the icon; otherwise nothing of it is there."""
+    usual = await world.get(path)
+    assert ("Not accepting" in usual.words, "<title>(" in usual.html) == (False, False)
+    facts = replace(await world.spool.facts(), is_accepting=False, refusal="storage limit")
+
+    async def refusing() -> Any:
+        return facts
+
+    monkeypatch.setattr(world.spool, "facts", refusing)
+    page = await world.get(path)
+    assert "Not accepting new events: storage limit. Senders are told to come back" in page.words
+    assert 'class="notice bad" role="alert"' in page.html
+    assert "<title>(refusing) " in page.html
+    assert 'href="/static/alarm.svg"' in page.html
+
+
+async def test_the_summary_says_the_worst_first(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence tells how everything is, and beside it is what waits for a person."""
+    assert "running Both routes run; nothing is pending." in (await world.get("/")).words
+    await world.arrive()
+    await world.arrive(state=State.DEAD, reason="r")
+    await world.arrive(route=INBOUND, state=State.UNMAPPED, reason="nothing is linked")
+    page = await world.get("/")
+    assert "Both routes run; 1 event pending. 1 dead 1 unmapped" in page.words
+    assert '<span class="badge">1</span>' in page.html
+    world.routes[OUTBOUND].state = "paused"
+    page = await world.get("/events")
+    assert "<title>(paused) Events" in page.html
+    world.routes[INBOUND].hold("answered 401")
+    page = await world.get("/")
+    assert "held RudderStack → Courier is held: answered 401; 1 event pending." in page.words
+    assert "<title>(held) Overview" in page.html
+    facts = replace(await world.spool.facts(), is_accepting=False, refusal="storage limit")
+
+    async def refusing() -> Any:
+        return facts
+
+    monkeypatch.setattr(world.spool, "facts", refusing)
+    assert "refusing New events are refused: storage limit; 1 event pending." in (await world.get("/")).words
+
+
+async def test_discarded_events_are_nothing_to_do(world: Any) -> None:
+    """What was put aside stays dead in the totals, and leaves the figures of what is left to do."""
+    sequence = await world.arrive(state=State.DEAD, reason="r")
+    await world.api("/api/discard", {"sequences": [sequence]})
+    page = await world.get("/")
+    assert 'class="badge"' not in page.html
+    assert "dead</a> <b>1</b>" in page.html
+    route = (await world.api("/api/status"))["routes"][0]
+    assert (route["books"]["dead"], route["open_dead"], route["discarded"]) == (1, 0, 1)
+
+
 async def test_what_waits_is_shown_with_its_age(world: Any) -> None:
     """Backlog and the age of the oldest are there, with units."""
     await world.arrive()
@@ -55,11 +112,13 @@ async def test_rates_and_latencies_come_from_the_counters(world: Any) -> None:
     text = await world.page("/")
     assert "5.0 <small>/s</small>" in text
     assert "2.0 <small>/s</small>" in text
-    assert "175 ms" in text
+    assert "p99 delivery latency" in text
     assert "<polyline" not in text  # one stretch of ten seconds is no line yet
     world.clock.now_ms += 10_000
     world.rates.sample()
-    assert "<polyline" in await world.page("/")
+    text = await world.page("/")
+    assert "<polyline" in text
+    assert "median latency 175 ms" in text
 
 
 async def test_a_route_that_is_held_says_why_since_when_and_what_to_do(world: Any) -> None:

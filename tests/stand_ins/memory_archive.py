@@ -52,10 +52,18 @@ class MemoryArchive:
             retrying={
                 route: sum(1 for r in pending if r.attempts and r.envelope.route is route) for route in RouteName
             },
+            open_dead={route: self._dead(route, is_discarded=False) for route in RouteName},
+            discarded={route: self._dead(route, is_discarded=True) for route in RouteName},
             corrupt_rows=0,
             is_accepting=not refusal,
             refusal=refusal,
             sqlite_version="",
+        )
+
+    def _dead(self, route: RouteName, *, is_discarded: bool) -> int:
+        return sum(
+            record.state is State.DEAD and record.is_discarded is is_discarded and record.envelope.route is route
+            for record in self._records.by_sequence.values()
         )
 
     async def events(self, query: EventQuery) -> EventPage:

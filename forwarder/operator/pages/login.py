@@ -125,6 +125,7 @@ class Login:
             navigation=(),
             can_log_out=False,
             facts=None,
+            alarm="",
         )
 
 

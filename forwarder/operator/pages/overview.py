@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from forwarder.delivery.status import RouteStatus
-from forwarder.model import RouteName
+from forwarder.model import RouteName, State
+from forwarder.operator import text
 from forwarder.operator.acts import Acts
 from forwarder.operator.operation import FORM, Operation
 from forwarder.operator.pages.chart import hour_chart
@@ -27,6 +28,7 @@ _HELD: Final = {
     RouteName.COURIER_TO_RUDDERSTACK: "Check RUDDERSTACK_WRITE_KEY and RUDDERSTACK_DATA_PLANE_URL, and the source.",
     RouteName.RUDDERSTACK_TO_COURIER: "Check COURIER_API_KEY and COURIER_API_URL, and what the key may do.",
 }
+_GROUPS_MAX: Final = 100
 _KEPT: Final = "Nothing is lost: every event is kept."
 
 
@@ -54,6 +56,8 @@ class Overview:
         return await self.render.page(
             request,
             "overview.html",
+            summary=summary(running, facts),
+            to_do=await self._to_do(facts),
             routes=[self._route_shown(name, facts, running.get(name.value), now_ms) for name in RouteName],
             facts=facts,
             started_at_ms=parts.started_at_ms,
@@ -81,6 +85,15 @@ class Overview:
         await self.acts.resume(route, who=operator_name(request))
         raise see_other("/", did="resumed")
 
+    async def _to_do(self, facts: SpoolFacts) -> Sequence[Mapping[str, object]]:
+        """Return what waits for a person, with the page where it is done."""
+        groups = await self.acts.parts.archive.reasons(None, State.UNMAPPED, limit=_GROUPS_MAX)
+        found = (
+            ("/dead-letters", sum(facts.open_dead.values()), "dead"),
+            ("/destination-events", sum(group.count for group in groups), "unmapped"),
+        )
+        return [{"path": path, "count": count, "words": words} for path, count, words in found if count]
+
     def _route(self, request: web.Request) -> OperatedRoute:
         route = self.acts.parts.route(request.match_info["route"])
         if route is None:
@@ -104,6 +117,31 @@ class Overview:
             "retrying": facts.retrying.get(name, 0),
             "unsettled_bytes": facts.unsettled_bytes.get(name, 0),
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """How everything is, in one word and one sentence."""
+
+    state: str
+    text: str
+
+
+def summary(running: Mapping[str, RouteStatus], facts: SpoolFacts) -> Summary:
+    """Say the worst first: refusing, then what stands still, then what is pending."""
+    pending = sum(totals.pending for totals in facts.totals.values())
+    waits = f"{text.plural(pending, 'event')} pending" if pending else "nothing is pending"
+    if not facts.is_accepting:
+        return Summary(state="refusing", text=f"New events are refused: {facts.refusal}; {waits}.")
+    for state, words in (("held", "is held"), ("paused", "is paused"), ("backing_off", "backs off")):
+        still = [ROUTE_LABELS[RouteName(name)] for name, status in running.items() if status.state == state]
+        if still:
+            why = next(status.reason for status in running.values() if status.state == state)
+            return Summary(state=state, text=f"{' and '.join(still)} {words}{f': {why}' if why else ''}; {waits}.")
+    if not running:
+        return Summary(state="off", text="No route runs.")
+    which = "Both routes run" if len(running) > 1 else f"{ROUTE_LABELS[RouteName(next(iter(running)))]} runs"
+    return Summary(state="running", text=f"{which}; {waits}.")
 
 
 def advice(name: RouteName, status: RouteStatus | None) -> str:

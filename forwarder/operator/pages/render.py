@@ -63,7 +63,7 @@ class Renderer:
     """Render templates of the package. One for all pages.
 
     Every template gets `now_ms`, `version`, `navigation`, `here` (the path), `did` (what the last act did, or ""),
-    `can_log_out`, and `facts` of the spool (None while it cannot be read).
+    `can_log_out`, `facts` of the spool (None while it cannot be read), `alarm` and `open_dead`.
     """
 
     def __init__(self, parts: Parts, *, can_log_out: bool = False) -> None:
@@ -71,13 +71,23 @@ class Renderer:
         self._environment = _environment()
         self._environment.globals |= {"version": __version__, "navigation": NAVIGATION, "can_log_out": can_log_out}
 
+    def alarm(self, facts: SpoolFacts | None) -> str:
+        """Return in one word what a person must see before anything else; "" for nothing."""
+        if facts is not None and not facts.is_accepting:
+            return "refusing"
+        states = {route.status().state for route in self._parts.routes}
+        return next((state for state in ("held", "paused") if state in states), "")
+
     async def page(self, request: web.Request, template: str, *, status: int = 200, **context: object) -> web.Response:
         """Render a page for a request."""
+        facts = await self._facts()
         given = {
             "now_ms": self._parts.clock.wall_ms(),
             "here": request.path,
             "did": _did(request.query),
-            "facts": await self._facts(),
+            "facts": facts,
+            "alarm": self.alarm(facts),
+            "open_dead": sum(facts.open_dead.values()) if facts is not None else 0,
             **context,
         }
         body = self._environment.get_template(template).render(given).encode("utf-8", "replace")

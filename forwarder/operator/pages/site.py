@@ -23,7 +23,12 @@ from forwarder.operator.pages.settings_audit import Check, SettingsAndAudit
 from forwarder.operator.sessions import Sessions
 from forwarder.telemetry.rates import Rates
 
-_STATIC: Final = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
+_STATIC: Final = {
+    "page.css": "text/css",
+    "page.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+    "alarm.svg": "image/svg+xml",
+}
 _FOR_PROGRAMS: Final = ("/api/", "/metrics", "/static/")
 _UNAUTHORIZED: Final = 401
 

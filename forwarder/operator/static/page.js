@@ -127,6 +127,8 @@ function take(fresh) {
   clockAheadMs = Date.now() - Number(now.dataset.now);
   if (Math.abs(clockAheadMs) < 2000) clockAheadMs = 0;
   document.title = fresh.title;
+  const icon = fresh.getElementById("icon").getAttribute("href");
+  if (byId("icon").getAttribute("href") !== icon) byId("icon").setAttribute("href", icon);
   const body = document.querySelector("[data-rows]");
   if (body && !isTailPaused) {
     const held = body.rows.length;

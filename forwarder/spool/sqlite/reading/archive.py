@@ -36,6 +36,7 @@ from forwarder.spool.sqlite.refill import oldest_fresh
 from forwarder.spool.sqlite.transaction import Amounts, Reader, used_bytes
 
 T = TypeVar("T")
+_DEAD = "SELECT route, sum(count), sum(held - count) FROM reasons WHERE state = ? GROUP BY route"
 _GROUPS = (
     "SELECT reason, sum(count), group_concat(reason_id) FROM reasons "
     "WHERE state = ?1 AND count > 0 AND (?2 IS NULL OR route = ?2) "
@@ -189,6 +190,9 @@ class SqliteArchive:
         else:
             amounts = live.totals
         refusal = "" if live is None else live.refusal or _cap_refusal(live)
+        dead = {
+            route: (kept, put_aside) for route, kept, put_aside in connection.execute(_DEAD, (STATE_CODES[State.DEAD],))
+        }
         return SpoolFacts(
             size_bytes=used_bytes(connection),
             cap_bytes=0 if live is None else live.limits.bytes_max,
@@ -196,6 +200,8 @@ class SqliteArchive:
             totals={name: _totals(amounts, code) for name, code in _codes()},
             oldest_pending_ms={name: _oldest_ms(connection, code) for name, code in _codes()},
             retrying={name: amounts.get((code, Account.RETRYING), 0) for name, code in _codes()},
+            open_dead={name: dead.get(code, (0, 0))[0] for name, code in _codes()},
+            discarded={name: dead.get(code, (0, 0))[1] for name, code in _codes()},
             corrupt_rows=sum(amounts.get((code, Account.CORRUPT), 0) for _, code in _codes()),
             is_accepting=not refusal,
             refusal=refusal,

@@ -1,26 +1,32 @@
 """The public listener: its sockets, the sweep that keeps every connection's time, and how it stops."""
 
 import asyncio
+import errno
 import resource
+import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from forwarder.ingress.connection import Connection
+from forwarder.errors import SettingsInvalid
 from forwarder.ingress.documents import Documents
 from forwarder.ingress.health import Health
-from forwarder.ingress.limits import ListenerLimits
-from forwarder.ingress.listening import Address, listen
+from forwarder.ingress.http1.connection import Connection
+from forwarder.ingress.http1.shared import ListenerLimits, Shared
 from forwarder.ingress.receiver import Receiver
-from forwarder.ingress.routing import Routing
-from forwarder.ingress.shared import Shared
+from forwarder.ingress.routing import ENDPOINT_NAMES, Routing
 from forwarder.ports import Spool
 from forwarder.telemetry.reporter import Reporter
 
 _SWEEP_EVERY_S = 1.0
 _DRAIN_READ_S = 1.0  # what a half-read body still gets once the daemon stops
 _CLOSE_S = 0.5  # for answers on their way when the connections are closed
+_BACKLOG = 1_024
+_BOTH_STACKS = "::"
 _FILES_FOR_OTHERS = 128  # spool, operator listener, connections to the vendors
+
+
+Address = tuple[str, int]
 
 
 class PublicListener:
@@ -68,11 +74,13 @@ class PublicListener:
         shared.connections_max = min(shared.limits.connections_max, _connections_that_fit())
         self._sweep()
         try:
-            self._servers = await listen(lambda: Connection(shared), self._addresses)
+            self._servers = await _listen(lambda: Connection(shared), self._addresses)
         except BaseException:
             self._stop_sweeping()
             raise
         self.ports = [server.sockets[0].getsockname()[1] for server in self._servers]
+        for name in ENDPOINT_NAMES:
+            self._reporter.endpoint_opened(name)
         self._is_started = True
         self._health.is_listening = True
         for (host, _), port in zip(self._addresses, self.ports, strict=True):
@@ -135,3 +143,46 @@ def _connections_that_fit() -> int:
     if files_max == resource.RLIM_INFINITY:
         return sys.maxsize
     return max(files_max - _FILES_FOR_OTHERS, files_max // 2)
+
+
+async def _listen(make: Callable[[], asyncio.Protocol], addresses: Sequence[Address]) -> list[asyncio.Server]:
+    """Listen on every address, on all or none; `::` takes IPv4, too. Raises `SettingsInvalid`."""
+    loop = asyncio.get_running_loop()
+    servers: list[asyncio.Server] = []
+    for host, port in addresses:
+        try:
+            if host == _BOTH_STACKS:
+                server = await loop.create_server(make, sock=_both_stacks(port), backlog=_BACKLOG)
+            else:
+                server = await loop.create_server(make, host, port, reuse_address=True, backlog=_BACKLOG)
+        except OSError as error:
+            for opened in servers:
+                opened.close()
+            raise SettingsInvalid(_why_not(host, port, error)) from None
+        servers.append(server)
+    return servers
+
+
+def _why_not(host: str, port: int, error: OSError) -> str:
+    """Return what to tell people of an address that could not be listened on."""
+    where = f"FORWARDER_LISTEN: cannot listen on {f'[{host}]' if ':' in host else host}:{port}"
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"{where}, because something listens there already. Stop that, or set another port."
+        case errno.EACCES:
+            return f"{where}, because that port is for privileged processes. Set one above 1023."
+        case _:
+            return f"{where} ({error.strerror or type(error).__name__}). Set an address of this machine."
+
+
+def _both_stacks(port: int) -> socket.socket:
+    # The event loops would listen on IPv6 alone.
+    made = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        made.bind((_BOTH_STACKS, port))
+    except OSError:
+        made.close()
+        raise
+    return made

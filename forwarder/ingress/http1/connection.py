@@ -8,12 +8,12 @@ from collections import deque
 from math import inf
 from typing import cast
 
-from forwarder.ingress import proxy_protocol
-from forwarder.ingress.exchange import Exchange
-from forwarder.ingress.proxy_protocol import NotProxyProtocol
+from forwarder.ingress.http1 import proxy_protocol
+from forwarder.ingress.http1.exchange import Exchange
+from forwarder.ingress.http1.proxy_protocol import NotProxyProtocol
+from forwarder.ingress.http1.request_reader import RequestReader
+from forwarder.ingress.http1.shared import Shared
 from forwarder.ingress.replies import later
-from forwarder.ingress.request_reader import RequestReader
-from forwarder.ingress.shared import Shared
 
 _PIECE_BYTES = 65_536
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
