@@ -70,6 +70,9 @@ _ENDS = {
 }
 
 
+_FIELDS = {_OUTBOUND: 300, _INBOUND: 400}
+
+
 def end(number: int, route: RouteName) -> tuple[State, str]:
     """Say how the event with this number ends, and why."""
     if number == RARE:
@@ -79,7 +82,7 @@ def end(number: int, route: RouteName) -> tuple[State, str]:
         State.DELIVERED: "",
         State.FILTERED: "this event is not among FORWARDER_EVENTS",
         State.UNMAPPED: f"nothing is linked to Product Viewed {number * 7_919 % 200}",
-        State.DEAD: f"the destination refused it: field {(300 if route is _OUTBOUND else 400) + number % 30} is invalid",
+        State.DEAD: f"the destination refused it: field {_FIELDS[route] + number % 30} is invalid",
     }
     return state, reasons[state]
 
