@@ -21,6 +21,7 @@ DEV_STAMP := $(VENV)/.installed
 WHEEL_STAMP := $(VENV)/.wheel
 WHEEL := courier_rudderstack_forwarder-*.whl
 NODE_STAMP := tests/node/node_modules/.installed
+SDKS := tests/sdks/.built
 PIP := -m pip --disable-pip-version-check --no-input
 LOCKED := --no-deps --only-binary :all: --require-hashes
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
@@ -37,7 +38,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' forwarder/__init__.py)
 # Where wheels of the same commit come out the same, byte for byte.
 export SOURCE_DATE_EPOCH := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null || echo 1700000000))
 
-.PHONY: help demo run test unit check bench chaos soak image lock wheel clean env node
+.PHONY: help demo run test unit check bench chaos soak image lock wheel clean env node sdks
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,9 +92,11 @@ env: $(DEV_STAMP) ## Make the environment that the tests and checks use, in .ven
 
 node: $(NODE_STAMP) ## Fetch the Node packages that some tests drive (needs npm)
 
+sdks: $(NODE_STAMP) $(SDKS)/go $(SDKS)/java ## Fetch and build the vendors' SDKs that some tests drive (needs npm, go, mvn)
+
 clean: ## Remove what these targets made, but never data/
 	rm -rf $(VENV) dist build .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
-	  .hypothesis tests/node/node_modules
+	  .hypothesis tests/node/node_modules $(SDKS)
 	find forwarder tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # $(1): an environment, $(2): what is installed into it. --no-deps: a lock names all that is needed. Left to resolve, pip up
@@ -129,3 +132,16 @@ $(WHEEL_STAMP): $(DEV_STAMP) $(SOURCES)
 $(NODE_STAMP): tests/node/package-lock.json
 	cd tests/node && npm ci --no-audit --no-fund --ignore-scripts
 	@touch $@
+
+# go.sum holds the modules' hashes.
+$(SDKS)/go: tests/sdks/go/main.go tests/sdks/go/go.mod tests/sdks/go/go.sum
+	@echo "Building the Go SDKs ..."
+	cd tests/sdks/go && GOFLAGS=-mod=readonly go build -trimpath -o ../.built/go .
+
+$(SDKS)/java: tests/sdks/java/pom.xml tests/sdks/java/sha256sums $(wildcard tests/sdks/java/*.java)
+	@echo "Fetching and building the Java SDKs ..."
+	rm -rf $@ $(SDKS)/jars
+	mvn --quiet --batch-mode --strict-checksums --file tests/sdks/java/pom.xml \
+	  org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies -DoutputDirectory=$(CURDIR)/$(SDKS)/jars
+	cd $(SDKS)/jars && sha256sum --check --strict --quiet ../../java/sha256sums && test $$(ls | wc -l) = $$(wc -l <../../java/sha256sums)
+	javac -cp '$(SDKS)/jars/*' -d $@ tests/sdks/java/*.java

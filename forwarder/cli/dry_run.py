@@ -18,14 +18,13 @@ from forwarder.ingress import elements
 from forwarder.ingress.elements import Element, NotJson, TooManyElements
 from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack
 from forwarder.mapping.explanation import explain
-from forwarder.mapping.link_file import LinkFile, read_link_file
 from forwarder.mapping.rudderstack_to_courier import RudderstackToCourier
-from forwarder.mapping.rules import Rules
 from forwarder.mapping.selection import EventSelection
 from forwarder.model import Delivery, Filtered, Lease, RouteName, Unmapped
 from forwarder.rudderstack import wire
 from forwarder.rudderstack.calls import TrackCalls
 from forwarder.settings import Settings
+from forwarder.settings.files import read_links, read_rules
 
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK.value, RouteName.RUDDERSTACK_TO_COURIER.value
 
@@ -79,7 +78,7 @@ def map_(
     if expect is None:
         click.echo(text)
         return
-    wanted = json.dumps(_json(expect.read_text("utf-8"), str(expect)), indent=2, ensure_ascii=False, sort_keys=True)
+    wanted = json.dumps(_json(expect.read_bytes(), str(expect)), indent=2, ensure_ascii=False, sort_keys=True)
     if wanted == text:
         click.echo("as expected")
         return
@@ -110,19 +109,17 @@ def _elements(file: BinaryIO) -> tuple[list[Element | None], bool]:
 
 def outbound_mapper(settings: Settings) -> CourierToRudderStack:
     """Return the mapper as the daemon would have it; raises `RulesInvalid`."""
-    rules = Rules.parse(settings.rules.read_text("utf-8"), file=str(settings.rules)) if settings.rules else Rules()
     return CourierToRudderStack(
         TrackCalls(version=__version__),
         preset=settings.event_names,
         selection=EventSelection.of(settings.events),
-        rules=rules,
+        rules=read_rules(settings),
     )
 
 
 def inbound_mapper(settings: Settings) -> RudderstackToCourier:
     """Return the mapper as the daemon would have it, with the pinned links alone; raises `RulesInvalid`."""
-    file = settings.links
-    pinned = read_link_file(file.read_text("utf-8"), file=str(file)) if file else LinkFile()
+    pinned = read_links(settings)
     return RudderstackToCourier.of(lambda: pinned.links, pinned, is_relay=settings.inbound_mode == "relay")
 
 
@@ -160,7 +157,7 @@ def _shown(delivery: Delivery) -> Outcome:
     return {"operation": delivery.operation, "body": json.loads(delivery.body) if delivery.body else None}
 
 
-def _json(text: str, name: str) -> Any:
+def _json(text: bytes, name: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

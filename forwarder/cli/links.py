@@ -119,7 +119,7 @@ def import_(*, file: TextIO, replace: bool, url: str | None) -> None:
 
 def _text_of(file: TextIO) -> str:
     try:
-        return file.read()
+        return file.read().removeprefix("\ufeff")
     except UnicodeDecodeError:
         raise CommandFailed(f"{file.name} is no UTF-8 text") from None
 

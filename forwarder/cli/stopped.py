@@ -14,11 +14,11 @@ from aiohttp import web
 
 from forwarder.clock import SystemClock
 from forwarder.errors import SpoolUnusable
-from forwarder.mapping.link_file import LinkFile, read_link_file
 from forwarder.mapping.link_store import LinkStore
 from forwarder.operator.assembly import api_alone
 from forwarder.operator.parts import Parts
 from forwarder.settings import Settings
+from forwarder.settings.files import read_links
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.spool.store.database import DATABASE_NAME
@@ -44,7 +44,7 @@ async def stopped_daemon(settings: Settings) -> AsyncIterator[Path]:
         parts = Parts(
             archive=spool,
             spool=spool,
-            links=await LinkStore.load(spool, await asyncio.to_thread(pinned_links, settings)),
+            links=await LinkStore.load(spool, await asyncio.to_thread(read_links, settings)),
             metrics=metrics,
             reporter=reporter,
             clock=clock,
@@ -53,12 +53,6 @@ async def stopped_daemon(settings: Settings) -> AsyncIterator[Path]:
             yield socket
     finally:
         await spool.close()
-
-
-def pinned_links(settings: Settings) -> LinkFile:
-    """Return what the file of `FORWARDER_LINKS` holds; raises `RulesInvalid`."""
-    file = settings.links
-    return read_link_file(file.read_text("utf-8"), file=str(file)) if file else LinkFile()
 
 
 @asynccontextmanager

@@ -41,7 +41,7 @@ def place_of(unit: str) -> Place:
                 raise SettingsInvalid(f"{unit}: {key} cannot be read here. Check it from inside the unit.")
             case "WorkingDirectory" if value:
                 directory = Path(value.lstrip("-"))
-    given = {name: path for name, path in credentials.items() if path.exists() or name not in fallbacks}
+    given = {name: path for name, path in credentials.items() if name not in fallbacks or not _is_missing(path)}
     return Place(environ | of_files, directory, given)
 
 
@@ -114,6 +114,13 @@ def _unquoted(line: str) -> str:
 
 def _pairs(words: list[str]) -> dict[str, str]:
     return {name: value for name, separator, value in (word.partition("=") for word in words) if separator}
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        return not path.exists()
+    except PermissionError:
+        return False  # what cannot be looked at is told when it is read: "try it with sudo"
 
 
 def _credential(path: str) -> Path:

@@ -63,7 +63,8 @@ class Dispatcher:
         self._history = history
         self._clock = clock
         self._flights = Flights(limits.batch)
-        self._retries = 0  # under way: events on a retry
+        self._retries = 0  # of events on a retry, those that are prepared or under way
+        self._preparing = 0  # flights of which something is being written before they can go
         self._is_closed = False
         self._spawn: Spawn
         self._wake: Callable[[], None]
@@ -93,9 +94,10 @@ class Dispatcher:
     def demand(self) -> Demand | None:
         """Return what to lease now, or None for nothing: what there are slots for, and what is kept ready behind."""
         limit, per_request = self.limit, self._limits.batch.deliveries_max
-        ahead = (limit + 1) * self._limits.batches_ahead
+        ahead = limit // 4 if self._limits.is_planned else limit + 1
+        ready = self._flights.untried + self._preparing
         events = min(
-            (limit - self.in_flight - self._flights.untried + ahead) * per_request,
+            (limit + ahead - self.in_flight - ready) * per_request,
             2 * (limit + 1) * per_request + self._flights.waiting_events - self.in_hand,
             _LEASE_EVENTS_MAX,
         )
@@ -121,10 +123,24 @@ class Dispatcher:
                 self._spawn(self._conclude(flight, Decision(outcome=Outcome.DONE), Delivered(), None))
             elif is_probe:
                 self._send(flight)
+            elif self._limits.is_planned:
+                self._preparing += 1
+                self._retries += flight.leases[0].is_retry
+                self._spawn(self._prepare(flight))
             else:
                 self._flights.queue(flight)
         if intake.plain:
             self._flights.gather(intake.plain, now_s=self._clock.monotonic_s())
+
+    async def _prepare(self, flight: Flight) -> None:
+        """Have on disk what must be there before an event is sent: not only when its slot is free."""
+        await self._settling.before(flight)
+        self._preparing -= 1
+        self._retries -= flight.leases[0].is_retry
+        self._flights.queue(flight)
+        if self._is_closed:
+            self.give_back()
+        self._wake()
 
     def advance(self) -> None:
         """Start every request that may go now."""

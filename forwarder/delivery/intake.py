@@ -20,18 +20,16 @@ Planned = tuple[Lease, tuple[Delivery, ...]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestLimits:
-    """What one request may hold, and how far the route works ahead."""
+    """What one request may hold."""
 
     batch: BatchLimits
     delivery_bytes_max: int  # of one body; what is larger is dead, what is above the batch's limit goes alone
-    batches_ahead: int = 1  # kept ready for each request that may be in flight; 0: leased when it can go
     is_planned: bool = False  # each event is a plan of calls, made one after the other
 
 
 ONE_BY_ONE: Final = RequestLimits(
     batch=BatchLimits(deliveries_max=1, bytes_max=1, wait_max_s=0.0),
     delivery_bytes_max=_BYTES_MAX,
-    batches_ahead=0,
     is_planned=True,
 )
 

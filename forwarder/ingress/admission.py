@@ -130,7 +130,9 @@ class Admissions:
         match endpoint.authenticator:
             case Authenticator.WRITE_KEY:
                 agent = headers.get(b"user-agent", b"").lower()
-                admission.is_rudderstack = b"rudder" in agent or b"anonymousid" in headers or endpoint.name != "/v1"
+                admission.is_rudderstack = not endpoint.is_segment and (
+                    b"rudder" in agent or b"anonymousid" in headers or endpoint.name != "/v1"
+                )
                 admission.query = query
                 if credential is Credential.MISSING:
                     credential = self._judge_query(query)

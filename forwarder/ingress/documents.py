@@ -18,6 +18,7 @@ _PROJECT = re.compile(rb"/v1/projects/([^/]{1,512})/settings/?")
 _SOURCE_CONFIG = (b"/sourceConfig", b"/sourceConfig/")
 _SDK_METRICS = (b"/m", b"/v1/m")
 _HOST = re.compile(rb"[A-Za-z0-9.:_\[\]-]{1,255}")
+_LOOPBACK = (b"localhost", b"127.", b"[::1]")
 _EPOCH = "1970-01-01T00:00:00.000Z"
 
 _encode = msgspec.json.Encoder().encode
@@ -43,9 +44,9 @@ class Documents:
         if not isinstance(admission, Admission):
             return admission
         if project is None:
-            return Reply(200, _encode(_source_config(write_key_of(query).decode("utf-8", "replace"))))
+            return _document(_source_config(write_key_of(query).decode("utf-8", "replace")))
         key = unquote_to_bytes(project[1]).decode("utf-8", "replace")
-        return Reply(200, _encode(self._segment_settings(key, headers)))
+        return _document(self._segment_settings(key, headers))
 
     def _segment_settings(self, key: str, headers: Headers) -> dict[str, object]:
         protocol, api_host = self._here(headers)
@@ -65,10 +66,17 @@ class Documents:
         if self._public_url:
             parts = urlsplit(self._public_url)
             return parts.scheme, f"{parts.netloc}{parts.path.rstrip('/')}/v1"
-        forwarded = headers.get(b"x-forwarded-proto", b"").partition(b",")[0].strip().lower()
-        protocol = "https" if forwarded == b"https" else "http"
         host = headers.get(b"host", b"").strip()
-        return protocol, (host.decode("ascii") if _HOST.fullmatch(host) else "localhost") + "/v1"
+        host = host if _HOST.fullmatch(host) else b"localhost"
+        forwarded = headers.get(b"x-forwarded-proto", b"").partition(b",")[0].strip().lower()
+        # A page that came by https cannot post to http, but on its own machine.
+        is_page_secure = headers.get(b"origin", b"").startswith(b"https:") and not host.startswith(_LOOPBACK)
+        protocol = "https" if forwarded == b"https" or (not forwarded and is_page_secure) else "http"
+        return protocol, host.decode("ascii") + "/v1"
+
+
+def _document(content: dict[str, object]) -> Reply:
+    return Reply(200, _encode(content), headers=(("Cache-Control", "no-store"),))
 
 
 def _source_config(key: str) -> dict[str, object]:

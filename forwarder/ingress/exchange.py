@@ -1,6 +1,7 @@
 """One request and its answer: from the judged head over the body and the spool's word to the bytes that are written."""
 
 import asyncio
+from time import monotonic
 from typing import Protocol
 
 from forwarder.errors import SpoolClosed, SpoolFull
@@ -9,6 +10,7 @@ from forwarder.ingress.cors import readable
 from forwarder.ingress.endpoints import BodyFormat
 from forwarder.ingress.receiver import Steps
 from forwarder.ingress.replies import ONE_ACCEPTED, Reply, too_much, wire
+from forwarder.ingress.routing import UNKNOWN_ENDPOINT
 from forwarder.ingress.shared import Shared
 from forwarder.model import Envelope, Receipt
 
@@ -30,6 +32,7 @@ class Exchange:
         "body",
         "closes",
         "connection",
+        "endpoint",
         "expects_continue",
         "held_bytes",
         "is_head",
@@ -38,12 +41,14 @@ class Exchange:
         "output",
         "reply",
         "shared",
+        "started_s",
     )
 
     def __init__(self, connection: Answering, shared: Shared) -> None:
         self.connection: Answering | None = connection
         self.shared = shared
         self.admission: Admission | None = None  # None when the answer does not depend on the body
+        self.endpoint = UNKNOWN_ENDPOINT  # in metrics, where there is no admission that knows better
         self.reply: Reply | None = None  # the answer of a request whose body is not read
         self.output: bytes | None = None  # the answer on the wire, while those before it are not ready
         self.body: bytes | bytearray = b""
@@ -53,6 +58,7 @@ class Exchange:
         self.is_head = False
         self.is_http_1_0 = False
         self.expects_continue = False
+        self.started_s = monotonic()
         shared.in_flight += 1
 
     def receive(self) -> None:
@@ -89,6 +95,8 @@ class Exchange:
         connection, self.connection = self.connection, None
         if connection is None:
             return
+        endpoint = self.endpoint if self.admission is None else self.admission.endpoint.name
+        shared.reporter.request_answered(endpoint, reply.status, monotonic() - self.started_s)
         if reply is ONE_ACCEPTED and not (self.closes or self.is_http_1_0 or shared.is_draining):
             self.output = shared.one_accepted
         else:

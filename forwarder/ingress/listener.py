@@ -12,7 +12,7 @@ from forwarder.ingress.health import Health
 from forwarder.ingress.limits import ListenerLimits
 from forwarder.ingress.listening import Address, listen
 from forwarder.ingress.receiver import Receiver
-from forwarder.ingress.routing import Routing
+from forwarder.ingress.routing import ENDPOINT_NAMES, Routing
 from forwarder.ingress.shared import Shared
 from forwarder.ports import Spool
 from forwarder.telemetry.reporter import Reporter
@@ -73,6 +73,8 @@ class PublicListener:
             self._stop_sweeping()
             raise
         self.ports = [server.sockets[0].getsockname()[1] for server in self._servers]
+        for name in ENDPOINT_NAMES:
+            self._reporter.endpoint_opened(name)
         self._is_started = True
         self._health.is_listening = True
         for (host, _), port in zip(self._addresses, self.ports, strict=True):

@@ -149,6 +149,7 @@ class Receiver:
 
     def _envelopes(self, admission: Admission, body: bytes) -> Generator[None, None, list[Envelope]]:
         found, admission.is_one = _cut(admission, body)
+        is_for_ok = not (admission.needs_key or admission.is_rudderstack or admission.endpoint.is_segment)
         if admission.needs_key and (key := elements.write_key_of(body)) is not None:
             self._admissions.judge_write_keys(admission, [key])
             admission.needs_key = False
@@ -162,6 +163,8 @@ class Receiver:
                 keys.append(key)
             else:
                 envelopes.append(self._envelope(admission.endpoint, element, now_ms))
+                if is_for_ok and len(envelopes) == 1:
+                    admission.is_rudderstack = _is_rudderstacks(element)
                 admission.message_id = admission.message_id or _message_id(element, envelopes[-1])
             if index % _ELEMENTS_PER_STEP == _ELEMENTS_PER_STEP - 1:
                 yield
@@ -192,6 +195,12 @@ def _judge_elements(admission: Admission, envelopes: Sequence[Envelope]) -> None
         raise Rejected(400, "no_object", what, gateway="event is not a valid rudder event")
     if admission.endpoint.reply_format is ReplyFormat.GATEWAY:
         raise Rejected(400, "batch_empty", "empty batch payload")
+
+
+def _is_rudderstacks(element: Element) -> bool:
+    """Tell whether an event is by an SDK of RudderStack's: all of theirs name a channel, and none a key."""
+    event = element.value
+    return event is not None and isinstance(event.get("channel"), str) and "writeKey" not in event
 
 
 def _method_wrong(endpoint: Endpoint) -> Rejected:

@@ -11,7 +11,7 @@ import httptools
 from forwarder.ingress.endpoints import BY_TARGET, ReplyFormat
 from forwarder.ingress.exchange import Answering, Exchange
 from forwarder.ingress.replies import Rejected, Reply, draining, head_too_large, later, not_http, too_large, too_much
-from forwarder.ingress.routing import UNKNOWN_ENDPOINT, split
+from forwarder.ingress.routing import UNKNOWN_ENDPOINT, endpoint_name, split
 from forwarder.ingress.shared import Shared
 
 _HEADER_BYTES = 4  # of a header beside its name and value
@@ -92,7 +92,7 @@ class RequestReader:
             exchange.reply = rejected.reply(ReplyFormat.JSON)
         else:
             rejected.status = endpoint.status(rejected.status)
-            exchange.reply = self._shared.receiver.reject(endpoint, rejected)
+            exchange.reply, exchange.endpoint = self._shared.receiver.reject(endpoint, rejected), endpoint.name
         self._answer_unread(exchange, exchange.reply)
 
     def reject_slow_body(self) -> None:
@@ -160,7 +160,7 @@ class RequestReader:
         except Exception as error:  # noqa: BLE001  whatever it is, it is a bug of ours and the sender must come back
             judged = shared.crashed(error)
         if isinstance(judged, Reply):
-            exchange.reply = judged
+            exchange.reply, exchange.endpoint = judged, endpoint_name(target)
         else:
             exchange.admission = judged
 

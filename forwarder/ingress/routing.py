@@ -8,13 +8,15 @@ from urllib.parse import unquote_to_bytes
 from forwarder.ingress.admission import Admission, Headers
 from forwarder.ingress.cors import origin_of, preflight, readable
 from forwarder.ingress.documents import Documents
-from forwarder.ingress.endpoints import BY_TARGET, Endpoint, ReplyFormat
+from forwarder.ingress.endpoints import BY_TARGET, ENDPOINTS, Endpoint, ReplyFormat
 from forwarder.ingress.health import Health
 from forwarder.ingress.receiver import Receiver
 from forwarder.ingress.replies import Rejected, Reply
 from forwarder.telemetry.reporter import Reporter
 
 UNKNOWN_ENDPOINT = "other"  # in metrics: whatever path somebody invents
+HEALTH = "health"
+ENDPOINT_NAMES = (*dict.fromkeys(endpoint.name for endpoint in ENDPOINTS.values()), HEALTH, UNKNOWN_ENDPOINT)
 
 _PAGES_PATHS = (b"/v1/", b"/beacon/", b"/pixel/", b"/sourceConfig")
 
@@ -58,6 +60,15 @@ class Routing:
             return reply
         self._reporter.request_rejected(UNKNOWN_ENDPOINT, "path_unknown")
         return Rejected(404, "path_unknown", "there is no such path").reply(ReplyFormat.JSON)
+
+
+def endpoint_name(target: bytes) -> str:
+    """Return what metrics call the endpoint of a target: one of `ENDPOINT_NAMES`."""
+    path = split(target)[0]
+    endpoint = BY_TARGET.get(path)
+    if endpoint is not None:
+        return endpoint.name
+    return HEALTH if path.rstrip(b"/") in (b"/livez", b"/readyz") else UNKNOWN_ENDPOINT
 
 
 def split(target: bytes) -> tuple[bytes, bytes]:

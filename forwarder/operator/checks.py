@@ -15,12 +15,11 @@ from typing import Any, Literal
 import apsw
 
 from forwarder.errors import RulesInvalid, SpoolUnusable
-from forwarder.mapping.link_file import read_link_file
-from forwarder.mapping.rules import Rules
 from forwarder.operator.text import size
 from forwarder.ports import Clock
 from forwarder.settings import Settings
-from forwarder.settings.together import doubts
+from forwarder.settings.files import read_links, read_rules
+from forwarder.settings.together import KEEP_OLD_INBOUND_KEYS, doubts
 from forwarder.spool.store.database import DATABASE_NAME, open_reader
 
 Level = Literal["ok", "warn", "fail"]
@@ -57,6 +56,8 @@ def local_findings(settings: Settings, *, now_ms: int, reads_spool: bool = True)
     yield Finding("ok", "settings", "routes: " + ", ".join(route.value for route in settings.routes))
     for doubt in doubts(settings):
         yield Finding("warn", "settings", doubt)
+    if keys := len(settings.inbound_keys):
+        yield Finding("ok", "inbound keys", f"{keys} {'is' if keys == 1 else 'are'} taken; {KEEP_OLD_INBOUND_KEYS}")
     yield from _files(settings)
     yield from _folder(settings)
     yield _spool(settings, reads_it=reads_spool)
@@ -77,15 +78,15 @@ class LocalCheck:
 
 def _files(settings: Settings) -> Iterator[Finding]:
     readers = (
-        ("rules", settings.rules, Rules.parse),
-        ("links", settings.links, read_link_file),
+        ("rules", settings.rules, read_rules),
+        ("links", settings.links, read_links),
     )
     for name, path, read in readers:
         if path is None:
             continue
         try:
-            read(path.read_text("utf-8"), file=str(path))
-        except (RulesInvalid, OSError, UnicodeDecodeError) as error:
+            read(settings)
+        except RulesInvalid as error:
             for line in str(error).splitlines():
                 yield Finding("fail", name, line)
         else:

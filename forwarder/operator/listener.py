@@ -5,7 +5,7 @@ import errno
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
-from aiohttp import web
+from aiohttp import web, web_response
 
 from forwarder.errors import ForwarderError, NoSuchEvent, SettingsInvalid
 from forwarder.operator.guard import OperatorGuard
@@ -117,6 +117,8 @@ class OperatorListener:
         """Listen. Raises `SettingsInvalid` when the address cannot be listened on. Idempotent."""
         if self._runner is not None:
             return
+        # Its own tells the versions of aiohttp and Python, also where no application is asked: a head that is no HTTP.
+        web_response.SERVER_SOFTWARE = "forwarder"  # type: ignore[attr-defined]  # there is no other way to it
         runner = web.AppRunner(self._app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
         await runner.setup()
         try:

@@ -20,6 +20,9 @@ def read_links(settings: Settings) -> LinkFile:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RulesInvalid(f"{path}: cannot be read as UTF-8 text ({type(error).__name__})") from None
+        return path.read_bytes().decode("utf-8-sig")  # editors put a byte order mark before it
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise RulesInvalid(f"{path}: line {line} is no UTF-8 text. Save the file as UTF-8.") from None
+    except OSError as error:
+        raise RulesInvalid(f"{path}: it cannot be read ({type(error).__name__})") from None

@@ -10,6 +10,12 @@ from forwarder.settings.model import Settings
 from forwarder.settings.route_choice import route_problems
 
 _TOKEN_CHARACTERS_MIN = 16
+# Tried: after a rotation as it is usually done, 0 of 60 waiting events were accepted.
+KEEP_OLD_INBOUND_KEYS = (
+    "when you rotate a key, keep naming the old one beside the new until RudderStack has nothing left to deliver: its "
+    "Webhook and Courier destinations write the header when an event is processed, so waiting events carry the old "
+    "key, and each holds back its user's later ones. Its HTTP Webhook writes the header at delivery: prefer that"
+)
 
 
 def conflicts(settings: Settings, *, given: Collection[str], wrong: Collection[str]) -> list[str]:

@@ -9,9 +9,39 @@ from collections.abc import Sequence
 import structlog
 
 from forwarder.model import RouteName
-from forwarder.telemetry.metrics import Metrics
+from forwarder.telemetry.metrics import ROUTE_STATES, Metrics
 
-ROUTE_STATES = ("running", "paused", "held", "backing_off")
+ANSWERED_WITH = (200, 202, 400, 401, 404, 413, 429, 500, 503)
+REJECTIONS = (
+    "batch_empty",
+    "body_broken",
+    "body_slow",
+    "body_too_large",
+    "disconnected",
+    "draining",
+    "encoding_unsupported",
+    "gzip_corrupt",
+    "head_too_large",
+    "internal_error",
+    "key_malformed",
+    "key_missing",
+    "key_unknown",
+    "method_wrong",
+    "no_object",
+    "not_http",
+    "not_json",
+    "path_unknown",
+    "proxy_protocol",
+    "route_off",
+    "signature_malformed",
+    "signature_mismatch",
+    "signature_missing",
+    "signature_outside_age",
+    "spool_full",
+    "too_many_connections",
+    "too_many_events",
+    "too_much_at_once",
+)
 
 
 class Reporter:
@@ -20,11 +50,19 @@ class Reporter:
     def __init__(self, metrics: Metrics, log: structlog.typing.FilteringBoundLogger) -> None:
         self.metrics = metrics
         self._log = log
-        # Looked up once: these are counted with every request. It also shows them as 0 before the first.
+        # Counts an answer (endpoint, status, seconds from the request's head): every request pays for it.
+        self.request_answered = metrics.answers.add
+        # Looked up once: these are counted with every request.
         self._received = {route: metrics.received.labels(route.value) for route in RouteName}
         self._duplicates = {route: metrics.duplicates.labels(route.value) for route in RouteName}
 
-    # --- the doors ---
+    # --- the public endpoints ---
+
+    def endpoint_opened(self, endpoint: str) -> None:
+        """Show an endpoint in the metrics before its first request."""
+        self.metrics.answers.expect(endpoint, ANSWERED_WITH)
+        for reason in REJECTIONS:
+            self.metrics.rejected.labels(endpoint, reason)
 
     def events_received(self, route: RouteName, *, accepted: int, duplicates: int) -> None:
         """Count what one request brought, once it is on disk."""
@@ -34,7 +72,7 @@ class Reporter:
             self._duplicates[route].inc(duplicates)
 
     def request_rejected(self, endpoint: str, reason: str) -> None:
-        """Tell of a request that a door turned away; `reason` is one of a closed set of snake_case words."""
+        """Tell of a request that an endpoint turned away; `reason` is one of `REJECTIONS`."""
         self.metrics.rejected.labels(endpoint, reason).inc()
         self._log.warning("request.rejected", endpoint=endpoint, reason=reason)
 
@@ -44,7 +82,7 @@ class Reporter:
         self._log.error("request.crashed", endpoint=endpoint, error=error, where=where)
 
     def listener_started(self, *, host: str, port: int) -> None:
-        """Tell that the doors are open, and where."""
+        """Tell that the endpoints are open, and where."""
         self._log.info("listener.started", host=host, port=port)
 
     def listener_stopped(self) -> None:
@@ -112,12 +150,16 @@ class Reporter:
 
     # --- the spool ---
 
+    def spool_committed(self, *, duration_s: float) -> None:
+        """Count one commit; any thread may call it."""
+        self.metrics.commit_duration.observe(duration_s)
+
     def spool_refusing(self, *, reason: str) -> None:
         """Alarm: new events are turned away for later."""
         self._log.error("spool.refusing", reason=reason)
 
     def spool_accepting(self) -> None:
-        """Tell that the doors are open again."""
+        """Tell that new events are taken again."""
         self._log.info("spool.accepting")
 
     def history_yielded(self, *, events: int) -> None:
@@ -163,7 +205,7 @@ class Reporter:
         self._log.warning("settings.restart_needed", variables=list(variables))
 
     def daemon_ready(self, *, version: str) -> None:
-        """Tell that every worker runs and the doors are open."""
+        """Tell that every worker runs and the listener is up."""
         self._log.info("daemon.ready", version=version)
 
     def daemon_draining(self, *, drain_max_s: float) -> None:

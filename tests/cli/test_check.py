@@ -128,6 +128,14 @@ def test_doubts_and_open_folders_are_warnings(tmp_path: Path) -> None:
     assert "FORWARDER_OPERATOR_TOKEN" in texts[0]
 
 
+def test_the_check_says_how_an_inbound_key_is_rotated(tmp_path: Path) -> None:
+    """Whoever rotates a key reads beforehand that the old one must stay for a while."""
+    (told,) = [one.text for one in _local(tmp_path, FORWARDER_INBOUND_KEYS="old,new") if one.name == "inbound keys"]
+    assert told.startswith("2 are taken")
+    assert "keep naming the old one" in told
+    assert "HTTP Webhook" in told
+
+
 def test_an_implausible_clock_fails(tmp_path: Path) -> None:
     """A machine that believes in 1970 cannot judge signatures."""
     settings = Settings.model_validate(_BOTH | {"FORWARDER_DATA_DIR": str(tmp_path)})

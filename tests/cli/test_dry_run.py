@@ -132,3 +132,25 @@ def test_the_time_of_arrival_can_be_given(shell: Shell, tmp_path: Path) -> None:
     event = {"type": "message:updated", "data": {"id": "m", "status": "SENT", "recipient": "u1"}}
     result = shell("map", "--received-at", "2026-01-02T03:04:05", _file(tmp_path, event))
     assert json.loads(result.stdout)["call"]["timestamp"].startswith("2026-01-02T03:04:05")
+
+
+@pytest.mark.parametrize(("encoding", "code"), [("utf-8-sig", 0), ("latin-1", 78)])
+def test_rules_of_any_editor(shell: Shell, tmp_path: Path, encoding: str, code: int) -> None:
+    """A byte order mark is no obstacle; another encoding is a wrong configuration, without a traceback."""
+    (tmp_path / "rules.toml").write_text(
+        '[[rule]]\nwhen = { field = "event", equals = "Message Sent" }\nrename = "Größe"\n', encoding
+    )
+    result = shell("map", _file(tmp_path, _WEBHOOK), FORWARDER_RULES=str(tmp_path / "rules.toml"))
+    assert result.exit_code == code, result.output
+    assert ("Größe" if code == 0 else "line 3 is no UTF-8 text") in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(("encoding", "code"), [("utf-8-sig", 0), ("latin-1", 1)])
+def test_an_expectation_of_any_editor(shell: Shell, tmp_path: Path, encoding: str, code: int) -> None:
+    """What is compared with may begin with a byte order mark; another encoding is said."""
+    event = _file(tmp_path, _WEBHOOK | {"data": _WEBHOOK["data"] | {"recipient": "Größe"}})
+    (tmp_path / "expected.json").write_text(shell("map", event).stdout, encoding)
+    result = shell("map", "--expect", str(tmp_path / "expected.json"), event)
+    assert result.exit_code == code, result.output
+    assert ("as expected" if code == 0 else "is no JSON") in result.output

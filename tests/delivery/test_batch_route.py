@@ -351,6 +351,52 @@ async def test_pause_survives_a_restart(bench: Any, spool: Any) -> None:
         await again.settled()
 
 
+async def test_a_resume_survives_a_restart(bench: Any, spool: Any) -> None:
+    """A route that was resumed goes on after a restart as well."""
+    run = bench(_yes)
+    async with run.running():
+        await run.route.pause(who="ops")
+        await run.route.resume(who="ops")
+    spool.add(b"{}")
+    again = bench(_yes)
+    async with again.running():
+        await again.settled()
+        assert again.route.status().state == "running"
+
+
+async def test_memory_is_bounded_in_bytes(bench: Any, spool: Any) -> None:
+    """Whatever their number, no more than 32 MiB of payloads are leased, and 8 MiB at a time."""
+    for number in range(60):
+        spool.add(b"%02d" % number + b"x" * 1_048_574)
+    answer = asyncio.Event()
+    held: list[int] = []
+
+    async def slow(_batch: Batch) -> Verdict:
+        await answer.wait()
+        return Delivered()
+
+    limits = RequestLimits(
+        batch=BatchLimits(deliveries_max=100, bytes_max=100_000_000, wait_max_s=60.0), delivery_bytes_max=4_000_000
+    )
+    lease = spool.lease
+
+    def watched(route: Any, demand: Any) -> Any:
+        leases = lease(route, demand)
+        held.append(sum(len(one.envelope.payload) for one in leases))
+        return leases
+
+    spool.lease = watched
+    run = bench(slow, limits=limits, concurrency_max=32)
+    async with run.running():
+        await run.until(lambda: run.route.status().in_hand >= 32)
+        await asyncio.sleep(0.05)  # more would have been leased by now
+        assert sum(held) == 33_554_432
+        assert max(held) <= 8_388_608
+        answer.set()
+        await run.settled()
+    assert spool.counts() == {State.DELIVERED: 60}
+
+
 async def test_pause_gives_back_what_waits(bench: Any, spool: Any) -> None:
     """A pause in an outage returns what was leased."""
     _fill(spool, 150)

@@ -469,14 +469,43 @@ async def test_crash_in_a_call_leaves_its_outcome_unknown(call_bench: Any, spool
 
 
 async def test_memory_is_flat(call_bench: Any, spool: Any) -> None:
-    """Whatever the backlog, no more events are leased than there are slots for."""
+    """Whatever the backlog, no more events are leased than there are slots for, and as many that are being settled."""
     for number in range(500):
         _add(spool, f"send:{number}", f"u{number}")
     run = call_bench(_yes, concurrency_max=8)
     async with run.running():
         await run.settled()
-    assert spool.leased_max <= 16
+    assert spool.leased_max <= 2 * (8 + 1)
     assert run.sink.in_flight_max <= 8
+
+
+async def test_all_slots_are_used_soon(call_bench: Any, spool: Any) -> None:
+    """Against a destination that answers steadily the limit grows to its maximum within a few rounds."""
+    for number in range(400):
+        _add(spool, f"send:{number}", f"u{number}")
+
+    async def steady(_batch: Batch) -> Verdict:
+        await asyncio.sleep(0.1)
+        return Delivered()
+
+    run = call_bench(steady, concurrency_max=32)
+    async with run.running():
+        await run.until(lambda: run.route.status().concurrency_limit == 32)
+        assert len(run.sink.verdicts) <= 80
+        await run.settled()
+    assert run.sink.in_flight_max == 32
+
+
+async def test_a_call_costs_two_commits(call_bench: Any, spool: Any) -> None:
+    """The plan is on disk before its first call; what came of it all is written once, with the settlement."""
+    _add(spool, "profiles:u send:a lists:l", "u")
+    run = call_bench(_yes)
+    async with run.running():
+        await run.settled()
+    assert len(spool.notes) == 2
+    assert b'"is_under_way":true' in spool.notes[0]
+    assert b'"is_over":true' in spool.notes[1]
+    assert [attempt.operation for attempt in spool.rows[1].tries] == ["POST /v1/batch"] * 3
 
 
 async def test_a_bug_in_the_sink_blocks_one_user(call_bench: Any, spool: Any) -> None:

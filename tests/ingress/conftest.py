@@ -140,7 +140,7 @@ class House:
             (sample.labels["endpoint"], sample.labels["reason"]): sample.value
             for metric in self.metrics.rejected.collect()
             for sample in metric.samples
-            if sample.name.endswith("_total")
+            if sample.name.endswith("_total") and sample.value
         }
 
     def payloads(self) -> list[bytes]:

@@ -4,12 +4,15 @@ import asyncio
 import gc
 import hashlib
 import hmac
+import inspect
 import json
 import logging
+import re
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -19,6 +22,7 @@ from forwarder.errors import SettingsInvalid
 from forwarder.ingress.health import Health
 from forwarder.ingress.limits import ListenerLimits
 from forwarder.ingress.listener import PublicListener
+from forwarder.telemetry.reporter import REJECTIONS
 
 NOW_MS = 1_767_225_640_123
 BUS = "Authorization: Bearer key-of-the-bus"
@@ -574,3 +578,42 @@ async def test_the_log_tells_where_the_doors_are(serve: Serve) -> None:
     log = running.house.log.getvalue()
     assert log.count("listener.started") == log.count("listener.stopped") == 1
     assert str(port) in log
+
+
+@pytest.mark.parametrize(
+    ("request_line", "endpoint", "status"),
+    [
+        ("GET /livez", "health", 200),
+        ("GET /nowhere", "other", 404),
+        ("POST /events", "/events", 401),
+        ("DELETE /v1/track?x=1", "/v1", 405),
+        ("POST /webhooks/courier/", "/webhooks/courier", 401),
+        (f"POST /events HTTP/1.1\r\n{BUS}\r\nX: x", "/events", 200),
+    ],
+)
+async def test_answers_are_counted_by_endpoint_and_status(
+    serve: Serve, request_line: str, endpoint: str, status: int
+) -> None:
+    """Every answer is in the metrics, under its endpoint, with its time; those not given yet are there as 0."""
+    running = await serve()
+    value = running.house.metrics.registry.get_sample_value
+    labels = {"endpoint": endpoint, "status": str(status)}
+    assert value("forwarder_answers_total", labels) in (0, None)
+    line, separator, rest = request_line.partition(" HTTP/1.1")
+    head = f"{line} HTTP/1.1{rest}\r\nHost: a\r\nConnection: close\r\nContent-Length: {len(EVENT)}\r\n\r\n"
+    assert f" {status} ".encode() in (await running.say(head.encode() + EVENT))[:20]
+    assert value("forwarder_answers_total", labels) == 1
+    assert value("forwarder_answer_duration_seconds_count", {"endpoint": endpoint}) == 1
+    assert value("forwarder_answer_duration_seconds_bucket", {"endpoint": endpoint, "le": "10.0"}) == 1
+    assert separator or not rest
+
+
+def test_every_reason_is_known_beforehand() -> None:
+    """Each word that a refusal is counted under is among those that metrics show from the start."""
+    folder = Path(inspect.getfile(PublicListener)).parent
+    asked = re.compile(
+        r"""(?:Rejected\(\s*[^",()]*(?:\([^()]*\))?[^",()]*,|later\(|unknown\([^",]*,|_rejected\([^",]*,)\s*"(\w+)\""""
+    )
+    used = {reason for path in folder.glob("*.py") for reason in asked.findall(path.read_text())}
+    assert len(used) > 15
+    assert used <= set(REJECTIONS)

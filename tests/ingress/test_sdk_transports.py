@@ -81,6 +81,20 @@ def test_the_200_is_what_the_family_reads(house: Any, headers: dict[str, str], e
 
 
 @pytest.mark.parametrize(
+    ("path", "event", "expected"),
+    [
+        pytest.param("/v1/batch", TRACK | {"channel": "server"}, OK, id="RudderStack's events name a channel"),
+        pytest.param("/v1/batch", TRACK | {"channel": 7}, SUCCESS, id="not a channel"),
+        pytest.param("/v1/batch", TRACK | {"channel": "mobile", "writeKey": KEY}, SUCCESS, id="Segment's old Android"),
+        pytest.param("/v1/b", TRACK | {"channel": "server"}, SUCCESS, id="a path of Segment's alone"),
+    ],
+)
+def test_the_family_is_known_by_its_events(house: Any, path: str, event: Json, expected: Any) -> None:
+    """Where the head tells nothing the first event does: both vendors' servers call themselves alike."""
+    assert said(house.post(path, encoded({"batch": [event, OTHER]}), **BASIC)) == expected
+
+
+@pytest.mark.parametrize(
     ("path", "body", "reason"),
     [
         pytest.param("/v1/t", TRACK, "key_missing", id="no key at all"),
@@ -152,6 +166,11 @@ def test_segments_browser_sdk_gets_its_settings(house: Any) -> None:
     assert segment["apiKey"] == KEY
     assert (segment["protocol"], segment["apiHost"]) == ("https", "events.example:8443/v1")
     assert dict(reply.headers)["Access-Control-Allow-Origin"] == "https://shop.example"
+    assert dict(reply.headers)["Cache-Control"] == "no-store"
+    page = {"origin": "https://shop.example"}
+    for host, protocol in (("events.example", "https"), ("localhost:8080", "http")):
+        answer = house.post(f"/v1/projects/{KEY}/settings", b"", "GET", host=host, **page)
+        assert json.loads(answer.body)["integrations"]["Segment.io"]["protocol"] == protocol
     plain = house.post(f"/v1/projects/{KEY}/settings/", b"", "GET", host='x"<y')
     assert json.loads(plain.body)["integrations"]["Segment.io"]["protocol"] == "http"
     assert 'x"' not in plain.body.decode()

@@ -4,11 +4,12 @@ At the end of each journey the daemon is ended by its own process id, and its lo
 tracebacks, secrets and payloads.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from forwarder.demo.facts import Ledger
 from forwarder.demo.workflow import seen
@@ -92,3 +93,15 @@ def inbound(courier: CourierApi) -> dict[str, str]:
         "COURIER_API_KEY": API_KEY,
         "COURIER_API_URL": courier.url,
     }
+
+
+@pytest.fixture
+def duplicates(http: aiohttp.ClientSession) -> Callable[[DaemonProcess], Awaitable[int]]:
+    """Return a function that tells how many events a daemon was sent more than once, on all routes."""
+
+    async def read(daemon: DaemonProcess) -> int:
+        async with http.get(f"{daemon.operator_url}/metrics") as response:
+            families = {family.name: family for family in text_string_to_metric_families(await response.text())}
+        return sum(int(s.value) for s in families["forwarder_duplicates"].samples if s.name.endswith("_total"))
+
+    return read

@@ -1,5 +1,6 @@
 """Who may use the operator's listener."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -170,6 +171,21 @@ async def test_every_answer_is_strict(start: Start) -> None:
             assert answer.headers["X-Frame-Options"] == "DENY"
             assert answer.headers["Cache-Control"] == "no-store"
             assert answer.headers["Referrer-Policy"] == "same-origin"
+
+
+@pytest.mark.parametrize(
+    "head", ["GET /api/status HTTP/1.1\r\nHost: localhost", "nonsense", "GET / HTTP/1.1\r\nContent-Length: x"]
+)
+async def test_no_answer_tells_a_version(start: Start, head: str) -> None:
+    """What runs here is nobody's business, not even for a head that is no HTTP."""
+    world = await start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(world.url.rpartition(":")[2]))
+    writer.write(f"{head}\r\n\r\n".encode())
+    async with asyncio.timeout(10):
+        answer = await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    assert b"Server: forwarder\r\n" in answer
+    assert b"aiohttp" not in answer
 
 
 def test_no_token_matches_when_none_is_set() -> None:

@@ -27,38 +27,8 @@ def _merge_profile(state: CourierState, params: Params, body: Json, _query: Para
     return Outcome(status=200, body=_SUCCESS)
 
 
-def _replace_profile(state: CourierState, params: Params, body: Json, _query: Params) -> Outcome:
-    profile = _object(body, "profile")
-    if profile is None:
-        return invalid("profile is required")
-    state.profiles[params["user"]] = dict(profile)
-    return Outcome(status=200, body=_SUCCESS)
-
-
-def _patch_profile(state: CourierState, params: Params, body: Json, _query: Params) -> Outcome:
-    patch = body.get("patch") if isinstance(body, dict) else None
-    if not isinstance(patch, list) or not all(isinstance(step, dict) for step in patch):
-        return invalid("patch is required")
-    profile = dict(state.profiles.get(params["user"], {}))
-    for step in patch:
-        key = str(step.get("path", "")).removeprefix("/")
-        if step.get("op") in {"add", "replace"}:
-            profile[key] = step.get("value")
-        elif step.get("op") == "remove":
-            profile.pop(key, None)
-        else:
-            return invalid(f"op {step.get('op')} is not supported here")
-    state.profiles[params["user"]] = profile
-    return Outcome(status=200, body=_SUCCESS)
-
-
 def _get_profile(state: CourierState, params: Params, _body: Json, _query: Params) -> Outcome:
     return Outcome(status=200, body={"profile": state.profiles.get(params["user"], {})})
-
-
-def _delete_profile(state: CourierState, params: Params, _body: Json, _query: Params) -> Outcome:
-    state.profiles.pop(params["user"], None)
-    return _NO_CONTENT
 
 
 def _invoke_template(state: CourierState, params: Params, body: Json, _query: Params) -> Outcome:
@@ -86,11 +56,6 @@ def _invoke_journey(state: CourierState, params: Params, _body: Json, _query: Pa
     return Outcome(status=202, body={"runId": state.new_id()})
 
 
-def _cancel_journey(_state: CourierState, _params: Params, body: Json, _query: Params) -> Outcome:
-    keys = set(body) & {"cancelation_token", "run_id"} if isinstance(body, dict) else set()
-    return Outcome(status=200, body={}) if len(keys) == 1 else invalid("exactly one of cancelation_token and run_id")
-
-
 def _put_tenant(state: CourierState, params: Params, body: Json, _query: Params) -> Outcome:
     if not isinstance(body, dict) or not isinstance(body.get("name"), str) or not body["name"]:
         return invalid("name is required")
@@ -103,27 +68,8 @@ def _get_tenant(state: CourierState, params: Params, _body: Json, _query: Params
     return invalid("Tenant not found", 404) if tenant is None else Outcome(status=200, body=tenant)
 
 
-def _delete_tenant(state: CourierState, params: Params, _body: Json, _query: Params) -> Outcome:
-    state.tenants.pop(params["tenant"], None)
-    return _NO_CONTENT
-
-
 def _join_tenant(state: CourierState, params: Params, body: Json, _query: Params) -> Outcome:
     state.memberships[params["user"], params["tenant"]] = _object(body, "profile")
-    return _NO_CONTENT
-
-
-def _leave_tenant(state: CourierState, params: Params, _body: Json, _query: Params) -> Outcome:
-    state.memberships.pop((params["user"], params["tenant"]), None)
-    return _NO_CONTENT
-
-
-def _join_tenants(state: CourierState, params: Params, body: Json, _query: Params) -> Outcome:
-    tenants = body.get("tenants") if isinstance(body, dict) else None
-    if not isinstance(tenants, list) or not all(isinstance(one, dict) and "tenant_id" in one for one in tenants):
-        return invalid("tenants is required")
-    for one in tenants:
-        state.memberships[params["user"], str(one["tenant_id"])] = _object(one, "profile")
     return _NO_CONTENT
 
 
@@ -145,14 +91,6 @@ def _send(state: CourierState, _params: Params, body: Json, _query: Params) -> O
     if known is not None and template is not None and template not in known:
         return invalid(f"Template {template} not found", 404)
     return Outcome(status=202, body={"requestId": state.new_id()})
-
-
-def _inbound_courier(state: CourierState, _params: Params, body: Json, _query: Params) -> Outcome:
-    required = ("event", "messageId", "properties", "type")
-    missing = [key for key in required if not isinstance(body, dict) or key not in body]
-    if missing or body["type"] != "track":
-        return invalid(f"missing or wrong: {', '.join(missing) or 'type'}")
-    return _accept_inbound(state, body)
 
 
 def _inbound_vendor(state: CourierState, _params: Params, body: Json, _query: Params) -> Outcome:
@@ -226,32 +164,21 @@ def _reading(pattern: str, act: Any) -> Operation:
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation(method="POST", pattern="/profiles/{user}", act=_merge_profile),
-    Operation(method="PUT", pattern="/profiles/{user}", act=_replace_profile),
-    Operation(method="PATCH", pattern="/profiles/{user}", act=_patch_profile),
     _reading("/profiles/{user}", _get_profile),
-    Operation(method="DELETE", pattern="/profiles/{user}", act=_delete_profile),
     Operation(method="POST", pattern="/automations/invoke", act=_invoke_ad_hoc, user_of=_recipient),
     Operation(method="POST", pattern="/automations/{template}/invoke", act=_invoke_template, user_of=_recipient),
-    Operation(method="POST", pattern="/journeys/cancel", act=_cancel_journey),
     Operation(method="POST", pattern="/journeys/{journey}/invoke", act=_invoke_journey, user_of=_journey_user),
     Operation(method="PUT", pattern="/tenants/{tenant}", act=_put_tenant),
     _reading("/tenants/{tenant}", _get_tenant),
-    Operation(method="DELETE", pattern="/tenants/{tenant}", act=_delete_tenant),
     Operation(method="PUT", pattern="/users/{user}/tenants/{tenant}", act=_join_tenant),
-    Operation(method="DELETE", pattern="/users/{user}/tenants/{tenant}", act=_leave_tenant),
-    Operation(method="PUT", pattern="/users/{user}/tenants", act=_join_tenants),
     Operation(method="PUT", pattern="/lists/{list}/subscriptions/{user}", act=_subscribe),
     Operation(method="DELETE", pattern="/lists/{list}/subscriptions/{user}", act=_unsubscribe),
     Operation(method="POST", pattern="/send", act=_send, user_of=_addressee),
-    Operation(method="POST", pattern="/inbound/courier", act=_inbound_courier, user_of=_caller),
     Operation(method="POST", pattern="/inbound/rudderstack", act=_inbound_vendor, user_of=_caller),
     Operation(method="POST", pattern="/inbound/segment", act=_inbound_vendor, user_of=_caller),
     _reading("/messages", _list_messages),
     _reading("/messages/{message}", _get_message),
     _reading("/messages/{message}/history", _get_history),
     _reading("/automations", _list_nothing),
-    _reading("/brands", _list_nothing),
-    _reading("/lists", _list_nothing),
     _reading("/tenants", _list_nothing),
-    Operation(method="POST", pattern="/debug", act=_list_nothing, changes=False),
 )

@@ -1,0 +1,213 @@
+"""The breakers of a route and its groups: what changes when, and who may ask whether a held group goes again."""
+
+from typing import Any
+
+from forwarder.delivery.backoff import Backoff
+from forwarder.delivery.breakers import Breakers
+from forwarder.delivery.circuit import CircuitBreaker, TripKind
+from forwarder.delivery.policy import ROUTE, Change, Decision, Outcome
+from forwarder.model import RouteName
+
+
+class Clock:
+    """A clock that is set."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def monotonic_s(self) -> float:
+        """Return what was set."""
+        return self.now_s
+
+    def wall_ms(self) -> int:
+        """Return the same in milliseconds."""
+        return round(self.now_s * 1000)
+
+
+class Bench:
+    """Breakers with their clock and what they told."""
+
+    def __init__(self, reporter: Any, *, dice: float = 0.5) -> None:
+        self.clock = Clock()
+        self.reporter = reporter
+        self.breakers = Breakers(
+            route=RouteName.RUDDERSTACK_TO_COURIER,
+            make=lambda: CircuitBreaker(backoff=Backoff(), rng=lambda: dice),
+            reporter=reporter,
+            clock=self.clock,
+            rng=lambda: dice,
+        )
+
+    def apply(
+        self,
+        change: Change,
+        *,
+        scope: str = ROUTE,
+        outcome: Outcome = Outcome.WAITS,
+        group: str = ROUTE,
+        sequence: int = 1,
+        status: int | None = 500,
+        started_s: float | None = None,
+        **fields: Any,
+    ) -> bool:
+        """Apply a decision."""
+        decision = Decision(outcome=outcome, change=change, scope=scope, reason="why", **fields)
+        started_s = self.clock.now_s if started_s is None else started_s
+        return self.breakers.apply(decision, group=group, sequence=sequence, status=status, started_s=started_s)
+
+    def hold(self, sequence: int = 1, scope: str = "lists") -> bool:
+        """Hold a group for the answer to this event."""
+        return self.apply(Change.HOLD, scope=scope, group=scope, sequence=sequence, status=403)
+
+
+def test_nothing_stands_in_the_way_of_an_unknown_group(make_reporter: Any) -> None:
+    """A group is admitted until something happens to it; the route's own scope is asked elsewhere."""
+    bench = Bench(make_reporter(None))
+    assert bench.breakers.admits("lists", 1)
+    assert bench.breakers.admits(ROUTE, 1)
+    assert bench.breakers.stops() == []
+    assert bench.breakers.held(ROUTE, "lists") is None
+
+
+def test_a_limit_stops_its_group_alone(make_reporter: Any) -> None:
+    """A group waits as long as it was asked to; then one call at a time goes, and an answer closes it."""
+    bench = Bench(make_reporter(None))
+    bench.apply(Change.BACK_OFF, scope="lists", group="lists", retry_after_s=7.0)
+    assert [(stop.scope, stop.state) for stop in bench.breakers.stops()] == [("lists", "backing_off")]
+    assert bench.breakers.route.is_closed
+    assert not bench.breakers.admits("lists", 1)
+    assert bench.breakers.admits("send", 1)
+    bench.clock.now_s += 7.0
+    assert bench.breakers.admits("lists", 1)
+    bench.breakers.sent("lists")
+    assert not bench.breakers.admits("lists", 2)
+    bench.breakers.answered("lists")
+    assert bench.breakers.admits("lists", 2)
+    bench.apply(Change.CLOSE, outcome=Outcome.DONE, group="lists")
+    assert bench.breakers.stops() == []
+    assert bench.reporter.events() == ["route.backing_off"]
+
+
+def test_an_answer_of_a_group_shows_that_the_route_is_there(make_reporter: Any) -> None:
+    """A limit, or a hold with an answer, of one group ends the route's own standstill; silence does not."""
+    for change, status, closes in ((Change.BACK_OFF, 429, True), (Change.HOLD, 403, True), (Change.HOLD, None, False)):
+        bench = Bench(make_reporter(None))
+        bench.apply(Change.BACK_OFF)
+        assert not bench.breakers.route.is_closed
+        bench.apply(change, scope="lists", group="lists", status=status)
+        assert bench.breakers.route.is_closed is closes
+        assert [stop.scope for stop in bench.breakers.stops()] == ["lists"]
+
+
+def test_what_waits_is_spread(make_reporter: Any) -> None:
+    """Events that wait come back a little apart, so that they are not all sent away again; bounded by half a minute."""
+    bench = Bench(make_reporter(None), dice=0.999)
+    bench.apply(Change.BACK_OFF, scope="lists", group="lists", retry_after_s=10.0)
+    waits = [bench.breakers.park_s("lists", number) for number in range(8_000)]
+    assert waits[0] < 10.1
+    assert 11.0 < waits[300] < 12.0
+    assert 39.0 < max(waits) < 41.0
+    bench.clock.now_s += 20.0
+    assert bench.breakers.park_s("lists", 1) < 31.0
+    assert bench.breakers.park_s("send", 1) < 0.1
+
+
+def test_a_hold_of_a_group_is_told_of_once(make_reporter: Any) -> None:
+    """A hold begins once, however many answers say so, and its end is told with its length."""
+    bench = Bench(make_reporter(None))
+    assert bench.hold()
+    assert not bench.hold(2)
+    assert bench.breakers.held(ROUTE, "lists") is TripKind.HELD
+    assert bench.breakers.held(ROUTE) is None
+    bench.clock.now_s += 5
+    bench.apply(Change.CLOSE, outcome=Outcome.DONE, group="lists")
+    assert bench.breakers.held("lists") is None
+    assert bench.reporter.events() == ["route.held", "route.hold_ended"]
+    assert bench.reporter.lines[-1]["held_s"] == 5
+
+
+def test_an_acceptance_beside_it_ends_a_groups_hold(make_reporter: Any) -> None:
+    """A call that was under way when the hold began, and is accepted, shows that one event is to blame."""
+    bench = Bench(make_reporter(None))
+    bench.hold()
+    bench.apply(Change.CLOSE, outcome=Outcome.REFUSED, group="lists", started_s=99.0)
+    assert bench.breakers.held("lists") is TripKind.HELD
+    bench.apply(Change.CLOSE, outcome=Outcome.DONE, group="lists", started_s=99.0)
+    assert bench.breakers.held("lists") is None
+
+
+def test_different_users_probe_a_hold_in_turn(make_reporter: Any) -> None:
+    """Who was answered with the hold's status does not ask again while another one waits; then all may once more."""
+    bench = Bench(make_reporter(None))
+    bench.hold(1)
+    for sequence in (1, 2, 3):
+        bench.breakers.park_s("lists", sequence)
+    for prober in (2, 3):
+        bench.clock.now_s += 30
+        assert not bench.breakers.admits("lists", 1)
+        assert bench.breakers.admits("lists", prober)
+        bench.hold(prober)
+        bench.breakers.park_s("lists", prober)
+    bench.clock.now_s += 30
+    assert bench.breakers.admits("lists", 1)
+    bench.hold(1)
+    bench.clock.now_s += 30
+    assert not bench.breakers.admits("lists", 1)
+
+
+def test_a_lone_culprit_may_ask_again(make_reporter: Any) -> None:
+    """Where nobody else waits, the one who began the hold probes it."""
+    bench = Bench(make_reporter(None))
+    bench.hold(1)
+    bench.breakers.park_s("lists", 1)
+    bench.clock.now_s += 1
+    assert bench.breakers.admits("lists", 1)
+
+
+def test_the_first_probes_of_a_groups_hold_are_quick(make_reporter: Any) -> None:
+    """Three probes may go after a second each, as one event may be the culprit; then one each half minute."""
+    bench = Bench(make_reporter(None))
+    waits = []
+    for sequence in range(5):
+        bench.hold(sequence)
+        (stop,) = bench.breakers.stops()
+        waits.append(stop.next_try_ms - bench.clock.wall_ms())
+        bench.clock.now_s += waits[-1] / 1000
+    assert waits == [1_000, 1_000, 1_000, 30_000, 30_000]
+    bench.apply(Change.CLOSE, outcome=Outcome.DONE, group="lists")
+    bench.hold(9)
+    assert bench.breakers.stops()[0].next_try_ms - bench.clock.wall_ms() == 1_000
+
+
+def test_a_routes_hold_is_probed_each_half_minute(make_reporter: Any) -> None:
+    """A key that is wrong is nobody's fault in particular."""
+    bench = Bench(make_reporter(None))
+    assert bench.apply(Change.HOLD, status=401)
+    trip = bench.breakers.route.trip
+    assert trip is not None
+    assert (trip.kind, trip.retry_at_s) == (TripKind.HELD, 130.0)
+    bench.clock.now_s = 120.0
+    bench.apply(Change.POSTPONE, group="lists")
+    trip = bench.breakers.route.trip
+    assert trip is not None
+    assert trip.retry_at_s == 150.0
+    assert bench.breakers.held("lists") is None
+    bench.apply(Change.NONE, outcome=Outcome.SET_ASIDE, ends_hold=True)
+    assert bench.breakers.route.is_closed
+
+
+def test_a_hold_for_refusals(make_reporter: Any) -> None:
+    """It is a hold of the route of its own kind."""
+    bench = Bench(make_reporter(None))
+    assert bench.apply(Change.HOLD_FOR_REFUSALS, status=400)
+    assert bench.breakers.held(ROUTE) is TripKind.REFUSALS
+
+
+def test_a_hold_ends_before_what_follows(make_reporter: Any) -> None:
+    """An answer outside a hold's class ends it, of route and group, and then backs the route off."""
+    bench = Bench(make_reporter(None))
+    bench.hold()
+    bench.clock.now_s += 1
+    bench.apply(Change.BACK_OFF, group="lists", ends_hold=True)
+    assert bench.breakers.held(ROUTE, "lists") is None
+    assert not bench.breakers.route.is_closed

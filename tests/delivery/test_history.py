@@ -1,0 +1,223 @@
+"""What a route remembers, to tell one bad event from a destination that is bad for all."""
+
+from typing import Any
+
+from forwarder.delivery.circuit import TripKind
+from forwarder.delivery.flights import Flight, batch_of
+from forwarder.delivery.history import EVENTS_MAX, History
+from forwarder.delivery.policy import EVENT, ROUTE, Case
+from forwarder.model import (
+    Answer,
+    Attempt,
+    Delivered,
+    Delivery,
+    Effect,
+    Envelope,
+    Held,
+    Lease,
+    Refused,
+    RouteName,
+    TryLater,
+    Verdict,
+)
+
+LATER = TryLater(reason="answered 500", after_s=None, scope=EVENT, effect=Effect.ANSWERED)
+HELD = Held(reason="403", scope="lists")
+REFUSED = Refused(reason="400")
+
+
+def _lease(sequence: int, **fields: Any) -> Lease:
+    envelope = Envelope(
+        route=RouteName.COURIER_TO_RUDDERSTACK, event_key=b"k" * 16, partition_key="", received_at_ms=0, payload=b"{}"
+    )
+    return Lease(sequence=sequence, **{"attempt": 1, "envelope": envelope, **fields})
+
+
+def _flight(*sequences: int, **fields: Any) -> Flight:
+    bodies = [Delivery(sequence=sequence, operation="track", body=b"{}") for sequence in sequences]
+    return Flight(leases=tuple(_lease(sequence, **fields) for sequence in sequences), batch=batch_of(bodies))
+
+
+def _observe(
+    history: History,
+    flight: Flight,
+    verdict: Verdict,
+    *,
+    status: int | None = 500,
+    group: str = ROUTE,
+    held: TripKind | None = None,
+    now_s: float = 0.0,
+) -> Case:
+    attempt = Attempt(at_ms=0, duration_ms=1, operation="x", status=status, outcome="", reason="", answer=b"")
+    return history.observe(flight, Answer(verdict=verdict, attempt=attempt), group=group, held=held, now_s=now_s)
+
+
+def _batches() -> History:
+    return History(counts_refusals=True, forgives_lone_holds=False)
+
+
+def _calls() -> History:
+    return History(counts_refusals=False, forgives_lone_holds=True)
+
+
+def test_what_is_known_of_an_answer() -> None:
+    """A case carries the answer, the events' own record, and what stands over them."""
+    flight = _flight(7, attempt=4, first_failed_at_ms=99, progress=b'{"holds":3}')
+    flight.is_probe = True
+    case = _observe(_batches(), flight, Held(reason="401", scope=ROUTE), status=401, held=TripKind.HELD)
+    assert (case.status, case.events, case.attempt, case.failing_since_ms) == (401, 1, 4, 99)
+    assert (case.is_probe, case.held, case.holds) == (True, TripKind.HELD, 3)
+
+
+def test_ten_refusals_in_a_row() -> None:
+    """Refusals of lone events are counted until something is accepted; those ten have one more chance."""
+    history = _batches()
+    assert [_observe(history, _flight(n), REFUSED).refused_in_a_row for n in range(1, 11)] == list(range(1, 11))
+    assert history.take_refused() == list(range(1, 11))
+    assert [history.together_max(_lease(n)) for n in (1, 10, 11)] == [1, 1, None]
+    assert [_observe(history, _flight(n), REFUSED).refused_in_a_row for n in range(1, 11)] == [0] * 10
+    assert history.together_max(_lease(1)) is None
+    assert _observe(history, _flight(12), REFUSED).refused_in_a_row == 1
+
+
+def test_an_acceptance_ends_the_row() -> None:
+    """Ten refusals with an acceptance between are ten bad events; an accepted event needs no chance more."""
+    history = _batches()
+    for number in range(9):
+        _observe(history, _flight(number), REFUSED)
+    _observe(history, _flight(100), Delivered())
+    assert _observe(history, _flight(9), REFUSED).refused_in_a_row == 1
+    (row,) = [history.take_refused()]
+    assert row == [9]
+    _observe(history, _flight(9), Delivered())
+    assert history.together_max(_lease(9)) is None
+
+
+def test_refusals_that_do_not_count() -> None:
+    """A batch is not one event, a hold for refusals proves nothing, and calls are judged by themselves."""
+    history = _batches()
+    assert _observe(history, _flight(1, 2), REFUSED).refused_in_a_row == 0
+    assert _observe(history, _flight(1), REFUSED, held=TripKind.REFUSALS).refused_in_a_row == 0
+    assert _observe(history, _flight(1), REFUSED, held=TripKind.HELD).refused_in_a_row == 1
+    assert _observe(_calls(), _flight(1), REFUSED).refused_in_a_row == 0
+
+
+def test_suspects_travel_in_ever_smaller_company() -> None:
+    """Each hold that they begin together halves the company, down to one; who passes is above suspicion."""
+    history = _batches()
+    history.began_hold(ROUTE, _flight(*range(100)))
+    assert history.together_max(_lease(5)) == 50
+    history.began_hold(ROUTE, _flight(5))
+    assert history.together_max(_lease(5)) == 1
+    _observe(history, _flight(5), Delivered())
+    assert history.together_max(_lease(5)) is None
+    assert history.together_max(_lease(6)) == 50
+    assert history.together_max(_lease(7, attempt=2)) == 1
+
+
+def test_suspicion_is_bounded() -> None:
+    """Suspicion of very many is dropped rather than kept without limit."""
+    history = _batches()
+    for start in range(0, EVENTS_MAX + 1, 100):
+        history.began_hold(ROUTE, _flight(*range(start, start + 100)))
+    assert history.together_max(_lease(0)) is None
+    assert history.together_max(_lease(EVENTS_MAX + 50)) == 50
+
+
+def test_others_passed() -> None:
+    """A failure counts when something succeeded since the last one of the same request."""
+    history = _batches()
+    flight = _flight(1)
+    first = _observe(history, flight, LATER)
+    second = _observe(history, flight, LATER)
+    _observe(history, _flight(2), Delivered())
+    third = _observe(history, flight, LATER)
+    assert [case.others_passed for case in (first, second, third)] == [True, False, True]
+    assert [case.failures for case in (first, second, third)] == [0, 1, 2]
+    assert (third.strikes, flight.strikes, flight.failures) == (0, 1, 3)
+
+
+def test_a_failure_is_recalled_when_the_event_comes_back() -> None:
+    """What goes back to the spool is known again when it is leased again, until it passes."""
+    history = _calls()
+    flight = _flight(1)
+    for _ in range(3):
+        _observe(history, flight, LATER)
+    history.set_aside(flight)
+    again = _flight(1)
+    history.recall(again)
+    assert (again.failures, again.passes_seen) == (3, 0)
+    other = _flight(2)
+    history.recall(other)
+    assert (other.failures, other.passes_seen) == (0, -1)
+    _observe(history, again, Delivered())
+    fresh = _flight(1)
+    history.recall(fresh)
+    assert fresh.failures == 0
+
+
+def test_failures_are_bounded() -> None:
+    """The memory of failures has a limit."""
+    history = _calls()
+    for sequence in range(EVENTS_MAX + 1):
+        flight = _flight(sequence)
+        _observe(history, flight, LATER)
+        history.set_aside(flight)
+    first, last = _flight(0), _flight(EVENTS_MAX)
+    history.recall(first)
+    history.recall(last)
+    assert (first.failures, last.failures) == (0, 1)
+
+
+def test_different_events_make_an_outage() -> None:
+    """However often one event fails it is one; any other answer ends the row; trouble of all is not counted so."""
+    history = _calls()
+    assert [_observe(history, _flight(1), LATER).failing_in_a_row for _ in range(5)] == [1] * 5
+    assert [_observe(history, _flight(n), LATER).failing_in_a_row for n in (2, 3, 4)] == [2, 3, 3]
+    for verdict in (Delivered(), REFUSED):
+        _observe(history, _flight(9), verdict)
+        assert _observe(history, _flight(1), LATER).failing_in_a_row == 1
+        assert _observe(history, _flight(2), LATER).failing_in_a_row == 2
+    scoped = TryLater(reason="429", after_s=None, scope="lists", effect=Effect.NONE)
+    assert _observe(history, _flight(3), scoped).failing_in_a_row == 2
+
+
+def test_others_passed_between_holds_of_a_scope() -> None:
+    """A hold counts against an event when others passed since the last hold of that scope began."""
+    history = _calls()
+    assert not _observe(history, _flight(1), HELD, group="lists").others_passed_between_holds
+    history.began_hold("lists", _flight(1))
+    assert not _observe(history, _flight(1), HELD, group="lists").others_passed_between_holds
+    _observe(history, _flight(2), Delivered(), group="send")
+    assert _observe(history, _flight(1), HELD, group="lists").others_passed_between_holds
+    assert not _observe(history, _flight(1), Held(reason="401", scope=ROUTE), group="lists").others_passed_between_holds
+
+
+def test_others_of_the_group_passed_within_the_last_minute() -> None:
+    """Only calls of the same group count, and only for a minute; where batches go, none do."""
+    history = _calls()
+    assert not _observe(history, _flight(1), HELD, group="lists").others_passed_lately
+    _observe(history, _flight(2), Delivered(), group="lists", now_s=100.0)
+    for at_s, is_lately in ((100.0, True), (160.0, True), (160.1, False)):
+        assert _observe(history, _flight(1), HELD, group="lists", now_s=at_s).others_passed_lately is is_lately
+    assert not _observe(history, _flight(1), HELD, group="send", now_s=100.0).others_passed_lately
+    batches = _batches()
+    _observe(batches, _flight(2), Delivered())
+    assert not _observe(batches, _flight(1), Held(reason="403", scope=ROUTE)).others_passed_lately
+
+
+def test_different_events_that_are_held_in_a_row() -> None:
+    """The same event counts once; an acceptance in the group ends the row; no more than needed is kept."""
+    history = _calls()
+    assert [_observe(history, _flight(n), HELD, group="lists").held_in_a_row for n in (1, 1, 2)] == [1, 1, 2]
+    assert _observe(history, _flight(3), HELD, group="send").held_in_a_row == 1
+    _observe(history, _flight(4), Delivered(), group="lists")
+    row = [_observe(history, _flight(n), HELD, group="lists").held_in_a_row for n in range(20)]
+    assert row == [*range(1, 11), *[10] * 10]
+
+
+def test_an_events_failures_grow_with_each_hold() -> None:
+    """An event that is set aside for a hold's status waits longer each time."""
+    history = _calls()
+    flight = _flight(1)
+    assert [_observe(history, flight, HELD, group="lists").failures for _ in range(3)] == [0, 1, 2]
