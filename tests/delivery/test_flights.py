@@ -79,14 +79,14 @@ def test_bisection_goes_deep_before_wide() -> None:
     flights = _gathered(1, 1, 1, 1)
     flight = flights.next(now_s=0.0, is_idle=True, is_probing=False)
     assert flight is not None
-    flight.failures, flight.strikes = 5, 4
+    flight.failures, flight.failed_alone = 5, 4
     flights.queue_first(*flight.halves())
     first = flights.next(now_s=0.0, is_idle=True, is_probing=False)
     second = flights.next(now_s=0.0, is_idle=True, is_probing=False)
     assert first is not None
     assert second is not None
     assert (first.sequences, second.sequences) == ([0], [1, 2])
-    assert (first.failures, first.strikes) == (5, 4)
+    assert (first.failures, first.failed_alone) == (5, 4)
 
 
 @settings(deadline=None, max_examples=100)
