@@ -22,8 +22,8 @@ from forwarder.delivery.route import Route
 from forwarder.delivery.routes import make_route
 from forwarder.ingress.admission import EndpointSettings
 from forwarder.ingress.health import Health
-from forwarder.ingress.limits import ListenerLimits
-from forwarder.ingress.listener import PublicListener
+from forwarder.ingress.http1.listener import PublicListener
+from forwarder.ingress.http1.shared import ListenerLimits
 from forwarder.ingress.receiver import Receiver
 from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack
 from forwarder.mapping.event_time import stated_time_ms

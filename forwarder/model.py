@@ -95,6 +95,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     progress: bytes = b""  # what `Spool.note` kept last; b"" when nothing
     replay: Replay = Replay.NOT  # only with progress: what was kept before the replay
     is_retry: bool = False  # it was given back before, with a failure or a time: one of `Demand.retry_max`
+    follows: int = 0  # the spool's own: the event of this route right before it, 0 when that is not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -160,7 +160,12 @@ class AiohttpTransport:
         reasons: nothing of the foreign error's text, which may quote the address, gets through.
         """
         deadline_s = self._clock.monotonic_s() + request.timeout_s
-        tries = AsyncRetrying(
+        try:
+            return await self._exchange_once(request, deadline_s)
+        except NoAnswer as error:
+            if not _is_blip(error):
+                raise
+        tries = AsyncRetrying(  # made for blips alone: what it costs is more than the rest of an exchange together
             retry=retry_if_exception(_is_blip),
             stop=stop_before_delay(min(self._blip_max_s, request.timeout_s)),
             wait=wait_random_exponential(multiplier=0.05, max=0.5),

@@ -21,7 +21,7 @@ from forwarder.settings import Settings
 from forwarder.settings.files import read_links
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
-from forwarder.spool.store.database import DATABASE_NAME
+from forwarder.spool.sqlite.database import DATABASE_NAME
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
 

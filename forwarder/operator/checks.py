@@ -20,7 +20,7 @@ from forwarder.ports import Clock
 from forwarder.settings import Settings
 from forwarder.settings.files import read_links, read_rules
 from forwarder.settings.together import KEEP_OLD_INBOUND_KEYS, doubts
-from forwarder.spool.store.database import DATABASE_NAME, open_reader
+from forwarder.spool.sqlite.database import DATABASE_NAME, open_reader
 
 Level = Literal["ok", "warn", "fail"]
 

@@ -9,7 +9,7 @@ from forwarder.mapping.link_store import LinkStore
 from forwarder.model import RouteName
 from forwarder.operator.explain import Explain, TimeOf
 from forwarder.ports import Archive, Clock, EventTypeRow, Spool
-from forwarder.telemetry.collector import BookCollector
+from forwarder.telemetry.collector import TotalsCollector
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
 
@@ -47,7 +47,7 @@ class Parts:
     settings_rows: Sequence[Mapping[str, object]] = ()  # variable, value (masked), origin, is_secret
     explain: Mapping[RouteName, Explain] = field(default_factory=dict)  # of routes that run
     time_of: Mapping[RouteName, TimeOf] = field(default_factory=dict)  # of routes whose events state their own time
-    totals: BookCollector = field(default_factory=BookCollector)
+    totals: TotalsCollector = field(default_factory=TotalsCollector)
     started_at_ms: int = field(init=False)
 
     def __post_init__(self) -> None:

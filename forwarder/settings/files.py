@@ -1,4 +1,4 @@
-"""Read the files that settings name. Absent: what may stand in them."""
+"""Read the files that settings name."""
 
 from pathlib import Path
 

@@ -1,13 +1,13 @@
 """Read every source once and return `Settings`, or every problem at once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from pydantic import ValidationError
 
 from forwarder.errors import SettingsInvalid
-from forwarder.settings.model import Reading, Settings
+from forwarder.settings.model import GATHERED, Reading, Settings
 from forwarder.settings.names import unknown
 from forwarder.settings.proxies import read_proxies
 from forwarder.settings.sources import SECRETS_DIR, Found, Gathered, Place, gather
@@ -35,7 +35,7 @@ def judged(gathered: Gathered, place: Place, *, is_for_daemon: bool = True) -> S
     """Return the settings that these texts make; raises `SettingsInvalid`."""
     known = Settings.variables()
     ours = {variable: found for variable, found in gathered.found.items() if variable in known}
-    settings, wrong = _validated(ours)
+    settings, wrong = _validated(gathered.sources)
     strangers = unknown(gathered.found.values(), (*known, SECRETS_DIR))
     reading = Reading(
         origins=MappingProxyType({variable: found.origin for variable, found in ours.items()}),
@@ -52,17 +52,17 @@ def judged(gathered: Gathered, place: Place, *, is_for_daemon: bool = True) -> S
     return settings
 
 
-def _validated(found: Mapping[str, Found]) -> tuple[Settings, dict[str, str]]:
+def _validated(sources: Sequence[Mapping[str, Found]]) -> tuple[Settings, dict[str, str]]:
     """Return the settings with the wrong ones left at their defaults, and what is wrong with those."""
-    texts = {variable: one.text for variable, one in found.items()}
     try:
-        return Settings.model_validate(texts), {}
+        return Settings.model_validate({GATHERED: sources}), {}
     except ValidationError as error:
         wrong = {
             str(detail["loc"][0]): _problem(str(detail["loc"][0]), detail["msg"])
             for detail in error.errors(include_url=False, include_input=False, include_context=False)
         }
-    return Settings.model_validate({name: text for name, text in texts.items() if name not in wrong}), wrong
+    right = [{variable: found for variable, found in one.items() if variable not in wrong} for one in sources]
+    return Settings.model_validate({GATHERED: right}), wrong
 
 
 def _problem(variable: str, message: str) -> str:

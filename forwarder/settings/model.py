@@ -1,7 +1,7 @@
 """Every setting: its name, its default, what it may be, and what to write instead when it is wrong.
 
-The field's description is the remedy that an error ends with. Absent: where the values come from
-(`sources`), and what only several settings together can get wrong (`together`).
+The field's description is the remedy that an error ends with. Where the values come from: `sources`; what only
+several settings together can get wrong: `together`.
 """
 
 from collections.abc import Mapping
@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from forwarder.model import RouteName
 from forwarder.settings import values
 from forwarder.settings.choices import choice, event_words, readable_file, route_names
 from forwarder.settings.proxies import NO_PROXIES, Proxies
 from forwarder.settings.route_choice import routes_that_run
-from forwarder.settings.sources import DEFAULT, Origin, Place
+from forwarder.settings.sources import DEFAULT, Origin, Place, TextSource
 from forwarder.settings.values import Address
 
+GATHERED = "gathered"  # the argument that carries the sources of `load`
 VENDORS = ("RUDDERSTACK_", "COURIER_")
 RETENTION_S_MIN = 93_600  # Courier resends for about a day; a key must outlive that
 GATEWAY_BYTES_MAX = 4_096_000  # the data plane's own limit of a request, uncompressed
@@ -176,9 +177,11 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take what `load` gathered and nothing else: it knows each value's source and every unknown name."""
-        del settings_cls, env_settings, dotenv_settings, file_secret_settings
-        return (init_settings,)
+        """Read what `load` gathered, source by source, and nothing of the process behind its back."""
+        del env_settings, dotenv_settings, file_secret_settings
+        assert isinstance(init_settings, InitSettingsSource)  # noqa: S101  it is pydantic-settings' own
+        gathered = init_settings.init_kwargs.pop(GATHERED, ())
+        return (init_settings, *(TextSource(settings_cls, found) for found in gathered))
 
     @property
     def routes(self) -> tuple[RouteName, ...]:

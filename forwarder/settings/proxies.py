@@ -1,7 +1,7 @@
 """The proxies that the environment names for the vendors, read as curl reads them.
 
 `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy`, in small letters before capitals. A proxy without a scheme is
-an HTTP proxy. Absent: speaking to one (`transport`).
+an HTTP proxy. `transport` speaks to it.
 """
 
 import ipaddress

@@ -2,14 +2,17 @@
 
 The environment, then `.env` in the working directory, then files of the secrets directory
 (`FORWARDER_SECRETS_DIR`), then systemd's credentials (`CREDENTIALS_DIRECTORY`). An empty text is unset.
-Absent: what the values mean.
 """
 
+from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dotenv import dotenv_values
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 PREFIXES = ("FORWARDER_", "COURIER_", "RUDDERSTACK_")
 SECRETS_DIR = "FORWARDER_SECRETS_DIR"
@@ -57,27 +60,55 @@ class Place:
     credentials: Mapping[str, Path] = field(default_factory=dict)
 
 
+class TextSource(PydanticBaseSettingsSource):
+    """A source as pydantic-settings asks for it: the text of each field that one place gave."""
+
+    def __init__(self, settings_cls: type[BaseSettings], found: Mapping[str, Found]) -> None:
+        super().__init__(settings_cls)
+        self._found = found
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Return the field's text (None: not given) and its variable; see pydantic-settings."""
+        variable = field.alias or field_name
+        return (self._found[variable].text if variable in self._found else None), variable, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Return what is given, by variable."""
+        asked = (self.get_field_value(field, name) for name, field in self.settings_cls.model_fields.items())
+        return {variable: text for text, variable, _ in asked if text is not None}
+
+
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """What all sources gave together: the winning text of each variable, and which sources failed."""
+    """What each source gave, the first to win, and which sources failed."""
 
-    found: Mapping[str, Found]
+    sources: tuple[Mapping[str, Found], ...]
     problems: tuple[str, ...]
+
+    @property
+    def found(self) -> Mapping[str, Found]:
+        """Return the text that wins for each variable."""
+        return ChainMap(*map(dict, self.sources))
 
 
 def gather(place: Place) -> Gathered:
     """Read every source; names are compared without regard to case in files, exactly in the environment."""
     problems: list[str] = []
-    own = [*_of_environment(place.environ), *_of_dotenv(place.directory / ".env", problems)]
-    named = {one.variable: one.text for one in reversed(own)}
-    files = [
-        *_of_folder(place.directory, named.get(SECRETS_DIR), "secrets", SECRETS_DIR, problems),
-        *_of_folder(place.directory, place.environ.get(CREDENTIALS_DIR), "credentials", CREDENTIALS_DIR, problems),
-        *_of_files(place.credentials.items(), "credentials", "LoadCredential", problems),
-    ]
-    winners = {one.variable: one for one in reversed([*own, *files])}
-    winners.pop(SECRETS_DIR, None)
-    return Gathered(winners, tuple(problems))
+    environment = _by_variable(_of_environment(place.environ))
+    dotenv = _by_variable(_of_dotenv(place.directory / ".env", problems))
+    folder = (environment.pop(SECRETS_DIR, None), dotenv.pop(SECRETS_DIR, None))
+    secrets_dir = next((one.text for one in folder if one), None)
+    credentials_dir = place.environ.get(CREDENTIALS_DIR)
+    files = (
+        _of_folder(place.directory, secrets_dir, "secrets", SECRETS_DIR, problems),
+        _of_folder(place.directory, credentials_dir, "credentials", CREDENTIALS_DIR, problems),
+        _of_files(place.credentials.items(), "credentials", "LoadCredential", problems),
+    )
+    return Gathered((environment, dotenv, *map(_by_variable, files)), tuple(problems))
+
+
+def _by_variable(found: Iterable[Found]) -> dict[str, Found]:
+    return {one.variable: one for one in found}
 
 
 def _of_environment(environ: Mapping[str, str]) -> Iterator[Found]:

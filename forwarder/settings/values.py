@@ -1,7 +1,7 @@
 """What one setting's text may look like: pure parsers that say what is wrong without showing a secret.
 
 Each takes the text and returns the value, or raises `ValueError` with the problem alone; the remedy
-belongs to the setting. Absent: which settings there are.
+belongs to the setting.
 """
 
 import ipaddress

@@ -11,6 +11,8 @@ from hashlib import blake2b
 
 from forwarder.model import Recurrence
 
+_SET_BACK_MS = 60_000  # what requests that overtake each other, and a clock that is corrected, may differ by
+
 
 @dataclass(slots=True)
 class Occurrence:
@@ -30,6 +32,8 @@ def is_resend(
     if known is None:
         return False
     age_ms = received_at_ms - known.last_copy_ms
+    if age_ms < -_SET_BACK_MS:
+        return False  # the clock was set back since: how long ago the last copy came is not known
     if age_ms <= recurrence.resend_s * 1000:
         return True
     if recurrence.subject is None or age_ms > recurrence.resend_max_s * 1000:
@@ -42,7 +46,7 @@ def occurrence_key(base_key: bytes, first_sequence: int) -> bytes:
     return blake2b(base_key + first_sequence.to_bytes(8, "big"), digest_size=16).digest()
 
 
-def lane_of(route: str, partition_key: str) -> int:
+def partition_number(route: str, partition_key: str) -> int:
     """Return the 62-bit number of a partition; 0 for events without order.
 
     Two partitions that met in one number would only wait for each other.

@@ -1,4 +1,4 @@
-"""The spool's books as metrics, read at the scrape, so that all of them are one moment's truth.
+"""The spool's totals as metrics, read at the scrape, so that all of them are one moment's truth.
 
 `show` keeps a snapshot and `collect` renders it; whoever serves `/metrics` reads `Archive.facts()`, shows
 it and renders without awaiting between. Before the first `show` there is nothing to tell.
@@ -14,7 +14,7 @@ from forwarder.model import State
 from forwarder.ports import SpoolFacts
 
 
-class BookCollector(Collector):
+class TotalsCollector(Collector):
     """Render a snapshot of the spool's facts; register it in the daemon's registry once."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class BookCollector(Collector):
 def _of_routes(facts: SpoolFacts, now_ms: int) -> Iterator[Metric]:
     events = GaugeMetricFamily(
         "forwarder_events",
-        "The books: durable totals per state, purged events included. accepted is the sum of the others.",
+        "Durable totals per state, purged events included. accepted is the sum of the others.",
         labels=["route", "state"],
     )
     depth = GaugeMetricFamily("forwarder_spool_depth_events", "Events waiting or in flight.", labels=["route"])
@@ -66,11 +66,11 @@ def _of_routes(facts: SpoolFacts, now_ms: int) -> Iterator[Metric]:
         "Dead events that are kept and not put aside: what is left to do.",
         labels=["route"],
     )
-    for route, books in facts.totals.items():
-        events.add_metric([route.value, "accepted"], books.accepted)
+    for route, totals in facts.totals.items():
+        events.add_metric([route.value, "accepted"], totals.accepted)
         for state in State:
-            events.add_metric([route.value, state.value], getattr(books, state.value))
-        depth.add_metric([route.value], books.pending)
+            events.add_metric([route.value, state.value], getattr(totals, state.value))
+        depth.add_metric([route.value], totals.pending)
         retrying.add_metric([route.value], facts.retrying.get(route, 0))
         unsettled.add_metric([route.value], facts.unsettled_bytes.get(route, 0))
         oldest_ms = facts.oldest_pending_ms.get(route)

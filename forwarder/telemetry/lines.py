@@ -1,7 +1,7 @@
 """Write lines on a thread of its own, so that a reader that stalls never stalls who logs.
 
 The lines that wait are bounded in bytes; what does not fit is dropped, counted, and told as soon as something is read
-again. Absent: what a line says.
+again.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """One line per fact: JSON for machines or columns for a terminal, UTC, and never a flood.
 
 Lines carry no payload: exceptions are told by their type and place, never by their text, and what foreign
-libraries log is reduced the same way (see `foreign`). Absent: which facts there are (`reporter`).
+libraries log is reduced the same way (see `foreign`). Which facts there are: `reporter`.
 """
 
 import asyncio

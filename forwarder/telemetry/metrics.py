@@ -1,6 +1,6 @@
 """Every metric of the daemon, with its meaning. Labels come from closed sets only.
 
-The books, the depth and the spool's size are read at the scrape (see `BookCollector`), so that they are
+The totals, the depth and the spool's size are read at the scrape (see `TotalsCollector`), so that they are
 one moment's truth; the `_total` counters count transitions since the start.
 """
 

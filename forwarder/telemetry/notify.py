@@ -1,7 +1,7 @@
 """Tell systemd how the service is: ready, status, alive, stopping.
 
 The protocol of sd_notify(3): datagrams to the socket that NOTIFY_SOCKET names. Without one every call
-does nothing. Absent: judging whether the daemon is alive; the caller beats only when it is.
+does nothing. The caller beats only while the daemon is alive.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """How fast events come and go: the counters sampled each second, and each ten seconds for the last hour.
 
 Reads the daemon's own counters, never the spool, so that looking costs delivery nothing. Memory is flat.
-Deliberately absent: how it is drawn.
+How it is drawn is the page's.
 """
 
 import asyncio

@@ -1,7 +1,4 @@
-"""Say a repeated warning a few times, then count it. Pure: the time is given.
-
-Deliberately absent: what a log line is, and where it goes.
-"""
+"""Say a repeated warning a few times, then count it. Pure: the time is given."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass

@@ -90,7 +90,7 @@ def test_inbound_events_become_calls(shell: Shell, tmp_path: Path, event: Any, o
 
 @pytest.mark.parametrize("route", ["courier_to_rudderstack", "rudderstack_to_courier"])
 def test_what_the_doors_put_right_is_put_right_here(shell: Shell, tmp_path: Path, route: str) -> None:
-    """A lone surrogate becomes U+FFFD, as at the door; a number beyond a double is dead, as there."""
+    """A lone surrogate becomes U+FFFD, as at the endpoint; a number beyond a double is dead, as there."""
     path = tmp_path / "event.json"
     event: dict[str, Any] = _WEBHOOK
     if route == "rudderstack_to_courier":
@@ -105,7 +105,7 @@ def test_what_the_doors_put_right_is_put_right_here(shell: Shell, tmp_path: Path
 
 
 def test_a_door_of_the_other_route_is_wrong_usage(shell: Shell, tmp_path: Path) -> None:
-    """--source names a door of the chosen route, else the command ends with 2 and names those."""
+    """--source names an endpoint of the chosen route, else the command ends with 2 and names those."""
     result = shell("map", "--route", "rudderstack_to_courier", "--source", "webhook", _file(tmp_path, _TRACK))
     assert result.exit_code == 2
     assert "rudderstack, segment, v1" in result.stderr

@@ -13,7 +13,7 @@ from stand_ins.behaviour import HangsUp, Says, Script
 from stand_ins.listener import Asked, Listener, Said
 
 
-class Door:
+class Endpoint:
     """A receiver that takes everything and remembers it."""
 
     def __init__(self) -> None:
@@ -28,9 +28,9 @@ class Door:
 
 
 @pytest.fixture
-async def door() -> AsyncIterator[Door]:
-    """A door on loopback."""
-    one = Door()
+async def endpoint() -> AsyncIterator[Endpoint]:
+    """An endpoint on loopback."""
+    one = Endpoint()
     await one.listener.listen()
     yield one
     await one.listener.refuse()
@@ -48,14 +48,14 @@ def wanted(url: str, *, status: str = "SENT", count: int = 1, is_secret_our_own:
     )
 
 
-async def test_samples_are_signed_webhooks_and_the_next_step_is_named(door: Door) -> None:
+async def test_samples_are_signed_webhooks_and_the_next_step_is_named(endpoint: Endpoint) -> None:
     """Each sample is a distinct event with a good signature; the page and the event's name are told."""
     lines: list[str] = []
 
-    assert await send_sample(wanted(door.listener.url, count=3), lines.append) == 0
+    assert await send_sample(wanted(endpoint.listener.url, count=3), lines.append) == 0
 
-    assert len({asked.body for asked in door.asked}) == 3
-    for asked in door.asked:
+    assert len({asked.body for asked in endpoint.asked}) == 3
+    for asked in endpoint.asked:
         stamp = int(asked.headers["courier-signature"].split(",")[0][2:])
         assert signed(asked.body, "s3cret", stamp)["courier-signature"] == asked.headers["courier-signature"]
     said = "\n".join(lines)
@@ -75,27 +75,27 @@ async def test_samples_are_signed_webhooks_and_the_next_step_is_named(door: Door
         ("ROUTED", {"enqueued"}),
     ],
 )
-async def test_each_status_has_its_shape(door: Door, status: str, times: set[str]) -> None:
+async def test_each_status_has_its_shape(endpoint: Endpoint, status: str, times: set[str]) -> None:
     """The sample of a status carries that status and the times that come with it."""
-    await send_sample(wanted(door.listener.url, status=status), lambda _line: None)
+    await send_sample(wanted(endpoint.listener.url, status=status), lambda _line: None)
 
-    data = orjson.loads(door.asked[0].body)["data"]
+    data = orjson.loads(endpoint.asked[0].body)["data"]
     assert data["status"] == status
     assert {key for key, value in data.items() if isinstance(value, int)} == times
 
 
 @pytest.mark.parametrize("is_own", [True, False], ids=["the setting's secret", "a secret that was given"])
-async def test_a_secret_is_not_proved_with_itself(door: Door, *, is_own: bool) -> None:
+async def test_a_secret_is_not_proved_with_itself(endpoint: Endpoint, *, is_own: bool) -> None:
     """A sample that was signed with the daemon's own setting says that Courier's secret is not proved by it."""
     lines: list[str] = []
-    await send_sample(wanted(door.listener.url, is_secret_our_own=is_own), lines.append)
+    await send_sample(wanted(endpoint.listener.url, is_secret_our_own=is_own), lines.append)
     assert ("is not proved" in lines[-1]) == is_own
 
 
-async def test_what_courier_does_not_export_is_said_to_end_filtered(door: Door) -> None:
+async def test_what_courier_does_not_export_is_said_to_end_filtered(endpoint: Endpoint) -> None:
     """A status that is not native is explained before somebody looks for it in vain."""
     lines: list[str] = []
-    await send_sample(wanted(door.listener.url, status="ENQUEUED"), lines.append)
+    await send_sample(wanted(endpoint.listener.url, status="ENQUEUED"), lines.append)
 
     assert "ends filtered" in lines[-1]
 
@@ -111,22 +111,22 @@ async def test_what_courier_does_not_export_is_said_to_end_filtered(door: Door) 
     ],
     ids=str,
 )
-async def test_a_refusal_is_explained(door: Door, status: int, words: str) -> None:
+async def test_a_refusal_is_explained(endpoint: Endpoint, status: int, words: str) -> None:
     """Every answer but a 2xx is exit code 1 and a remedy."""
-    door.script.behave(Says(status=status))
+    endpoint.script.behave(Says(status=status))
     lines: list[str] = []
 
-    assert await send_sample(wanted(door.listener.url, count=2), lines.append) == 1
+    assert await send_sample(wanted(endpoint.listener.url, count=2), lines.append) == 1
     assert words in lines[-1]
-    assert door.listener.requests == 1
+    assert endpoint.listener.requests == 1
 
 
-async def test_no_answer_is_explained(door: Door) -> None:
+async def test_no_answer_is_explained(endpoint: Endpoint) -> None:
     """A daemon that is not there is exit code 1 and the command that starts it."""
-    door.script.once(HangsUp())
+    endpoint.script.once(HangsUp())
     lines: list[str] = []
 
-    assert await send_sample(wanted(door.listener.url), lines.append) == 1
+    assert await send_sample(wanted(endpoint.listener.url), lines.append) == 1
     assert "forwarder run" in lines[-1]
 
 

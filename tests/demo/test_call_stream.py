@@ -20,7 +20,7 @@ def test_the_same_seed_gives_the_same_calls() -> None:
     assert {call.event["event"] for call in calls if call.event["type"] == "track"} > set(LINKS)
 
 
-def test_bodies_have_the_form_of_their_door() -> None:
+def test_bodies_have_the_form_of_their_endpoint() -> None:
     """`/v1/batch` takes a batch, the inbound endpoints the bare event."""
     for endpoint in ENDPOINTS:
         call = CallStream(seed=1, endpoints=[endpoint]).identify(NOW_MS, "u1")

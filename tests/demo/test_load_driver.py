@@ -16,7 +16,7 @@ from stand_ins.listener import Asked, Listener, Said
 NOW_MS = 1_767_225_600_000
 
 
-class Door:
+class Endpoint:
     """A receiver that says 200 and remembers what it was asked."""
 
     def __init__(self) -> None:
@@ -31,9 +31,9 @@ class Door:
 
 
 @pytest.fixture
-async def door() -> AsyncIterator[Door]:
-    """A door on loopback."""
-    one = Door()
+async def endpoint() -> AsyncIterator[Endpoint]:
+    """An endpoint on loopback."""
+    one = Endpoint()
     await one.listener.listen()
     yield one
     await one.listener.refuse()
@@ -46,15 +46,17 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def test_a_webhook_is_signed_and_retried_until_it_is_taken(door: Door, http: aiohttp.ClientSession) -> None:
+async def test_a_webhook_is_signed_and_retried_until_it_is_taken(
+    endpoint: Endpoint, http: aiohttp.ClientSession
+) -> None:
     """5xx, 429 and silence are retried; the acknowledgement is written down once."""
     ledger, event = Ledger(), Workflow(seed=1).message(NOW_MS)[0]
-    driver = LoadDriver(http, door.listener.url, ledger, schedule_s=COURIER_SCHEDULE_S, scale=0)
-    door.script.once(Says(status=503), Says(status=429), HangsUp(), Says(status=408))
+    driver = LoadDriver(http, endpoint.listener.url, ledger, schedule_s=COURIER_SCHEDULE_S, scale=0)
+    endpoint.script.once(Says(status=503), Says(status=429), HangsUp(), Says(status=408))
 
     assert await driver.webhook(event, "s3cret")
 
-    (asked,) = door.asked
+    (asked,) = endpoint.asked
     stamp = int(asked.headers["courier-signature"].split(",")[0][2:])
     assert asked.headers["courier-signature"] == signed(event.body, "s3cret", stamp)["courier-signature"]
     assert asked.path == "/webhooks/courier"
@@ -62,24 +64,24 @@ async def test_a_webhook_is_signed_and_retried_until_it_is_taken(door: Door, htt
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 302], ids=str)
-async def test_any_other_answer_is_final(door: Door, http: aiohttp.ClientSession, status: int) -> None:
+async def test_any_other_answer_is_final(endpoint: Endpoint, http: aiohttp.ClientSession, status: int) -> None:
     """Courier gives up at once on any other 4xx, and so does the driver; nothing was promised then."""
     ledger = Ledger()
-    driver = LoadDriver(http, door.listener.url, ledger, schedule_s=(1,), scale=0)
-    door.script.once(Says(status=status))
+    driver = LoadDriver(http, endpoint.listener.url, ledger, schedule_s=(1,), scale=0)
+    endpoint.script.once(Says(status=status))
 
     assert not await driver.webhook(Workflow(seed=1).message(NOW_MS)[0], "s3cret")
     assert (ledger.acknowledged, driver.given_up) == (0, 1)
 
 
-async def test_calls_carry_their_doors_credential(door: Door, http: aiohttp.ClientSession) -> None:
+async def test_calls_carry_x_credential(endpoint: Endpoint, http: aiohttp.ClientSession) -> None:
     """Basic with the key as user on `/v1`, Bearer on `/inbound`."""
     ledger = Ledger()
-    driver = LoadDriver(http, door.listener.url, ledger, schedule_s=(1,), scale=0)
+    driver = LoadDriver(http, endpoint.listener.url, ledger, schedule_s=(1,), scale=0)
     for path in ("/v1/batch", "/inbound/segment"):
         assert await driver.call(CallStream(seed=1, endpoints=[path]).identify(NOW_MS), "key")
-    door.script.once(Says(status=401))
+    endpoint.script.once(Says(status=401))
     assert not await driver.call(CallStream(seed=2).page(NOW_MS), "key")
 
-    assert [asked.headers["authorization"] for asked in door.asked] == ["Basic a2V5Og==", "Bearer key"]
-    assert [asked.path for asked in door.asked] == ["/v1/batch", "/inbound/segment"]
+    assert [asked.headers["authorization"] for asked in endpoint.asked] == ["Basic a2V5Og==", "Bearer key"]
+    assert [asked.path for asked in endpoint.asked] == ["/v1/batch", "/inbound/segment"]

@@ -15,15 +15,14 @@ import structlog
 
 from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.ingress.admission import Admission, EndpointSettings
-from forwarder.ingress.connection import Connection
 from forwarder.ingress.cors import readable
 from forwarder.ingress.documents import Documents
 from forwarder.ingress.health import Health
-from forwarder.ingress.limits import ListenerLimits
+from forwarder.ingress.http1.connection import Connection
+from forwarder.ingress.http1.shared import ListenerLimits, Shared
 from forwarder.ingress.receiver import Receiver
 from forwarder.ingress.replies import Reply
 from forwarder.ingress.routing import Routing
-from forwarder.ingress.shared import Shared
 from forwarder.model import Envelope, Receipt, RouteName
 from forwarder.spool.limits import SpoolLimits
 from forwarder.telemetry.metrics import Metrics

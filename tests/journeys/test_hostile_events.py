@@ -35,7 +35,7 @@ async def test_each_ends_delivered_or_dead_with_a_reason(
     outbound: dict[str, str],
     inbound: dict[str, str],
 ) -> None:
-    """On both routes and through every kind of door; nothing stays pending, nothing is lost behind a 2xx."""
+    """On both routes and through every kind of endpoint; nothing stays pending, nothing is lost behind a 2xx."""
     daemon = make_daemon(outbound | inbound)
     await daemon.start()
     bus = {"Authorization": f"Bearer {outbound['FORWARDER_EVENTS_KEY']}"}
@@ -47,25 +47,25 @@ async def test_each_ends_delivered_or_dead_with_a_reason(
             assert response.status in {200, 202}, (path, body[:80])
 
     for name, value, state in VALUES:
-        for door in ("webhooks/courier", "events"):
+        for endpoint in ("webhooks/courier", "events"):
             body = b'{"type":"message:updated","data":{"id":"%b","status":"SENT","recipient":"r","x":%b}}' % (
-                f"{name} {door}".encode(),
+                f"{name} {endpoint}".encode(),
                 value,
             )
             headers = bus
-            if door != "events":
+            if endpoint != "events":
                 headers = signed(body, outbound["COURIER_WEBHOOK_SECRET"], time.time_ns() // 1_000_000)
-            await post(f"/{door}", body, headers)
-            wanted[f"{name} {door}"] = state
-        for door in ("inbound/rudderstack", "inbound/segment", "v1/identify", "v1/batch"):
+            await post(f"/{endpoint}", body, headers)
+            wanted[f"{name} {endpoint}"] = state
+        for endpoint in ("inbound/rudderstack", "inbound/segment", "v1/identify", "v1/batch"):
             call = b'{"type":"identify","userId":"u","messageId":"%b","traits":{"x":%b}}' % (
-                f"{name} {door}".encode(),
+                f"{name} {endpoint}".encode(),
                 value,
             )
             neighbour = b'{"type":"identify","userId":"n","messageId":"%b"}' % f"beside {name}".encode()
-            body = b'{"batch":[%b,%b]}' % (call, neighbour) if door == "v1/batch" else call
-            await post(f"/{door}", body, source)
-            wanted[f"{name} {door}"] = state
+            body = b'{"batch":[%b,%b]}' % (call, neighbour) if endpoint == "v1/batch" else call
+            await post(f"/{endpoint}", body, source)
+            wanted[f"{name} {endpoint}"] = state
         wanted[f"beside {name}"] = "delivered"
 
     for route in RouteName:

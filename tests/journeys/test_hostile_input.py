@@ -1,4 +1,4 @@
-"""Whatever is thrown at the doors: a clear answer, the daemon stays, nothing of it in the logs."""
+"""Whatever is thrown at the endpoints: a clear answer, the daemon stays, nothing of it in the logs."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ OBJECT = f'{{"type":"message:updated","data":{{"id":"{MARK}","status":"SENT","re
 
 @dataclass(frozen=True, kw_only=True)
 class Throw:
-    """One hostile request to the webhook door and the statuses that are right for it."""
+    """One hostile request to the webhook endpoint and the statuses that are right for it."""
 
     name: str
     body: bytes

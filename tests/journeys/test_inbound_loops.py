@@ -25,7 +25,7 @@ INBOUND = RouteName.RUDDERSTACK_TO_COURIER.value
 OUTBOUND = RouteName.COURIER_TO_RUDDERSTACK.value
 # A link that would keep the circle turning: every message that is sent would start the next one.
 CIRCLE_TOML = '[[link]]\nevent = "Message Sent"\ntarget = "follow-up"\n'
-DOORS = ("/inbound/rudderstack", "/inbound/segment", "/v1/batch")
+ENDPOINTS = ("/inbound/rudderstack", "/inbound/segment", "/v1/batch")
 
 MakeDaemon = Callable[[dict[str, str]], DaemonProcess]
 Json = dict[str, Any]
@@ -37,11 +37,11 @@ def both_ways(inbound: dict[str, str], outbound: dict[str, str]) -> dict[str, st
     return inbound | outbound
 
 
-async def post(http: aiohttp.ClientSession, daemon: DaemonProcess, door: str, event: Json) -> int:
-    """Post an event as this door's senders do; return the status."""
+async def post(http: aiohttp.ClientSession, daemon: DaemonProcess, endpoint: str, event: Json) -> int:
+    """Post an event as this endpoint's senders do; return the status."""
     key = daemon.settings["FORWARDER_INBOUND_KEYS"]
-    body = json.dumps({"batch": [event]} if door == "/v1/batch" else event)
-    async with http.post(f"{daemon.url}{door}", data=body, headers={"Authorization": f"Bearer {key}"}) as response:
+    body = json.dumps({"batch": [event]} if endpoint == "/v1/batch" else event)
+    async with http.post(f"{daemon.url}{endpoint}", data=body, headers={"Authorization": f"Bearer {key}"}) as response:
         return response.status
 
 
@@ -75,7 +75,7 @@ async def test_our_own_events_that_come_back_start_nothing(
     courier: CourierApi,
     both_ways: dict[str, str],
 ) -> None:
-    """What the daemon exported, posted back to any inbound door, is filtered, counted and explained, and no more."""
+    """What the daemon exported, posted back to any inbound endpoint, is filtered, counted and explained."""
     daemon = with_links(make_daemon(both_ways), CIRCLE_TOML)
     await daemon.start()
     events = await exported(http, daemon, plane, messages=3, seed=51)
@@ -83,8 +83,8 @@ async def test_our_own_events_that_come_back_start_nothing(
     # Outbound drops nothing; it marks, and asks RudderStack to keep the event from its own Courier destination.
     assert all(event["context"]["integration"]["name"] == "Courier" for event in events)
     assert all(event["integrations"]["Courier"] is False for event in events)
-    for door, event in zip(DOORS, events, strict=True):
-        assert await post(http, daemon, door, event) in {200, 202}
+    for endpoint, event in zip(ENDPOINTS, events, strict=True):
+        assert await post(http, daemon, endpoint, event) in {200, 202}
     totals = await daemon.wait_for_totals(INBOUND, lambda totals: totals["accepted"] == 3 and totals["pending"] == 0)
 
     assert (totals["filtered"], courier.requests) == (3, 0)
@@ -110,7 +110,7 @@ async def test_a_circle_turns_once(
     await daemon.start()
     # A customer's own event of the very name of Courier's passes.
     mine = {"type": "track", "event": "Message Sent", "userId": "customer-01", "messageId": "m-1", "properties": {}}
-    assert await post(http, daemon, DOORS[0], mine) == 202
+    assert await post(http, daemon, ENDPOINTS[0], mine) == 202
     await daemon.wait_for_totals(INBOUND, lambda totals: totals["delivered"] == 1)
     assert [effect.params["template"] for effect in courier.state.effects_of("customer-01")] == ["follow-up"]
     (event,) = await exported(http, daemon, plane, messages=1, seed=52)
@@ -122,8 +122,8 @@ async def test_a_circle_turns_once(
     }
 
     # As marked, and as a transformation or Courier's own export would have it.
-    assert await post(http, daemon, DOORS[0], event) == 202
-    assert await post(http, daemon, DOORS[1], unmarked) == 202
+    assert await post(http, daemon, ENDPOINTS[0], event) == 202
+    assert await post(http, daemon, ENDPOINTS[1], unmarked) == 202
     totals = await daemon.wait_for_totals(INBOUND, lambda totals: totals["accepted"] == 3 and totals["pending"] == 0)
 
     assert (totals["delivered"], totals["filtered"]) == (1, 2)
@@ -142,7 +142,7 @@ async def test_without_the_guard_the_circle_would_turn(
     await daemon.start()
     (event,) = await exported(http, daemon, plane, messages=1, seed=53)
 
-    assert await post(http, daemon, DOORS[0], {**event, "integrations": {}}) == 202
+    assert await post(http, daemon, ENDPOINTS[0], {**event, "integrations": {}}) == 202
     totals = await daemon.wait_for_totals(INBOUND, lambda totals: totals["accepted"] == 1 and totals["pending"] == 0)
 
     assert (totals["delivered"], courier.state.effect_count) == (1, 1)
@@ -165,17 +165,17 @@ async def test_relay_hands_on_what_the_destinations_would_have_posted(
         relayed[body.get("messageId", "")] = (asked.path, body)
 
     courier.on_request = record
-    doors = {"courier_destination": "/inbound/rudderstack", "segment_action": "/inbound/segment"}
+    endpoints = {"courier_destination": "/inbound/rudderstack", "segment_action": "/inbound/segment"}
     expected: dict[str, tuple[str, Json]] = {}
     for case in json.loads((vectors / "rudderstack_events.json").read_text()):
-        event, door = case["body"], doors.get(case["transport"])
-        if door is None:
+        event, endpoint = case["body"], endpoints.get(case["transport"])
+        if endpoint is None:
             continue
-        assert await post(http, daemon, door, event) == 202
+        assert await post(http, daemon, endpoint, event) == 202
         is_call = str(event.get("type")).lower() in {"identify", "track", "group"}
         has_ids = event.get("messageId") and (event.get("userId") or event.get("anonymousId"))
         if has_ids and is_call and not re.match("loop|segment_loop|segment_engage", case["name"]):
-            expected[event["messageId"]] = (door, event)
+            expected[event["messageId"]] = (endpoint, event)
     await daemon.wait_for_totals(INBOUND, lambda totals: totals["pending"] == 0)
 
     missing = {message_id: call for message_id, call in expected.items() if relayed.get(message_id) != call}

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import pytest
 from forwarder.model import RouteName
 from stand_ins.courier_api import CourierApi
 from stand_ins.process import DaemonProcess
+from stand_ins.waiting import wait_until
 
 pytestmark = pytest.mark.journey
 
@@ -266,3 +268,55 @@ async def test_sdks_survive_a_restart_of_the_daemon(
     assert failed == [[]] * len(SDKS)
     await daemon.wait_for_totals(INBOUND, lambda totals: totals["delivered"] == len(SDKS))
     assert sorted(courier.state.profiles) == sorted(users)
+
+
+async def test_a_batch_that_packs_well_is_taken(
+    daemon: DaemonProcess, program: Program, duplicates: Callable[[DaemonProcess], Awaitable[int]]
+) -> None:
+    """Hundred events of 5 KB of zeros each, packed to some hundred bytes by the SDK, are taken whole, once."""
+    await daemon.start()
+    key, zeros = daemon.settings["FORWARDER_INBOUND_KEYS"], "0" * 5_000
+    calls: Calls = [
+        ("track", {"userId": f"customer-0{n}", "event": "Product Viewed", "properties": {"zeros": zeros}})
+        for n in range(100)
+    ]
+
+    assert await Sdk("rudder_sdk_python.py", "gzip").post(program, daemon.url, key, calls) == []
+    totals = await daemon.wait_for_totals(INBOUND, lambda totals: totals["pending"] == 0 and totals["accepted"] > 0)
+
+    assert (totals["accepted"], totals["unmapped"], await duplicates(daemon)) == (100, 100, 0)
+
+
+async def test_sdks_go_on_while_their_key_is_rotated(daemon: DaemonProcess, program: Program) -> None:
+    """A second key is named, the SDKs change over, the first is taken away: no restart, and nobody is turned away."""
+    secrets = daemon.folder / "secrets"
+    secrets.mkdir()
+    old = daemon.settings.pop("FORWARDER_INBOUND_KEYS")
+    new, keys = f"{old}-of-next-year", secrets / "FORWARDER_INBOUND_KEYS"
+    keys.write_text(old)
+    daemon.settings["FORWARDER_SECRETS_DIR"] = str(secrets)
+    await daemon.start()
+    segment, rudder = Sdk("segment_analytics_python.py", "gzip"), Sdk("rudder_sdk_python.py", "gzip")
+
+    async def rotate(text: str) -> None:
+        assert daemon.process is not None
+        before = daemon.logs().count("secrets.read")
+        keys.write_text(text)
+        daemon.process.send_signal(signal.SIGHUP)
+
+        async def is_read() -> bool:
+            return daemon.logs().count("secrets.read") > before
+
+        await wait_until(is_read)
+
+    await rotate(f"{new},{old}")
+    both = [
+        await sdk.post(program, daemon.url, key, sample_calls()[:2]) for sdk, key in ((segment, old), (rudder, new))
+    ]
+    await rotate(new)
+    alone = [await sdk.post(program, daemon.url, new, sample_calls()[:2]) for sdk in (segment, rudder)]
+    gone = await segment.post(program, daemon.url, old, sample_calls()[:2])
+
+    assert (both, alone) == ([[], []], [[], []])
+    assert ["401" in error for error in gone] == [True, True]
+    assert (await daemon.totals(INBOUND))["accepted"] == 8

@@ -65,7 +65,7 @@ Call = tuple[str, Any]  # method and path as on the wire, body
 
 
 class Post:
-    """One sample as its sender posts it: door, headers and bytes, and the events in it."""
+    """One sample as its sender posts it: endpoint, headers and bytes, and the events in it."""
 
     def __init__(self, case: dict[str, Any], key: str) -> None:
         body, transport = case["body"], case["transport"]
@@ -139,7 +139,7 @@ async def test_every_sample_becomes_the_documented_calls(
     inbound: dict[str, str],
     vectors: Path,
 ) -> None:
-    """Over real doors, from all six transports, each event is taken and makes exactly its calls, once and in order."""
+    """From all six transports each event is taken and makes exactly its calls, once and in order."""
     cases = json.loads((vectors / "rudderstack_events.json").read_text())
     wanted = json.loads((vectors.parent / "mapping_inbound" / "expected_calls.json").read_text())
     daemon = make_daemon(inbound)

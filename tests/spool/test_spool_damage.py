@@ -15,8 +15,8 @@ from forwarder.errors import SpoolLocked, SpoolUnusable
 from forwarder.model import Envelope, RouteName, State
 from forwarder.ports import AuditRow, EventQuery
 from forwarder.spool.appending import stored
-from forwarder.spool.reading.archive import SqliteArchive
 from forwarder.spool.sqlite import SqliteSpool
+from forwarder.spool.sqlite.reading.archive import SqliteArchive
 from stand_ins.spool_acts import give_back, leased, settle
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
@@ -51,7 +51,7 @@ async def test_a_damaged_payload_is_quarantined(
     """A payload that fails its checksum ends dead as a corrupt row; the rest, and its partition, go on."""
     path = await closed_with(open_sqlite, make_envelope, 4, tmp_path / "one", partition="")
     connection = apsw.Connection(str(path))
-    connection.execute("UPDATE events SET payload = 'rotten' WHERE sequence = 2")
+    connection.execute("UPDATE events_outbound SET payload = 'rotten' WHERE sequence = 2")
     connection.close()
     spool = await open_sqlite(tmp_path / "one")
     assert await lease(spool) == [1, 3, 4]
@@ -70,7 +70,7 @@ async def test_a_damaged_head_lets_its_partition_go_on(
     """The next of a partition is lent when its head turns out to be damaged, however many are."""
     path = await closed_with(open_sqlite, make_envelope, 5, tmp_path / "one", partition="p")
     connection = apsw.Connection(str(path))
-    connection.execute("UPDATE events SET payload = 'rotten' WHERE sequence < 4")
+    connection.execute("UPDATE events_outbound SET payload = 'rotten' WHERE sequence < 4")
     connection.close()
     spool = await open_sqlite(tmp_path / "one")
     assert await lease(spool) == [4]
@@ -89,7 +89,7 @@ async def test_a_damaged_retry_is_quarantined(
     await give_back(spool, [1], 0, reason="busy")
     await spool.close()
     connection = apsw.Connection(str(tmp_path / "one" / "spool.db"))
-    connection.execute("UPDATE events SET payload = 'rotten' WHERE sequence = 1")
+    connection.execute("UPDATE events_outbound SET payload = 'rotten' WHERE sequence = 1")
     connection.close()
     spool = await open_sqlite(tmp_path / "one")
     assert await lease(spool) == [2]
@@ -106,7 +106,9 @@ async def test_a_damaged_page_does_not_stop_the_rest(
     """Events on a page that cannot be read are quarantined; all others are lent, listed and settled."""
     path = await closed_with(open_sqlite, make_envelope, 200, tmp_path / "one", payload=b"x" * 600)
     connection = apsw.Connection(str(path))
-    pages = connection.execute("SELECT pageno FROM dbstat WHERE name = 'events' AND pagetype = 'leaf' ORDER BY pageno")
+    pages = connection.execute(
+        "SELECT pageno FROM dbstat WHERE name = 'events_outbound' AND pagetype = 'leaf' ORDER BY pageno"
+    )
     leaves = [int(str(row[0])) for row in pages]
     connection.close()
     with path.open("r+b") as file:
@@ -211,7 +213,7 @@ async def test_a_stopped_daemons_folder_can_be_read(
 async def test_a_killed_daemons_folder_can_be_read(tmp_path: Path) -> None:
     """What is only in the log of a killed daemon is read too, and its lock is gone with it."""
     code = (
-        "import sys; from pathlib import Path; from forwarder.spool.store.database import open_writer\n"
+        "import sys; from pathlib import Path; from forwarder.spool.sqlite.database import open_writer\n"
         "connection = open_writer(Path(sys.argv[1]))\n"
         "connection.execute(\"INSERT INTO audit (at_ms, who, action, detail) VALUES (1, 'a', 'b', 'c')\")\n"
         "import os; os.kill(os.getpid(), 9)"

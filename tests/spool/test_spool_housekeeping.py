@@ -16,11 +16,11 @@ from forwarder.ports import AuditRow, EventQuery
 from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
-from forwarder.spool.store import keys as keys_module
-from forwarder.spool.store.database import open_reader, open_writer, prepare_folder
-from forwarder.spool.store.keys import KnownKeys
-from forwarder.spool.store.segments import SEGMENT_EVENTS
-from forwarder.spool.store.transaction import Memory, Transaction
+from forwarder.spool.sqlite import keys as keys_module
+from forwarder.spool.sqlite.database import open_reader, open_writer, prepare_folder
+from forwarder.spool.sqlite.keys import KnownKeys
+from forwarder.spool.sqlite.label_index import BLOCK_EVENTS
+from forwarder.spool.sqlite.transaction import Memory, Transaction
 from stand_ins.spool_acts import leased, settle
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
@@ -126,7 +126,7 @@ async def test_labels_are_found_in_blocks_and_beside_them(
 ) -> None:
     """A filter is exact over blocks of prints and over the newest rows, for rare, common and absent values."""
     spool = await open_sqlite()
-    count = SEGMENT_EVENTS * 3 + 500
+    count = BLOCK_EVENTS * 3 + 500
     for start in range(1, count, 500):
         clock.now_ms += 1_000
         await stored(
@@ -143,7 +143,7 @@ async def test_labels_are_found_in_blocks_and_beside_them(
     reader = open_reader(spool._folder)  # noqa: SLF001 - the promise is about what is behind the spool
 
     async def is_built() -> bool:
-        return bool(reader.execute("SELECT count(*) FROM segments WHERE kind = 0").fetchone() == (3,))
+        return bool(reader.execute("SELECT count(*) FROM label_index WHERE kind = 0").fetchone() == (3,))
 
     await eventually(is_built)
     reader.close()
@@ -199,7 +199,7 @@ def test_keys_go_into_tables_and_are_known_ever_after(tmp_path: Path) -> None:
     """A key is known while it is in memory, while it is moved, in its table, and again after a restart."""
     prepare_folder(tmp_path)
     connection = open_writer(tmp_path)
-    known = KnownKeys(connection, retention_s=800, in_memory_max=10)
+    known = KnownKeys(connection, retention_s=800, now_ms=0, in_memory_max=10)
     memory = Memory()
     all_keys = [n.to_bytes(17, "big") for n in range(keys_module.KEYS_IN_MEMORY_MAX // 8)]
 
@@ -210,21 +210,23 @@ def test_keys_go_into_tables_and_are_known_ever_after(tmp_path: Path) -> None:
         connection.execute("COMMIT")
         known.keep()
 
-    commit(lambda _: known.add(all_keys), now_ms=0)
-    assert known.find(set(all_keys[:9])) == set(all_keys[:9])
+    commit(lambda _: known.add(all_keys, now_ms=0), now_ms=0)
+    assert known.find(all_keys[:9], now_ms=0) == set(all_keys[:9])
     steps = 0
-    while known.is_sealing_due():
+    while known.is_sealing_due(now_ms=0):
         commit(known.seal, now_ms=0)
-        assert known.find(set(all_keys)) == set(all_keys)
+        assert known.find(all_keys, now_ms=0) == set(all_keys)
         steps += 1
     assert steps == 2
-    again = KnownKeys(connection, retention_s=800)
-    assert again.find({all_keys[0], b"x" * 17}) == {all_keys[0]}
+    again = KnownKeys(connection, retention_s=800, now_ms=0)
+    assert again.find([all_keys[0], b"x" * 17], now_ms=0) == {all_keys[0]}
     more = [b"k%016d" % n for n in range(20)]
-    commit(lambda _: known.add(more), now_ms=200_000)
-    commit(known.seal, now_ms=200_000)
+    commit(lambda _: known.add(more, now_ms=500_000), now_ms=500_000)
+    commit(known.seal, now_ms=500_000)
+    assert known.find([*more, *all_keys], now_ms=800_000) == {*more, *all_keys}
+    assert known.find([*more, *all_keys], now_ms=800_001) == set(more)
     commit(lambda t: None if known.drop_old(t) else pytest.fail("kept"), now_ms=1_100_000)
-    assert known.find({*more, *all_keys}) == set(more)
+    assert known.find([*more, *all_keys], now_ms=0) == set(more)
     connection.close()
 
 
@@ -303,7 +305,7 @@ async def test_a_damaged_head_frees_its_follower(
     await spool.close()
     connection = apsw.Connection(str(tmp_path / "one" / "spool.db"))
     pages = connection.execute(
-        "SELECT pageno FROM dbstat WHERE name = 'events' AND pagetype = 'leaf' ORDER BY path LIMIT 1"
+        "SELECT pageno FROM dbstat WHERE name = 'events_outbound' AND pagetype = 'leaf' ORDER BY path LIMIT 1"
     )
     page = next(int(str(row[0])) for row in pages)
     connection.close()
@@ -321,27 +323,29 @@ async def test_a_damaged_page_leaves_the_rest_of_its_block_findable(
     """Prints are built around rows that cannot be read: filters go on finding the sound ones."""
     spool = await open_sqlite(tmp_path / "one")
     # A block is only built once it is full, so the last event is added after the damage.
-    await stored(spool, [make_envelope(n) for n in range(1, SEGMENT_EVENTS)])
+    await stored(spool, [make_envelope(n) for n in range(1, BLOCK_EVENTS)])
     await spool.close()
     path = tmp_path / "one" / "spool.db"
     connection = apsw.Connection(str(path))
-    sql = "SELECT pageno FROM dbstat WHERE name = 'events' AND pagetype = 'leaf' ORDER BY path LIMIT 1 OFFSET 5"
+    sql = (
+        "SELECT pageno FROM dbstat WHERE name = 'events_outbound' AND pagetype = 'leaf' ORDER BY path LIMIT 1 OFFSET 5"
+    )
     page = next(int(str(row[0])) for row in connection.execute(sql))
     connection.close()
     with path.open("r+b") as file:
         file.seek((page - 1) * 4096)
         file.write(b"\xff" * 4096)
     spool = await open_sqlite(tmp_path / "one")
-    await stored(spool, [make_envelope(n) for n in range(SEGMENT_EVENTS, SEGMENT_EVENTS + 5)])
+    await stored(spool, [make_envelope(n) for n in range(BLOCK_EVENTS, BLOCK_EVENTS + 5)])
     reader = open_reader(tmp_path / "one")
 
     async def is_built() -> bool:
-        return bool(reader.execute("SELECT count(*) FROM segments WHERE kind = 0").fetchone() == (1,))
+        return bool(reader.execute("SELECT count(*) FROM label_index WHERE kind = 0").fetchone() == (1,))
 
     await eventually(is_built)
     reader.close()
     sound = await lease_all(spool)
-    lost = SEGMENT_EVENTS + 4 - len(sound)
+    lost = BLOCK_EVENTS + 4 - len(sound)
     assert 0 < lost < 100
     for number in (sound[0], sound[len(sound) // 2], sound[-1]):
         rows = (await spool.events(EventQuery(message_id=f"m{number}"))).rows
@@ -359,7 +363,7 @@ async def test_the_newest_is_found_past_damaged_rows(
     await stored(spool, [make_envelope(n) for n in range(1, 6)])
     await spool.close()
     connection = apsw.Connection(str(tmp_path / "one" / "spool.db"))
-    connection.execute("UPDATE events SET payload = x'00' WHERE sequence >= 4")
+    connection.execute("UPDATE events_outbound SET payload = x'00' WHERE sequence >= 4")
     connection.close()
     spool = await open_sqlite(tmp_path / "one", limits=SpoolLimits(cache_bytes_max=1))
     lease = await spool.lease_newest(OUT)

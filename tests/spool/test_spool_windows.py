@@ -11,14 +11,12 @@ import pytest
 from forwarder.errors import NoSuchEvent, SpoolClosed, SpoolFull, SpoolUnusable
 from forwarder.model import Envelope, Labels, Lease, RouteName, State
 from forwarder.spool.appending import stored
-from forwarder.spool.commits import Commits
 from forwarder.spool.due import AHEAD_MS_MAX, is_due
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
-from forwarder.spool.store.codes import Account
-from forwarder.spool.store.disk import Reserve
-from forwarder.spool.store.faults import words
-from forwarder.spool.store.lock import LOCK_NAME, FolderLock
+from forwarder.spool.sqlite.codes import Account
+from forwarder.spool.sqlite.faults import words
+from forwarder.spool.sqlite.files import LOCK_NAME, FolderLock, Reserve
 from stand_ins.memory_spool import MemorySpool
 from stand_ins.spool_acts import Work, give_back, leased, settle
 
@@ -219,7 +217,7 @@ async def test_a_purged_damaged_row_leaves_the_dead_bytes_right(
     await stored(spool, [make_envelope(1, payload=b"x" * 5_000)])
     await spool.close()
     connection = apsw.Connection(str(tmp_path / "data" / "spool.db"))
-    connection.execute("UPDATE events SET payload = 'rotten'")
+    connection.execute("UPDATE events_outbound SET payload = 'rotten'")
     connection.close()
     spool = await open_sqlite(limits=limits)
     assert await numbers(spool) == []
@@ -227,11 +225,11 @@ async def test_a_purged_damaged_row_leaves_the_dead_bytes_right(
     clock.now_ms += 200_000
 
     async def is_purged() -> bool:
-        return not look(tmp_path, "SELECT sequence FROM events")
+        return not look(tmp_path, "SELECT sequence FROM events_outbound")
 
     await eventually(is_purged)
     await spool.close()
-    amounts = look(tmp_path, "SELECT account, amount FROM books")
+    amounts = look(tmp_path, "SELECT account, amount FROM totals")
     assert dict(amounts).get(Account.DEAD_BYTES, 0) == 0
 
 
@@ -244,7 +242,8 @@ async def test_what_is_lent_is_not_quarantined(
     await lease(spool)
     await settle(spool, [3], State.DELIVERED)
     connection = apsw.Connection(str(tmp_path / "data" / "spool.db"))
-    connection.execute("UPDATE events SET payload = 'rotten' WHERE sequence = 1")
+    connection.set_busy_timeout(5_000)
+    connection.execute("UPDATE events_outbound SET payload = 'rotten' WHERE sequence = 1")
     connection.close()
     assert await spool.requeue([3]) == 1  # everything is read anew
     assert await numbers(spool) == [3]
@@ -267,7 +266,7 @@ async def test_a_queue_that_cannot_be_read_is_alarmed(
 ) -> None:
     """Damage that no event can be blamed for makes one alarm; nothing is lent, and the books stay as they were."""
     await half_settled(open_sqlite, make_envelope)
-    spoil(tmp_path, "ready")
+    spoil(tmp_path, "given_back")
     spool = await open_sqlite()
     assert await numbers(spool) == []
     assert reporter.facts == ["damaged"]
@@ -275,6 +274,8 @@ async def test_a_queue_that_cannot_be_read_is_alarmed(
     books = facts.totals[OUT]
     assert (books.accepted, books.pending, books.delivered) == (10, 5, 5)
     assert facts.oldest_pending_ms[OUT] is None
+    with pytest.raises(SpoolUnusable, match="the database is damaged"):
+        await spool.event(6)
 
 
 async def test_settlements_that_damage_keeps_out_hold_everything(
@@ -282,7 +283,7 @@ async def test_settlements_that_damage_keeps_out_hold_everything(
 ) -> None:
     """Where settling meets damage, nothing more is lent or taken in, and the refusal names the remedy."""
     await half_settled(open_sqlite, make_envelope)
-    spoil(tmp_path, "outcomes")
+    spoil(tmp_path, "settled_by_age")
     spool = await open_sqlite()
     settling = asyncio.create_task(settle(spool, await numbers(spool), State.DELIVERED))
 
@@ -295,8 +296,6 @@ async def test_settlements_that_damage_keeps_out_hold_everything(
     assert "restore it from a backup" in facts.refusal
     assert (facts.totals[OUT].pending, facts.totals[OUT].delivered) == (5, 5)
     assert await numbers(spool) == []
-    with pytest.raises(SpoolUnusable, match="the database is damaged"):
-        await spool.event(1)
     with pytest.raises(SpoolFull):
         await stored(spool, [make_envelope(11)])
     await spool.close()
@@ -310,7 +309,7 @@ async def test_books_that_cannot_be_read_are_refused(
 ) -> None:
     """A spool without its books is not opened; the error names the remedy."""
     await half_settled(open_sqlite, make_envelope)
-    spoil(tmp_path, "books")
+    spoil(tmp_path, "totals")
     with pytest.raises(SpoolUnusable, match="restore it from a backup"):
         await open_sqlite()
 
@@ -342,7 +341,9 @@ async def test_a_reserve_that_cannot_be_given_up_does_not_end_the_writer(
 
 def spoil_leaf(tmp_path: Path, index: int) -> None:
     """Overwrite one page of events."""
-    pages = look(tmp_path, "SELECT pageno FROM dbstat WHERE name = 'events' AND pagetype = 'leaf' ORDER BY pageno")
+    pages = look(
+        tmp_path, "SELECT pageno FROM dbstat WHERE name = 'events_outbound' AND pagetype = 'leaf' ORDER BY pageno"
+    )
     with (tmp_path / "data" / "spool.db").open("r+b") as file:
         file.seek((int(str(pages[index][0])) - 1) * 4096)
         file.write(b"\xff" * 4096)
@@ -396,9 +397,11 @@ async def test_a_feed_of_large_events_is_cut(open_sqlite: OpenSqlite, make_envel
 
 
 def test_a_reserve_without_its_folder_is_not_built(tmp_path: Path) -> None:
-    """Where the folder is gone there is no reserve, and no error."""
-    assert not Reserve(tmp_path / "gone", size_bytes=4_096).build()
-    assert not Reserve(tmp_path / "gone", size_bytes=4_096).build(is_first=True)
+    """Where the folder is gone there is no reserve, no error, and no talk of a full disk."""
+    for is_first in (False, True):
+        refusal = Reserve(tmp_path / "gone", size_bytes=4_096).build(is_first=is_first)
+        assert "cannot be written" in refusal
+        assert "full" not in refusal
 
 
 def test_a_lock_without_room_for_the_pid_holds(tmp_path: Path) -> None:
@@ -415,6 +418,7 @@ def test_a_lock_without_room_for_the_pid_holds(tmp_path: Path) -> None:
     [
         pytest.param(apsw.FullError(), "the disk is full", id="full"),
         pytest.param(apsw.IOError(), "the disk cannot be written", id="broken"),
+        pytest.param(apsw.BusyError(), "another process has locked the database", id="locked"),
         pytest.param(apsw.ReadOnlyError(), "the disk cannot be written", id="read-only"),
         pytest.param(apsw.CorruptError(), "recover it with", id="damaged"),
         pytest.param(apsw.ConstraintError(), "ConstraintError", id="a bug of ours"),
@@ -423,20 +427,6 @@ def test_a_lock_without_room_for_the_pid_holds(tmp_path: Path) -> None:
 def test_each_error_has_its_words(error: Exception, part: str) -> None:
     """Who reads why nothing can be written learns whether to make room, to recover, or to report."""
     assert part in words(error)
-
-
-async def test_whoever_comes_after_the_end_is_told() -> None:
-    """Work that is asked for once the writer has ended is refused, never queued for nobody."""
-    queued: list[object] = []
-    commits = Commits(asyncio.get_running_loop(), queued.append)
-    waiting = asyncio.create_task(commits.run(lambda _: None))
-    await asyncio.sleep(0)
-    commits.end()
-    with pytest.raises(SpoolClosed):
-        await waiting
-    with pytest.raises(SpoolClosed):
-        await commits.run(lambda _: None)
-    assert len(queued) == 1
 
 
 async def test_a_pending_event_that_cannot_be_read_is_not_shown(

@@ -39,8 +39,9 @@ class DiskFile(apsw.VFSFile):
     def xSync(self, flags: int) -> None:  # noqa: N802 - SQLite's name
         """Make what was written durable, unless the disk lies."""
         self._disk.acts()
+        written = self._disk.begin_sync(self._name)
         super().xSync(flags)
-        self._disk.synced(self._name)
+        self._disk.synced(self._name, written)
 
 
 class Disk(apsw.VFS):
@@ -58,6 +59,7 @@ class Disk(apsw.VFS):
         self._acts_left: int | None = None
         self._durable: dict[str, bytearray] = {}
         self._unsynced: dict[str, list[tuple[int, bytes | None]]] = {}
+        self._done: dict[str, int] = {}  # writes that were synced
 
     def xOpen(self, name: Any, flags: list[int]) -> DiskFile:  # noqa: N802 - SQLite's name
         """Open a file of this disk."""
@@ -84,13 +86,19 @@ class Disk(apsw.VFS):
         """Hear of a truncation."""
         self._unsynced.setdefault(name, []).append((size, None))
 
-    def synced(self, name: str) -> None:
-        """Hear of a sync: what was written before is durable now."""
-        if self.is_lying:
-            return
+    def begin_sync(self, name: str) -> int:
+        """Return up to which write a sync that begins now makes durable: other threads may write and sync meanwhile."""
+        return 0 if self.is_lying else self._done.get(name, 0) + len(self._unsynced.get(name, ()))
+
+    def synced(self, name: str, written: int) -> None:
+        """Hear of a sync: what was written before it began is durable now."""
+        changes = self._unsynced.get(name, [])
         image = self._durable.setdefault(name, bytearray())
-        for offset, data in self._unsynced.pop(name, []):
+        fresh = max(0, written - self._done.get(name, 0))
+        for offset, data in changes[:fresh]:
             _apply(image, offset, data)
+        del changes[:fresh]
+        self._done[name] = self._done.get(name, 0) + fresh
 
     def adopt(self, folder: Path) -> None:
         """Take what lies in a folder as synced: a disk that comes back after a cut."""
@@ -118,7 +126,7 @@ class Disk(apsw.VFS):
         """
         self.is_out_of_power = True
         folder.mkdir(mode=0o700, parents=True)
-        for name in {*self._durable, *self._unsynced}:
+        for name in {*list(self._durable), *list(self._unsynced)}:
             if name.endswith("-shm"):
                 continue
             image = bytearray(self._durable.get(name, b""))

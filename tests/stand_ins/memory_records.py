@@ -147,12 +147,14 @@ class MemoryRecords:
                     excess -= len(record.envelope.payload)
 
     def forget_settled(self, *, before_ms: int) -> None:
-        """Drop events that were settled before this."""
+        """Drop events that were settled before this, and the attempts of before."""
         old = [
             r
             for r in islice(self.by_sequence.values(), len(self.by_sequence))
             if r.settled_at_ms is not None and r.settled_at_ms < before_ms
         ]
+        for record in self.by_sequence.values():
+            record.tries = [attempt for attempt in record.tries if attempt.at_ms >= before_ms]
         for record in old:
             self.purged[record.envelope.route, record.state] += 1
             del self.by_sequence[record.sequence]

@@ -68,7 +68,7 @@ class MemorySpool(ArchiveFront):
         """Store the envelopes, all or none; see `ports.Spool.append`."""
         try:
             self._refuse_closed()
-            self._forget_old()
+            self.forget_old()
             self._refuse_full(envelopes)
         except (SpoolFull, SpoolClosed) as error:
             on_rollback(error)
@@ -277,7 +277,7 @@ class MemorySpool(ArchiveFront):
             kept = replace(attempt, answer=attempt.answer[: self._limits.answer_bytes_max])
             record.tries = [*record.tries, kept][-self._limits.attempts_max :]
 
-    def _forget_old(self) -> None:
+    def forget_old(self) -> None:
         """Drop settled events and keys that are past the retention."""
         before_ms = self._clock.wall_ms() - self._limits.retention_s * 1000
         while self._keys:

@@ -93,7 +93,7 @@ async def test_each_endpoint_answers_as_documented(
 
 
 async def test_a_wrong_key_is_401_and_a_broken_body_400_and_a_huge_one_413(api: CourierApi) -> None:
-    """The door is checked first, then the path, then the size, then the JSON."""
+    """The endpoint is checked first, then the path, then the size, then the JSON."""
     async with aiohttp.ClientSession() as http:
         async with http.post(f"{api.url}/send", headers={"Authorization": "Bearer other"}) as response:
             assert response.status == 401

@@ -1,20 +1,20 @@
-"""The books as metrics."""
+"""The totals as metrics."""
 
 from forwarder.model import RouteName, Totals
 from forwarder.ports import SpoolFacts
-from forwarder.telemetry.collector import BookCollector
+from forwarder.telemetry.collector import TotalsCollector
 from forwarder.telemetry.metrics import Metrics
 
 _ROUTE = RouteName.COURIER_TO_RUDDERSTACK
 
 
 def _facts(oldest_ms: int | None) -> SpoolFacts:
-    books = Totals(accepted=10, pending=4, delivered=3, filtered=1, unmapped=0, dead=2)
+    told = Totals(accepted=10, pending=4, delivered=3, filtered=1, unmapped=0, dead=2)
     return SpoolFacts(
         size_bytes=4096,
         cap_bytes=8192,
         unsettled_bytes={_ROUTE: 77},
-        totals={_ROUTE: books},
+        totals={_ROUTE: told},
         oldest_pending_ms={_ROUTE: oldest_ms},
         retrying={_ROUTE: 2},
         open_dead={_ROUTE: 3},
@@ -27,15 +27,15 @@ def _facts(oldest_ms: int | None) -> SpoolFacts:
 
 
 def test_nothing_is_told_before_the_first_snapshot() -> None:
-    """A scrape before the spool was read shows no books rather than zeros."""
+    """A scrape before the spool was read shows no totals rather than zeros."""
     metrics = Metrics()
-    metrics.registry.register(BookCollector())
+    metrics.registry.register(TotalsCollector())
     assert metrics.registry.get_sample_value("forwarder_spool_size_bytes") is None
 
 
 def test_the_books_balance_in_one_scrape() -> None:
     """Accepted is the sum of the five states, and depth is what is pending."""
-    metrics, collector = Metrics(), BookCollector()
+    metrics, collector = Metrics(), TotalsCollector()
     metrics.registry.register(collector)
     collector.show(_facts(1_000), now_ms=3_500)
 
@@ -54,7 +54,7 @@ def test_the_books_balance_in_one_scrape() -> None:
 
 def test_an_age_is_never_negative() -> None:
     """A clock that was set back, or an empty spool, shows age 0."""
-    metrics, collector = Metrics(), BookCollector()
+    metrics, collector = Metrics(), TotalsCollector()
     metrics.registry.register(collector)
     for oldest_ms in (5_000, None):
         collector.show(_facts(oldest_ms), now_ms=1_000)

@@ -43,7 +43,7 @@ class TellingStream(io.StringIO):
 
 
 @dataclass
-class Book:
+class Written:
     """A log with everything a test looks at."""
 
     logs: Logs
@@ -61,47 +61,47 @@ class Book:
         return self.stream.getvalue()
 
 
-def _book(log_format: str = "json", log_level: str = "info") -> Book:
+def _written(log_format: str = "json", log_level: str = "info") -> Written:
     stream, clock, metrics = TellingStream(), SetClock(), Metrics()
     logs = Logs(stream=stream, log_format=log_format, log_level=log_level, metrics=metrics, clock=clock)
-    return Book(logs, stream, clock, metrics)
+    return Written(logs, stream, clock, metrics)
 
 
 def test_a_line_is_json_with_utc_time_and_level() -> None:
     """A line holds time in ISO UTC, level, event and its keys."""
-    book = _book()
-    book.logs.logger.info("batch.delivered", route="r", events=3)
-    (line,) = book.lines()
+    written = _written()
+    written.logs.logger.info("batch.delivered", route="r", events=3)
+    (line,) = written.lines()
     assert line | {"time": ""} == {"event": "batch.delivered", "route": "r", "events": 3, "level": "info", "time": ""}
     assert datetime.fromisoformat(line["time"]).utcoffset() == timedelta(0)
 
 
 def test_the_level_hides_what_is_below_it() -> None:
     """A level of warning hides info."""
-    book = _book(log_level="warning")
-    book.logs.logger.info("quiet")
-    book.logs.logger.warning("loud")
-    assert [line["event"] for line in book.lines()] == ["loud"]
+    written = _written(log_level="warning")
+    written.logs.logger.info("quiet")
+    written.logs.logger.warning("loud")
+    assert [line["event"] for line in written.lines()] == ["loud"]
 
 
 def test_console_lines_have_no_colours_off_a_terminal() -> None:
     """A console log into a file has no escape sequences."""
-    book = _book("console")
-    book.logs.logger.warning("spool.refusing", reason="cap")
-    assert "spool.refusing" in book.text()
-    assert "\x1b" not in book.text()
+    written = _written("console")
+    written.logs.logger.warning("spool.refusing", reason="cap")
+    assert "spool.refusing" in written.text()
+    assert "\x1b" not in written.text()
 
 
 def test_a_flood_of_equal_warnings_is_counted() -> None:
     """Five equal warnings a minute are said, the rest told as one number and in the metric."""
-    book = _book()
+    written = _written()
     for sequence in range(100):
-        book.logs.logger.warning("request.failed", route="r", reason="503", sequence=sequence)
-    book.logs.logger.warning("request.failed", route="other", reason="503")
-    assert len(book.lines()) == 6
-    book.clock.now_s = 61
-    book.logs.logger.info("tick")
-    summary = book.lines()[-2]
+        written.logs.logger.warning("request.failed", route="r", reason="503", sequence=sequence)
+    written.logs.logger.warning("request.failed", route="other", reason="503")
+    assert len(written.lines()) == 6
+    written.clock.now_s = 61
+    written.logs.logger.info("tick")
+    summary = written.lines()[-2]
     assert (summary["event"], summary["of"], summary["route"], summary["count"]) == (
         "log.suppressed",
         "request.failed",
@@ -109,69 +109,69 @@ def test_a_flood_of_equal_warnings_is_counted() -> None:
         95,
     )
     assert (
-        book.metrics.registry.get_sample_value("forwarder_log_lines_suppressed_total", {"event": "request.failed"})
+        written.metrics.registry.get_sample_value("forwarder_log_lines_suppressed_total", {"event": "request.failed"})
         == 95
     )
 
 
 def test_info_is_never_limited() -> None:
     """Only warnings and errors are counted away."""
-    book = _book()
+    written = _written()
     for _ in range(20):
-        book.logs.logger.info("same")
-    assert len(book.lines()) == 20
+        written.logs.logger.info("same")
+    assert len(written.lines()) == 20
 
 
 async def test_the_last_flood_is_told_when_the_daemon_stops() -> None:
     """Draining the summaries' worker writes what was suppressed, window over or not."""
-    book = _book()
+    written = _written()
     for _ in range(7):
-        book.logs.logger.error("route.held", reason="401")
-    worker = RepeatSummaries(book.logs, interval_s=0.001)
+        written.logs.logger.error("route.held", reason="401")
+    worker = RepeatSummaries(written.logs, interval_s=0.001)
     await worker.drain()
     await worker.run()
-    assert book.lines()[-1]["count"] == 2
+    assert written.lines()[-1]["count"] == 2
 
 
 def test_an_exception_is_told_by_type_and_place_only() -> None:
     """The text of an exception, which may quote a payload, is in no line."""
-    book = _book()
+    written = _written()
     try:
         int("user secret@example.com")
     except ValueError:
-        book.logs.logger.exception("writer.failed")
-    book.logs.logger.error("writer.failed", exc_info=KeyError("secret"))
-    first, second = book.lines()
+        written.logs.logger.exception("writer.failed")
+    written.logs.logger.error("writer.failed", exc_info=KeyError("secret"))
+    first, second = written.lines()
     assert first["error"] == "ValueError"
     assert "test_logs.py" in first["at"][0]
     assert second["error"] == "KeyError"
-    assert "secret" not in book.text()
+    assert "secret" not in written.text()
 
 
 def test_a_stream_that_is_gone_stops_nothing() -> None:
     """Logging into a closed stream raises nothing."""
-    book = _book()
-    book.stream.close()
-    book.logs.logger.warning("spool.refusing")
+    written = _written()
+    written.stream.close()
+    written.logs.logger.warning("spool.refusing")
 
 
 async def test_the_summaries_come_by_themselves() -> None:
     """A flood before a silence is told when its minute is over, without another line to carry it."""
-    book = _book()
+    written = _written()
     for _ in range(7):
-        book.logs.logger.error("route.held", reason="401")
-    book.clock.now_s = 61
-    worker = RepeatSummaries(book.logs, interval_s=0.001)
+        written.logs.logger.error("route.held", reason="401")
+    written.clock.now_s = 61
+    worker = RepeatSummaries(written.logs, interval_s=0.001)
     running = asyncio.create_task(worker.run())
-    await asyncio.wait_for(book.stream.told.wait(), 5)
+    await asyncio.wait_for(written.stream.told.wait(), 5)
     await worker.drain()
     await running
-    assert book.lines()[-1]["of"] == "route.held"
+    assert written.lines()[-1]["of"] == "route.held"
 
 
 @pytest.mark.parametrize("value", ["\ud800", "a\nb", "\x1b[31m"], ids=["lone surrogate", "newline", "escape"])
 def test_strange_text_stays_one_line(value: str) -> None:
     """No value can break the line it is in."""
-    book = _book()
-    book.logs.logger.info("x", reason=value)
-    assert book.lines()[0]["reason"] == value
+    written = _written()
+    written.logs.logger.info("x", reason=value)
+    assert written.lines()[0]["reason"] == value

@@ -1,83 +1,34 @@
-"""A spool with a million settled events, made in seconds, and the real daemon over it.
+"""A spool with a million settled events, made in a minute, and the real daemon over it.
 
-The rows are written by SQL in the schema's own shape, without syncing: a million appends and leases would take longer
-than everything that is measured. What the writer builds behind its commits (the blocks of labels) is built by its
-own code. Absent: what is asked (the test).
+They go through the spool itself, a few thousand in a commit. Absent: what is asked (the test).
 """
 
+import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-from zlib import crc32
 
 import pytest
+import structlog
 
+from forwarder.model import Attempt, Envelope, Labels, Lease, RouteName, Settled, Settlement, State
+from forwarder.ports import AuditRow
+from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.store.database import open_writer
-from forwarder.spool.store.segments import SEGMENT_EVENTS, Segments
-from forwarder.spool.store.transaction import Transaction, load_memory
+from forwarder.spool.sqlite import SqliteSpool
+from forwarder.telemetry.metrics import Metrics
+from forwarder.telemetry.reporter import Reporter
 from stand_ins.process import DaemonProcess
+from stand_ins.spool_acts import leased
 
 EVENTS = 1_000_000
 RARE = 17  # the sequence of an event that has its name, user, message and reason to itself, at the far end
 _AGO_MS = 518_400_000  # six days: all within the retention
-
-# Four statuses a message outbound; calls of 200 names inbound, two of five events. States by a spread-out remainder.
-_PLAN = f"""
-CREATE TEMP TABLE plan AS
-WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {EVENTS})
-SELECT n, n / 4 AS m, (n / 4) % 5 >= 3 AS route, (n * 2654435761) % 100 AS x,
-       ((n / 4) * 40503) % 50000 AS user, (n * 7919) % 200 AS name, n % 10 = 0 AS is_identify FROM numbers
-"""  # noqa: S608 - our own integer
-_EVENTS = f"""
-INSERT INTO events (sequence, route, event_key, partition, received_at_ms, source, type, event, message_id, user_id,
-    size, checksum, payload)
-SELECT n, route, randomblob(16), '', :begin_ms + n * {_AGO_MS} / {EVENTS}, iif(route, 'rudderstack', 'webhook'),
-       iif(route, iif(is_identify, 'identify', 'track'), 'message:updated'), event, message, user, length(payload),
-       crc(payload), payload
-FROM (SELECT *, CAST(iif(route,
-    '{{"type":"track","event":"' || event || '","userId":"' || user || '","messageId":"' || message ||
-    '","properties":{{"order_id":"order-' || n || '","value":' || (n % 900) || '}},"context":' || :more,
-    '{{"type":"message:updated","data":{{"id":"' || message || '","status":"' || upper(substr(event, 9)) ||
-    '","recipient":"' || user || '","providers":[{{"provider":"sendgrid","status":"SENT"}}],"more":' || :more) AS BLOB)
-    AS payload
-  FROM (SELECT n, route, is_identify,
-    CASE WHEN n = {RARE} THEN 'Rare Event' WHEN route AND is_identify THEN 'identify'
-         WHEN route THEN 'Product Viewed ' || name
-         ELSE 'Message ' || CASE n % 4 WHEN 0 THEN 'Sent' WHEN 1 THEN 'Delivered' WHEN 2 THEN 'Opened' ELSE 'Clicked'
-         END END AS event,
-    CASE WHEN n = {RARE} THEN 'rare-message' WHEN route THEN 'call-' || n ELSE '1-' || m || '-15f7d6ba51bf2298' END
-         AS message,
-    CASE WHEN n = {RARE} THEN 'rare-user' ELSE 'user-' || user END AS user FROM plan))
-"""  # noqa: S608 - our own integers
-_OUTCOMES = f"""
-INSERT INTO outcomes (route, state, sequence, settled_at_ms, attempts, reason_id, attempt_id, earlier_ids, is_discarded)
-SELECT route, state, n, :begin_ms + n * {_AGO_MS} / {EVENTS} + 180, 1,
-       CASE WHEN n = {RARE} THEN 600 WHEN state = 1 THEN NULL WHEN state = 2 THEN 200 + route
-            WHEN state = 3 THEN 700 + name ELSE 300 + 100 * route + n % 30 END,
-       iif(state IN (1, 4), n / 20 + 1, NULL), NULL, 0
-FROM (SELECT *, CASE WHEN n = {RARE} THEN 4 WHEN route THEN
-      CASE WHEN x < 60 THEN 1 WHEN x < 90 THEN 3 WHEN x < 93 THEN 2 ELSE 4 END
-      ELSE CASE WHEN x < 93 THEN 1 WHEN x < 97 THEN 2 ELSE 4 END END AS state FROM plan)
-ORDER BY route, state, n
-"""  # noqa: S608 - our own integers
-_REST = f"""
-INSERT INTO reasons SELECT reason_id, route, state, CASE state WHEN 2 THEN 'this event is not among FORWARDER_EVENTS'
-    WHEN 3 THEN 'nothing is linked to Product Viewed ' || (reason_id - 700)
-    ELSE 'the destination refused it: field ' || reason_id || ' is invalid' END, count(*), count(*), max(settled_at_ms)
-    FROM outcomes WHERE reason_id IS NOT NULL GROUP BY reason_id, route, state;
-INSERT INTO attempts (at_ms, duration_ms, operation, status, outcome, reason, answer)
-    SELECT :begin_ms + n, 87, 'POST /v1/batch', 200, 'delivered', '', x'4f4b' FROM plan WHERE n <= {EVENTS} / 20 + 1;
-INSERT INTO books SELECT route, state, count(*) FROM outcomes GROUP BY route, state;
-INSERT INTO books SELECT route, 5, count(*) FROM outcomes GROUP BY route;
-INSERT INTO event_types SELECT route, type, event, count(*), min(received_at_ms), max(received_at_ms)
-    FROM events GROUP BY route, type, event;
-INSERT INTO audit (at_ms, who, action, detail)
-    SELECT :begin_ms + n, 'page (127.0.0.1)', 'replay', 'event ' || n FROM plan WHERE n <= 5000;
-INSERT INTO marks VALUES ('keys_sealed_to', {EVENTS});
-"""  # noqa: S608 - our own integers
+_CHUNK = 4_000
+_AUDITS = 5_000
+_STATUSES = ("Sent", "Delivered", "Opened", "Clicked")
 _MORE = (
     '{"library":{"name":"analytics.js","version":"3.11.14"},"locale":"de-DE","userAgent":"Mozilla/5.0 (X11; Linux '
     'x86_64) AppleWebKit/537.36","page":{"path":"/cart","title":"Cart"},"campaign":{"name":"autumn","medium":"email",'
@@ -85,29 +36,100 @@ _MORE = (
 )
 
 
-def checksum(*columns: Any) -> int:
-    """Return what the spool keeps beside a payload, the only column."""
-    return crc32(columns[0])
+class PastClock:
+    """A clock that the making of the events moves."""
+
+    def __init__(self) -> None:
+        self.now_ms = time.time_ns() // 1_000_000 - _AGO_MS
+
+    def wall_ms(self) -> int:
+        """Return the time."""
+        return self.now_ms
+
+    def monotonic_s(self) -> float:
+        """Return the time in seconds."""
+        return self.now_ms / 1000
 
 
-def fill(folder: Path) -> None:
+def envelope(n: int, at_ms: int) -> Envelope:
+    """Return an event: four statuses a message outbound; calls of 200 names inbound, two of five events."""
+    message, user = n // 4, f"user-{(n // 4) * 40_503 % 50_000}"
+    is_inbound = message % 5 >= 3
+    if is_inbound:
+        kind = "identify" if n % 10 == 0 else "track"
+        event, message_id = (kind if n % 10 == 0 else f"Product Viewed {n * 7_919 % 200}"), f"call-{n}"
+    else:
+        kind, event, message_id = "message:updated", f"Message {_STATUSES[n % 4]}", f"1-{message}-15f7d6ba51bf2298"
+    if n == RARE:
+        event, message_id, user = "Rare Event", "rare-message", "rare-user"
+    if is_inbound:
+        payload = (
+            f'{{"type":"track","event":"{event}","userId":"{user}","messageId":"{message_id}",'
+            f'"properties":{{"order_id":"order-{n}","value":{n % 900}}},"context":{_MORE}'
+        )
+    else:
+        payload = (
+            f'{{"type":"message:updated","data":{{"id":"{message_id}","status":"{event[8:].upper()}",'
+            f'"recipient":"{user}","providers":[{{"provider":"sendgrid","status":"SENT"}}],"more":{_MORE}'
+        )
+    return Envelope(
+        route=RouteName.RUDDERSTACK_TO_COURIER if is_inbound else RouteName.COURIER_TO_RUDDERSTACK,
+        event_key=(n * 2_654_435_761 % 2**64).to_bytes(8, "big") * 2,
+        partition_key="",
+        received_at_ms=at_ms,
+        payload=payload.encode(),
+        source="rudderstack" if is_inbound else "webhook",
+        labels=Labels(type=kind, event=event, message_id=message_id, user_id=user),
+    )
+
+
+def outcome(lease: Lease) -> tuple[State, str]:
+    """Return what became of an event: states by a spread-out remainder, and their reasons."""
+    n = lease.sequence
+    x, is_inbound = n * 2_654_435_761 % 100, lease.envelope.route is RouteName.RUDDERSTACK_TO_COURIER
+    if n == RARE:
+        return State.DEAD, "the destination refused it: field 600 is invalid"
+    if x < (60 if is_inbound else 93):
+        return State.DELIVERED, ""
+    if is_inbound and x < 90:
+        return State.UNMAPPED, f"nothing is linked to {lease.envelope.labels.event}"
+    if x < (93 if is_inbound else 97):
+        return State.FILTERED, "this event is not among FORWARDER_EVENTS"
+    return State.DEAD, f"the destination refused it: field {300 + 100 * is_inbound + n % 30} is invalid"
+
+
+def settlements(leases: Sequence[Lease], at_ms: int) -> list[Settlement]:
+    """Return how a chunk is settled."""
+    groups: defaultdict[tuple[State, str], list[int]] = defaultdict(list)
+    for lease in leases:
+        groups[outcome(lease)].append(lease.sequence)
+    attempt = Attempt(
+        at_ms=at_ms,
+        duration_ms=87,
+        operation="POST /v1/batch",
+        status=200,
+        outcome="delivered",
+        reason="",
+        answer=b"OK",
+    )
+    return [Settled(sequences, state, reason, attempt) for (state, reason), sequences in groups.items()]
+
+
+async def fill(folder: Path) -> None:
     """Make the spool in an empty folder."""
-    connection = open_writer(folder)
-    connection.pragma("synchronous", "OFF")
-    connection.pragma("journal_mode", "MEMORY")
-    connection.create_scalar_function("crc", checksum, 1, deterministic=True)
-    begin_ms = time.time_ns() // 1_000_000 - _AGO_MS
-    given = {"begin_ms": begin_ms, "more": _MORE}
-    with connection:
-        for statements in (_PLAN, _EVENTS, _OUTCOMES, _REST):
-            connection.execute(statements, given)
-    memory, segments = load_memory(connection), Segments(connection)
-    limits = SpoolLimits()
-    with connection:
-        for _ in range(EVENTS // SEGMENT_EVENTS):
-            segments.step(Transaction(connection, memory, limits, now_ms=begin_ms))
-    connection.pragma("journal_mode", "WAL")
-    connection.close()
+    clock = PastClock()
+    reporter = Reporter(Metrics(), structlog.get_logger())
+    spool = await SqliteSpool.open(folder, limits=SpoolLimits(), clock=clock, reporter=reporter)
+    for first in range(1, EVENTS + 1, _CHUNK):
+        clock.now_ms += _AGO_MS * _CHUNK // EVENTS
+        await stored(spool, [envelope(n, clock.now_ms) for n in range(first, first + _CHUNK)])
+        for route in RouteName:
+            await spool.settle(settlements(await leased(spool, route, fresh=_CHUNK), clock.now_ms))
+    for n in range(_AUDITS):
+        await spool.write_audit(
+            AuditRow(at_ms=clock.now_ms, who="page (127.0.0.1)", action="replay", detail=f"event {n}")
+        )
+    await spool.close()
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +137,7 @@ def million(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return a folder whose `data` holds a million events; its 650 MB do not outlive the session."""
     folder = tmp_path_factory.mktemp("million")
     (folder / "data").mkdir(mode=0o700)
-    fill(folder / "data")
+    asyncio.run(fill(folder / "data"))
     yield folder
     shutil.rmtree(folder / "data")
 

@@ -1,0 +1,117 @@
+"""Open the spool's database: pragmas, the layout and its migrations, and who may."""
+
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+import apsw
+
+from forwarder.errors import SpoolUnusable
+from forwarder.spool.sqlite.faults import unusable
+from forwarder.spool.sqlite.transaction import PAGE_BYTES
+
+DATABASE_NAME = "spool.db"
+LAYOUT = 2
+# From each layout to the next one, forward only. 1 was never released: it is drained by what wrote it.
+MIGRATIONS: Mapping[int, str] = {}
+_CACHE_KIB = 16_384
+_READER_CACHE_KIB = 4_096
+_BUSY_MS = 5_000
+_LOG_BYTES_KEPT = 33_554_432
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the data folder and close it to others; raises `SpoolUnusable` with the remedy."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # A mounted volume may belong to root and be ours through its group only: its mode is its owner's.
+        if folder.stat().st_uid == os.geteuid():
+            folder.chmod(0o700)
+    except OSError as error:
+        raise unusable(folder, error) from error
+
+
+def open_writer(folder: Path, *, vfs: str | None = None) -> apsw.Connection:
+    """Open the one writing connection, and make or migrate the layout; raises what SQLite and the disk raise."""
+    path = folder / DATABASE_NAME
+    _create_private(path)
+    connection = apsw.Connection(str(path), vfs=vfs, statementcachesize=200)
+    try:
+        connection.set_busy_timeout(_BUSY_MS)
+        _refuse_foreign(connection, path)
+        connection.pragma("page_size", PAGE_BYTES)
+        connection.pragma("auto_vacuum", "INCREMENTAL")
+        connection.pragma("journal_mode", "WAL")
+        # FULL syncs the log at every commit: without it a 2xx would not survive a power cut.
+        connection.pragma("synchronous", "FULL")
+        connection.pragma("wal_autocheckpoint", 0)
+        # A long reader lets the log grow; once a checkpoint is through it is cut back to this.
+        connection.pragma("journal_size_limit", _LOG_BYTES_KEPT)
+        connection.pragma("cache_size", -_CACHE_KIB)
+        connection.pragma("temp_store", "MEMORY")
+        _migrate(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_checkpointer(folder: Path, *, vfs: str | None = None) -> apsw.Connection:
+    """Open the connection that moves the log into the database."""
+    connection = apsw.Connection(str(folder / DATABASE_NAME), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
+    connection.pragma("synchronous", "FULL")
+    connection.pragma("wal_autocheckpoint", 0)
+    return connection
+
+
+def open_reader(folder: Path, *, vfs: str | None = None) -> apsw.Connection:
+    """Open a connection that cannot change anything; raises `SpoolUnusable` where there is no spool."""
+    path = folder / DATABASE_NAME
+    if not path.exists():
+        raise SpoolUnusable(f"{folder} holds no spool: has the daemon ever run with this FORWARDER_DATA_DIR?")
+    try:
+        # Read-write, or the log of a daemon that was killed could not be read; query_only keeps it a reader.
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
+        connection.set_busy_timeout(_BUSY_MS)
+        connection.pragma("query_only", 1)
+        connection.pragma("cache_size", -_READER_CACHE_KIB)
+        _refuse_foreign(connection, path)
+    except apsw.Error as error:
+        raise unusable(path, error) from error
+    return connection
+
+
+def _create_private(path: Path) -> None:
+    # Made before SQLite does, which would follow the umask; its -wal and -shm take the mode over.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    if path.stat().st_uid == os.geteuid():
+        path.chmod(0o600)
+
+
+def _migrate(connection: apsw.Connection, *, layout: int = LAYOUT, migrations: Mapping[int, str] = MIGRATIONS) -> None:
+    """Bring the database to the layout, step by step, each step whole or not at all."""
+    found = int(connection.pragma("user_version"))
+    if found == 0:
+        with connection:
+            connection.execute(resources.files("forwarder.spool.sqlite").joinpath("schema.sql").read_text("utf-8"))
+            connection.pragma("user_version", layout)
+        return
+    for number in range(found, layout):
+        with connection:
+            connection.execute(migrations[number])
+            connection.pragma("user_version", number + 1)
+
+
+def _refuse_foreign(connection: apsw.Connection, path: Path) -> None:
+    layout = int(connection.pragma("user_version"))
+    if layout > LAYOUT:
+        raise SpoolUnusable(
+            f"{path} was written by a newer forwarder (layout {layout}, this one knows {LAYOUT}): "
+            "run that version, or give FORWARDER_DATA_DIR another folder"
+        )
+    if layout == 1:
+        raise SpoolUnusable(
+            f"{path} has the layout of forwarder 0.1, which this version cannot read: run 0.1 on it until "
+            "`forwarder status` shows nothing waiting, then move the folder away or give FORWARDER_DATA_DIR another one"
+        )

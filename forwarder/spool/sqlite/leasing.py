@@ -1,0 +1,335 @@
+"""The two lease queues on the event loop: what reads for them, what tells them, and who listens.
+
+The queues decide, the writer thread writes, a reading thread of its own reads; this keeps them in step.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import apsw
+
+from forwarder.model import Demand, Lease, Returned, Settlement
+from forwarder.ports import Clock
+from forwarder.spool.lease_queue import LeaseQueue, Refill, Wanted
+from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.sqlite.intake import Intake
+from forwarder.spool.sqlite.refill import newest, refill
+from forwarder.spool.sqlite.requeue import Heads
+from forwarder.spool.sqlite.settlement import Claim, Moves, is_unchanged
+from forwarder.spool.sqlite.transaction import Reader
+
+T = TypeVar("T")
+_RECHECK_S = 1.0  # wall clocks jump: a due time is looked at again at least this often
+_LOOKS_MAX = 8
+_READ_AGAIN_S = 0.5  # after a read that failed
+_NOTHING = Demand(fresh_max=0, retry_max=0, bytes_max=0)
+
+
+class Leasing:
+    """Everything about leases, by the routes' codes. Lives on the event loop's thread."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        connection: apsw.Connection,
+        *,
+        limits: SpoolLimits,
+        clock: Clock,
+        last_sequence: int,
+        damaged: Callable[[int, Sequence[int]], Awaitable[None]],
+        read_failed: Callable[[Exception], None],
+    ) -> None:
+        self._loop = loop
+        self._connection = connection
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool-refill")
+        self._clock = clock
+        self._damaged = damaged
+        self._read_failed = read_failed
+        self.queues = tuple(
+            LeaseQueue(last_sequence=last_sequence, cache_bytes_max=limits.cache_bytes_max) for _ in (0, 1)
+        )
+        self._reads: list[asyncio.Future[None] | None] = [None, None]
+        self._read_again_s = [0.0, 0.0]
+        self._listeners: list[Callable[[], None] | None] = [None, None]
+        self._timers: list[asyncio.TimerHandle | None] = [None, None]
+        self._seen_ms = 0
+        self._settling: set[int] = set()  # sequences that a settlement under way has claimed
+        self._noting: Counter[int] = Counter()  # sequences whose progress is being written
+        self.is_deferring = False
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        """Show the queues."""
+        return f"Leasing({self.queues[0]!r}, {self.queues[1]!r})"
+
+    async def start(self) -> None:
+        """Read what is there to be leased first."""
+        for route in (0, 1):
+            await self._refill(route, _NOTHING)
+
+    def close(self) -> None:
+        """Lease nothing more, and wake who listens."""
+        self._is_closed = True
+        for timer in self._timers:
+            if timer is not None:
+                timer.cancel()
+        self.wake()
+
+    async def end(self) -> None:
+        """Wait for the reads that are under way, and close the connection."""
+        await self._loop.run_in_executor(self._executor, self._connection.close)
+        self._executor.shutdown(wait=False)
+
+    # --- leasing ---
+
+    def lease(self, route: int, demand: Demand) -> Sequence[Lease]:
+        """Lease the oldest due events at hand; see `ports.Spool.lease`."""
+        if not self._may_lease(route):
+            return ()
+        queue = self.queues[route]
+        leases = queue.take(demand)
+        now_ms = self._now_ms()
+        if queue.runs_low() or queue.lacks(demand, now_ms=now_ms):
+            self._refill(route, demand)
+        if not leases:
+            self._watch(route)
+        return leases
+
+    async def refill(self, route: int, demand: Demand) -> None:
+        """Read what of the demand is on disk only."""
+        for _ in range(_LOOKS_MAX):
+            queue = self.queues[route]
+            is_short = queue.runs_short(demand) or queue.lacks(demand, now_ms=self._now_ms())
+            if not is_short or not self._may_lease(route):
+                return
+            await asyncio.shield(self._refill(route, demand))
+
+    async def lease_newest(self, route: int) -> Lease | None:
+        """Lease the newest due event; see `ports.Spool.lease_newest`."""
+        queue = self.queues[route]
+        for _ in range(_LOOKS_MAX):  # one that cannot be leased yet is known as such at the next look
+            if not self._may_lease(route):
+                return None
+            if queue.newest_is_known(now_ms=self._now_ms()):
+                return queue.take_newest()
+            is_found, lease = await self._lease_newest(route, queue)
+            if lease is not None or not is_found:
+                return lease
+        return None
+
+    async def _lease_newest(self, route: int, queue: LeaseQueue) -> tuple[bool, Lease | None]:
+        """Read the newest and lease it; tell whether there was one, too."""
+        known, now_ms, generation = queue.out_of_reach(), self._now_ms(), queue.generation
+        queue.read_begins()
+        try:
+            read = await self._read(lambda connection: newest(connection, route, known=known, now_ms=now_ms))
+            lease, is_listed, damaged = read
+            await self._hear_damaged(route, damaged)
+            if lease is None or not self._may_lease(route) or generation != queue.generation:
+                return lease is not None, None
+            return True, queue.lease_read(lease, is_listed=is_listed)
+        except apsw.Error as error:
+            self._hear_failure(route, error)
+            return False, None
+        finally:
+            queue.read_ended()
+
+    # --- settling ---
+
+    def claim(self, settlements: Iterable[Settlement]) -> list[Claim]:
+        """Take the leased ones of these for one settlement each; others are not ours to settle.
+
+        What is given back as if it had never been leased goes back at once: nothing of it is on disk.
+        """
+        claims = []
+        for settlement in settlements:
+            for route, queue in enumerate(self.queues):
+                leased, settling = queue.leased, self._settling
+                leases = [leased[s] for s in dict.fromkeys(settlement.sequences) if s in leased and s not in settling]
+                if not leases:
+                    continue
+                if is_unchanged(settlement) and not any(lease.sequence in self._noting for lease in leases):
+                    queue.give_back_unchanged(leases)
+                    self._wake_route(route)
+                    continue
+                settling.update(lease.sequence for lease in leases)
+                listed = frozenset(lease.sequence for lease in leases if queue.is_listed(lease.sequence))
+                claims.append(Claim(settlement, route, leases, listed))
+        return claims
+
+    def unclaim(self, claims: Iterable[Claim]) -> None:
+        """Leave them leased, to be settled by another call."""
+        for claim in claims:
+            self._settling.difference_update(lease.sequence for lease in claim.leases)
+
+    def settled(self, claims: Sequence[Claim], moves: Moves) -> None:
+        """Hear that the claims are on disk."""
+        self.unclaim(claims)
+        for claim in claims:
+            if not isinstance(claim.settlement, Returned):
+                self.queues[claim.route].settled(claim.leases)
+            elif is_unchanged(claim.settlement):
+                self.queues[claim.route].give_back_unchanged(
+                    [self.queues[claim.route].leased[lease.sequence] for lease in claim.leases]
+                )
+                self._wake_route(claim.route)
+        self.moved(moves)
+
+    def moved(self, moves: Moves) -> None:
+        """Hear who can be leased now, or later."""
+        for route, back in moves.given_back:
+            self.queues[route].given_back(
+                back.lease, is_head=back.is_head, is_retry=back.is_retry, not_before_ms=back.not_before_ms
+            )
+        for route, is_retry, not_before_ms in moves.waits:
+            self.queues[route].waits(is_retry=is_retry, not_before_ms=not_before_ms)
+        for route, sequence in moves.promoted:
+            self.queues[route].promoted(sequence)
+        routes = {entry[0] for entry in moves.given_back} | {entry[0] for entry in moves.waits}
+        for route in routes | {entry[0] for entry in moves.promoted}:
+            self._wake_route(route)
+            self._watch(route)
+
+    def leased_of(self, sequences: Iterable[int]) -> list[int]:
+        """Return those of these that are leased."""
+        return [s for s in dict.fromkeys(sequences) if any(s in queue.leased for queue in self.queues)]
+
+    # --- what happened, in the order of the commits ---
+
+    def arrived(self, intake: Intake, *, last_sequence: int) -> None:
+        """Hear of a commit's new events."""
+        for route, arrival in enumerate(intake.arrivals):
+            self.queues[route].arrived(arrival, last_sequence=last_sequence)
+            if arrival.leases:
+                self._wake_route(route)
+
+    def requeued(self, counts: Sequence[int], heads: Heads) -> None:
+        """Hear that older events became pending."""
+        for route, count in enumerate(counts):
+            if count:
+                self.queues[route].requeued(heads[route])
+                self._wake_route(route)
+
+    def notes(self, sequence: int) -> None:
+        """Hear that an event's progress is being written: it is not given back before."""
+        self._noting[sequence] += 1
+
+    def noted(self, sequence: int, progress: bytes) -> None:
+        """Hear of an event's progress."""
+        for queue in self.queues:
+            queue.noted(sequence, progress)
+        self.note_ended(sequence)
+
+    def note_ended(self, sequence: int) -> None:
+        """Hear that an event's progress was written, or will not be."""
+        self._noting[sequence] -= 1
+        if self._noting[sequence] <= 0:
+            del self._noting[sequence]
+
+    def reset(self) -> None:
+        """Look at everything anew."""
+        for queue in self.queues:
+            queue.reset()
+        self.wake()
+
+    def on_work(self, route: int, wake: Callable[[], None]) -> None:
+        """Register the listener of a route; see `ports.Spool.on_work`."""
+        self._listeners[route] = wake
+        if self.queues[route].has_work(now_ms=self._now_ms()):
+            wake()
+        self._watch(route)
+
+    def wake(self) -> None:
+        """Let every listener look again."""
+        for route in (0, 1):
+            self._wake_route(route)
+
+    # --- inside ---
+
+    def _may_lease(self, route: int) -> bool:
+        return not self.is_deferring and not self._is_closed and self._loop.time() >= self._read_again_s[route]
+
+    def _refill(self, route: int, demand: Demand) -> "asyncio.Future[None]":
+        """Have the queue filled; one read at a time. The future never fails."""
+        under_way = self._reads[route]
+        if under_way is not None and not under_way.done():
+            return under_way
+        now_ms = self._now_ms()
+        wanted = self.queues[route].wants(demand, now_ms=now_ms)
+        task = self._loop.create_task(self._read_wanted(route, wanted, now_ms))
+        self._reads[route] = task
+        return task
+
+    async def _read_wanted(self, route: int, wanted: Wanted, now_ms: int) -> None:
+        queue = self.queues[route]
+        generation = queue.generation
+        try:
+            result: Refill = await self._read(lambda connection: refill(connection, route, wanted, now_ms=now_ms))
+        except Exception as error:  # noqa: BLE001 - whatever it was, the next read may do
+            queue.read_failed(wanted)
+            self._hear_failure(route, error)
+            return
+        queue.refilled(result, wanted, generation=generation)
+        await self._hear_damaged(route, result.damaged)
+        self._wake_route(route)
+        self._watch(route)
+
+    async def _read(self, work: Callable[[Reader], T]) -> T:
+        return await self._loop.run_in_executor(self._executor, partial(_in_one_view, self._connection, work))
+
+    async def _hear_damaged(self, route: int, sequences: Sequence[int]) -> None:
+        # What is in hand is whole there, and its settlement is to come.
+        damaged = [s for s in sequences if s not in self.queues[route].leased]
+        if damaged:
+            await self._damaged(route, damaged)
+
+    def _hear_failure(self, route: int, error: Exception) -> None:
+        if self._is_closed:
+            return
+        self._read_again_s[route] = self._loop.time() + _READ_AGAIN_S
+        self._loop.call_later(_READ_AGAIN_S, self._wake_route, route)
+        self._read_failed(error)
+
+    def _now_ms(self) -> int:
+        now_ms = self._clock.wall_ms()
+        if now_ms < self._seen_ms:
+            for queue in self.queues:
+                queue.clock_went_back()
+        self._seen_ms = now_ms
+        return now_ms
+
+    def _watch(self, route: int) -> None:
+        """Call the listener when the next event is due, and look at the clock again at least each second."""
+        timer = self._timers[route]
+        if timer is not None:
+            timer.cancel()
+        if self._is_closed or self._listeners[route] is None:
+            return
+        due_ms = self.queues[route].next_due_ms()
+        until_s = _RECHECK_S if due_ms is None else max(0.001, (due_ms - self._now_ms()) / 1000)
+        self._timers[route] = self._loop.call_later(min(_RECHECK_S, until_s), self._due, route)
+
+    def _due(self, route: int) -> None:
+        self._timers[route] = None
+        if self._may_lease(route) and self.queues[route].has_work(now_ms=self._now_ms()):
+            self._wake_route(route)
+        if self._timers[route] is None:
+            self._timers[route] = self._loop.call_later(_RECHECK_S, self._due, route)
+
+    def _wake_route(self, route: int) -> None:
+        wake = self._listeners[route]
+        if wake is not None:
+            wake()
+
+
+def _in_one_view(connection: apsw.Connection, work: Callable[[Reader], T]) -> T:
+    """Run several statements over one moment of the database."""
+    connection.execute("BEGIN")
+    try:
+        return work(connection)
+    finally:
+        connection.execute("ROLLBACK")

@@ -1,0 +1,264 @@
+"""Read a spool's folder, beside its daemon or without one, on a connection and a thread of its own.
+
+Nothing here writes: `write_audit` needs the spool itself.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import apsw
+
+from forwarder.clock import SystemClock
+from forwarder.errors import NoSuchEvent, SpoolClosed, SpoolUnusable
+from forwarder.model import RouteName, State, Totals
+from forwarder.ports import (
+    AuditRow,
+    Clock,
+    EventDetail,
+    EventPage,
+    EventQuery,
+    EventTypeRow,
+    ReasonGroup,
+    SpoolFacts,
+)
+from forwarder.spool.capacity import standing_refusal
+from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.sqlite.codes import EVENT_TABLES, PENDING, ROUTE_CODES, ROUTES, STATE_CODES, Account
+from forwarder.spool.sqlite.database import open_reader
+from forwarder.spool.sqlite.faults import DAMAGE_ERRORS, words
+from forwarder.spool.sqlite.reading.search import search
+from forwarder.spool.sqlite.reading.standing import read_detail, states_of
+from forwarder.spool.sqlite.refill import oldest_fresh
+from forwarder.spool.sqlite.transaction import Amounts, Reader, used_bytes
+
+T = TypeVar("T")
+_DEAD = "SELECT route, sum(count), sum(held - count) FROM reasons WHERE state = ? GROUP BY route"
+_GROUPS = (
+    "SELECT reason, sum(count), group_concat(reason_id) FROM reasons "
+    "WHERE state = ?1 AND count > 0 AND (?2 IS NULL OR route = ?2) "
+    "GROUP BY reason ORDER BY 2 DESC, reason LIMIT ?3"
+)
+_SAMPLE = (
+    "SELECT last, settled_at_ms FROM settled INDEXED BY settled_by_reason "
+    "WHERE reason_id = ? AND is_discarded = 0 ORDER BY last DESC LIMIT 1"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What a running spool knows of itself."""
+
+    totals: Amounts
+    refusal: str  # the disk's
+    limits: SpoolLimits
+    refused: dict[RouteName, int]  # what the last append would have added, if the cap refused it
+
+
+class SqliteArchive:
+    """`ports.Archive` over a folder, read-only."""
+
+    def __init__(
+        self,
+        connection: apsw.Connection,
+        executor: ThreadPoolExecutor,
+        *,
+        live: Callable[[], Live] | None,
+        clock: Clock,
+    ) -> None:
+        self._connection = connection
+        self._executor = executor
+        self._live = live
+        self._clock = clock
+        self._is_closed = False
+
+    @classmethod
+    async def open(
+        cls,
+        data_dir: Path,
+        *,
+        live: Callable[[], Live] | None = None,
+        clock: Clock | None = None,
+        vfs: str | None = None,
+    ) -> "SqliteArchive":
+        """Open a folder for reading; raises `SpoolUnusable` where there is no spool to read.
+
+        `live` gives the totals, the refusal and the cap of the spool that runs; without it they are read.
+        """
+        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool-reader")
+        try:
+            connection = await asyncio.get_running_loop().run_in_executor(
+                executor, lambda: open_reader(data_dir, vfs=vfs)
+            )
+        except BaseException:
+            executor.shutdown(wait=False)
+            raise
+        return cls(connection, executor, live=live, clock=clock or SystemClock())
+
+    async def close(self) -> None:
+        """Close the connection. Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._connection.close)
+        self._executor.shutdown(wait=False)
+
+    async def facts(self) -> SpoolFacts:
+        """Return the spool's state; see `ports.Archive.facts`."""
+        return await self._read(self._facts)
+
+    async def events(self, query: EventQuery) -> EventPage:
+        """List events; see `ports.Archive.events`."""
+        return await self._read(lambda connection: search(connection, query, now_s=self._clock.monotonic_s))
+
+    async def event(self, sequence: int) -> EventDetail:
+        """Return one event; raises `NoSuchEvent`."""
+        detail = await self._read(lambda connection: read_detail(connection, sequence))
+        if detail is None:
+            raise NoSuchEvent(f"no event {sequence} in this spool: it never was, or its history was purged")
+        return detail
+
+    async def states(self, sequences: Sequence[int]) -> Mapping[int, State]:
+        """Return the state of each of these events."""
+        return await self._read(lambda connection: states_of(connection, sequences))
+
+    async def event_types(self, route: RouteName | None, *, limit: int) -> Sequence[EventTypeRow]:
+        """List the event types seen, last seen first."""
+        rows = await self._read(
+            lambda connection: connection.execute(
+                "SELECT route, type, event, count, first_at_ms, last_at_ms FROM event_types "
+                "WHERE ?1 IS NULL OR route = ?1 ORDER BY last_at_ms DESC, route, type, event LIMIT ?2",
+                (_code(route), limit),
+            ).fetchall()
+        )
+        return [
+            EventTypeRow(
+                route=ROUTES[row[0]], type=row[1], event=row[2], count=row[3], first_at_ms=row[4], last_at_ms=row[5]
+            )
+            for row in rows
+        ]
+
+    async def reasons(self, route: RouteName | None, state: State, *, limit: int) -> Sequence[ReasonGroup]:
+        """Group settled, not discarded events by reason, largest first."""
+        return await self._read(
+            lambda connection: _group_by_reason(connection, STATE_CODES[state], _code(route), limit=limit)
+        )
+
+    async def audit(self, *, limit: int) -> Sequence[AuditRow]:
+        """List the audit log, newest first."""
+        rows = await self._read(
+            lambda connection: connection.execute(
+                "SELECT at_ms, who, action, detail FROM audit ORDER BY audit_id DESC LIMIT ?", (limit,)
+            ).fetchall()
+        )
+        return [AuditRow(at_ms=row[0], who=row[1], action=row[2], detail=row[3]) for row in rows]
+
+    async def write_audit(self, row: AuditRow) -> None:
+        """Refuse: this reads only."""
+        raise SpoolUnusable(f"the audit entry {row.action!r} needs the spool itself, not its archive")
+
+    async def get(self, key: str) -> bytes | None:
+        """Return a kept value, or None; see `ports.Spool.recall`."""
+        row = await self._read(
+            lambda connection: connection.execute("SELECT value FROM kept_values WHERE key = ?", (key,)).fetchone()
+        )
+        return None if row is None else bytes(row[0])
+
+    async def _read(self, work: Callable[[Reader], T]) -> T:
+        if self._is_closed:
+            raise SpoolClosed("the spool is closed")
+        return await asyncio.get_running_loop().run_in_executor(self._executor, lambda: self._in_one_view(work))
+
+    def _in_one_view(self, work: Callable[[Reader], T]) -> T:
+        """Run several statements over one moment of the database."""
+        self._connection.execute("BEGIN")
+        try:
+            return work(self._connection)
+        except DAMAGE_ERRORS as error:
+            raise SpoolUnusable(words(error)) from error
+        finally:
+            self._connection.execute("ROLLBACK")
+
+    def _facts(self, connection: Reader) -> SpoolFacts:
+        live = self._live() if self._live is not None else None
+        if live is None:
+            rows = connection.execute("SELECT route, account, amount FROM totals")
+            amounts = {(route, account): amount for route, account, amount in rows}
+        else:
+            amounts = live.totals
+        refusal = "" if live is None else live.refusal or _cap_refusal(live)
+        dead = {
+            route: (kept, put_aside) for route, kept, put_aside in connection.execute(_DEAD, (STATE_CODES[State.DEAD],))
+        }
+        return SpoolFacts(
+            size_bytes=used_bytes(connection),
+            cap_bytes=0 if live is None else live.limits.bytes_max,
+            unsettled_bytes={name: amounts.get((code, Account.UNSETTLED_BYTES), 0) for name, code in _codes()},
+            totals={name: _totals(amounts, code) for name, code in _codes()},
+            oldest_pending_ms={name: _oldest_ms(connection, code) for name, code in _codes()},
+            retrying={name: amounts.get((code, Account.RETRYING), 0) for name, code in _codes()},
+            open_dead={name: dead.get(code, (0, 0))[0] for name, code in _codes()},
+            discarded={name: dead.get(code, (0, 0))[1] for name, code in _codes()},
+            corrupt_rows=sum(amounts.get((code, Account.CORRUPT), 0) for _, code in _codes()),
+            is_accepting=not refusal,
+            refusal=refusal,
+            sqlite_version=apsw.sqlite_lib_version(),
+        )
+
+
+def _cap_refusal(live: Live) -> str:
+    unsettled = {name: live.totals.get((code, Account.UNSETTLED_BYTES), 0) for name, code in _codes()}
+    dead = sum(live.totals.get((code, Account.DEAD_BYTES), 0) for _, code in _codes())
+    return standing_refusal(live.limits, unsettled=unsettled, dead=dead, incoming=live.refused)
+
+
+def _codes() -> list[tuple[RouteName, int]]:
+    return list(ROUTE_CODES.items())
+
+
+def _code(route: RouteName | None) -> int | None:
+    return None if route is None else ROUTE_CODES[route]
+
+
+def _totals(amounts: Amounts, route: int) -> Totals:
+    def amount(account: Account) -> int:
+        return amounts.get((route, int(account)), 0)
+
+    return Totals(
+        accepted=amount(Account.ACCEPTED),
+        pending=amount(Account.PENDING),
+        delivered=amount(Account.DELIVERED),
+        filtered=amount(Account.FILTERED),
+        unmapped=amount(Account.UNMAPPED),
+        dead=amount(Account.DEAD),
+    )
+
+
+def _oldest_ms(connection: Reader, route: int) -> int | None:
+    try:
+        back = connection.execute("SELECT min(sequence) FROM given_back WHERE route = ?", (route,)).fetchone()
+        oldest = [s for s in (oldest_fresh(connection, route), back[0]) if s is not None]
+        if not oldest:
+            return None
+        row = connection.execute(
+            f"SELECT received_at_ms FROM {EVENT_TABLES[route]} WHERE sequence = ?",  # noqa: S608 - our own words
+            (min(oldest),),
+        ).fetchone()
+    except DAMAGE_ERRORS:
+        return None  # the totals, which the same call brings, are known all the same
+    return None if row is None else int(row[0])
+
+
+def _group_by_reason(connection: Reader, state: int, route: int | None, *, limit: int) -> Sequence[ReasonGroup]:
+    """Return the largest groups; the sample is the newest event of its group, and gives its time."""
+    if state == PENDING:
+        return []
+    groups = []
+    for reason, count, ids in connection.execute(_GROUPS, (state, route, limit)).fetchall():
+        found = [connection.execute(_SAMPLE, (int(one),)).fetchone() for one in ids.split(",")]
+        sequence, at_ms = max(row for row in found if row is not None)
+        groups.append(ReasonGroup(reason=reason, count=count, sample_sequence=sequence, last_at_ms=at_ms))
+    return groups

@@ -1,0 +1,179 @@
+"""Move leased events on: settle them, give them back, set damaged ones aside. SQL only; memory is told afterwards.
+
+An event that was never given back and has no partition, which is nearly every one, costs its share of a run: one row
+for all that were settled together. What was given back or stands in a partition takes the longer way, one by one.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from forwarder.model import Lease, Returned, Settled, Settlement
+from forwarder.spool.capacity import event_bytes
+from forwarder.spool.recurrence import partition_number
+from forwarder.spool.sqlite import partitions
+from forwarder.spool.sqlite.attempts import drop_reason, intern_reason, list_attempt, write_attempt
+from forwarder.spool.sqlite.codes import CORRUPT_ROW, DEAD, PENDING, STATE_CODES, Account
+from forwarder.spool.sqlite.runs import Run, run_at, write_run, write_runs
+from forwarder.spool.sqlite.transaction import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Leased events of one route that are to be settled alike; `listed` have a row of their own."""
+
+    settlement: Settlement
+    route: int
+    leases: Sequence[Lease]
+    listed: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class GivenBack:
+    """Where an event stands that was given back."""
+
+    lease: Lease
+    is_head: bool
+    is_retry: bool
+    not_before_ms: int
+
+
+@dataclass(slots=True)
+class Moves:
+    """What a transaction changed in who can be leased."""
+
+    given_back: list[tuple[int, GivenBack]] = field(default_factory=list)  # with the route
+    promoted: list[tuple[int, int]] = field(default_factory=list)  # route, sequence: the oldest now, and in no list
+    waits: list[tuple[int, bool, int]] = field(default_factory=list)  # route, is_retry, not_before_ms: so, and listed
+
+
+def is_unchanged(settlement: Settlement) -> bool:
+    """Tell whether an event comes back as if it had never been leased: nothing of that is on disk."""
+    if not isinstance(settlement, Returned) or settlement.counts:
+        return False
+    return not settlement.not_before_ms and settlement.attempt is None
+
+
+def settle(transaction: Transaction, claims: Sequence[Claim]) -> Moves:
+    """Write what became of leased events."""
+    moves = Moves()
+    attempts: dict[int, int | None] = {}  # one row for an exchange, also when several settlements share it
+    for claim in claims:
+        attempt = claim.settlement.attempt
+        if id(attempt) not in attempts:
+            attempts[id(attempt)] = write_attempt(transaction, attempt)
+        if isinstance(claim.settlement, Settled):
+            _settle(transaction, claim, claim.settlement, attempts[id(attempt)], moves)
+        elif not is_unchanged(claim.settlement):
+            _give_back(transaction, claim, claim.settlement, attempts[id(attempt)], moves)
+    return moves
+
+
+def _settle(transaction: Transaction, claim: Claim, settled: Settled, attempt_id: int | None, moves: Moves) -> None:
+    route, state, leases = claim.route, STATE_CODES[settled.state], claim.leases
+    reason_id = intern_reason(transaction, route, state, settled.reason, count=len(leases))
+    tried = 0 if attempt_id is None else 1
+    by_attempts: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+    size = 0
+    for lease in leases:
+        by_attempts[lease.attempt - 1 + tried].append((lease.sequence, lease.follows))
+        size += event_bytes(len(lease.envelope.payload))
+    if claim.listed:
+        for sequence in claim.listed:
+            _unlist(transaction, route, sequence)
+    for attempts, events in by_attempts.items():
+        run = Run(route, 0, 0, state, transaction.now_ms, attempts, reason_id, attempt_id, 0)
+        write_runs(transaction, run, sorted(events))
+    for lease in leases:
+        if lease.envelope.partition_key:
+            _leave(transaction, route, lease.sequence, _partition(lease), moves)
+    transaction.add(route, Account.PENDING, -len(leases))
+    transaction.add(route, state, len(leases))
+    transaction.add(route, Account.UNSETTLED_BYTES, -size)
+    if state == DEAD:
+        transaction.add(route, Account.DEAD_BYTES, size)
+
+
+def _give_back(
+    transaction: Transaction, claim: Claim, returned: Returned, attempt_id: int | None, moves: Moves
+) -> None:
+    route, leases = claim.route, claim.leases
+    list_attempt(transaction, [lease.sequence for lease in leases], attempt_id)
+    for sequence in claim.listed:
+        _unlist(transaction, route, sequence)
+    reason_id = intern_reason(transaction, route, PENDING, returned.reason, count=len(leases))
+    rows = []
+    retrying = 0
+    for lease in leases:
+        attempts, first_failed_ms = lease.attempt - 1 + int(returned.counts), lease.first_failed_at_ms
+        if returned.counts and first_failed_ms is None:
+            first_failed_ms = transaction.now_ms
+        number = _partition(lease)
+        is_head = not number or partitions.head_of(transaction.connection, number) == lease.sequence
+        is_retry = attempts > 0 or returned.not_before_ms > 0
+        retrying += int(attempts > 0)
+        rows.append(
+            (
+                lease.sequence,
+                route,
+                int(is_head),
+                int(is_retry),
+                returned.not_before_ms,
+                attempts,
+                first_failed_ms,
+                reason_id,
+            )
+        )
+        back = GivenBack(lease, is_head=is_head, is_retry=is_retry, not_before_ms=returned.not_before_ms)
+        moves.given_back.append((route, back))
+    transaction.executemany("INSERT INTO given_back VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    transaction.add(route, Account.RETRYING, retrying)
+
+
+def quarantine(transaction: Transaction, route: int, sequences: Sequence[int]) -> Moves:
+    """Settle damaged rows as dead, without reading them. Who followed them may be leased then."""
+    moves = Moves()
+    for sequence in sequences:
+        if run_at(transaction.connection, route, sequence) is not None:
+            continue
+        _unlist(transaction, route, sequence)
+        reason_id = intern_reason(transaction, route, DEAD, CORRUPT_ROW, count=1)
+        write_run(transaction, Run(route, sequence, sequence, DEAD, transaction.now_ms, 0, reason_id, None, 0))
+        # The row that would name its partition cannot be trusted: the partitions are asked instead.
+        number = transaction.execute("SELECT number FROM partitions WHERE sequence = ?", (sequence,)).fetchone()
+        if number is not None:
+            _leave(transaction, route, sequence, number[0], moves)
+        transaction.add(route, Account.PENDING, -1)
+        transaction.add(route, Account.DEAD, 1)
+        transaction.add(route, Account.CORRUPT, 1)
+        transaction.add(route, Account.UNSETTLED_BYTES, -event_bytes(0))
+        transaction.quarantined.append(sequence)
+    return moves
+
+
+def _unlist(transaction: Transaction, route: int, sequence: int) -> None:
+    row = transaction.execute(
+        "DELETE FROM given_back WHERE sequence = ? RETURNING attempts, reason_id", (sequence,)
+    ).fetchone()
+    if row is not None:
+        drop_reason(transaction, row[1], count=1, held=1)
+        transaction.add(route, Account.RETRYING, -int(row[0] > 0))
+
+
+def _leave(transaction: Transaction, route: int, sequence: int, number: int, moves: Moves) -> None:
+    head = partitions.leave(transaction, number, sequence)
+    if head is not None:
+        tell_head(transaction, route, head, moves)
+
+
+def tell_head(transaction: Transaction, route: int, head: int, moves: Moves) -> None:
+    """Note that an event is the oldest of its partition now."""
+    row = transaction.execute("SELECT is_retry, not_before_ms FROM given_back WHERE sequence = ?", (head,)).fetchone()
+    if row is None:
+        moves.promoted.append((route, head))
+    else:
+        moves.waits.append((route, bool(row[0]), row[1]))
+
+
+def _partition(lease: Lease) -> int:
+    return partition_number(lease.envelope.route.value, lease.envelope.partition_key)

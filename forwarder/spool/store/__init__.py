@@ -1,1 +1,0 @@
-"""What the writer thread does: everything that changes the database, inside its transactions."""

@@ -1,0 +1,619 @@
+"""The public listener over real sockets: what clients of every kind meet, and how it stops."""
+
+import asyncio
+import gc
+import hashlib
+import hmac
+import inspect
+import json
+import logging
+import re
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from forwarder.errors import SettingsInvalid
+from forwarder.ingress.health import Health
+from forwarder.ingress.http1.listener import PublicListener
+from forwarder.ingress.http1.shared import ListenerLimits
+from forwarder.telemetry.reporter import REJECTIONS
+
+NOW_MS = 1_767_225_640_123
+BUS = "Authorization: Bearer key-of-the-bus"
+EVENT = b'{"type":"message:updated","data":{"id":"1-a","status":"SENT"}}'
+
+Serve = Callable[..., Any]
+
+
+class StoppedClock:
+    """A clock that stands."""
+
+    def wall_ms(self) -> int:
+        """Return `NOW_MS`."""
+        return NOW_MS
+
+    def monotonic_s(self) -> float:
+        """Return a fixed time."""
+        return 1_000.0
+
+
+@dataclass
+class Running:
+    """A listener that serves, and the house behind it."""
+
+    listener: PublicListener
+    health: Health
+    house: Any
+    task: asyncio.Task[None]
+
+    async def say(self, data: bytes, *, then_close: bool = False) -> bytes:
+        """Send bytes and return everything that comes back until the listener hangs up."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.listener.ports[0])
+        try:
+            writer.write(data)
+            if then_close:
+                writer.write_eof()
+            async with asyncio.timeout(10):
+                return await reader.read()
+        finally:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+def listener_of(
+    house: Any, addresses: Sequence[tuple[str, int]], limits: ListenerLimits | None = None
+) -> PublicListener:
+    """Make a listener in front of a house."""
+    return PublicListener(
+        addresses=addresses,
+        receiver=house.receiver,
+        health=house.health,
+        spool=house.spool,
+        reporter=house.reporter,
+        limits=limits,
+    )
+
+
+@pytest.fixture
+async def serve(build_house: Callable[..., Any]) -> AsyncIterator[Serve]:
+    """Return what starts a listener on a free port; every one is stopped after the test."""
+    started: list[Running] = []
+
+    async def start(*, limits: ListenerLimits | None = None, **changes: Any) -> Running:
+        house = build_house(**changes)
+        listener = listener_of(house, [("127.0.0.1", 0)], limits)
+        await listener.start()
+        started.append(Running(listener, house.health, house, asyncio.create_task(listener.run())))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await running.task
+
+
+def request(path: str, body: bytes, *headers: str, method: str = "POST", length: int | None = None) -> bytes:
+    """Write a request that closes its connection."""
+    size = len(body) if length is None else length
+    lines = [f"{method} {path} HTTP/1.1", "Host: x", f"Content-Length: {size}", "Connection: close", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def status_of(answer: bytes) -> int:
+    """Return the status of a raw answer."""
+    return int(answer.split(b" ", 2)[1])
+
+
+def body_of(answer: bytes) -> bytes:
+    """Return the body of a raw answer."""
+    return answer.partition(b"\r\n\r\n")[2]
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Wait for what the listener notices in its own time; five seconds at most."""
+    for _ in range(500):
+        if is_so():
+            return
+        await asyncio.sleep(0.01)
+    assert is_so()
+
+
+@asynccontextmanager
+async def connected(running: Running) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Open a connection that is kept."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.listener.ports[0])
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def test_a_webhook_comes_in(serve: Serve) -> None:
+    """A signed webhook over HTTP is kept to the byte and answered with the count."""
+    running = await serve()
+    mac = hmac.new(b"whsec-of-the-webhook", f"{NOW_MS}.".encode() + EVENT, hashlib.sha256).hexdigest()
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{running.listener.ports[0]}") as session:
+        headers = {"Courier-Signature": f"t={NOW_MS},signature={mac}"}
+        async with session.post("/webhooks/courier", data=EVENT, headers=headers) as answer:
+            assert answer.status == 200
+            assert await answer.json() == {"accepted": 1, "duplicates": 0}
+            assert answer.headers["Server"] == "forwarder"
+        async with session.post("/webhooks/courier/?x=1", data=EVENT, headers=headers) as answer:
+            assert await answer.json() == {"accepted": 0, "duplicates": 1}
+    assert running.house.payloads() == [EVENT]
+
+
+async def test_a_page_in_a_browser_posts(serve: Serve) -> None:
+    """What a browser's SDK does over HTTP: ask, post, and read the answer, also while the daemon stops."""
+    running = await serve()
+    page = {"Origin": "https://shop.example"}
+    asks = page | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{running.listener.ports[0]}") as session:
+        async with session.options("/v1/track", headers=asks) as answer:
+            assert (answer.status, await answer.read()) == (204, b"")
+            assert answer.headers["Access-Control-Allow-Headers"] == "authorization"
+        known = page | {"Authorization": aiohttp.encode_basic_auth("key-of-the-source")}
+        async with session.post("/v1/track", data=b'{"userId":"u","event":"e"}', headers=known) as answer:
+            assert (answer.status, await answer.json()) == (200, {"success": True})
+            assert answer.headers["Access-Control-Allow-Origin"] == page["Origin"]
+        async with session.options("/inbound/segment", headers=asks) as answer:
+            assert answer.status == 429
+            assert "Access-Control-Allow-Origin" not in answer.headers
+        running.house.receiver.drain()
+        async with session.post("/v1/track", data=b"{}", headers=page) as answer:
+            assert answer.status == 503
+            assert answer.headers["Access-Control-Allow-Origin"] == page["Origin"]
+    assert running.house.rejections() == {("/inbound/segment", "method_wrong"): 1, ("/v1", "draining"): 1}
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/livez/"])
+async def test_health_is_served(serve: Serve, path: str) -> None:
+    """A probe gets its answer, and HEAD the same without a body."""
+    running = await serve()
+    assert status_of(await running.say(request(path, b"", method="GET"))) == 200
+    head = await running.say(request(path, b"", method="HEAD"))
+    assert (status_of(head), body_of(head)) == (200, b"")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GARBAGE\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03secret-word",
+        b"GET / HTTP/1.1\r\nsecret-word\r\n\r\n",
+        b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: secret-word\r\n\r\n",
+        b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /events HTTP/9.9\r\nHost: x\r\n\r\n",
+    ],
+    ids=lambda data: repr(data[:24]),
+)
+async def test_what_is_no_http_is_told_so(serve: Serve, caplog: pytest.LogCaptureFixture, data: bytes) -> None:
+    """Rubbish gets a 400 that quotes nothing, the connection ends, and no traceback is written."""
+    running = await serve()
+    with caplog.at_level(logging.DEBUG):
+        answer = await running.say(data)
+    assert status_of(answer) == 400
+    assert json.loads(body_of(answer))["error"]
+    everything = answer + running.house.log.getvalue().encode() + caplog.text.encode()
+    assert b"secret-word" not in everything
+    assert b"Traceback" not in everything
+    assert b"aiohttp" not in answer
+    assert [reason for _, reason in running.house.rejections()] == ["not_http"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"CONNECT example.com:443 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"GET //livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"GET /%2e%2e/%00 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"GET /%ff%fe HTTP/1.0\r\n\r\n",
+        b"GET http://elsewhere/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    ],
+    ids=lambda data: repr(data[:24]),
+)
+async def test_odd_targets_are_unknown_paths(serve: Serve, data: bytes) -> None:
+    """A target that is no endpoint is 404, however it is written."""
+    running = await serve()
+    assert status_of(await running.say(data)) == 404
+
+
+async def test_an_upgrade_is_ignored(serve: Serve) -> None:
+    """A request that asks for another protocol is answered in this one."""
+    running = await serve()
+    answer = await running.say(request("/events", EVENT, BUS, "Upgrade: websocket"))
+    assert status_of(answer) in (200, 400)
+
+
+async def test_a_chunked_body_is_read(serve: Serve) -> None:
+    """A body of unknown length is taken, however it is cut, also with a trailer."""
+    running = await serve()
+    chunks = b"".join(b"%x\r\n%b\r\n" % (1, EVENT[i : i + 1]) for i in range(len(EVENT))) + b"0\r\nX: y\r\n\r\n"
+    head = f"POST /events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n{BUS}\r\n\r\n"
+    assert status_of(await running.say(head.encode() + chunks)) == 200
+    assert running.house.payloads() == [EVENT]
+
+
+async def test_a_body_in_many_pieces_is_read(serve: Serve) -> None:
+    """A sender may take its time within the limit."""
+    running = await serve()
+    async with connected(running) as (reader, writer):
+        for byte in request("/events", EVENT, BUS):
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0)
+        assert status_of(await reader.read()) == 200
+    assert running.house.payloads() == [EVENT]
+
+
+async def test_broken_chunks_are_no_event(serve: Serve) -> None:
+    """A body whose framing breaks is turned away at once, however it is cut."""
+    running = await serve()
+    head = f"POST /events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n{BUS}\r\n\r\n".encode()
+    assert status_of(await running.say(head + b"ZZ\r\n{}\r\n0\r\n\r\n")) == 503
+    async with connected(running) as (reader, writer):
+        writer.write(head + b"2\r\n{}\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.05)  # the good chunk has been read
+        writer.write(b"ZZ\r\n{}\r\n0\r\n\r\n")
+        async with asyncio.timeout(5):
+            assert status_of(await reader.read()) == 503
+    assert running.house.spool.appends == 0
+    assert running.house.rejections() == {("/events", "body_broken"): 2}
+
+
+async def test_a_client_that_hangs_up_leaves_nothing(serve: Serve) -> None:
+    """Half a body is no event; the listener goes on."""
+    running = await serve()
+    for _ in range(3):
+        async with connected(running) as (_, writer):
+            writer.write(request("/events", EVENT[:10], BUS, length=len(EVENT)))
+            await writer.drain()
+    await until(lambda: running.house.rejections().get(("/events", "disconnected"), 0) == 3)
+    assert status_of(await running.say(request("/events", EVENT, BUS))) == 200
+    assert running.house.spool.appends == 1
+    assert "Traceback" not in running.house.log.getvalue()
+
+
+@pytest.mark.parametrize("is_chunked", [True, False])
+async def test_a_body_above_the_limit_is_not_read_to_its_end(serve: Serve, *, is_chunked: bool) -> None:
+    """Declared or not, a body that is too large is answered 413 and its connection ends."""
+    running = await serve(body_bytes_max=50_000)
+    async with connected(running) as (reader, writer):
+        if is_chunked:
+            head = f"POST /events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n{BUS}\r\n\r\n"
+            writer.write(head.encode() + b"FFFF\r\n" + bytes(0xFFFF) + b"\r\n")
+        else:
+            writer.write(request("/events", bytes(10), BUS, length=50_001))
+        async with asyncio.timeout(5):
+            answer = await reader.read()
+    assert status_of(answer) == 413
+    assert b"connection: close" in answer.lower()
+    assert running.house.rejections() == {("/events", "body_too_large"): 1}
+
+
+async def test_a_stranger_is_answered_before_the_body(serve: Serve) -> None:
+    """Who has no key is told so without sending a body, and `100 Continue` is for those who have."""
+    running = await serve()
+    async with connected(running) as (reader, writer):
+        writer.write(request("/events", b"", "Expect: 100-continue", length=1_000))
+        async with asyncio.timeout(5):
+            assert status_of(await reader.read()) == 401
+    async with connected(running) as (reader, writer):
+        writer.write(request("/events", b"", "Expect: 100-continue", BUS, length=len(EVENT)))
+        async with asyncio.timeout(5):
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(EVENT)
+            assert status_of(await reader.read()) == 200
+
+
+async def test_a_slow_body_is_turned_away_for_later(serve: Serve) -> None:
+    """A body that does not arrive within its time is answered 503 and its connection ends."""
+    running = await serve(limits=ListenerLimits(body_read_max_s=0.1))
+    async with connected(running) as (reader, writer):
+        writer.write(request("/events", EVENT[:5], BUS, length=len(EVENT)))
+        async with asyncio.timeout(5):
+            answer = await reader.read()
+    assert status_of(answer) == 503
+    assert b"Retry-After" in answer
+    assert running.house.rejections() == {("/events", "body_slow"): 1}
+
+
+@pytest.mark.parametrize("data", [b"", b"POST /ev", b"POST /events HTTP/1.1\r\nHost: x\r\nX-A: b"])
+async def test_a_slow_head_is_cut_off(serve: Serve, data: bytes) -> None:
+    """A connection that does not get through the head of a request is closed after its time."""
+    running = await serve(limits=ListenerLimits(idle_max_s=0.2))
+    assert await running.say(data) == b""
+
+
+async def test_bodies_together_have_a_limit(serve: Serve) -> None:
+    """Many large bodies at once do not add up in memory: the one too many is turned away for later."""
+    running = await serve(limits=ListenerLimits(held_bytes_max=60_000))
+    part = bytes(40_000)
+    async with connected(running) as (_, first), connected(running) as (reader, second):
+        first.write(request("/events", part, BUS, length=90_000))
+        await first.drain()
+        await asyncio.sleep(0.05)  # the first body has been read
+        second.write(request("/events", part, BUS, length=90_000))
+        async with asyncio.timeout(5):
+            assert status_of(await reader.read()) == 503
+    await until(lambda: not running.listener.shared.held_bytes)
+
+
+async def test_idle_connections_yield_to_new_ones(serve: Serve) -> None:
+    """Above the limit the connection that waits for nothing longest goes, so that a probe always gets its answer."""
+    running = await serve(limits=ListenerLimits(connections_max=3))
+    async with connected(running) as (oldest, _), connected(running) as (reader, writer), connected(running):
+        await until(lambda: len(running.listener.shared.connections) == 3)
+        writer.write(request("/livez", b"", method="GET").replace(b"Connection: close\r\n", b""))
+        assert await reader.readuntil(b"}")
+        assert status_of(await running.say(request("/livez", b"", method="GET"))) == 200
+        assert await oldest.read() == b""
+        writer.write(request("/livez", b"", method="GET"))
+        assert status_of(await reader.read()) == 200
+    assert running.house.rejections() == {("other", "too_many_connections"): 1}
+    assert "error" not in running.house.log.getvalue()
+
+
+async def test_busy_connections_do_not_yield(serve: Serve) -> None:
+    """A body that is being read goes only when nobody is idle, and a request that waits for its commit never."""
+    running = await serve(limits=ListenerLimits(connections_max=2))
+    spool = running.house.spool
+    spool.holds = True
+    async with connected(running) as (stored, first), connected(running) as (cut, second):
+        first.write(request("/events", EVENT, BUS))
+        second.write(request("/events", EVENT[:5], BUS, length=len(EVENT)))
+        await until(lambda: bool(running.listener.shared.reading) and spool.appends == 1)
+        assert status_of(await running.say(request("/livez", b"", method="GET"))) == 200
+        assert await cut.read() == b""
+        async with connected(running) as (_, third):
+            third.write(request("/events", EVENT, BUS))
+            await until(lambda: spool.appends == 2)
+            with suppress(ConnectionError):
+                assert await running.say(request("/livez", b"", method="GET")) == b""
+            spool.commit()
+            assert status_of(await stored.read()) == 200
+
+
+async def test_requests_in_a_row_on_one_connection(serve: Serve) -> None:
+    """A connection is kept, and requests sent without waiting are answered in their order."""
+    running = await serve()
+    one = f"POST /events HTTP/1.1\r\nHost: x\r\n{BUS}\r\nContent-Length: {len(EVENT)}\r\n\r\n".encode() + EVENT
+    answer = await running.say(one * 40 + request("/v1/batch", b"{}"))
+    assert answer.count(b"HTTP/1.1 200 OK") == 40
+    assert answer.rindex(b"HTTP/1.1 401") > answer.rindex(b"HTTP/1.1 200")
+
+
+async def test_a_large_batch_lets_others_through(serve: Serve) -> None:
+    """While a large batch is cut into its events, a small request is answered."""
+    running = await serve(body_bytes_max=10_000_000)
+    batch = b"[" + b",".join(b'{"id":"%d","pad":"%b"}' % (number, b"x" * 50) for number in range(5_000)) + b"]"
+    async with connected(running) as (large, first), connected(running) as (small, second):
+        first.write(request("/events", batch, BUS))
+        await until(lambda: bool(running.listener.shared.in_flight))
+        second.write(request("/events", EVENT, BUS))
+        assert status_of(await small.read()) == 200
+        assert running.house.spool.appends == 1
+        assert b'"accepted":5000' in await large.read()
+
+
+async def test_a_client_that_does_not_read_is_not_read(connect: Callable[..., Any]) -> None:
+    """Nothing more is read from who does not take its answers, or waits for too many; then it goes on."""
+    client = connect(limits=ListenerLimits(requests_waiting_max=4))
+    client.house.spool.holds = True
+    one = f"POST /events HTTP/1.1\r\nHost: x\r\n{BUS}\r\nContent-Length: {len(EVENT)}\r\n\r\n".encode() + EVENT
+    client.send(one * 4)
+    assert not client.is_paused
+    client.send(one)
+    assert client.is_paused
+    client.connection.pause_writing()
+    while client.house.spool.waiting:
+        client.house.spool.commit()
+    assert client.received.count(b"HTTP/1.1 200") == 5
+    assert client.is_paused
+    client.connection.resume_writing()
+    assert not client.is_paused
+    client.connection.expire()
+    assert client.is_closed
+
+
+async def test_half_a_connection_is_enough_for_the_answer(serve: Serve) -> None:
+    """Who says that it sends no more is answered all the same; who says so in the middle is not."""
+    running = await serve()
+    kept = request("/events", EVENT, BUS).replace(b"Connection: close\r\n", b"")
+    assert status_of(await running.say(kept, then_close=True)) == 200
+    assert await running.say(kept[:-1], then_close=True) == b""
+    assert await running.say(kept[:20], then_close=True) == b""
+    assert running.house.rejections() == {("/events", "disconnected"): 1}
+
+
+async def test_a_bug_is_a_500_without_a_word_of_it(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """An error that nobody expected asks the sender to come back, and tells its type and place to the log alone."""
+    running = await serve()
+    running.house.spool.refusal = ValueError("secret-word in the error's text")
+    with caplog.at_level(logging.DEBUG):
+        answer = await running.say(request("/events", EVENT, BUS))
+    assert status_of(answer) == 500
+    log = running.house.log.getvalue()
+    assert "request.crashed" in log
+    assert "ValueError" in log
+    assert ".py:" in log
+    assert b"secret-word" not in answer + log.encode() + caplog.text.encode()
+    assert "Traceback" not in log + caplog.text
+
+
+async def test_an_address_in_use_names_its_setting(serve: Serve) -> None:
+    """A port that is taken is a mistake in the settings, and the error says in which one."""
+    running = await serve()
+    other = listener_of(running.house, [("127.0.0.1", 0), ("127.0.0.1", running.listener.ports[0])])
+    with pytest.raises(SettingsInvalid, match=r"FORWARDER_LISTEN.*127\.0\.0\.1:\d+.*already"):
+        await other.run()
+
+
+@pytest.mark.parametrize("host", ["203.0.113.1", "no.such.host.invalid"])
+async def test_an_address_that_is_not_ours_names_its_setting(build_house: Callable[..., Any], host: str) -> None:
+    """An address of another machine, or none, cannot be listened on, and the error says so."""
+    house = build_house()
+    with pytest.raises(SettingsInvalid, match="FORWARDER_LISTEN"):
+        await listener_of(house, [(host, 0)]).start()
+    assert not house.health.is_listening
+
+
+async def test_one_value_serves_both_stacks(build_house: Callable[..., Any]) -> None:
+    """`[::]` takes IPv4 and IPv6, and several addresses are served side by side."""
+    house = build_house()
+    listener = listener_of(house, [("::", 0), ("127.0.0.1", 0)])
+    await listener.start()
+    task = asyncio.create_task(listener.run())
+    both, other = listener.ports
+    for host, port in (("127.0.0.1", both), ("::1", both), ("127.0.0.1", other)):
+        _, writer = await asyncio.open_connection(host, port)
+        writer.close()
+        await writer.wait_closed()
+    assert house.log.getvalue().count("listener.started") == 2
+    with pytest.raises(SettingsInvalid, match=r"FORWARDER_LISTEN.*\[::\]:\d+.*already"):
+        await listener_of(house, [("::", both)]).start()
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_a_port_is_free_again_at_once(serve: Serve) -> None:
+    """A daemon that restarts can listen where the one before it had clients a moment ago."""
+    running = await serve()
+    async with connected(running):
+        await running.listener.drain()
+        await running.task
+    with socket.socket() as again:
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        again.bind(("127.0.0.1", running.listener.ports[0]))
+
+
+async def test_a_drain_finishes_what_is_in_hand(serve: Serve) -> None:
+    """While stopping, what was admitted is stored and answered, what comes is 503, and nobody new gets in."""
+    running = await serve()
+    spool = running.house.spool
+    spool.holds = True
+    port = running.listener.ports[0]
+    async with connected(running) as (first_reader, first), connected(running) as (second_reader, second):
+        first.write(request("/events", EVENT, BUS).replace(b"Connection: close\r\n", b""))
+        await spool.asked.wait()
+        draining = asyncio.create_task(running.listener.drain())
+        await asyncio.sleep(0.05)  # the drain has begun
+        with pytest.raises(OSError, match=r".*"):
+            await asyncio.open_connection("127.0.0.1", port)
+        second.write(request("/events", EVENT, BUS).replace(b"Connection: close\r\n", b""))
+        async with asyncio.timeout(5):
+            refused = await second_reader.read()
+        assert status_of(refused) == 503
+        assert b"Connection: close" in refused
+        assert not draining.done()
+        spool.commit()
+        async with asyncio.timeout(5):
+            assert status_of(await first_reader.read()) == 200
+            await draining
+            await running.task
+
+
+async def test_a_drain_does_not_wait_for_a_slow_sender(serve: Serve) -> None:
+    """A body that is half read when the daemon stops gets a moment, then 503."""
+    running = await serve()
+    async with connected(running) as (reader, writer):
+        writer.write(request("/events", EVENT[:5], BUS, length=len(EVENT)))
+        await writer.drain()
+        await asyncio.sleep(0.05)  # the half body has been read
+        async with asyncio.timeout(5):
+            await running.listener.drain()
+            assert status_of(await reader.read()) == 503
+            await running.task
+    assert running.house.rejections() == {("/events", "draining"): 1}
+
+
+async def test_a_drain_closes_idle_connections(serve: Serve) -> None:
+    """Connections that wait for nothing do not keep the daemon from stopping."""
+    running = await serve()
+    async with connected(running) as (reader, _):
+        await asyncio.sleep(0.05)  # the connection is idle
+        async with asyncio.timeout(5):
+            await running.listener.drain()
+            await running.task
+            assert await reader.read() == b""
+    assert not running.health.is_listening
+
+
+async def test_a_cancelled_listener_lets_go(serve: Serve) -> None:
+    """At the deadline the listener is cancelled with requests in hand, and nothing of it is left."""
+    running = await serve()
+    spool = running.house.spool
+    spool.holds = True
+    async with connected(running) as (_, writer):
+        writer.write(request("/events", EVENT, BUS))
+        await spool.asked.wait()
+        running.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            async with asyncio.timeout(8):
+                await running.task
+    gc.collect()
+
+
+async def test_the_log_tells_where_the_doors_are(serve: Serve) -> None:
+    """Start and stop are told once each, with the address."""
+    running = await serve()
+    await running.listener.start()  # a second start changes nothing
+    port = running.listener.ports[0]
+    await running.listener.drain()
+    await running.task
+    log = running.house.log.getvalue()
+    assert log.count("listener.started") == log.count("listener.stopped") == 1
+    assert str(port) in log
+
+
+@pytest.mark.parametrize(
+    ("request_line", "endpoint", "status"),
+    [
+        ("GET /livez", "health", 200),
+        ("GET /nowhere", "other", 404),
+        ("POST /events", "/events", 401),
+        ("DELETE /v1/track?x=1", "/v1", 405),
+        ("POST /webhooks/courier/", "/webhooks/courier", 401),
+        (f"POST /events HTTP/1.1\r\n{BUS}\r\nX: x", "/events", 200),
+    ],
+)
+async def test_answers_are_counted_by_endpoint_and_status(
+    serve: Serve, request_line: str, endpoint: str, status: int
+) -> None:
+    """Every answer is in the metrics, under its endpoint, with its time; those not given yet are there as 0."""
+    running = await serve()
+    value = running.house.metrics.registry.get_sample_value
+    labels = {"endpoint": endpoint, "status": str(status)}
+    assert value("forwarder_answers_total", labels) in (0, None)
+    line, separator, rest = request_line.partition(" HTTP/1.1")
+    head = f"{line} HTTP/1.1{rest}\r\nHost: a\r\nConnection: close\r\nContent-Length: {len(EVENT)}\r\n\r\n"
+    assert f" {status} ".encode() in (await running.say(head.encode() + EVENT))[:20]
+    assert value("forwarder_answers_total", labels) == 1
+    assert value("forwarder_answer_duration_seconds_count", {"endpoint": endpoint}) == 1
+    assert value("forwarder_answer_duration_seconds_bucket", {"endpoint": endpoint, "le": "10.0"}) == 1
+    assert separator or not rest
+
+
+def test_every_reason_is_known_beforehand() -> None:
+    """Each word that a refusal is counted under is among those that metrics show from the start."""
+    folder = Path(inspect.getfile(PublicListener)).parents[1]
+    asked = re.compile(
+        r"""(?:Rejected\(\s*[^",()]*(?:\([^()]*\))?[^",()]*,|later\(|unknown\([^",]*,|_rejected\([^",]*,)\s*"(\w+)\""""
+    )
+    used = {reason for path in folder.rglob("*.py") for reason in asked.findall(path.read_text())}
+    assert len(used) > 15
+    assert used <= set(REJECTIONS)
