@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -77,6 +78,26 @@ async def test_company_gathers_while_a_request_is_under_way(bench: Any, spool: A
         answer.set()
         await run.settled()
     assert [len(batch.deliveries) for batch in run.sink.batches] == [1, 5]
+
+
+async def test_under_load_company_gathers_for_a_moment(bench: Any, spool: Any) -> None:
+    """Requests that are not full keep ten milliseconds between them, though each is answered at once."""
+    times: list[float] = []
+
+    def judge(_batch: Batch) -> Verdict:
+        times.append(asyncio.get_running_loop().time())
+        return Delivered()
+
+    run = bench(judge)
+    async with run.running():
+        for _ in range(60):
+            spool.add(b"{}")
+            await asyncio.sleep(0.001)
+        await run.settled()
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    assert gaps
+    assert min(gaps) > 0.008  # between the answers: a request takes about a millisecond
+    assert spool.counts() == {State.DELIVERED: 60}
 
 
 async def test_one_poison_among_a_hundred(bench: Any, spool: Any) -> None:
