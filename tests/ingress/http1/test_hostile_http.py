@@ -235,7 +235,13 @@ def test_proxy_protocol_is_taken_off(connect: Connect, preface: bytes, size: int
 
 
 @pytest.mark.parametrize(
-    "preface", [b"PROXY " + b"x" * 200, V2_SIGNATURE + b"\x11\x11\x00\x0c" + bytes(12), b"PROXY TCP4\r\nPROXY TCP4\r\n"]
+    "preface",
+    [
+        b"PROXY " + b"x" * 200,
+        V2_SIGNATURE + b"\x11\x11\x00\x0c" + bytes(12),
+        V2_SIGNATURE + b"\x21\x11\xff\xff",
+        b"PROXY TCP4\r\nPROXY TCP4\r\n",
+    ],
 )
 def test_what_is_not_quite_proxy_protocol_is_turned_away(connect: Connect, preface: bytes) -> None:
     """A header that is none, or two of them, end the connection with a 4xx or 503 and nothing behind them is read."""
