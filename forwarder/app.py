@@ -131,7 +131,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio
         *rotation(settings, base, hangup),
     )
     return Daemon(
-        stages=((listener,), routes, helpers),
+        stages=((listener,), routes, helpers, (spool,)),
         probes=probes,
         notifier=notifier(os.environ, pid=os.getpid()),
         reporter=reporter,

@@ -13,6 +13,7 @@ _VERBS = {
     "events": "forwarder.cli.events:events",
     "replay": "forwarder.cli.act:replay",
     "discard": "forwarder.cli.act:discard",
+    "incidents": "forwarder.cli.incident_list:incidents",
     "pause": "forwarder.cli.routes:pause",
     "resume": "forwarder.cli.routes:resume",
     "map": "forwarder.cli.dry_run:map_",

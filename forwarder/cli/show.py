@@ -27,7 +27,7 @@ _STATE_COLOURS = {
     "held": "red",
     "fail": "red",
 }
-_WAYS = {"courier_to_rudderstack": "outbound", "rudderstack_to_courier": "inbound"}
+WAYS = {"courier_to_rudderstack": "outbound", "rudderstack_to_courier": "inbound"}
 EVENT_KEYS = (
     "sequence",
     "route",
@@ -67,7 +67,7 @@ def event_line(event: Mapping[str, Any], width: int = 0) -> str:
     told = (
         local(event["received_at"])[5:],
         f"{event['sequence']:>7}",
-        _WAYS.get(event["route"], event["route"]).ljust(8),
+        WAYS.get(event["route"], event["route"]).ljust(8),
         plain(event["state"], 9),
         plain(event["event"] or event["type"], 20),
         plain(event["user_id"], 13),

@@ -220,6 +220,27 @@ class Audit(Struct, frozen=True, kw_only=True):
     audit: list[AuditLine]
 
 
+class Incident(Struct, frozen=True, kw_only=True):
+    """One thing that went wrong; `ended_at` null: it goes on. `scope` is the route, or a family of calls within it."""
+
+    kind: Annotated[str, Meta(description="hold, back_off, refusal or late")]
+    route: RouteName | None
+    scope: str
+    cause: str
+    remedy: str
+    began_at: Time
+    ended_at: Time
+    lasted_s: float
+    delayed: Annotated[Count, Meta(description="the most events that were pending meanwhile")]
+    dead: Annotated[Count, Meta(description="events that died meanwhile")]
+
+
+class IncidentList(Struct, frozen=True, kw_only=True):
+    """What went wrong, newest first."""
+
+    incidents: list[Incident]
+
+
 class Setting(Struct, frozen=True, kw_only=True):
     """One setting in effect; secrets are masked."""
 

@@ -182,6 +182,14 @@ class Reporter:
 
     # --- the operator ---
 
+    def incident_began(self, kind: str, *, route: str, scope: str, cause: str) -> None:
+        """Tell that something goes wrong; `cause` holds no payload."""
+        self._log.warning("incident.began", kind=kind, route=route, scope=scope, reason=cause)
+
+    def incident_ended(self, kind: str, *, route: str, scope: str, lasted_s: float) -> None:
+        """Tell that it is over, and how long it was."""
+        self._log.warning("incident.ended", kind=kind, route=route, scope=scope, lasted_s=round(lasted_s, 1))
+
     def operator_failed(self, error: Exception) -> None:
         """Tell that a request of the operator's listener met a bug of ours: by type and place, never by text."""
         self._log.error("operator.failed", reason=type(error).__name__, exc_info=error)

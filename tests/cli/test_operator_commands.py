@@ -253,6 +253,14 @@ def test_one_event_is_shown_whole(filled: Shell) -> None:
     assert filled("events", "show", "99").exit_code == 1
 
 
+def test_incidents_are_listed(filled: Shell) -> None:
+    """`incidents` lists what was kept, also of a stopped daemon; none is said aside."""
+    result = filled("incidents")
+    assert (result.exit_code, result.stdout, "no incidents" in result.stderr) == (0, "", True)
+    result = filled("incidents", "--json")
+    assert (result.exit_code, result.stdout) == (0, "")
+
+
 def test_a_route_is_paused_and_resumed(filled: Shell, daemon: Daemon) -> None:
     """`pause` and `resume` take short names; what does not run, or is stopped, is told."""
     assert "nothing to pause" in filled("pause", "outbound").stderr
