@@ -24,5 +24,6 @@ def test_a_batch_counts_as_its_observations(amounts: list[float]) -> None:
     whole.labels("r").observe_all(amounts)
     for amount in amounts:
         single.labels("r").observe(amount)
-    # From Python 3.12 on `sum` rounds less than one addition after the other does.
-    assert [(name, labels, pytest.approx(value)) for name, labels, value in _samples(single)] == _samples(whole)
+    for (name, labels, value), expected in zip(_samples(whole), _samples(single), strict=True):
+        # From Python 3.12 on `sum` rounds less than one addition after the other does.
+        assert (name, labels, pytest.approx(value)) == expected
