@@ -29,7 +29,7 @@ class State(StrEnum):
 
 
 class Labels(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What people look an event up by. Taken from the payload at the door, never logged.
+    """What people look an event up by. Taken from the payload on arrival, never logged.
 
     Each is cut to 256 characters before it gets here; "" when the event has none.
     """
@@ -68,7 +68,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     partition_key: str  # events with the same non-empty key apply in order (law 4); "" = no order
     received_at_ms: int
     payload: bytes  # the one event's own JSON (an element of an array is cut out of its request)
-    source: str = ""  # the door: "webhook", "events", "rudderstack", "segment", "v1"
+    source: str = ""  # the endpoint: "webhook", "events", "rudderstack", "segment", "v1"
     labels: Labels = _NO_LABELS
     recurrence: Recurrence | None = None
 
@@ -161,7 +161,7 @@ class TryLater:
     """It may heal by itself. `scope` is what must wait: "route", a family of calls, or "event"."""
 
     reason: str
-    after_s: float | None  # the destination's own wish (already capped), else None: our backoff
+    after_s: float | None  # what the destination asked for (already capped), else None: our backoff
     scope: str
     effect: Effect
 

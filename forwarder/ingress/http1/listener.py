@@ -126,12 +126,11 @@ class PublicListener:
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
+        self._sweeper = loop.call_later(self._sweep_every_s, self._sweep)  # first: whatever happens, the next one comes
         now_s = loop.time()
-        shared = self.shared
-        shared.tick(now_s)
-        for client in [client for client in shared.connections if client.deadline_s <= now_s]:
+        self.shared.tick(now_s)
+        for client in [client for client in self.shared.connections if client.deadline_s <= now_s]:
             client.expire()
-        self._sweeper = loop.call_later(self._sweep_every_s, self._sweep)
 
     def _stop_sweeping(self) -> None:
         if self._sweeper is not None:
