@@ -29,7 +29,7 @@ class State(StrEnum):
 
 
 class Labels(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What people look an event up by. Taken from the payload as it arrives, never logged.
+    """What people look an event up by. Taken from the payload on arrival, never logged.
 
     Each is cut to 256 characters before it gets here; "" when the event has none.
     """
@@ -161,7 +161,7 @@ class TryLater:
     """It may heal by itself. `scope` is what must wait: "route", a family of calls, or "event"."""
 
     reason: str
-    after_s: float | None  # the destination's own wish (already capped), else None: our backoff
+    after_s: float | None  # what the destination asked for (already capped), else None: our backoff
     scope: str
     effect: Effect
 

@@ -14,7 +14,7 @@ import msgspec
 from forwarder.delivery.policy import ROUTE, Decision, Outcome
 from forwarder.model import Answer, Attempt, Batch, Delivery, Filtered, Lease, Refused, Settled, State, Verdict
 
-_SIZE_REMEMBERED_S: Final = 600.0
+_SIZE_KNOWN_S: Final = 600.0
 
 
 class _Progress(msgspec.Struct, omit_defaults=True):
@@ -30,7 +30,7 @@ class Flight:
     leases: tuple[Lease, ...]
     batch: Batch
     failures: int = 0  # in a row, for whatever reason
-    strikes: int = 0  # of these, how many while others succeeded
+    failed_alone: int = 0  # of these, how many while others succeeded
     passes_seen: int = -1  # how many requests of the route had succeeded at its last failure
     is_probe: bool = False
     attempts: list[Attempt] = field(default_factory=list)  # of its calls before the last, to be recorded
@@ -103,7 +103,7 @@ class Flight:
             leases=self.leases[part],
             batch=batch_of(self.batch.deliveries[part]),
             failures=self.failures,
-            strikes=self.strikes,
+            failed_alone=self.failed_alone,
             passes_seen=self.passes_seen,
         )
 
@@ -197,7 +197,7 @@ class Flights:
         bytes, so that nobody can know it beforehand). What was learnt is tried anew after ten minutes.
         """
         self._learnt_bytes_max = max(1, min(self.bytes_max(now_s=now_s), flight.batch.size_bytes // 2))
-        self._learnt_until_s = now_s + _SIZE_REMEMBERED_S
+        self._learnt_until_s = now_s + _SIZE_KNOWN_S
 
     def bytes_max(self, *, now_s: float) -> int:
         """Return the limit of a batch that holds now."""

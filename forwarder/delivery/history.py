@@ -1,4 +1,4 @@
-"""What a route remembers of answers, to tell one bad event from a destination that is bad for all. Pure.
+"""What a route knows of past answers, to tell one bad event from a destination that is bad for all. Pure.
 
 Kept in memory, for at most so many events: after a restart an event is merely judged once more. What must survive
 one is the attempts and the progress in the spool.
@@ -43,7 +43,7 @@ class History:
             return 1
         return self._suspects.get(lease.sequence) if self._suspects else None
 
-    def recall(self, flight: Flight) -> None:
+    def restore(self, flight: Flight) -> None:
         """Tell a lone event that comes back from the spool what is known of its failures."""
         known = self._failing.get(flight.leases[0].sequence)
         if known is not None:
@@ -62,7 +62,7 @@ class History:
             is_probe=flight.is_probe,
             held=held,
             failures=flight.failures,
-            strikes=flight.strikes,
+            failed_alone=flight.failed_alone,
             others_passed=self._passes > flight.passes_seen,
             attempt=lease.attempt,
             failing_since_ms=lease.first_failed_at_ms,
@@ -77,7 +77,7 @@ class History:
                 return replace(known, refused_in_a_row=self._refused(lease.sequence)) if is_counted else known
             case TryLater():
                 flight.failures += 1
-                flight.strikes += known.failures > 0 and known.others_passed
+                flight.failed_alone += known.failures > 0 and known.others_passed
                 flight.passes_seen = self._passes
                 if verdict.scope == EVENT and len(self._failing_row) < OUTAGE_EVENTS_MIN:
                     self._failing_row.add(lease.sequence)
@@ -88,13 +88,13 @@ class History:
                 assert_never(unreachable)
 
     def set_aside(self, flight: Flight) -> None:
-        """Remember of a lone event, which goes back to the spool, that it failed."""
+        """Keep of a lone event, which goes back to the spool, that it failed."""
         if len(self._failing) >= EVENTS_MAX:
             self._failing.clear()
         self._failing[flight.leases[0].sequence] = (flight.failures, flight.passes_seen)
 
     def began_hold(self, scope: str, flight: Flight) -> None:
-        """Remember who began a hold: they travel in ever smaller company until one is found out."""
+        """Keep who began a hold: they travel in ever smaller company until one is found out."""
         self._passes_at_hold[scope] = self._passes
         if len(self._suspects) + len(flight.leases) > EVENTS_MAX:
             self._suspects.clear()

@@ -138,7 +138,7 @@ def test_others_passed() -> None:
     third = _observe(history, flight, LATER)
     assert [case.others_passed for case in (first, second, third)] == [True, False, True]
     assert [case.failures for case in (first, second, third)] == [0, 1, 2]
-    assert (third.strikes, flight.strikes, flight.failures) == (0, 1, 3)
+    assert (third.failed_alone, flight.failed_alone, flight.failures) == (0, 1, 3)
     _observe(history, _flight(3), Delivered())
     assert _observe(history, flight, LATER).others_passed
 
@@ -151,14 +151,14 @@ def test_a_failure_is_recalled_when_the_event_comes_back() -> None:
         _observe(history, flight, LATER)
     history.set_aside(flight)
     again = _flight(1)
-    history.recall(again)
+    history.restore(again)
     assert (again.failures, again.passes_seen) == (3, 0)
     other = _flight(2)
-    history.recall(other)
+    history.restore(other)
     assert (other.failures, other.passes_seen) == (0, -1)
     _observe(history, again, Delivered())
     fresh = _flight(1)
-    history.recall(fresh)
+    history.restore(fresh)
     assert fresh.failures == 0
 
 
@@ -170,8 +170,8 @@ def test_failures_are_bounded() -> None:
         _observe(history, flight, LATER)
         history.set_aside(flight)
     first, last = _flight(0), _flight(EVENTS_MAX)
-    history.recall(first)
-    history.recall(last)
+    history.restore(first)
+    history.restore(last)
     assert (first.failures, last.failures) == (0, 1)
 
 
