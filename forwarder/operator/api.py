@@ -23,8 +23,8 @@ from forwarder.operator.acts import Acts
 from forwarder.operator.incidents import Incidents
 from forwarder.operator.openapi import document
 from forwarder.operator.operation import Operation, QueryInvalid, sequence_of
+from forwarder.operator.parameters import Chosen, Listing, OfLog, OfReason, OfRoute, Replay, Selection, Why
 from forwarder.operator.parts import OperatedRoute
-from forwarder.operator.selection import Chosen, Listing, OfLog, OfReason, OfRoute, Replay, Selection, Why
 from forwarder.operator.text import moment
 from forwarder.operator.walk import step
 
