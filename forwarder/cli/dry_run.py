@@ -102,7 +102,7 @@ def _elements(file: BinaryIO) -> tuple[list[Element | None], bool]:
     """Cut the file as the endpoints do, so that what they put right is put right here; True for a lone event."""
     try:
         body = elements.trimmed(file.read())
-        return list(elements.from_array(body)), not body.startswith(b"[")
+        return list(map(elements.element, elements.array_of(body))), not body.startswith(b"[")
     except (NotJson, TooManyElements) as error:
         raise CommandFailed(f"{file.name} is no JSON: {error}") from None
 

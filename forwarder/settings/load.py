@@ -7,9 +7,9 @@ from types import MappingProxyType
 from pydantic import ValidationError
 
 from forwarder.errors import SettingsInvalid
-from forwarder.settings.model import GATHERED, Reading, Settings
 from forwarder.settings.names import unknown
 from forwarder.settings.proxies import read_proxies
+from forwarder.settings.settings import GATHERED, Reading, Settings
 from forwarder.settings.sources import SECRETS_DIR, Found, Gathered, Place, gather
 from forwarder.settings.together import conflicts
 

@@ -21,7 +21,7 @@ from prometheus_client import (
 
 from forwarder import __version__
 from forwarder.model import RouteName, State
-from forwarder.telemetry.answers import Answers
+from forwarder.telemetry.answer_times import Answers
 
 ROUTE_STATES = ("running", "paused", "held", "backing_off")
 INCIDENT_KINDS = ("hold", "back_off", "refusal", "late")

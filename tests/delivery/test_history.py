@@ -107,19 +107,23 @@ def test_suspects_travel_in_ever_smaller_company() -> None:
     history = _batches()
     history.began_hold(ROUTE, _flight(*range(100)))
     assert history.together_max(_lease(5)) == 50
+    history.began_hold(ROUTE, _flight(5, 6, 7))
+    assert repr(history.together_max(_lease(5))) == "1"
     history.began_hold(ROUTE, _flight(5))
     assert history.together_max(_lease(5)) == 1
     _observe(history, _flight(5), Delivered())
     assert history.together_max(_lease(5)) is None
-    assert history.together_max(_lease(6)) == 50
-    assert history.together_max(_lease(7, attempt=2)) == 1
+    assert history.together_max(_lease(8)) == 50
+    assert history.together_max(_lease(9, attempt=2)) == 1
 
 
 def test_suspicion_is_bounded() -> None:
     """Suspicion of very many is dropped rather than kept without limit."""
     history = _batches()
-    for start in range(0, EVENTS_MAX + 1, 100):
+    for start in range(0, EVENTS_MAX, 100):
         history.began_hold(ROUTE, _flight(*range(start, start + 100)))
+    assert history.together_max(_lease(0)) == 50
+    history.began_hold(ROUTE, _flight(*range(EVENTS_MAX, EVENTS_MAX + 100)))
     assert history.together_max(_lease(0)) is None
     assert history.together_max(_lease(EVENTS_MAX + 50)) == 50
 
@@ -135,6 +139,8 @@ def test_others_passed() -> None:
     assert [case.others_passed for case in (first, second, third)] == [True, False, True]
     assert [case.failures for case in (first, second, third)] == [0, 1, 2]
     assert (third.strikes, flight.strikes, flight.failures) == (0, 1, 3)
+    _observe(history, _flight(3), Delivered())
+    assert _observe(history, flight, LATER).others_passed
 
 
 def test_a_failure_is_recalled_when_the_event_comes_back() -> None:

@@ -189,6 +189,25 @@ def test_delivery_carries_key_and_family() -> None:
     assert delivery.idempotency_key == idempotency_key(KEY, call)
 
 
+def test_calls_of_one_operation_are_told_apart() -> None:
+    """The same operation thrice has three places, and so three keys."""
+    plan = new_plan(_deliveries("POST /send", "POST /send", "POST /lists/a", "POST /send"))
+    assert [call.position for call in plan.calls] == [0, 1, 0, 2]
+    assert len({idempotency_key(KEY, call) for call in plan.calls}) == 4
+    assert plan.refused() is None
+    delivery = delivery_of(_lease(b""), plan.calls[3])
+    assert (delivery.sequence, delivery.idempotency_key) == (1, idempotency_key(KEY, plan.calls[3]))
+
+
+def test_a_replay_with_a_new_call_first_knows_the_old_ones() -> None:
+    """A call that was not planned before hides none that was; what is kept of former ones has no body."""
+    old = new_plan(_deliveries("POST /send", "POST /lists/a"))
+    old.calls[0].close(Fate.DONE)
+    plan = replan(old, _deliveries("POST /profiles/u", "POST /send"), everything=False)
+    assert [call.fate for call in plan.calls] == [Fate.OPEN, Fate.DONE]
+    assert [(call.operation, call.body) for call in plan.former] == [("POST /lists/a", b"")]
+
+
 def test_progress_is_json() -> None:
     """What is kept can be shown."""
     shown: Any = msgspec.json.decode(new_plan(_deliveries("POST /send")).encoded())

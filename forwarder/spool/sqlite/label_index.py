@@ -65,14 +65,16 @@ class LabelIndex:
         routes = bytearray(BLOCK_EVENTS)
         low_ms, high_ms = 2**62, 0
         for route, rows in enumerate(self._labels(transaction, first)):
-            for sequence, at_ms, event, user_id, message_id in rows:
-                position = sequence - first
-                hashes[KIND_EVENT][position] = crc32(event.encode()) or 1
-                hashes[KIND_USER][position] = crc32(user_id.encode()) or 1
-                hashes[KIND_MESSAGE][position] = crc32(message_id.encode()) or 1
+            if not rows:
+                continue
+            sequences, times_ms, *labels = zip(*rows, strict=True)
+            low_ms, high_ms = min(low_ms, *times_ms), max(high_ms, *times_ms)
+            positions = [sequence - first for sequence in sequences]
+            for column, texts in zip(hashes, labels, strict=True):
+                for position, hashed in zip(positions, [crc32(one.encode()) or 1 for one in texts], strict=True):
+                    column[position] = hashed
+            for position in positions:
                 routes[position] = route + 1
-                low_ms = min(low_ms, at_ms)
-                high_ms = max(high_ms, at_ms)
         values = [(kind, block, low_ms, high_ms, column.tobytes()) for kind, column in enumerate(hashes)]
         values.append((KIND_ROUTE, block, low_ms, high_ms, bytes(routes)))
         transaction.executemany("INSERT OR REPLACE INTO label_index VALUES (?, ?, ?, ?, ?)", values)

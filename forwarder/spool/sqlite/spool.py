@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import apsw
 
-from forwarder.errors import SpoolClosed, SpoolFull, SpoolUnusable
+from forwarder.errors import SpoolClosed, SpoolFull, SpoolUnusable, WorkerEnded
 from forwarder.model import Attempt, Demand, Envelope, Lease, Receipt, RouteName, Settlement
 from forwarder.ports import AuditRow, Clock
 from forwarder.spool.capacity import incoming_bytes
@@ -284,10 +284,10 @@ class SqliteSpool(ArchiveFront):
     # --- Worker and Probeable ---
 
     async def run(self) -> None:
-        """Wait for the end; raises `SpoolUnusable` when the writer ended unasked. See `ports.Worker`."""
+        """Wait for the end; raises `WorkerEnded` when the writer ended unasked. See `ports.Worker`."""
         await self._is_done.wait()
         if self._failure is not None:
-            raise SpoolUnusable(f"the spool's writer ended ({type(self._failure).__name__}): please report it")
+            raise WorkerEnded(f"the spool's writer ended ({type(self._failure).__name__}): please report it")
 
     async def drain(self) -> None:
         """Let `run` return; see `ports.Worker`. What is in hand is committed when the spool is closed."""

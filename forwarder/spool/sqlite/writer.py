@@ -144,6 +144,8 @@ class Writer:
             self._finish()
         except BaseException as broken:  # noqa: BLE001 - whatever it was, nobody may wait for a thread that ended
             error = broken
+            self._checkpoints.stop()
+            self._connection.close()
         finally:
             self._abandon()
             self._ended(error)
