@@ -149,7 +149,7 @@ class LeaseQueue:
         )
 
     def read_begins(self) -> None:
-        """Remember from now on what happens beside a read."""
+        """Note from now on what happens beside a read."""
         self._reads += 1
 
     def read_ended(self) -> None:

@@ -16,7 +16,7 @@ from forwarder.model import Demand, Lease, Returned, Settlement
 from forwarder.ports import Clock
 from forwarder.spool.lease_queue import LeaseQueue, Refill, Wanted
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.sqlite.intake import Intake
+from forwarder.spool.sqlite.appends import Intake
 from forwarder.spool.sqlite.refill import newest, refill
 from forwarder.spool.sqlite.requeue import Heads
 from forwarder.spool.sqlite.settlement import Claim, Moves, is_unchanged

@@ -19,6 +19,7 @@ from forwarder.ports import AuditRow, Clock
 from forwarder.spool.capacity import incoming_bytes
 from forwarder.spool.front import ArchiveFront
 from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.sqlite.appends import Intake
 from forwarder.spool.sqlite.attempts import record
 from forwarder.spool.sqlite.checkpoints import Checkpoints
 from forwarder.spool.sqlite.codes import ROUTE_CODES
@@ -31,7 +32,6 @@ from forwarder.spool.sqlite.database import (
 )
 from forwarder.spool.sqlite.faults import DAMAGE_ERRORS, DISK_ERRORS, DISK_FULL, RETRY_AFTER_S, is_no_room, unusable
 from forwarder.spool.sqlite.files import FileWatch, FolderLock, Reserve
-from forwarder.spool.sqlite.intake import Intake
 from forwarder.spool.sqlite.leasing import Leasing
 from forwarder.spool.sqlite.reading.archive import Live, SqliteArchive
 from forwarder.spool.sqlite.requeue import chunks, discard, requeue

@@ -2,7 +2,7 @@
 
 Group commit is sized by what is queued, never by a timer: while one commit syncs, the next one gathers.
 A job that fails does not fail its commit-mates: the group is rolled back and each tried alone. A full
-disk shuts the doors and defers settlements until they can be written. No error of a job or of housekeeping ends the
+disk stops acceptance and defers settlements until they can be written. No error of a job or of housekeeping ends the
 thread; should it end all the same, everything that waits is rolled back, and the spool hears of it.
 """
 
@@ -19,12 +19,12 @@ from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.model import Envelope, Receipt
 from forwarder.ports import Clock
 from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.sqlite.appends import Intake, take_in
 from forwarder.spool.sqlite.checkpoints import Checkpoints
 from forwarder.spool.sqlite.faults import DAMAGE_ERRORS, DISK_ERRORS, RETRY_AFTER_S, words
 from forwarder.spool.sqlite.files import FileWatch, Reserve
 from forwarder.spool.sqlite.housekeeping import Housekeeping
-from forwarder.spool.sqlite.intake import Intake, take_in
-from forwarder.spool.sqlite.keys import KnownKeys
+from forwarder.spool.sqlite.known_keys import KnownKeys
 from forwarder.spool.sqlite.transaction import Memory, Transaction, load_memory
 
 _GROUP_MAX = 2_000  # jobs in one commit
@@ -298,7 +298,7 @@ class Writer:
             self._set_condition(fault, len(self._deferred))
 
     def _recover(self) -> None:
-        """Write down what was deferred, oldest first; then open the doors once the reserve is back."""
+        """Write down what was deferred, oldest first; then accept again once the reserve is back."""
         while self._deferred:
             try:
                 self._tell(self._attempt([self._deferred[0]]))
