@@ -118,7 +118,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     operation: str
     body: bytes
     idempotency_key: str = ""  # inbound only; "" sends none
-    family: str = ""  # inbound only: the family of calls for limits and holds ("profiles", "lists")
+    group: str = ""  # inbound only: the rate-limit group of the call ("profiles", "lists")
     note: str = ""  # what people shall know of the event though it is delivered; no value out of the payload
 
 
@@ -158,7 +158,7 @@ class Unmapped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TryLater:
-    """It may heal by itself. `scope` is what must wait: "route", a family of calls, or "event"."""
+    """It may heal by itself. `scope` is what must wait: "route", a rate-limit group, or "event"."""
 
     reason: str
     after_s: float | None  # what the destination asked for (already capped), else None: our backoff
@@ -180,7 +180,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """The set-up is wrong, no event's fault: hold `scope` ("route" or a family), alarm and probe."""
+    """The set-up is wrong, no event's fault: hold `scope` ("route" or a rate-limit group), alarm and probe."""
 
     reason: str
     scope: str

@@ -126,6 +126,10 @@ def status_lines(status: Mapping[str, Any], earlier: Mapping[str, Any] | None = 
     if not spool["is_accepting"]:
         refusal = f"Not accepting new events: {plain(spool['refusal'])}. Senders retry."
         lines.append(click.style(f"refusing  {refusal}", fg="red", bold=True))
+    for one in status.get("rejected", ()):
+        if one["last_hour"]:
+            why = plain(one["reason"].replace("_", " "))
+            lines.append(f"rejected {one['last_hour']} in the last hour at {plain(one['endpoint'])}: {why}")
     before = {route["name"]: route for route in earlier["routes"]} if earlier else {}
     passed_s = status["uptime_s"] - earlier["uptime_s"] if earlier else 0.0
     for route in status["routes"]:

@@ -67,6 +67,10 @@ class Flight:
         """Return what must be on disk before this is sent; None when it is, or nothing must."""
         return None
 
+    def unsent(self) -> bytes | None:
+        """Return what is to be on disk when this goes back without having been sent; None for what is there."""
+        return None
+
     def end(self, decision: Decision, answer: Answer) -> bool:
         """Learn what was decided; return whether the same events go on with another call."""
         del answer
@@ -231,13 +235,13 @@ class Flights:
             times.append(self._open_since_s + self._limits.wait_max_s)
         return min(times, default=None)
 
-    def take_all(self) -> list[Lease]:
-        """Empty it and return every lease."""
+    def take_all(self) -> list[Flight]:
+        """Empty it and return every flight."""
         self._close_batch()
         flights = [*self._ready, *(flight for _, flight in self._waiting)]
         self._ready.clear()
         self._waiting.clear()
-        return [lease for flight in flights for lease in flight.leases]
+        return flights
 
     def _close_batch(self) -> None:
         if not self._open:

@@ -34,12 +34,12 @@ class History:
         self._failing_row: set[int] = set()
         self._held_row: dict[str, set[int]] = {}
         self._refused_row: list[int] = []
-        self._last_chance: set[int] = set()
+        self._refused_before: set[int] = set()
         self._suspects: dict[int, int] = {}  # event → how many may travel together with it, itself included
 
     def together_max(self, lease: Lease) -> int | None:
         """Return how many events may travel with this one, itself included; None when it is above suspicion."""
-        if lease.attempt > 1 or lease.sequence in self._last_chance:
+        if lease.attempt > 1 or lease.sequence in self._refused_before:
             return 1
         return self._suspects.get(lease.sequence) if self._suspects else None
 
@@ -102,9 +102,8 @@ class History:
             self._suspects[sequence] = max(1, len(flight.leases) // 2)
 
     def take_refused(self) -> list[int]:
-        """End the row of refusals; its events are to be tried once more, alone, and a refusal counts no more."""
+        """End the row of refusals, and return its events: they are to be tried once more."""
         row, self._refused_row = self._refused_row, []
-        self._last_chance.update(row)
         return row
 
     def _passed(self, sequences: Sequence[int], *, group: str, now_s: float) -> None:
@@ -120,14 +119,20 @@ class History:
             if known:
                 for sequence in sequences:
                     known.pop(sequence, None)
-        if self._last_chance:
-            self._last_chance.difference_update(sequences)
+        if self._refused_before:
+            self._refused_before.difference_update(sequences)
 
     def _refused(self, sequence: int) -> int:
-        """Return the length of the row; 0 for an event that was to be tried once more."""
-        if sequence in self._last_chance:
-            self._last_chance.discard(sequence)
+        """Return the length of the row; 0 for an event that was refused before: after a hold, or a replay of it.
+
+        Such an event travels alone and its refusals hold nobody: dead letters may be replayed though their cause
+        remains.
+        """
+        if sequence in self._refused_before:
             return 0
+        if len(self._refused_before) >= EVENTS_MAX:
+            self._refused_before.clear()
+        self._refused_before.add(sequence)
         self._refused_row.append(sequence)
         return len(self._refused_row)
 

@@ -23,8 +23,8 @@ from forwarder.operator.acts import Acts
 from forwarder.operator.incidents import Incidents
 from forwarder.operator.openapi import document
 from forwarder.operator.operation import Operation, QueryInvalid, sequence_of
+from forwarder.operator.parameters import Chosen, Listing, OfLog, OfReason, OfRoute, Replay, Selection, Why
 from forwarder.operator.parts import OperatedRoute
-from forwarder.operator.selection import Chosen, Listing, OfLog, OfReason, OfRoute, Replay, Selection, Why
 from forwarder.operator.text import moment
 from forwarder.operator.walk import step
 
@@ -83,6 +83,7 @@ class Api:
             started_at=moment(parts.started_at_ms),
             uptime_s=max(0, now_ms - parts.started_at_ms) / 1000,
             spool=views.spool(facts),
+            rejected=list(parts.rejections.lately()),
             routes=[views.route(name, facts, states.get(name.value), now_ms=now_ms) for name in RouteName],
         )
 

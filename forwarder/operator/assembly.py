@@ -9,12 +9,12 @@ from forwarder.operator.api import Api, described
 from forwarder.operator.checks import LocalCheck
 from forwarder.operator.guard import OperatorGuard
 from forwarder.operator.incidents import Incidents
-from forwarder.operator.listener import OperatorListener, operator_app
 from forwarder.operator.pages.jobs import Jobs
 from forwarder.operator.pages.login import PUBLIC_PATHS
 from forwarder.operator.pages.render import Renderer
 from forwarder.operator.pages.site import Site, static_routes
 from forwarder.operator.parts import Parts
+from forwarder.operator.serving import OperatorListener, operator_app
 from forwarder.operator.sessions import Sessions
 from forwarder.ports import Worker
 from forwarder.settings import Settings

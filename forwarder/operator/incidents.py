@@ -132,6 +132,7 @@ class Incidents:
     async def look(self) -> None:
         """Look once."""
         parts = self._parts
+        parts.rejections.sample(now_ms=parts.clock.wall_ms())
         statuses = {RouteName(route.name): route.status() for route in parts.routes}
         began, ended = self.watch.look(statuses, await parts.archive.facts(), now_ms=parts.clock.wall_ms())
         for one in began:

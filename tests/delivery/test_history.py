@@ -70,13 +70,14 @@ def test_what_is_known_of_an_answer() -> None:
 
 
 def test_ten_refusals_in_a_row() -> None:
-    """Refusals of lone events are counted until something is accepted; those ten have one more chance."""
+    """Refusals of lone events are counted until something is accepted, and each event's only once."""
     history = _batches()
     assert [_observe(history, _flight(n), REFUSED).refused_in_a_row for n in range(1, 11)] == list(range(1, 11))
     assert history.take_refused() == list(range(1, 11))
     assert [history.together_max(_lease(n)) for n in (1, 10, 11)] == [1, 1, None]
+    assert history.take_refused() == []
     assert [_observe(history, _flight(n), REFUSED).refused_in_a_row for n in range(1, 11)] == [0] * 10
-    assert history.together_max(_lease(1)) is None
+    assert history.together_max(_lease(1)) == 1
     assert _observe(history, _flight(12), REFUSED).refused_in_a_row == 1
 
 
@@ -91,6 +92,14 @@ def test_an_acceptance_ends_the_row() -> None:
     assert row == [9]
     _observe(history, _flight(9), Delivered())
     assert history.together_max(_lease(9)) is None
+
+
+def test_refused_events_are_remembered_within_bounds() -> None:
+    """The memory of refusals has a limit; then an event is merely counted once more."""
+    history = _batches()
+    for number in range(EVENTS_MAX + 1):
+        _observe(history, _flight(number), REFUSED)
+    assert [history.together_max(_lease(n)) for n in (0, EVENTS_MAX)] == [None, 1]
 
 
 def test_refusals_that_do_not_count() -> None:

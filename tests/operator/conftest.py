@@ -29,13 +29,13 @@ from forwarder.operator.checks import Finding
 from forwarder.operator.explain import Explain
 from forwarder.operator.guard import OperatorGuard
 from forwarder.operator.incidents import Incidents
-from forwarder.operator.listener import OperatorListener, operator_app
 from forwarder.operator.operation import Operation
 from forwarder.operator.pages.jobs import Jobs
 from forwarder.operator.pages.login import PUBLIC_PATHS
 from forwarder.operator.pages.render import Renderer
 from forwarder.operator.pages.site import Site, static_routes
 from forwarder.operator.parts import Parts
+from forwarder.operator.serving import OperatorListener, operator_app
 from forwarder.operator.sessions import Sessions
 from forwarder.ports import EventQuery
 from forwarder.rudderstack import wire as rudderstack_wire

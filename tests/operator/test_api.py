@@ -11,7 +11,7 @@ from forwarder.delivery.status import ScopeStop
 from forwarder.errors import SpoolClosed
 from forwarder.model import Attempt, RouteName, State
 from forwarder.operator.operation import read
-from forwarder.operator.selection import Listing
+from forwarder.operator.parameters import Listing
 from forwarder.ports import EventQuery
 
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER

@@ -62,6 +62,7 @@ class Overview:
             summary=summary(running, facts),
             to_do=await self._to_do(facts),
             routes=[self._route_shown(name, facts, running.get(name.value), now_ms) for name in RouteName],
+            rejected=[one for one in parts.rejections.lately() if one.endpoint != "operator"],
             incidents=self.incidents.watch.newest(_INCIDENTS_SHOWN),
             facts=facts,
             started_at_ms=parts.started_at_ms,

@@ -14,8 +14,8 @@ from forwarder.operator.checks import Finding
 from forwarder.operator.incidents import KEPT_MAX, Incidents
 from forwarder.operator.operation import FORM, Operation, QueryInvalid
 from forwarder.operator.pages.render import Renderer
+from forwarder.operator.parameters import OfLog
 from forwarder.operator.parts import Parts
-from forwarder.operator.selection import OfLog
 
 _LINES_MORE: Final = 500
 
