@@ -41,8 +41,8 @@ from forwarder.rudderstack.credential import WriteKey
 from forwarder.rudderstack.sink import REQUEST_BYTES_MAX, RudderstackSink, framing_bytes
 from forwarder.settings import Settings
 from forwarder.settings.data_volume import start_doubts
-from forwarder.settings.files import read_links, read_rules
 from forwarder.settings.rotation import Rotation
+from forwarder.settings.toml_files import read_links, read_rules
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.foreign import foreign_logs_captured

@@ -24,7 +24,7 @@ from forwarder.model import Delivery, Filtered, Lease, RouteName, Unmapped
 from forwarder.rudderstack import wire
 from forwarder.rudderstack.calls import TrackCalls
 from forwarder.settings import Settings
-from forwarder.settings.files import read_links, read_rules
+from forwarder.settings.toml_files import read_links, read_rules
 
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK.value, RouteName.RUDDERSTACK_TO_COURIER.value
 

@@ -138,7 +138,7 @@ def status_lines(status: Mapping[str, Any], earlier: Mapping[str, Any] | None = 
 
 
 def _route_lines(route: Mapping[str, Any], earlier: Mapping[str, Any] | None, passed_s: float) -> list[str]:
-    totals = route["books"]
+    totals = route["totals"]
     lines = [f"{click.style(route['name'], bold=True)}  {coloured(route['state'])}{_rates(route, earlier, passed_s)}"]
     lines += [
         f"  {coloured(stop['state'])}  {stop['scope']}: {plain(stop['reason'])}  (since {local(stop['since'])})"
@@ -165,10 +165,10 @@ def _route_lines(route: Mapping[str, Any], earlier: Mapping[str, Any] | None, pa
 
 
 def _rates(route: Mapping[str, Any], earlier: Mapping[str, Any] | None, passed_s: float) -> str:
-    if not earlier or not earlier["books"] or not route["books"] or passed_s <= 0:
+    if not earlier or not earlier["totals"] or not route["totals"] or passed_s <= 0:
         return ""
-    came = (route["books"]["accepted"] - earlier["books"]["accepted"]) / passed_s
-    went = (route["books"]["delivered"] - earlier["books"]["delivered"]) / passed_s
+    came = (route["totals"]["accepted"] - earlier["totals"]["accepted"]) / passed_s
+    went = (route["totals"]["delivered"] - earlier["totals"]["delivered"]) / passed_s
     return f"  in {came:.1f}/s  out {went:.1f}/s"
 
 

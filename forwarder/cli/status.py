@@ -14,7 +14,7 @@ from forwarder.cli.options import AS_JSON, URL, command_settings
         "forwarder status",
         "forwarder status --watch",
         "forwarder status --health",
-        "forwarder status --json | jq '.routes[].books'",
+        "forwarder status --json | jq '.routes[].totals'",
     )
 )
 @click.option("--watch", is_flag=True, help="Show it again every second, with rates, until Ctrl-C.")

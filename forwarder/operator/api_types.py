@@ -101,7 +101,7 @@ class Route(Struct, frozen=True, kw_only=True):
     retrying: Count
     unsettled_bytes: Count
     oldest_age_s: float | None
-    books: Totals | None
+    totals: Totals | None
     open_dead: Annotated[Count, Meta(description="dead, kept and not discarded: what is left to do")]
     discarded: Annotated[Count, Meta(description="of all that are dead, those that were put aside")]
 

@@ -19,8 +19,8 @@ from forwarder.operator.text import size
 from forwarder.ports import Clock
 from forwarder.settings import Settings
 from forwarder.settings.data_volume import volume_doubt
-from forwarder.settings.files import read_links, read_rules
 from forwarder.settings.together import KEEP_OLD_INBOUND_KEYS, doubts
+from forwarder.settings.toml_files import read_links, read_rules
 from forwarder.spool.sqlite.database import DATABASE_NAME, open_reader
 
 Level = Literal["ok", "warn", "fail"]

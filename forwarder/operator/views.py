@@ -60,7 +60,7 @@ def route(name: RouteName, facts: ports.SpoolFacts, status: RouteStatus | None, 
         retrying=facts.retrying.get(name, 0),
         unsettled_bytes=facts.unsettled_bytes.get(name, 0),
         oldest_age_s=max(0.0, (now_ms - oldest_ms) / 1000) if oldest_ms is not None else None,
-        books=_totals(totals) if totals else None,
+        totals=_totals(totals) if totals else None,
         open_dead=facts.open_dead.get(name, 0),
         discarded=facts.discarded.get(name, 0),
     )

@@ -95,14 +95,14 @@ def test_bisection_goes_deep_before_wide() -> None:
     flights = _gathered(1, 1, 1, 1)
     flight = flights.next(now_s=0.0, is_idle=True, is_probing=False)
     assert flight is not None
-    flight.failures, flight.strikes = 5, 4
+    flight.failures, flight.failed_alone = 5, 4
     flights.queue_first(*flight.halves())
     first = flights.next(now_s=0.0, is_idle=True, is_probing=False)
     second = flights.next(now_s=0.0, is_idle=True, is_probing=False)
     assert first is not None
     assert second is not None
     assert (first.sequences, second.sequences) == ([0], [1, 2])
-    assert (first.failures, first.strikes) == (5, 4)
+    assert (first.failures, first.failed_alone) == (5, 4)
 
 
 @settings(deadline=None, max_examples=100)
@@ -130,7 +130,7 @@ def test_no_lease_is_lost_or_doubled(sizes: list[int], steps: list[str]) -> None
         else:
             assert flight.sequences == [delivery.sequence for delivery in flight.batch.deliveries]
             gone.extend(flight.sequences)
-    left = [lease.sequence for lease in flights.take_all()]
+    left = [sequence for flight in flights.take_all() for sequence in flight.sequences]
     assert sorted(gone + left) == list(range(len(sizes)))
     assert flights.take_all() == []
 
@@ -196,12 +196,12 @@ def test_halves_are_halves() -> None:
     """A flight is cut in the middle, and each half knows what the whole knew."""
     pairs = [_pair(sequence, sequence) for sequence in range(1, 7)]
     whole = Flight(leases=tuple(lease for lease, _ in pairs), batch=batch_of([body for _, body in pairs]))
-    whole.failures, whole.strikes, whole.passes_seen = 3, 2, 9
+    whole.failures, whole.failed_alone, whole.passes_seen = 3, 2, 9
     first, second = whole.halves()
     assert (first.sequences, second.sequences) == ([1, 2, 3], [4, 5, 6])
     assert (first.batch.size_bytes, second.batch.size_bytes) == (6, 15)
     for half in (first, second):
-        assert (half.failures, half.strikes, half.passes_seen) == (3, 2, 9)
+        assert (half.failures, half.failed_alone, half.passes_seen) == (3, 2, 9)
 
 
 @pytest.mark.parametrize(("progress", "holds"), [(b"", 0), (b"{}", 0), (b'{"holds":3}', 3), (b"[", 0), (b"[1]", 0)])
