@@ -161,18 +161,23 @@ class LeaseQueue:
 
     def refilled(self, refill: Refill, wanted: Wanted, *, generation: int) -> None:
         """Take what a read brought."""
-        if generation == self.generation:
-            if wanted.fresh_max:
-                self._take_fresh(refill)
-            for is_retry in (0, 1):
-                for not_before_ms, lease in refill.due[is_retry]:
-                    self._take_due(lease, not_before_ms)
-                if wanted.due_max[is_retry] >= 0:
-                    self._next_due_ms[is_retry] = earlier(refill.next_due_ms[is_retry], self._told_due_ms[is_retry])
-            for lease in refill.promoted:
-                self._return(lease)
-            self._promoted.difference_update(wanted.promoted)
-        self._end_read(wanted)
+        try:
+            if generation == self.generation:
+                self._take_read(refill, wanted)
+        finally:
+            self._end_read(wanted)
+
+    def _take_read(self, refill: Refill, wanted: Wanted) -> None:
+        if wanted.fresh_max:
+            self._take_fresh(refill)
+        for is_retry in (0, 1):
+            for not_before_ms, lease in refill.due[is_retry]:
+                self._take_due(lease, not_before_ms)
+            if wanted.due_max[is_retry] >= 0:
+                self._next_due_ms[is_retry] = earlier(refill.next_due_ms[is_retry], self._told_due_ms[is_retry])
+        for lease in refill.promoted:
+            self._return(lease)
+        self._promoted.difference_update(wanted.promoted)
 
     def read_failed(self, wanted: Wanted) -> None:
         """Hear that nothing could be read."""
@@ -390,6 +395,7 @@ class LeaseQueue:
     def _forget(self, sequence: int, *, is_gone: bool = True) -> None:
         self._listed.pop(sequence, None)
         self._held.pop(sequence, None)
+        self._promoted.discard(sequence)
         if is_gone and self._reads:
             self._gone.add(sequence)
 
@@ -457,6 +463,8 @@ class LeaseQueue:
                 self._held[sequence] = 0
                 return False
             self._busy[partition] = sequence
+            self._behind.pop(sequence, None)  # what is read of it from now on may know more
+            self._promoted.discard(sequence)
         self.leased[sequence] = lease
         return True
 

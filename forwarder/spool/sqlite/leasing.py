@@ -273,7 +273,11 @@ class Leasing:
             queue.read_failed(wanted)
             self._hear_failure(route, error)
             return
-        queue.refilled(result, wanted, generation=generation)
+        try:
+            queue.refilled(result, wanted, generation=generation)
+        except Exception as error:  # noqa: BLE001 - what the queue may have missed is on disk
+            queue.reset()
+            self._hear_failure(route, error)
         await self._hear_damaged(route, result.damaged)
         self._wake_route(route)
         self._watch(route)
