@@ -139,6 +139,7 @@ class SqliteSpool(ArchiveFront):
                 ),
                 refusal=refusal,
                 tell=self._tell,
+                committed=lambda duration_s: self._reporter.spool_committed(duration_s=duration_s),
                 condition_changed=self._tell_condition,
                 ended=self._tell_ended,
             )

@@ -88,6 +88,7 @@ class Writer:
         checkpoints: Checkpoints,
         refusal: str,
         tell: Callable[[Commit], None],
+        committed: Callable[[float], None],
         condition_changed: Callable[[Condition], None],
         ended: Callable[[BaseException | None], None],
     ) -> None:
@@ -98,6 +99,7 @@ class Writer:
         self._watch = watch
         self._checkpoints = checkpoints
         self._tell = tell
+        self._committed = committed
         self._condition_changed = condition_changed
         self._ended = ended
         self.memory: Memory = load_memory(connection)
@@ -223,10 +225,12 @@ class Writer:
                 if type(job) is Job:
                     commit.calls.append((job.done, job.work(transaction)))
             transaction.write_totals()
+            began_s = self._clock.monotonic_s()
             connection.execute("COMMIT")
         except BaseException:
             self._roll_back()
             raise
+        self._committed(self._clock.monotonic_s() - began_s)
         transaction.keep()
         self._keys.keep()
         if commit.intake is not None:
