@@ -1,5 +1,7 @@
 """What passes between a lease queue and those who write and read for it."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from forwarder.model import Lease
@@ -10,7 +12,6 @@ class Arrival(msgspec.Struct, gc=False):
 
     leases: list[Lease] = msgspec.field(default_factory=list)
     behind: list[Lease] = msgspec.field(default_factory=list)
-    bytes: int = 0
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,3 +36,39 @@ class Refill(msgspec.Struct, kw_only=True):
     next_due_ms: list[int | None] = msgspec.field(default_factory=lambda: [None, None])
     promoted: list[Lease] = msgspec.field(default_factory=list)
     damaged: list[int] = msgspec.field(default_factory=list)  # they can never be leased
+
+
+class Meanwhile:
+    """What happened beside the reads that are under way: what they bring may be past."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self._gone: set[int] = set()  # settled, or given back with a row
+        self._moved: dict[str, int] = {}  # partitions with a new head
+
+    def begin(self) -> None:
+        """Remember what happens from now on."""
+        self.reads += 1
+
+    def end(self) -> None:
+        """Forget it, when no read is under way any more."""
+        self.reads -= 1
+        if not self.reads:
+            self._gone.clear()
+            self._moved.clear()
+
+    def left(self, sequence: int) -> None:
+        """Hear that an event was settled or given back."""
+        if self.reads:
+            self._gone.add(sequence)
+
+    def moved(self, heads: Mapping[str, int]) -> None:
+        """Hear who is the oldest of partitions now."""
+        if self.reads:
+            self._moved.update(heads)
+
+    def admits(self, lease: Lease) -> bool:
+        """Tell whether what was read still stands."""
+        if lease.sequence in self._gone:
+            return False
+        return not self._moved or lease.sequence <= self._moved.get(lease.envelope.partition_key, lease.sequence)

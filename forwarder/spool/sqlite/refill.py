@@ -14,7 +14,7 @@ import msgspec
 from forwarder.errors import SpoolUnusable
 from forwarder.model import Envelope, Labels, Lease
 from forwarder.spool.due import AHEAD_MS_MAX
-from forwarder.spool.lease_queue import Refill, Wanted
+from forwarder.spool.lease_reads import Refill, Wanted
 from forwarder.spool.recurrence import partition_number
 from forwarder.spool.sqlite.codes import EVENT_TABLES, REPLAYS, ROUTES
 from forwarder.spool.sqlite.faults import DAMAGE_ERRORS
