@@ -19,7 +19,7 @@ RUN /builder/bin/hatchling build -t wheel -d /dist \
 
 FROM python:3.13-slim-bookworm
 # `make image` gives these; SOURCE is where your copy of this repository lives.
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 ARG CREATED=1970-01-01T00:00:00Z
 ARG SOURCE=

@@ -136,12 +136,12 @@ $(NODE_STAMP): tests/node/package-lock.json
 # go.sum holds the modules' hashes.
 $(SDKS)/go: tests/sdks/go/main.go tests/sdks/go/go.mod tests/sdks/go/go.sum
 	@echo "Building the Go SDKs ..."
-	cd tests/sdks/go && GOFLAGS=-mod=readonly go build -trimpath -o ../.built/go .
+	cd tests/sdks/go && GOFLAGS="-mod=readonly -buildvcs=false" go build -trimpath -o ../.built/go .
 
 $(SDKS)/java: tests/sdks/java/pom.xml tests/sdks/java/sha256sums $(wildcard tests/sdks/java/*.java)
 	@echo "Fetching and building the Java SDKs ..."
 	rm -rf $@ $(SDKS)/jars
-	mvn --quiet --batch-mode --strict-checksums --file tests/sdks/java/pom.xml \
+	mvn --quiet --batch-mode -Dstyle.color=never --strict-checksums --file tests/sdks/java/pom.xml \
 	  org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies -DoutputDirectory=$(CURDIR)/$(SDKS)/jars
 	cd $(SDKS)/jars && sha256sum --check --strict --quiet ../../java/sha256sums && test $$(ls | wc -l) = $$(wc -l <../../java/sha256sums)
 	javac -cp '$(SDKS)/jars/*' -d $@ tests/sdks/java/*.java

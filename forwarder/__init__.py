@@ -1,3 +1,3 @@
 """A durable bridge between Courier and RudderStack / Segment, in both directions."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

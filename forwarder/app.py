@@ -40,8 +40,9 @@ from forwarder.rudderstack.calls import TrackCalls
 from forwarder.rudderstack.credential import WriteKey
 from forwarder.rudderstack.sink import REQUEST_BYTES_MAX, RudderstackSink, framing_bytes
 from forwarder.settings import Settings
-from forwarder.settings.files import read_links, read_rules
+from forwarder.settings.data_volume import start_doubts
 from forwarder.settings.rotation import Rotation
+from forwarder.settings.toml_files import read_links, read_rules
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.foreign import foreign_logs_captured
@@ -98,8 +99,8 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio
     metrics = Metrics()
     logs = begin_logs(settings, stack, metrics=metrics, clock=clock)
     reporter = Reporter(metrics, logs.logger)
-    for notice in settings.reading.notices:
-        reporter.setting_noticed(notice)
+    for doubt in start_doubts(settings):
+        reporter.setting_doubtful(doubt)
     spool = await SqliteSpool.open(settings.data_dir, limits=spool_limits(settings), clock=clock, reporter=reporter)
     stack.push_async_callback(spool.close)
     transport = await stack.enter_async_context(

@@ -29,7 +29,7 @@ class State(StrEnum):
 
 
 class Labels(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What people look an event up by. Taken from the payload at the door, never logged.
+    """What people look an event up by. Taken from the payload on arrival, never logged.
 
     Each is cut to 256 characters before it gets here; "" when the event has none.
     """
@@ -68,7 +68,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     partition_key: str  # events with the same non-empty key apply in order (law 4); "" = no order
     received_at_ms: int
     payload: bytes  # the one event's own JSON (an element of an array is cut out of its request)
-    source: str = ""  # the door: "webhook", "events", "rudderstack", "segment", "v1"
+    source: str = ""  # the endpoint: "webhook", "events", "rudderstack", "segment", "v1"
     labels: Labels = _NO_LABELS
     recurrence: Recurrence | None = None
 
@@ -118,7 +118,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     operation: str
     body: bytes
     idempotency_key: str = ""  # inbound only; "" sends none
-    family: str = ""  # inbound only: the family of calls for limits and holds ("profiles", "lists")
+    group: str = ""  # inbound only: the rate-limit group of the call ("profiles", "lists")
     note: str = ""  # what people shall know of the event though it is delivered; no value out of the payload
 
 
@@ -158,10 +158,10 @@ class Unmapped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TryLater:
-    """It may heal by itself. `scope` is what must wait: "route", a family of calls, or "event"."""
+    """It may heal by itself. `scope` is what must wait: "route", a rate-limit group, or "event"."""
 
     reason: str
-    after_s: float | None  # the destination's own wish (already capped), else None: our backoff
+    after_s: float | None  # what the destination asked for (already capped), else None: our backoff
     scope: str
     effect: Effect
 
@@ -180,7 +180,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """The set-up is wrong, no event's fault: hold `scope` ("route" or a family), alarm and probe."""
+    """The set-up is wrong, no event's fault: hold `scope` ("route" or a rate-limit group), alarm and probe."""
 
     reason: str
     scope: str

@@ -16,7 +16,7 @@ _DAEMON_VERBS = ("run", "demo")
 
 
 class EarlyStop:
-    """What TERM, INT and QUIT do until the daemon takes them over: the first is remembered, a second one ends it."""
+    """What TERM, INT and QUIT do until the daemon takes them over: the first is kept, a second one ends it."""
 
     def __init__(self) -> None:
         self.is_asked = False

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -134,7 +133,7 @@ class AiohttpTransport:
         self._connections_max = connections_max
         self._blip_max_s = blip_max_s
         self._session: aiohttp.ClientSession | None = None
-        self._proxies: dict[tuple[str, str], str | None] = {}  # bounded: one entry per vendor's address
+        self._proxies: dict[str, str | None] = {}  # bounded: one entry per vendor's address
 
     async def __aenter__(self) -> Self:
         """Open the session, so that a missing certificate file shows at the start."""
@@ -207,11 +206,10 @@ class AiohttpTransport:
         return self._session
 
     def _proxy_for(self, url: str) -> str | None:
-        parts = urlsplit(url)
-        key = (parts.scheme, parts.netloc)
-        if key not in self._proxies:  # bounded: one entry per vendor's address
-            self._proxies[key] = self._find_proxy(url)
-        return self._proxies[key]
+        origin = "/".join(url.split("/", 3)[:3])
+        if origin not in self._proxies:  # bounded: one entry per vendor's address
+            self._proxies[origin] = self._find_proxy(url)
+        return self._proxies[origin]
 
 
 def _payload(body: bytes) -> bytes | io.BytesIO | None:

@@ -24,7 +24,7 @@ from forwarder.model import Delivery, Filtered, Lease, RouteName, Unmapped
 from forwarder.rudderstack import wire
 from forwarder.rudderstack.calls import TrackCalls
 from forwarder.settings import Settings
-from forwarder.settings.files import read_links, read_rules
+from forwarder.settings.toml_files import read_links, read_rules
 
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK.value, RouteName.RUDDERSTACK_TO_COURIER.value
 
@@ -102,7 +102,7 @@ def _elements(file: BinaryIO) -> tuple[list[Element | None], bool]:
     """Cut the file as the endpoints do, so that what they put right is put right here; True for a lone event."""
     try:
         body = elements.trimmed(file.read())
-        return list(elements.from_array(body)), not body.startswith(b"[")
+        return list(map(elements.element, elements.array_of(body))), not body.startswith(b"[")
     except (NotJson, TooManyElements) as error:
         raise CommandFailed(f"{file.name} is no JSON: {error}") from None
 

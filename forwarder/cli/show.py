@@ -27,7 +27,7 @@ _STATE_COLOURS = {
     "held": "red",
     "fail": "red",
 }
-_WAYS = {"courier_to_rudderstack": "outbound", "rudderstack_to_courier": "inbound"}
+WAYS = {"courier_to_rudderstack": "outbound", "rudderstack_to_courier": "inbound"}
 EVENT_KEYS = (
     "sequence",
     "route",
@@ -67,7 +67,7 @@ def event_line(event: Mapping[str, Any], width: int = 0) -> str:
     told = (
         local(event["received_at"])[5:],
         f"{event['sequence']:>7}",
-        _WAYS.get(event["route"], event["route"]).ljust(8),
+        WAYS.get(event["route"], event["route"]).ljust(8),
         plain(event["state"], 9),
         plain(event["event"] or event["type"], 20),
         plain(event["user_id"], 13),
@@ -126,6 +126,10 @@ def status_lines(status: Mapping[str, Any], earlier: Mapping[str, Any] | None = 
     if not spool["is_accepting"]:
         refusal = f"Not accepting new events: {plain(spool['refusal'])}. Senders retry."
         lines.append(click.style(f"refusing  {refusal}", fg="red", bold=True))
+    for one in status.get("rejected", ()):
+        if one["last_hour"]:
+            why = plain(one["reason"].replace("_", " "))
+            lines.append(f"rejected {one['last_hour']} in the last hour at {plain(one['endpoint'])}: {why}")
     before = {route["name"]: route for route in earlier["routes"]} if earlier else {}
     passed_s = status["uptime_s"] - earlier["uptime_s"] if earlier else 0.0
     for route in status["routes"]:
@@ -134,7 +138,7 @@ def status_lines(status: Mapping[str, Any], earlier: Mapping[str, Any] | None = 
 
 
 def _route_lines(route: Mapping[str, Any], earlier: Mapping[str, Any] | None, passed_s: float) -> list[str]:
-    totals = route["books"]
+    totals = route["totals"]
     lines = [f"{click.style(route['name'], bold=True)}  {coloured(route['state'])}{_rates(route, earlier, passed_s)}"]
     lines += [
         f"  {coloured(stop['state'])}  {stop['scope']}: {plain(stop['reason'])}  (since {local(stop['since'])})"
@@ -161,10 +165,10 @@ def _route_lines(route: Mapping[str, Any], earlier: Mapping[str, Any] | None, pa
 
 
 def _rates(route: Mapping[str, Any], earlier: Mapping[str, Any] | None, passed_s: float) -> str:
-    if not earlier or not earlier["books"] or not route["books"] or passed_s <= 0:
+    if not earlier or not earlier["totals"] or not route["totals"] or passed_s <= 0:
         return ""
-    came = (route["books"]["accepted"] - earlier["books"]["accepted"]) / passed_s
-    went = (route["books"]["delivered"] - earlier["books"]["delivered"]) / passed_s
+    came = (route["totals"]["accepted"] - earlier["totals"]["accepted"]) / passed_s
+    went = (route["totals"]["delivered"] - earlier["totals"]["delivered"]) / passed_s
     return f"  in {came:.1f}/s  out {went:.1f}/s"
 
 

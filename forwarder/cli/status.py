@@ -1,4 +1,4 @@
-"""`forwarder status`: how both routes, the books and the spool are, once or again and again."""
+"""`forwarder status`: how both routes, the totals and the spool are, once or again and again."""
 
 from importlib import import_module
 
@@ -14,7 +14,7 @@ from forwarder.cli.options import AS_JSON, URL, command_settings
         "forwarder status",
         "forwarder status --watch",
         "forwarder status --health",
-        "forwarder status --json | jq '.routes[].books'",
+        "forwarder status --json | jq '.routes[].totals'",
     )
 )
 @click.option("--watch", is_flag=True, help="Show it again every second, with rates, until Ctrl-C.")
@@ -35,7 +35,7 @@ from forwarder.cli.options import AS_JSON, URL, command_settings
 def status(
     ctx: click.Context, *, watch: bool, interval: float, count: int | None, health: bool, as_json: bool, url: str | None
 ) -> None:
-    """Show the state of both routes, the books and the spool.
+    """Show the state of both routes, the totals and the spool.
 
     Asks the running daemon, and with --watch waits for it when it restarts; when it is stopped, reads its
     data folder. With --json one object per line.

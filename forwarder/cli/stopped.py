@@ -18,7 +18,7 @@ from forwarder.mapping.link_store import LinkStore
 from forwarder.operator.assembly import api_alone
 from forwarder.operator.parts import Parts
 from forwarder.settings import Settings
-from forwarder.settings.files import read_links
+from forwarder.settings.toml_files import read_links
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.spool.sqlite.database import DATABASE_NAME

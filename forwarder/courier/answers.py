@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from forwarder.courier.calls import Family
+from forwarder.courier.calls import RateLimitGroup
 from forwarder.errors import NoAnswer
 from forwarder.model import Delivered, Effect, Filtered, Held, Refused, TryLater, Verdict
 from forwarder.retry_after import retry_after_s
@@ -27,10 +27,10 @@ _REDIRECTS: Final = range(300, 400)
 
 # What a link or an event named and Courier does not know.
 _NAMED: Final = {
-    Family.AUTOMATIONS.value: "automation template",
-    Family.JOURNEYS.value: "journey",
-    Family.SEND.value: "notification template",
-    Family.LISTS.value: "list",
+    RateLimitGroup.AUTOMATIONS.value: "automation template",
+    RateLimitGroup.JOURNEYS.value: "journey",
+    RateLimitGroup.SEND.value: "notification template",
+    RateLimitGroup.LISTS.value: "list",
 }
 
 
@@ -39,7 +39,7 @@ class Asked:
     """The call that was answered."""
 
     operation: str  # "POST /profiles/u1"
-    family: str
+    group: str
     body: bytes = b""
 
     @property
@@ -52,17 +52,17 @@ def judge(asked: Asked, status: int, headers: Mapping[str, str], body: bytes, *,
     """Say what a whole answer means. Header names are lower-case; total over every status."""
     is_done = (
         status in _SUCCESS
-        or (status == HTTPStatus.CONFLICT and asked.family == Family.INBOUND)  # it was accepted before
+        or (status == HTTPStatus.CONFLICT and asked.group == RateLimitGroup.INBOUND)  # it was accepted before
         or (status == HTTPStatus.NOT_FOUND and asked.method == "DELETE")
     )
     if is_done:
         return _done(asked, status, headers, body)
-    if status == HTTPStatus.UNPROCESSABLE_ENTITY and asked.family == Family.JOURNEYS:
+    if status == HTTPStatus.UNPROCESSABLE_ENTITY and asked.group == RateLimitGroup.JOURNEYS:
         return Filtered(reason="422: the journey's own conditions were not met")
     if status in _REFUSED:
-        return Refused(reason=f"{status}: Courier refused the {asked.family} call", words=_words(body))
-    if status == HTTPStatus.NOT_FOUND and asked.family in _NAMED and error_message(body) is not None:
-        named = _NAMED[asked.family]
+        return Refused(reason=f"{status}: Courier refused the {asked.group} call", words=_words(body))
+    if status == HTTPStatus.NOT_FOUND and asked.group in _NAMED and error_message(body) is not None:
+        named = _NAMED[asked.group]
         words = f"{_target(asked)}: {_words(body)}"
         return Refused(reason=f"404: Courier knows no such {named}", words=words)
     if status in _LATER or status in _SERVER_ERRORS or status == HTTPStatus.TOO_MANY_REQUESTS:
@@ -77,7 +77,7 @@ def judge_no_answer(asked: Asked, error: NoAnswer) -> TryLater | Held:
     that cannot be read would come again and again: what gives it needs somebody's hand.
     """
     if error.is_unreadable:
-        return Held(reason=str(error), scope=asked.family, effect=Effect.UNKNOWN)
+        return Held(reason=str(error), scope=asked.group, effect=Effect.UNKNOWN)
     if not error.request_left:
         return TryLater(reason=f"no answer: {error}", after_s=None, scope="route", effect=Effect.NONE)
     return TryLater(reason=f"no answer: {error}", after_s=None, scope="event", effect=Effect.UNKNOWN)
@@ -100,7 +100,7 @@ def error_message(body: bytes) -> str | None:
 
 def _done(asked: Asked, status: int, headers: Mapping[str, str], body: bytes) -> Delivered | Held:
     if _is_page(headers, body):  # something answers in Courier's place: nothing was done
-        return Held(reason=f"{status} with a page: not an answer of Courier's API", scope=asked.family)
+        return Held(reason=f"{status} with a page: not an answer of Courier's API", scope=asked.group)
     return Delivered()
 
 
@@ -113,8 +113,8 @@ def _is_page(headers: Mapping[str, str], body: bytes) -> bool:
 def _later(asked: Asked, status: int, headers: Mapping[str, str], *, now_ms: int) -> TryLater:
     after_s = retry_after_s(headers.get("retry-after", ""), now_ms=now_ms)
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        # A limit on lists must not stop profiles: only this family waits.
-        return TryLater(reason="answered 429", after_s=after_s, scope=asked.family, effect=Effect.NONE)
+        # A limit on lists must not stop profiles: only this group waits.
+        return TryLater(reason="answered 429", after_s=after_s, scope=asked.group, effect=Effect.NONE)
     return TryLater(reason=f"answered {status}", after_s=after_s, scope="event", effect=Effect.ANSWERED)
 
 
@@ -123,9 +123,9 @@ def _hold(asked: Asked, status: int) -> Held:
         case HTTPStatus.UNAUTHORIZED:
             return Held(reason="401: the API key is missing, unknown or of another environment", scope="route")
         case HTTPStatus.FORBIDDEN:
-            return Held(reason=f"403: the API key may not make {asked.family} calls", scope=asked.family)
+            return Held(reason=f"403: the API key may not make {asked.group} calls", scope=asked.group)
         case HTTPStatus.NOT_FOUND:
-            return Held(reason=f"404: the address has no {asked.family} calls", scope=asked.family)
+            return Held(reason=f"404: the address has no {asked.group} calls", scope=asked.group)
         case _ if status in _REDIRECTS:
             return Held(reason=f"{status}: redirected, set the final address", scope="route")
         case _:
@@ -139,7 +139,7 @@ def _words(body: bytes) -> str:
 
 def _target(asked: Asked) -> str:
     """Return which template, journey or list was asked for."""
-    if asked.family == Family.SEND:
+    if asked.group == RateLimitGroup.SEND:
         return f'"{_send_template(asked.body)}"'
     if asked.operation == "POST /automations/invoke":
         return "in the event's own steps"

@@ -19,7 +19,7 @@ _SEGMENT_SAFE = "!$&'()*+,;=:@"
 Json = dict[str, Any]
 
 
-class Family(StrEnum):
+class RateLimitGroup(StrEnum):
     """Which calls share a rate limit or a permission at Courier: one of them may wait while others go on."""
 
     PROFILES = "profiles"
@@ -45,7 +45,7 @@ class CallMaker:
 
     def merge_profile(self, user_id: str, profile: Json) -> None:
         """Create the profile or merge into it (PUT would replace it)."""
-        self._make("POST", ("profiles", user_id), {"profile": profile}, Family.PROFILES)
+        self._make("POST", ("profiles", user_id), {"profile": profile}, RateLimitGroup.PROFILES)
 
     def write_tenant(self, tenant_id: str, *, name: str, properties: Json) -> None:
         """Bring name ("" when the event has none) and properties to a tenant.
@@ -53,55 +53,58 @@ class CallMaker:
         The body is what the event wants, not what is sent: PUT replaces, so the sink reads, merges and writes.
         """
         change = {"name": name, "properties": properties} if name else {"properties": properties}
-        self._make("PUT", ("tenants", tenant_id), change, Family.TENANTS)
+        self._make("PUT", ("tenants", tenant_id), change, RateLimitGroup.TENANTS)
 
     def join_tenant(self, user_id: str, tenant_id: str) -> None:
         """Make the user a member of the tenant."""
-        self._make("PUT", ("users", user_id, "tenants", tenant_id), {}, Family.TENANTS)
+        self._make("PUT", ("users", user_id, "tenants", tenant_id), {}, RateLimitGroup.TENANTS)
 
     def invoke_automation(self, template_id: str, **fields: object) -> None:
         """Run an automation template (id or alias). Fields: recipient (required, may be None), data, profile, brand."""
-        self._make("POST", ("automations", template_id, "invoke"), fields, Family.AUTOMATIONS)
+        self._make("POST", ("automations", template_id, "invoke"), fields, RateLimitGroup.AUTOMATIONS)
 
     def invoke_steps(self, steps: Sequence[object], *, cancelation_token: str, **fields: object) -> None:
         """Run steps without a template. Fields as for `invoke_automation`; "" is no token."""
         automation: Json = {"steps": list(steps)}
         if cancelation_token:
             automation["cancelation_token"] = cancelation_token
-        self._make("POST", ("automations", "invoke"), {"automation": automation, **fields}, Family.AUTOMATIONS)
+        self._make("POST", ("automations", "invoke"), {"automation": automation, **fields}, RateLimitGroup.AUTOMATIONS)
 
     def invoke_journey(self, journey_id: str, **fields: object) -> None:
         """Start a journey. Fields, all optional: user_id, data, profile."""
-        self._make("POST", ("journeys", journey_id, "invoke"), fields, Family.JOURNEYS)
+        self._make("POST", ("journeys", journey_id, "invoke"), fields, RateLimitGroup.JOURNEYS)
 
     def send_template(self, template_id: str, *, to: Mapping[str, str], data: Json, brand_id: str = "") -> None:
         """Send a notification template."""
         message: Json = {"to": dict(to), "template": template_id, "data": data}
         if brand_id:
             message["brand_id"] = brand_id
-        self._make("POST", ("send",), {"message": message}, Family.SEND)
+        self._make("POST", ("send",), {"message": message}, RateLimitGroup.SEND)
 
     def subscribe(self, user_id: str, list_id: str) -> None:
         """Subscribe one user to a list."""
-        self._make("PUT", ("lists", list_id, "subscriptions", user_id), {}, Family.LISTS)
+        self._make("PUT", ("lists", list_id, "subscriptions", user_id), {}, RateLimitGroup.LISTS)
 
     def unsubscribe(self, user_id: str, list_id: str) -> None:
         """End one user's subscription to a list."""
-        self._make("DELETE", ("lists", list_id, "subscriptions", user_id), None, Family.LISTS)
+        self._make("DELETE", ("lists", list_id, "subscriptions", user_id), None, RateLimitGroup.LISTS)
 
     def relay(self, vendor: str, body: bytes) -> None:
         """Hand a whole event to Courier's own receiver: vendor is "rudderstack" or "segment"."""
         self._made.append(
             Delivery(
-                sequence=self._sequence, operation=f"POST /inbound/{vendor}", body=body, family=Family.INBOUND.value
+                sequence=self._sequence,
+                operation=f"POST /inbound/{vendor}",
+                body=body,
+                group=RateLimitGroup.INBOUND.value,
             )
         )
 
-    def _make(self, method: str, segments: Sequence[str], body: object, family: Family) -> None:
+    def _make(self, method: str, segments: Sequence[str], body: object, group: RateLimitGroup) -> None:
         encoded = b"" if body is None else msgspec.json.encode(body)
         operation = f"{method} {path_of(*segments)}"
         self._made.append(
-            Delivery(sequence=self._sequence, operation=operation, body=encoded, family=family.value),
+            Delivery(sequence=self._sequence, operation=operation, body=encoded, group=group.value),
         )
 
 

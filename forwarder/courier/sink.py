@@ -98,7 +98,7 @@ class CourierSink:
 
     async def _exchange(self, delivery: Delivery) -> tuple[Answer, HttpResponse | None]:
         started_ms, started_s = self._clock.wall_ms(), self._clock.monotonic_s()
-        asked = Asked(operation=delivery.operation, family=delivery.family, body=delivery.body)
+        asked = Asked(operation=delivery.operation, group=delivery.group, body=delivery.body)
         response: HttpResponse | None = None
         verdict: Verdict
         try:

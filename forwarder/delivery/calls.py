@@ -65,7 +65,7 @@ class CallFlight(Flight):
     def group(self) -> str:
         """The rate-limit group of the next call; that of the last one when all are made."""
         call = self.plan.next() or self.plan.calls[-1]
-        return call.family
+        return call.group
 
     @property
     def holds(self) -> int:
@@ -83,6 +83,14 @@ class CallFlight(Flight):
             return None
         self.plan.is_under_way = True
         return self.plan.encoded()
+
+    def unsent(self) -> bytes | None:
+        """Return what was on disk before `unkept`: an event that never got a call is planned anew, links and all."""
+        if not self.plan.is_under_way:
+            return None
+        lease = self.leases[0]
+        # What was asked of a replay is known to the spool no longer, only to the plan that was made of it.
+        return lease.progress if lease.replay is Replay.NOT else self.progress()
 
     def end(self, decision: Decision, answer: Answer) -> bool:
         """Learn what became of the call; return whether another one follows."""

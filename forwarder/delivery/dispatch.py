@@ -168,9 +168,9 @@ class Dispatcher:
 
     def give_back(self) -> None:
         """Return every lease that is not in flight, as if it had never been leased."""
-        leases = self._flights.take_all()
-        if leases:
-            self._spawn(self._give_back(leases))
+        flights = self._flights.take_all()
+        if flights:
+            self._spawn(self._give_back(flights))
 
     def close(self) -> None:
         """Give back, and send nothing any more: what comes back from flight is settled or returned."""
@@ -267,8 +267,8 @@ class Dispatcher:
         await self._settling.settle(leases, settlements, flight=flight, logged=logged)
         self._wake()
 
-    async def _give_back(self, leases: Sequence[Lease]) -> None:
-        await self._settling.give_back(leases)
+    async def _give_back(self, flights: Sequence[Flight]) -> None:
+        await self._settling.give_back(flights)
         self._wake()
 
     def _waits_in_hand(self, flight: Flight) -> bool:

@@ -14,7 +14,7 @@ import msgspec
 from forwarder.delivery.policy import ROUTE, Decision, Outcome
 from forwarder.model import Answer, Attempt, Batch, Delivery, Filtered, Lease, Refused, Settled, State, Verdict
 
-_SIZE_REMEMBERED_S: Final = 600.0
+_SIZE_KNOWN_S: Final = 600.0
 
 
 class _Progress(msgspec.Struct, omit_defaults=True):
@@ -30,7 +30,7 @@ class Flight:
     leases: tuple[Lease, ...]
     batch: Batch
     failures: int = 0  # in a row, for whatever reason
-    strikes: int = 0  # of these, how many while others succeeded
+    failed_alone: int = 0  # of these, how many while others succeeded
     passes_seen: int = -1  # how many requests of the route had succeeded at its last failure
     is_probe: bool = False
     attempts: list[Attempt] = field(default_factory=list)  # of its calls before the last, to be recorded
@@ -65,6 +65,10 @@ class Flight:
 
     def unkept(self) -> bytes | None:
         """Return what must be on disk before this is sent; None when it is, or nothing must."""
+        return None
+
+    def unsent(self) -> bytes | None:
+        """Return what is to be on disk when this goes back without having been sent; None for what is there."""
         return None
 
     def end(self, decision: Decision, answer: Answer) -> bool:
@@ -103,7 +107,7 @@ class Flight:
             leases=self.leases[part],
             batch=batch_of(self.batch.deliveries[part]),
             failures=self.failures,
-            strikes=self.strikes,
+            failed_alone=self.failed_alone,
             passes_seen=self.passes_seen,
         )
 
@@ -197,7 +201,7 @@ class Flights:
         bytes, so that nobody can know it beforehand). What was learnt is tried anew after ten minutes.
         """
         self._learnt_bytes_max = max(1, min(self.bytes_max(now_s=now_s), flight.batch.size_bytes // 2))
-        self._learnt_until_s = now_s + _SIZE_REMEMBERED_S
+        self._learnt_until_s = now_s + _SIZE_KNOWN_S
 
     def bytes_max(self, *, now_s: float) -> int:
         """Return the limit of a batch that holds now."""
@@ -231,13 +235,13 @@ class Flights:
             times.append(self._open_since_s + self._limits.wait_max_s)
         return min(times, default=None)
 
-    def take_all(self) -> list[Lease]:
-        """Empty it and return every lease."""
+    def take_all(self) -> list[Flight]:
+        """Empty it and return every flight."""
         self._close_batch()
         flights = [*self._ready, *(flight for _, flight in self._waiting)]
         self._ready.clear()
         self._waiting.clear()
-        return [lease for flight in flights for lease in flight.leases]
+        return flights
 
     def _close_batch(self) -> None:
         if not self._open:

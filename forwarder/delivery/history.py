@@ -1,4 +1,4 @@
-"""What a route remembers of answers, to tell one bad event from a destination that is bad for all. Pure.
+"""What a route knows of past answers, to tell one bad event from a destination that is bad for all. Pure.
 
 Kept in memory, for at most so many events: after a restart an event is merely judged once more. What must survive
 one is the attempts and the progress in the spool.
@@ -34,16 +34,16 @@ class History:
         self._failing_row: set[int] = set()
         self._held_row: dict[str, set[int]] = {}
         self._refused_row: list[int] = []
-        self._last_chance: set[int] = set()
+        self._refused_before: set[int] = set()
         self._suspects: dict[int, int] = {}  # event → how many may travel together with it, itself included
 
     def together_max(self, lease: Lease) -> int | None:
         """Return how many events may travel with this one, itself included; None when it is above suspicion."""
-        if lease.attempt > 1 or lease.sequence in self._last_chance:
+        if lease.attempt > 1 or lease.sequence in self._refused_before:
             return 1
         return self._suspects.get(lease.sequence) if self._suspects else None
 
-    def recall(self, flight: Flight) -> None:
+    def restore(self, flight: Flight) -> None:
         """Tell a lone event that comes back from the spool what is known of its failures."""
         known = self._failing.get(flight.leases[0].sequence)
         if known is not None:
@@ -62,7 +62,7 @@ class History:
             is_probe=flight.is_probe,
             held=held,
             failures=flight.failures,
-            strikes=flight.strikes,
+            failed_alone=flight.failed_alone,
             others_passed=self._passes > flight.passes_seen,
             attempt=lease.attempt,
             failing_since_ms=lease.first_failed_at_ms,
@@ -77,7 +77,7 @@ class History:
                 return replace(known, refused_in_a_row=self._refused(lease.sequence)) if is_counted else known
             case TryLater():
                 flight.failures += 1
-                flight.strikes += known.failures > 0 and known.others_passed
+                flight.failed_alone += known.failures > 0 and known.others_passed
                 flight.passes_seen = self._passes
                 if verdict.scope == EVENT and len(self._failing_row) < OUTAGE_EVENTS_MIN:
                     self._failing_row.add(lease.sequence)
@@ -88,13 +88,13 @@ class History:
                 assert_never(unreachable)
 
     def set_aside(self, flight: Flight) -> None:
-        """Remember of a lone event, which goes back to the spool, that it failed."""
+        """Keep of a lone event, which goes back to the spool, that it failed."""
         if len(self._failing) >= EVENTS_MAX:
             self._failing.clear()
         self._failing[flight.leases[0].sequence] = (flight.failures, flight.passes_seen)
 
     def began_hold(self, scope: str, flight: Flight) -> None:
-        """Remember who began a hold: they travel in ever smaller company until one is found out."""
+        """Keep who began a hold: they travel in ever smaller company until one is found out."""
         self._passes_at_hold[scope] = self._passes
         if len(self._suspects) + len(flight.leases) > EVENTS_MAX:
             self._suspects.clear()
@@ -102,9 +102,8 @@ class History:
             self._suspects[sequence] = max(1, len(flight.leases) // 2)
 
     def take_refused(self) -> list[int]:
-        """End the row of refusals; its events are to be tried once more, alone, and a refusal counts no more."""
+        """End the row of refusals, and return its events: they are to be tried once more."""
         row, self._refused_row = self._refused_row, []
-        self._last_chance.update(row)
         return row
 
     def _passed(self, sequences: Sequence[int], *, group: str, now_s: float) -> None:
@@ -120,14 +119,20 @@ class History:
             if known:
                 for sequence in sequences:
                     known.pop(sequence, None)
-        if self._last_chance:
-            self._last_chance.difference_update(sequences)
+        if self._refused_before:
+            self._refused_before.difference_update(sequences)
 
     def _refused(self, sequence: int) -> int:
-        """Return the length of the row; 0 for an event that was to be tried once more."""
-        if sequence in self._last_chance:
-            self._last_chance.discard(sequence)
+        """Return the length of the row; 0 for an event that was refused before: after a hold, or a replay of it.
+
+        Such an event travels alone and its refusals hold nobody: dead letters may be replayed though their cause
+        remains.
+        """
+        if sequence in self._refused_before:
             return 0
+        if len(self._refused_before) >= EVENTS_MAX:
+            self._refused_before.clear()
+        self._refused_before.add(sequence)
         self._refused_row.append(sequence)
         return len(self._refused_row)
 

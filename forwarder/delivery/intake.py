@@ -54,7 +54,7 @@ def take_in(
         _batch(_mapped(leases, mapper, limits, intake), history, intake, is_probe=is_probe)
     for flight in intake.flights:
         flight.is_probe = is_probe
-        history.recall(flight)
+        history.restore(flight)
     return intake
 
 

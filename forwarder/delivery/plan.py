@@ -32,7 +32,7 @@ class PlannedCall(msgspec.Struct, omit_defaults=True):
     """One call of a plan. Once its fate is known the body is dropped."""
 
     operation: str
-    family: str
+    group: str
     body: bytes = b""
     position: int = 0  # among the calls of the same operation
     fate: Fate = Fate.OPEN
@@ -103,14 +103,14 @@ class Plan(msgspec.Struct, omit_defaults=True):
         return self.calls[0].reason
 
     def what_was_done(self) -> str:
-        """Return how the calls of a refused event went, by family; "" when it had only one call."""
+        """Return how the calls of a refused event went, by group; "" when it had only one call."""
         if len(self.calls) == 1:
             return ""
-        done = Counter(call.family for call in self.calls if call.fate is Fate.DONE)
+        done = Counter(call.group for call in self.calls if call.fate is Fate.DONE)
         if not done:
             return "nothing else was done"
         return "done: " + ", ".join(
-            f"{family} ({count})" if count > 1 else family for family, count in sorted(done.items())
+            f"{group} ({count})" if count > 1 else group for group, count in sorted(done.items())
         )
 
     def encoded(self) -> bytes:
@@ -126,7 +126,7 @@ def new_plan(deliveries: Sequence[Delivery]) -> Plan:
         calls.append(
             PlannedCall(
                 operation=delivery.operation,
-                family=delivery.family,
+                group=delivery.group,
                 body=delivery.body,
                 position=seen[delivery.operation],
             )
@@ -178,7 +178,7 @@ def delivery_of(lease: Lease, call: PlannedCall) -> Delivery:
         operation=call.operation,
         body=call.body,
         idempotency_key=idempotency_key(lease.envelope.event_key, call),
-        family=call.family,
+        group=call.group,
     )
 
 

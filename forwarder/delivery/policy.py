@@ -60,7 +60,7 @@ class Case:
     is_probe: bool = False  # a waiting event that was tried while the route backs off
     held: TripKind | None = None  # the hold over what was asked; for `Held`, over the very scope that it names
     failures: int = 0  # of this request in a row, for whatever reason, before this answer
-    strikes: int = 0  # of these, how many while others succeeded
+    failed_alone: int = 0  # of these, how many while others succeeded
     others_passed: bool = False  # since its last failure; True for its first
     failing_in_a_row: int = 0  # different events, this one included, while nothing succeeded between
     attempt: int = 1  # of the lone event: counts the failures before, plus one
@@ -132,7 +132,7 @@ class OutcomePolicy:
             outcome=Outcome.SPLIT if case.failures + 1 >= BATCH_FAILURES_MAX else Outcome.SET_ASIDE,
             change=Change.NONE if later.after_s is None else Change.BACK_OFF,
             reason=later.reason,
-            after_s=max(self._backoff.delay_s(case.strikes + 1, self._rng), later.after_s or 0.0),
+            after_s=max(self._backoff.delay_s(case.failed_alone + 1, self._rng), later.after_s or 0.0),
             counts=True,
             retry_after_s=later.after_s,
         )

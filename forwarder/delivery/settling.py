@@ -70,9 +70,12 @@ class Settling:
             latencies_s = [max(0, now_ms - lease.envelope.received_at_ms) / 1000 for lease in leases]
             self._reporter.events_delivered(self._route, latencies_s=latencies_s)
 
-    async def give_back(self, leases: Sequence[Lease]) -> None:
-        """Return leases as if they had never been leased (a hold, a pause, a drain)."""
-        await self.settle(leases, [Returned([lease.sequence for lease in leases], 0, counts=False)])
+    async def give_back(self, flights: Sequence[Flight]) -> None:
+        """Return what was not sent as if it had never been leased (a hold, a pause, a drain)."""
+        leases = [lease for flight in flights for lease in flight.leases]
+        unsent = [(flight.leases[0].sequence, kept) for flight in flights if (kept := flight.unsent()) is not None]
+        returning = self.settle(leases, [Returned([lease.sequence for lease in leases], 0, counts=False)])
+        await asyncio.gather(*(self._spool.note(sequence, kept) for sequence, kept in unsent), returning)
 
     async def requeue(self, sequences: Sequence[int]) -> None:
         """Make dead events pending again, as soon as the disk lets it happen."""

@@ -10,7 +10,6 @@ unread. What an event must look like is not judged here.
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import msgspec
@@ -36,8 +35,7 @@ class TooManyElements(ForwarderError):
     """The request holds more events than one request may."""
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
+class Element(msgspec.Struct, frozen=True, gc=False):
     """One event: its own JSON, and the object that it is; `value` None when it cannot be read."""
 
     payload: bytes
@@ -69,20 +67,26 @@ def element(raw: bytes) -> Element | None:
     return Element(raw, value) if isinstance(value, dict) else None
 
 
-def from_array(body: bytes) -> Iterator[Element | None]:
+def line(raw: bytes) -> Element | None:
+    """Read one line; None when it is no JSON, or no object."""
+    try:
+        return element(raw)
+    except NotJson:
+        return None
+
+
+def array_of(body: bytes) -> list[bytes]:
     """Cut an array, or take a lone value as an array of one. Raises `NotJson` or `TooManyElements`."""
     body = trimmed(body)
-    if not body.startswith(b"["):
-        return iter([element(body)])
-    return map(element, _cut_array(body))
+    return _cut_array(body) if body.startswith(b"[") else [body]
 
 
-def from_lines(body: bytes) -> Iterator[Element | None]:
-    """Read one value a line; blank lines do not count, and a line that is no JSON is a refused element."""
+def lines_of(body: bytes) -> list[bytes]:
+    """Cut a body into lines without the blank ones. Raises `NotJson` when it is empty, or `TooManyElements`."""
     lines = [line for line in (line.strip(_BLANKS) for line in trimmed(body).split(b"\n")) if line]
     if len(lines) > ELEMENTS_MAX:
         raise _too_many()
-    return map(_line, lines)
+    return lines
 
 
 def looks_like_lines(body: bytes) -> bool:
@@ -134,13 +138,6 @@ def trimmed(body: bytes) -> bytes:
     if not body:
         raise NotJson("the body is empty")
     return body
-
-
-def _line(raw: bytes) -> Element | None:
-    try:
-        return element(raw)
-    except NotJson:
-        return None
 
 
 def _is_json(raw: bytes) -> bool:

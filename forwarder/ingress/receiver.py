@@ -6,7 +6,7 @@ to the spool in one append, and `committed` or `rolled_back` has the answer. Wha
 """
 
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from forwarder.courier import wire as courier_wire
@@ -148,42 +148,57 @@ class Receiver:
         )
 
     def _envelopes(self, admission: Admission, body: bytes) -> Generator[None, None, list[Envelope]]:
-        found, admission.is_one = _cut(admission, body)
-        is_for_ok = not (admission.needs_key or admission.is_rudderstack or admission.endpoint.is_segment)
-        if admission.needs_key and (key := elements.write_key_of(body)) is not None:
+        pieces, is_by_line = _cut(admission, body)
+        key = elements.write_key_of(body) if admission.needs_key else None
+        if key is not None:
             self._admissions.judge_write_keys(admission, [key])
-            admission.needs_key = False
+        endpoint, now_ms = admission.endpoint, self._clock.wall_ms()
+        is_outbound = endpoint.route is RouteName.COURIER_TO_RUDDERSTACK
+        keys: list[object] | None = [] if admission.needs_key and key is None else None
         envelopes: list[Envelope] = []
-        keys: list[object] = []
-        now_ms = self._clock.wall_ms()
-        for index, element in enumerate(found):
-            key = element.value.get("writeKey") if element is not None and element.value is not None else None
-            if element is None or (admission.needs_key and not self._admissions.is_write_key(key)):
+        for index, raw in enumerate(pieces):
+            envelope = courier_wire.usual(raw, received_at_ms=now_ms, source=endpoint.source) if is_outbound else None
+            if envelope is None:
+                element = elements.line(raw) if is_by_line else elements.element(raw)
+                envelope = self._envelope(admission, element, now_ms, keys)
+            if envelope is None:
                 admission.refused.append(index)
-                keys.append(key)
             else:
-                envelopes.append(self._envelope(admission.endpoint, element, now_ms))
-                if is_for_ok and len(envelopes) == 1:
-                    admission.is_rudderstack = _is_rudderstacks(element)
-                admission.message_id = admission.message_id or _message_id(element, envelopes[-1])
+                envelopes.append(envelope)
             if index % _ELEMENTS_PER_STEP == _ELEMENTS_PER_STEP - 1:
                 yield
-        if admission.needs_key and not envelopes:
+        if keys is not None and not envelopes:
             self._admissions.judge_write_keys(admission, keys)
         _judge_elements(admission, envelopes)
         return envelopes
 
-    def _envelope(self, endpoint: Endpoint, element: Element, now_ms: int) -> Envelope:
-        source = endpoint.source
+    def _envelope(
+        self, admission: Admission, element: Element | None, now_ms: int, keys: list[object] | None
+    ) -> Envelope | None:
+        """Wrap an element; None when it is refused. `keys`: its own must be good, and is kept there when it is not."""
+        endpoint = admission.endpoint
+        event: Mapping[str, Any] | None = None if element is None else element.value
+        if keys is not None and not self._admissions.is_write_key(key := event and event.get("writeKey")):
+            keys.append(key)
+            return None
+        if element is None:
+            return None
         if endpoint.route is RouteName.COURIER_TO_RUDDERSTACK:
-            return courier_wire.envelope(element.payload, received_at_ms=now_ms, source=source)
-        if element.value is None:
-            return rudderstack_wire.unreadable(element.payload, received_at_ms=now_ms, source=source)
-        event: Mapping[str, Any] = element.value
+            return courier_wire.envelope(element.payload, received_at_ms=now_ms, source=endpoint.source)
         payload = element.payload
-        if endpoint.type:
-            event, payload = rudderstack_wire.with_type(event, payload, endpoint.type)
-        return rudderstack_wire.envelope(event, payload, received_at_ms=now_ms, source=source, unique=self._unique)
+        if event is None:
+            envelope = rudderstack_wire.unreadable(payload, received_at_ms=now_ms, source=endpoint.source)
+        else:
+            if endpoint.type:
+                event, payload = rudderstack_wire.with_type(event, payload, endpoint.type)
+            envelope = rudderstack_wire.envelope(
+                event, payload, received_at_ms=now_ms, source=endpoint.source, unique=self._unique
+            )
+        if not admission.message_id:  # it is the first
+            admission.message_id = (rudderstack_wire.message_id(event) if event else "") or envelope.event_key.hex()
+            if not (admission.needs_key or admission.is_rudderstack or endpoint.is_segment):
+                admission.is_rudderstack = _is_rudderstacks(event)
+        return envelope
 
 
 def _judge_elements(admission: Admission, envelopes: Sequence[Envelope]) -> None:
@@ -197,9 +212,8 @@ def _judge_elements(admission: Admission, envelopes: Sequence[Envelope]) -> None
         raise Rejected(400, "batch_empty", "empty batch payload")
 
 
-def _is_rudderstacks(element: Element) -> bool:
+def _is_rudderstacks(event: Mapping[str, Any] | None) -> bool:
     """Tell whether an event is by an SDK of RudderStack's: all of theirs name a channel, and none a key."""
-    event = element.value
     return event is not None and isinstance(event.get("channel"), str) and "writeKey" not in event
 
 
@@ -210,43 +224,52 @@ def _method_wrong(endpoint: Endpoint) -> Rejected:
     )
 
 
-def _cut(admission: Admission, body: bytes) -> tuple[Iterator[Element | None], bool]:
-    """Return the request's elements, and whether it is a lone event rather than a list of them."""
+def _cut(admission: Admission, body: bytes) -> tuple[list[bytes], bool]:
+    """Return the request's elements, and whether each is a line, which may be no JSON; note if it is a lone event."""
     match admission.endpoint.body_format:
         case BodyFormat.EVENTS:
-            return _cut_events(body, has_lines=admission.has_lines)
+            return _cut_events(admission, body)
         case BodyFormat.CALLS:
-            return _cut_calls(body)
+            return _cut_calls(admission, body), False
         case BodyFormat.BATCH:
+            admission.is_one = False
             body = elements.trimmed(body)
             batch = body if body.startswith(b"[") else elements.batch_of(body)
             if batch is None:
                 elements.element(body)  # raises when it is no JSON
             # The gateway takes a lone object for a batch of one, and no batch for an empty one.
-            return elements.from_array(batch if batch not in (None, b"null") else b"[]"), False
+            return elements.array_of(batch if batch not in (None, b"null") else b"[]"), False
         case BodyFormat.CALL | BodyFormat.QUERY | BodyFormat.WEBHOOK:
-            return iter([elements.element(elements.trimmed(body))]), True
+            return [elements.trimmed(body)], False
 
 
-def _cut_events(body: bytes, *, has_lines: bool) -> tuple[Iterator[Element | None], bool]:
-    if has_lines:
-        return elements.from_lines(body), False
+def _cut_events(admission: Admission, body: bytes) -> tuple[list[bytes], bool]:
+    admission.is_one = False
+    if admission.has_lines:
+        return elements.lines_of(body), True
     try:
-        return elements.from_array(body), not elements.trimmed(body).startswith(b"[")
+        pieces = elements.array_of(body)
+        admission.is_one = not elements.trimmed(body).startswith(b"[")
+        if admission.is_one:
+            elements.element(pieces[0])
     except NotJson:
-        if elements.looks_like_lines(body):
-            return elements.from_lines(body), False
-        raise
+        if not elements.looks_like_lines(body):
+            raise
+        admission.is_one = False
+        return elements.lines_of(body), True
+    return pieces, False
 
 
-def _cut_calls(body: bytes) -> tuple[Iterator[Element | None], bool]:
+def _cut_calls(admission: Admission, body: bytes) -> list[bytes]:
     body = elements.trimmed(body)
+    admission.is_one = False
     if body.startswith(b"["):
-        return elements.from_array(body), False
+        return elements.array_of(body)
     batch = elements.batch_of(body)
     if batch is not None and batch.startswith(b"[") and not _is_call(body):
-        return elements.from_array(batch), False
-    return iter([elements.element(body)]), True
+        return elements.array_of(batch)
+    admission.is_one = True
+    return [body]
 
 
 def _is_call(body: bytes) -> bool:
@@ -254,8 +277,3 @@ def _is_call(body: bytes) -> bool:
     element = elements.element(body)
     kind = element.value.get("type") if element is not None and element.value is not None else None
     return isinstance(kind, str) and kind.lower() in CALL_TYPES
-
-
-def _message_id(element: Element, envelope: Envelope) -> str:
-    own = rudderstack_wire.message_id(element.value) if element.value is not None else ""
-    return own or envelope.event_key.hex()

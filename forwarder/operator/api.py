@@ -20,10 +20,11 @@ from forwarder.model import RouteName, State
 from forwarder.operator import api_types as told
 from forwarder.operator import views
 from forwarder.operator.acts import Acts
+from forwarder.operator.incidents import Incidents
 from forwarder.operator.openapi import document
 from forwarder.operator.operation import Operation, QueryInvalid, sequence_of
+from forwarder.operator.parameters import Chosen, Listing, OfLog, OfReason, OfRoute, Replay, Selection, Why
 from forwarder.operator.parts import OperatedRoute
-from forwarder.operator.selection import Chosen, Listing, OfLog, OfReason, OfRoute, Replay, Selection, Why
 from forwarder.operator.text import moment
 from forwarder.operator.walk import step
 
@@ -37,6 +38,7 @@ class Api:
     """What the API is made of."""
 
     acts: Acts
+    incidents: Incidents
 
     def operations(self) -> Sequence[Operation]:
         """Return everything that programs can ask."""
@@ -47,6 +49,7 @@ class Api:
             Operation("GET", "/api/events/{sequence}", "One event with its payload and its attempts", self.event),
             Operation("GET", "/api/event-types", "Event types seen, last seen first", self.event_types),
             Operation("GET", "/api/reasons", "Settled events grouped by reason, largest first", self.reasons),
+            Operation("GET", "/api/incidents", "What went wrong, newest first", self.list_incidents),
             Operation("GET", "/api/audit", "Who did what, newest first", self.audit),
             Operation("GET", "/api/settings", "Effective settings with their source, secrets masked", self.settings),
             Operation("GET", "/api/links", "Links between events and what they start, pinned ones first", self.links),
@@ -80,6 +83,7 @@ class Api:
             started_at=moment(parts.started_at_ms),
             uptime_s=max(0, now_ms - parts.started_at_ms) / 1000,
             spool=views.spool(facts),
+            rejected=list(parts.rejections.lately()),
             routes=[views.route(name, facts, states.get(name.value), now_ms=now_ms) for name in RouteName],
         )
 
@@ -106,6 +110,12 @@ class Api:
         """Tell who did what."""
         rows = await self.acts.parts.archive.audit(limit=given.limit)
         return told.Audit(audit=[views.audit_line(row) for row in rows])
+
+    async def list_incidents(self, _: web.Request, given: OfLog) -> told.IncidentList:
+        """Tell what went wrong."""
+        now_ms = self.acts.parts.clock.wall_ms()
+        found = self.incidents.watch.newest(given.limit)
+        return told.IncidentList(incidents=[views.incident(one, now_ms=now_ms) for one in found])
 
     async def settings(self, _: web.Request) -> told.SettingsInEffect:
         """Tell what is in effect."""

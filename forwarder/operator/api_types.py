@@ -5,6 +5,7 @@ from typing import Annotated, Final
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from forwarder.model import RouteName, State
+from forwarder.operator.rejections import Rejected
 
 LINKS_CHANGED_MAX: Final = 1_000
 
@@ -100,7 +101,7 @@ class Route(Struct, frozen=True, kw_only=True):
     retrying: Count
     unsettled_bytes: Count
     oldest_age_s: float | None
-    books: Totals | None
+    totals: Totals | None
     open_dead: Annotated[Count, Meta(description="dead, kept and not discarded: what is left to do")]
     discarded: Annotated[Count, Meta(description="of all that are dead, those that were put aside")]
 
@@ -125,6 +126,7 @@ class Status(Struct, frozen=True, kw_only=True):
     uptime_s: float
     spool: Spool
     routes: list[Route]
+    rejected: Annotated[list[Rejected], Meta(description="requests turned away since the start, at most a day ago")]
 
 
 class LinkWords(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -218,6 +220,27 @@ class Audit(Struct, frozen=True, kw_only=True):
     """The audit log, newest first."""
 
     audit: list[AuditLine]
+
+
+class Incident(Struct, frozen=True, kw_only=True):
+    """One thing that went wrong; `ended_at` null: it goes on. `scope` is the route, or a family of calls within it."""
+
+    kind: Annotated[str, Meta(description="hold, back_off, refusal or late")]
+    route: RouteName | None
+    scope: str
+    cause: str
+    remedy: str
+    began_at: Time
+    ended_at: Time
+    lasted_s: float
+    delayed: Annotated[Count, Meta(description="the most events that were pending meanwhile")]
+    dead: Annotated[Count, Meta(description="events that died meanwhile")]
+
+
+class IncidentList(Struct, frozen=True, kw_only=True):
+    """What went wrong, newest first."""
+
+    incidents: list[Incident]
 
 
 class Setting(Struct, frozen=True, kw_only=True):

@@ -8,12 +8,13 @@ from forwarder.operator.acts import Acts
 from forwarder.operator.api import Api, described
 from forwarder.operator.checks import LocalCheck
 from forwarder.operator.guard import OperatorGuard
-from forwarder.operator.listener import OperatorListener, operator_app
+from forwarder.operator.incidents import Incidents
 from forwarder.operator.pages.jobs import Jobs
 from forwarder.operator.pages.login import PUBLIC_PATHS
 from forwarder.operator.pages.render import Renderer
 from forwarder.operator.pages.site import Site, static_routes
 from forwarder.operator.parts import Parts
+from forwarder.operator.serving import OperatorListener, operator_app
 from forwarder.operator.sessions import Sessions
 from forwarder.ports import Worker
 from forwarder.settings import Settings
@@ -38,26 +39,31 @@ def operator_workers(settings: Settings, parts: Parts, *, swaps: list[Callable[[
 
     swaps.append(take_token)
     acts, rates = Acts(parts=parts), Rates(metrics=parts.metrics, clock=parts.clock)
+    incidents = Incidents(parts)
     jobs = Jobs(parts)
     site = Site(
         acts=acts,
         render=Renderer(parts, can_log_out=guard.has_token),
         jobs=jobs,
         rates=rates,
+        incidents=incidents,
         guard=guard,
         sessions=sessions,
         check=LocalCheck(settings, parts.clock),
     )
-    operations = (*Api(acts=acts).operations(), *site.operations())
+    operations = (*Api(acts=acts, incidents=incidents).operations(), *site.operations())
     routes = [one.route() for one in (*operations, described(operations))]
     app = operator_app((*static_routes(), *routes), guard=guard, parts=parts, told=site.told)
     app.on_shutdown.append(lambda _: jobs.close())
     listener = OperatorListener(app, host=settings.operator_listen.host, port=settings.operator_listen.port)
-    return listener, rates
+    return listener, rates, incidents
 
 
 def api_alone(parts: Parts, *, token: str | None = None) -> web.Application:
     """Return the API without pages, for what is no daemon."""
     guard = OperatorGuard(token=token, own_hosts=frozenset())
-    routes = [one.route() for one in Api(acts=Acts(parts=parts)).operations()]
-    return operator_app(routes, guard=guard, parts=parts)
+    incidents = Incidents(parts)
+    routes = [one.route() for one in Api(acts=Acts(parts=parts), incidents=incidents).operations()]
+    app = operator_app(routes, guard=guard, parts=parts)
+    app.on_startup.append(lambda _: incidents.load())
+    return app

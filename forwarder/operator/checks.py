@@ -18,8 +18,9 @@ from forwarder.errors import RulesInvalid, SpoolUnusable
 from forwarder.operator.text import size
 from forwarder.ports import Clock
 from forwarder.settings import Settings
-from forwarder.settings.files import read_links, read_rules
+from forwarder.settings.data_volume import volume_doubt
 from forwarder.settings.together import KEEP_OLD_INBOUND_KEYS, doubts
+from forwarder.settings.toml_files import read_links, read_rules
 from forwarder.spool.sqlite.database import DATABASE_NAME, open_reader
 
 Level = Literal["ok", "warn", "fail"]
@@ -60,6 +61,8 @@ def local_findings(settings: Settings, *, now_ms: int, reads_spool: bool = True)
         yield Finding("ok", "inbound keys", f"{keys} {'is' if keys == 1 else 'are'} taken; {KEEP_OLD_INBOUND_KEYS}")
     yield from _files(settings)
     yield from _folder(settings)
+    if volume := volume_doubt(settings.data_dir):
+        yield Finding("warn", "data volume", volume)
     yield _spool(settings, reads_it=reads_spool)
     yield _clock(now_ms)
 

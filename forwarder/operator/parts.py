@@ -8,6 +8,7 @@ from forwarder.delivery.status import RouteStatus
 from forwarder.mapping.link_store import LinkStore
 from forwarder.model import RouteName
 from forwarder.operator.explain import Explain, TimeOf
+from forwarder.operator.rejections import Rejections
 from forwarder.ports import Archive, Clock, EventTypeRow, Spool
 from forwarder.telemetry.collector import TotalsCollector
 from forwarder.telemetry.metrics import Metrics
@@ -48,11 +49,13 @@ class Parts:
     explain: Mapping[RouteName, Explain] = field(default_factory=dict)  # of routes that run
     time_of: Mapping[RouteName, TimeOf] = field(default_factory=dict)  # of routes whose events state their own time
     totals: TotalsCollector = field(default_factory=TotalsCollector)
+    rejections: Rejections = field(init=False)
     started_at_ms: int = field(init=False)
 
     def __post_init__(self) -> None:
         """Let the totals show in the daemon's registry."""
         object.__setattr__(self, "started_at_ms", self.clock.wall_ms())
+        object.__setattr__(self, "rejections", Rejections(self.metrics.rejected))
         self.metrics.registry.register(self.totals)
 
     def route(self, name: str) -> OperatedRoute | None:

@@ -10,6 +10,7 @@ from forwarder import model, ports
 from forwarder.delivery.status import RouteStatus, ScopeStop
 from forwarder.model import RouteName
 from forwarder.operator import api_types as told
+from forwarder.operator.incidents import Incident
 from forwarder.operator.text import moment
 
 
@@ -59,7 +60,7 @@ def route(name: RouteName, facts: ports.SpoolFacts, status: RouteStatus | None, 
         retrying=facts.retrying.get(name, 0),
         unsettled_bytes=facts.unsettled_bytes.get(name, 0),
         oldest_age_s=max(0.0, (now_ms - oldest_ms) / 1000) if oldest_ms is not None else None,
-        books=_totals(totals) if totals else None,
+        totals=_totals(totals) if totals else None,
         open_dead=facts.open_dead.get(name, 0),
         discarded=facts.discarded.get(name, 0),
     )
@@ -96,6 +97,22 @@ def reason(group: ports.ReasonGroup) -> told.Reason:
 def audit_line(row: ports.AuditRow) -> told.AuditLine:
     """Show one line of the audit log."""
     return told.AuditLine(at=moment(row.at_ms), who=row.who, action=row.action, detail=row.detail)
+
+
+def incident(one: Incident, *, now_ms: int) -> told.Incident:
+    """Show one incident."""
+    return told.Incident(
+        kind=one.kind,
+        route=one.route,
+        scope=one.scope,
+        cause=one.cause,
+        remedy=one.remedy,
+        began_at=moment(one.began_ms),
+        ended_at=moment(one.ended_ms),
+        lasted_s=max(0, (one.ended_ms or now_ms) - one.began_ms) / 1000,
+        delayed=one.delayed,
+        dead=one.dead,
+    )
 
 
 def _event_fields(row: ports.EventRow) -> dict[str, Any]:

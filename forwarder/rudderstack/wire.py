@@ -19,7 +19,7 @@ _LABEL_CHARACTERS_MAX = 256
 _PARTITION_CHARACTERS_MAX = 256
 # When an event happened, as the sender says; the others are stamped anew on every attempt.
 _OWN_TIMES = ("timestamp", "originalTimestamp")
-_STAMPED_IN_TRANSIT = frozenset({"sentAt", "receivedAt", "request_ip"})
+_STAMPED_IN_TRANSIT = frozenset({"sentAt", "receivedAt", "request_ip", "writeKey"})
 # What the gateway takes out of ids beside Go's non-printables: fillers that count as letters or marks.
 _FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 

@@ -1,7 +1,7 @@
 """One frozen `Settings`, read once at the edge; everything else is given what it needs from it."""
 
 from forwarder.settings.load import load, read
-from forwarder.settings.model import Settings
+from forwarder.settings.settings import Settings
 from forwarder.settings.sources import Origin, Place
 from forwarder.settings.values import Address
 

@@ -4,8 +4,11 @@ Each parser says what is wrong; where a word is nearly right it says which one w
 """
 
 import os
-from collections.abc import Callable
+import re
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError, ValidatorFunctionWrapHandler
 
 from forwarder.mapping.selection import unknown_events
 from forwarder.model import RouteName
@@ -13,16 +16,14 @@ from forwarder.settings.names import did_you_mean
 from forwarder.settings.values import names
 
 
-def choice(*words: str) -> Callable[[str], str]:
-    """Return a parser of one of the words, in whatever case it is written."""
-
-    def parse(text: str) -> str:
-        word = text.strip().casefold()
-        if word not in words:
-            raise ValueError(f"it is none of {', '.join(words)}{did_you_mean(word, words)}")
-        return word
-
-    return parse
+def word(text: str, judge: ValidatorFunctionWrapHandler) -> Any:
+    """Judge a `Literal` in whatever case it is written; say which word was meant."""
+    asked = text.strip().casefold()
+    try:
+        return judge(asked)
+    except ValidationError as error:
+        words = re.findall(r"'([^']+)'", error.errors()[0]["ctx"]["expected"])
+        raise ValueError(f"it is none of {', '.join(words)}{did_you_mean(asked, words)}") from None
 
 
 def route_names(text: str) -> tuple[RouteName, ...]:

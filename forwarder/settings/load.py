@@ -7,9 +7,9 @@ from types import MappingProxyType
 from pydantic import ValidationError
 
 from forwarder.errors import SettingsInvalid
-from forwarder.settings.model import GATHERED, Reading, Settings
 from forwarder.settings.names import unknown
 from forwarder.settings.proxies import read_proxies
+from forwarder.settings.settings import GATHERED, Reading, Settings
 from forwarder.settings.sources import SECRETS_DIR, Found, Gathered, Place, gather
 from forwarder.settings.together import conflicts
 
@@ -73,5 +73,5 @@ def _problem(variable: str, message: str) -> str:
 
 def _report(problems: list[str], notices: tuple[str, ...]) -> str:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    meant = [f"  (also {text})" for text in notices if "did you mean" in text]
+    meant = [f"  note: {text}" for text in notices if "did you mean" in text]
     return "\n".join([f"{count} in the settings:", *(f"  - {problem}" for problem in problems), *meant])

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from forwarder.errors import SettingsInvalid
 from forwarder.settings.load import judged
-from forwarder.settings.model import Settings
+from forwarder.settings.settings import Settings
 from forwarder.settings.sources import Gathered, Place, gather
 from forwarder.telemetry.reporter import Reporter
 

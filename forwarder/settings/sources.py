@@ -118,9 +118,9 @@ def _of_environment(environ: Mapping[str, str]) -> Iterator[Found]:
 
 
 def _of_dotenv(path: Path, problems: list[str]) -> Iterator[Found]:
-    if not path.is_file():
-        return
     try:
+        if not path.is_file():
+            return
         # No interpolation: a secret may contain a dollar sign. An editor's byte order mark would hide the first name.
         read = dotenv_values(path, interpolate=False, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -135,14 +135,17 @@ def _of_folder(base: Path, folder: str | None, kind: str, variable: str, problem
     if not folder:
         return
     try:
-        files = sorted((base / folder).iterdir())
+        files = [file for file in sorted((base / folder).iterdir()) if _is_ours(file.name) and file.is_file()]
     except OSError as error:
         problems.append(
             f"{variable}: the folder cannot be listed ({type(error).__name__}). Name a folder this user may read."
         )
         return
-    named = [(file.name.upper(), file) for file in files if file.name.upper().startswith(PREFIXES) and file.is_file()]
-    yield from _of_files(named, kind, variable, problems)
+    yield from _of_files([(file.name.upper(), file) for file in files], kind, variable, problems)
+
+
+def _is_ours(name: str) -> bool:
+    return name.upper().startswith(PREFIXES)
 
 
 def _of_files(files: Iterable[tuple[str, Path]], kind: str, where: str, problems: list[str]) -> Iterator[Found]:

@@ -6,8 +6,8 @@
 from collections.abc import Collection
 
 from forwarder.model import RouteName
-from forwarder.settings.model import Settings
 from forwarder.settings.route_choice import route_problems
+from forwarder.settings.settings import Settings
 
 _TOKEN_CHARACTERS_MIN = 16
 # Tried: after a rotation as it is usually done, 0 of 60 waiting events were accepted.

@@ -22,6 +22,7 @@ _PLACEHOLDERS = frozenset(
     {
         "https://example.dataplane.rudderstack.com",
         "https://bridge.example.com",
+        "https://your.host",
         "<key>",
     }
 )

@@ -21,9 +21,10 @@ from prometheus_client import (
 
 from forwarder import __version__
 from forwarder.model import RouteName, State
-from forwarder.telemetry.answers import Answers
+from forwarder.telemetry.answer_times import Answers
 
 ROUTE_STATES = ("running", "paused", "held", "backing_off")
+INCIDENT_KINDS = ("hold", "back_off", "refusal", "late")
 VERDICTS = ("delivered", "filtered", "try_later", "refused", "held")
 
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600, 86400)
@@ -92,6 +93,11 @@ class Metrics:
         self.concurrency = Gauge(
             "forwarder_concurrency_limit", "Requests allowed in flight just now.", ["route"], registry=r
         )
+        self.incidents_open = Gauge(
+            "forwarder_incidents_open", "Incidents that have begun and not ended, by kind.", ["kind"], registry=r
+        )
+        for kind in INCIDENT_KINDS:
+            self.incidents_open.labels(kind)
         self.route_state = Gauge(
             "forwarder_route_state",
             "1 for the state the route is in, 0 for the others.",

@@ -15,7 +15,7 @@ class _Window:
 
 
 class Repeats(Generic[KeyT]):
-    """Allow each key at most `said_max` times in `window_s` seconds, and remember how many were not said.
+    """Allow each key at most `said_max` times in `window_s` seconds, and count how many were not said.
 
     At most `keys_max` keys are told apart; beyond that new ones are always said, so that a flood of
     different warnings costs log lines and not memory.

@@ -177,10 +177,18 @@ class Reporter:
         self._log.error("spool.damaged", remedy="run `forwarder check`, then restore or recover the data folder")
 
     def settlement_waiting(self, *, reason: str, events: int) -> None:
-        """Alarm: what was delivered cannot be written down yet; it is remembered."""
+        """Alarm: what was delivered cannot be written down yet; it is kept in memory."""
         self._log.error("spool.settlement_waiting", reason=reason, events=events)
 
     # --- the operator ---
+
+    def incident_began(self, kind: str, *, route: str, scope: str, cause: str) -> None:
+        """Tell that something goes wrong; `cause` holds no payload."""
+        self._log.warning("incident.began", kind=kind, route=route, scope=scope, reason=cause)
+
+    def incident_ended(self, kind: str, *, route: str, scope: str, lasted_s: float) -> None:
+        """Tell that it is over, and how long it was."""
+        self._log.warning("incident.ended", kind=kind, route=route, scope=scope, lasted_s=round(lasted_s, 1))
 
     def operator_failed(self, error: Exception) -> None:
         """Tell that a request of the operator's listener met a bug of ours: by type and place, never by text."""
@@ -188,9 +196,9 @@ class Reporter:
 
     # --- the daemon ---
 
-    def setting_noticed(self, notice: str) -> None:
-        """Tell of a variable that is not read though it may have been meant."""
-        self._log.warning("setting.unread", reason=notice)
+    def setting_doubtful(self, doubt: str) -> None:
+        """Tell of a setting that is allowed but probably not meant."""
+        self._log.warning("setting.doubtful", reason=doubt)
 
     def secrets_read(self, *, replaced: Sequence[str]) -> None:
         """Tell that the secrets were read again and which of them are new."""

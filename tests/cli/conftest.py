@@ -17,8 +17,8 @@ from forwarder.clock import SystemClock
 from forwarder.mapping.link_store import LinkStore
 from forwarder.model import Envelope, Labels, RouteName, State
 from forwarder.operator.assembly import api_alone
-from forwarder.operator.listener import OperatorListener
 from forwarder.operator.parts import Parts
+from forwarder.operator.serving import OperatorListener
 from forwarder.settings.sources import PREFIXES
 from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits

@@ -29,6 +29,12 @@ _BOTH = {
 }
 
 
+@pytest.fixture(autouse=True)
+def lasting_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the data folder be on a disk that lasts, whatever this machine's temporary folder is on."""
+    monkeypatch.setattr("forwarder.settings.data_volume.MOUNTS", tmp_path / "no-mounts")
+
+
 def _levels(findings: list[Finding]) -> dict[str, str]:
     return {finding.name: finding.level for finding in findings}
 
@@ -109,6 +115,12 @@ def test_a_folder_that_takes_no_file_fails() -> None:
     """A folder whose file system refuses new files is found by trying."""
     settings = Settings.model_validate(_BOTH | {"FORWARDER_DATA_DIR": "/proc/data"})
     assert _levels(list(local_findings(settings, now_ms=_NOW_MS)))["data folder"] == "fail"
+
+
+def test_a_folder_that_may_vanish_is_a_warning(tmp_path: Path) -> None:
+    """A data folder in memory is said."""
+    (tmp_path / "no-mounts").write_text("1 0 0:1 / / rw - tmpfs tmpfs rw\n")
+    assert _levels(_local(tmp_path))["data volume"] == "warn"
 
 
 def test_an_old_sqlite_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

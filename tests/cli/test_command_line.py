@@ -104,8 +104,16 @@ def test_the_listener_is_reached_from_here(listen: Address, url: str) -> None:
 
 
 def test_a_held_route_says_why() -> None:
-    """What stands still is told with its reason, and books that do not balance are shouted."""
-    books = {"accepted": 5, "pending": 1, "delivered": 1, "filtered": 0, "unmapped": 0, "dead": 0, "is_balanced": False}
+    """What stands still is told with its reason, and totals that do not balance are shouted."""
+    totals = {
+        "accepted": 5,
+        "pending": 1,
+        "delivered": 1,
+        "filtered": 0,
+        "unmapped": 0,
+        "dead": 0,
+        "is_balanced": False,
+    }
     stop = {
         "scope": "route",
         "state": "held",
@@ -117,7 +125,7 @@ def test_a_held_route_says_why() -> None:
         "name": "r",
         "state": "held",
         "stops": [stop],
-        "books": books,
+        "totals": totals,
         "retrying": 0,
         "in_flight": 0,
         "open_dead": 2,
@@ -130,7 +138,7 @@ def test_a_held_route_says_why() -> None:
         "spool": spool,
         "routes": [
             route | {"oldest_age_s": 3.0, "concurrency_limit": 4},
-            {"name": "off", "state": "off", "stops": [], "books": None},
+            {"name": "off", "state": "off", "stops": [], "totals": None},
         ],
     }
     text = "\n".join(show.status_lines(status, json.loads(json.dumps(status | {"uptime_s": 5.0}))))

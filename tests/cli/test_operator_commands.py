@@ -34,14 +34,14 @@ def _events(result: Result) -> list[dict[str, Any]]:
 
 
 def test_status_reads_a_stopped_daemons_folder(filled: Shell) -> None:
-    """A stopped daemon's books are shown from its folder, and it says that it is not running."""
+    """A stopped daemon's totals are shown from its folder, and it says that it is not running."""
     result = filled("status")
     assert result.exit_code == 0, result.output
     assert "not running" in result.stdout
     assert "accepted 6 = delivered 1 + filtered 0 + unmapped 0 + dead 3 + pending 2" in result.stdout
     told = json.loads(filled("status", "--json").stdout)
     assert told["is_running"] is False
-    assert told["routes"][0]["books"]["is_balanced"] is True
+    assert told["routes"][0]["totals"]["is_balanced"] is True
 
 
 def test_status_asks_the_running_daemon(filled: Shell, daemon: Daemon) -> None:
@@ -251,6 +251,14 @@ def test_one_event_is_shown_whole(filled: Shell) -> None:
     assert "\x1b" not in result.stdout
     assert json.loads(filled("events", "show", "1", "--json").stdout)["payload"] == '{"number":1}'
     assert filled("events", "show", "99").exit_code == 1
+
+
+def test_incidents_are_listed(filled: Shell) -> None:
+    """`incidents` lists what was kept, also of a stopped daemon; none is said aside."""
+    result = filled("incidents")
+    assert (result.exit_code, result.stdout, "no incidents" in result.stderr) == (0, "", True)
+    result = filled("incidents", "--json")
+    assert (result.exit_code, result.stdout) == (0, "")
 
 
 def test_a_route_is_paused_and_resumed(filled: Shell, daemon: Daemon) -> None:

@@ -1,4 +1,4 @@
-"""What counts as JSON at Courier's doors."""
+"""What counts as JSON from Courier."""
 
 import json
 from typing import Any

@@ -250,7 +250,7 @@ def test_what_cannot_be_understood_is_kept_all_the_same(payload: bytes) -> None:
 
 
 def test_depth_at_the_decoders_edge_never_raises() -> None:
-    """However deep an event is nested, the door takes it."""
+    """However deep an event is nested, it is taken."""
     for depth in range(900, 1_100, 7):
         kept = _wrap(b'{"type":"a:b","data":' + b'{"a":' * depth + b"1" + b"}" * depth + b"}")
         assert len(kept.event_key) == 16

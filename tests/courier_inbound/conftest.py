@@ -106,9 +106,9 @@ def batch_of() -> Callable[..., Batch]:
     """Return a maker of batches of one delivery."""
 
     def make(
-        operation: str, body: bytes = b"{}", *, family: str = "profiles", sequence: int = 1, key: str = "k1"
+        operation: str, body: bytes = b"{}", *, group: str = "profiles", sequence: int = 1, key: str = "k1"
     ) -> Batch:
-        delivery = Delivery(sequence=sequence, operation=operation, body=body, family=family, idempotency_key=key)
+        delivery = Delivery(sequence=sequence, operation=operation, body=body, group=group, idempotency_key=key)
         return Batch(deliveries=(delivery,), size_bytes=len(body))
 
     return make

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forwarder.courier.answers import Asked, error_message, judge, judge_no_answer
-from forwarder.courier.calls import Family
+from forwarder.courier.calls import RateLimitGroup
 from forwarder.errors import NoAnswer
 from forwarder.model import Delivered, Effect, Filtered, Held, Refused, TryLater
 from forwarder.retry_after import retry_after_s
@@ -24,13 +24,13 @@ _OPERATIONS = {
 }
 
 
-def _asked(family: str, operation: str = "") -> Asked:
-    body = b'{"message": {"template": "T1"}}' if family == "send" else b"{}"
-    return Asked(operation=operation or _OPERATIONS[family], family=family, body=body)
+def _asked(group: str, operation: str = "") -> Asked:
+    body = b'{"message": {"template": "T1"}}' if group == "send" else b"{}"
+    return Asked(operation=operation or _OPERATIONS[group], group=group, body=body)
 
 
 @pytest.mark.parametrize(
-    ("family", "operation", "status", "body", "verdict"),
+    ("group", "operation", "status", "body", "verdict"),
     [
         ("profiles", "", 200, b"{}", Delivered),
         ("send", "", 202, b"", Delivered),
@@ -70,19 +70,19 @@ def _asked(family: str, operation: str = "") -> Asked:
     ],
 )
 def test_an_answer_means_what_the_table_says(
-    family: str, operation: str, status: int, body: bytes, verdict: type
+    group: str, operation: str, status: int, body: bytes, verdict: type
 ) -> None:
     """Each answer of Courier has exactly one meaning for the event it was given for."""
-    assert isinstance(judge(_asked(family, operation), status, {}, body, now_ms=_NOW_MS), verdict)
+    assert isinstance(judge(_asked(group, operation), status, {}, body, now_ms=_NOW_MS), verdict)
 
 
 @pytest.mark.parametrize(
-    ("family", "status", "scope"),
+    ("group", "status", "scope"),
     [("lists", 403, "lists"), ("profiles", 404, "profiles"), ("profiles", 401, "route"), ("send", 301, "route")],
 )
-def test_a_hold_is_as_narrow_as_its_cause(family: str, status: int, scope: str) -> None:
-    """A permission or an address that fails holds its family of calls; a key or a redirect holds the route."""
-    verdict = judge(_asked(family), status, {}, b"", now_ms=_NOW_MS)
+def test_a_hold_is_as_narrow_as_its_cause(group: str, status: int, scope: str) -> None:
+    """A permission or an address that fails holds its group of calls; a key or a redirect holds the route."""
+    verdict = judge(_asked(group), status, {}, b"", now_ms=_NOW_MS)
     assert isinstance(verdict, Held)
     assert verdict.scope == scope
     assert str(status) in verdict.reason
@@ -93,7 +93,7 @@ def test_a_hold_is_as_narrow_as_its_cause(family: str, status: int, scope: str) 
     [(429, "lists", Effect.NONE), (503, "event", Effect.ANSWERED), (409, "event", Effect.ANSWERED)],
 )
 def test_later_says_who_waits_and_what_may_have_happened(status: int, scope: str, effect: Effect) -> None:
-    """A limit stops its family alone and has no effect; an error stops the one event and was answered."""
+    """A limit stops its group alone and has no effect; an error stops the one event and was answered."""
     verdict = judge(_asked("lists"), status, {"retry-after": "7"}, b"", now_ms=_NOW_MS)
     assert isinstance(verdict, TryLater)
     assert (verdict.scope, verdict.effect, verdict.after_s) == (scope, effect, 7)
@@ -110,7 +110,7 @@ def test_no_answer_says_whether_the_request_left(*, request_left: bool, effect: 
     assert verdict.reason == "no answer: time-out"
 
 
-def test_a_page_by_its_header_is_a_hold_of_its_family() -> None:
+def test_a_page_by_its_header_is_a_hold_of_its_group() -> None:
     """A page instead of JSON, told by its type, comes from something in front of Courier: nothing was done."""
     asked = _asked("profiles")
     page = judge(asked, 200, {"content-type": "Text/HTML; charset=utf-8"}, b"welcome", now_ms=_NOW_MS)
@@ -118,14 +118,14 @@ def test_a_page_by_its_header_is_a_hold_of_its_family() -> None:
     assert judge(asked, 204, {"content-type": "text/html"}, b"", now_ms=_NOW_MS) == Delivered()
 
 
-def test_an_answer_that_cannot_be_read_holds_its_family() -> None:
+def test_an_answer_that_cannot_be_read_holds_its_group() -> None:
     """It may have been done, and would be answered so again: it is not repeated without end."""
     verdict = judge_no_answer(_asked("lists"), NoAnswer("unreadable", request_left=True, is_unreadable=True))
     assert verdict == Held(reason="unreadable", scope="lists", effect=Effect.UNKNOWN)
 
 
 @pytest.mark.parametrize(
-    ("family", "words"),
+    ("group", "words"),
     [
         ("automations", '"café": Bad thing u1'),
         ("journeys", '"j/1": Bad thing u1'),
@@ -133,9 +133,9 @@ def test_an_answer_that_cannot_be_read_holds_its_family() -> None:
         ("lists", '"l1": Bad thing u1'),
     ],
 )
-def test_a_refusal_says_which_template_but_not_in_what_is_logged(family: str, words: str) -> None:
+def test_a_refusal_says_which_template_but_not_in_what_is_logged(group: str, words: str) -> None:
     """Courier's words and the template's name are kept for people, apart from the reason that logs may hold."""
-    verdict = judge(_asked(family), 404, {}, _ERROR, now_ms=_NOW_MS)
+    verdict = judge(_asked(group), 404, {}, _ERROR, now_ms=_NOW_MS)
     assert isinstance(verdict, Refused)
     assert verdict.words == words
     assert "u1" not in verdict.reason
@@ -143,7 +143,7 @@ def test_a_refusal_says_which_template_but_not_in_what_is_logged(family: str, wo
 
 def test_steps_of_the_event_itself_name_no_template() -> None:
     """A refused ad-hoc run says that the template stood in the event's own steps."""
-    asked = Asked(operation="POST /automations/invoke", family="automations")
+    asked = Asked(operation="POST /automations/invoke", group="automations")
     verdict = judge(asked, 404, {}, _ERROR, now_ms=_NOW_MS)
     assert isinstance(verdict, Refused)
     assert verdict.words == "in the event's own steps: Bad thing u1"
@@ -152,7 +152,7 @@ def test_steps_of_the_event_itself_name_no_template() -> None:
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"message": []}', b"{"])
 def test_an_unreadable_send_names_no_template(body: bytes) -> None:
     """A refused send whose body is of another shape is refused all the same."""
-    verdict = judge(Asked(operation="POST /send", family="send", body=body), 404, {}, _ERROR, now_ms=_NOW_MS)
+    verdict = judge(Asked(operation="POST /send", group="send", body=body), 404, {}, _ERROR, now_ms=_NOW_MS)
     assert isinstance(verdict, Refused)
     assert verdict.words.startswith('"": ')
 
@@ -202,18 +202,18 @@ def test_retry_after_is_read_in_both_forms_and_capped(value: str, wait_s: float 
 
 @settings(max_examples=150, deadline=None)
 @given(
-    family=st.sampled_from([family.value for family in Family]),
+    group=st.sampled_from([group.value for group in RateLimitGroup]),
     status=st.integers(100, 700),
     body=st.binary(max_size=60),
     after=st.text(max_size=30),
 )
 def test_every_answer_has_a_meaning_and_its_reason_quotes_nothing(
-    family: str, status: int, body: bytes, after: str
+    group: str, status: int, body: bytes, after: str
 ) -> None:
     """Whatever is answered gets a verdict, and what may be logged of it comes from a closed set of texts."""
-    verdict = judge(_asked(family), status, {"retry-after": after}, body, now_ms=_NOW_MS)
+    verdict = judge(_asked(group), status, {"retry-after": after}, body, now_ms=_NOW_MS)
     kind = _ERROR if error_message(body) is not None else b"<" if body.strip().startswith(b"<") else b""
-    plain = judge(_asked(family), status, {}, kind, now_ms=_NOW_MS)
+    plain = judge(_asked(group), status, {}, kind, now_ms=_NOW_MS)
     assert type(verdict) is type(plain)
     if not isinstance(verdict, Delivered) and not isinstance(plain, Delivered):
         assert verdict.reason == plain.reason

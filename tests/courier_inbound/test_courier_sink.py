@@ -38,7 +38,7 @@ async def test_other_methods_carry_no_idempotency_key(
     operation: str, body: bytes, sink: CourierSink, transport: Any, batch_of: BatchOf
 ) -> None:
     """Courier takes idempotency keys on POST alone; a request without a body says nothing of its type."""
-    await sink.send(batch_of(operation, body, family="lists", key="abc"))
+    await sink.send(batch_of(operation, body, group="lists", key="abc"))
     (request,) = transport.requests
     assert "Idempotency-Key" not in request.headers
     assert ("Content-Type" in request.headers) is bool(body)
@@ -46,7 +46,7 @@ async def test_other_methods_carry_no_idempotency_key(
 
 async def test_no_key_sends_none(sink: CourierSink, transport: Any, batch_of: BatchOf) -> None:
     """A delivery without an idempotency key is sent without one."""
-    await sink.send(batch_of("POST /send", family="send", key=""))
+    await sink.send(batch_of("POST /send", group="send", key=""))
     assert "Idempotency-Key" not in transport.requests[0].headers
 
 

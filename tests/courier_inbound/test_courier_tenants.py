@@ -78,7 +78,7 @@ def _change(**properties: object) -> bytes:
 async def test_a_tenant_is_read_merged_and_written(sink: CourierSink, transport: Any, batch_of: BatchOf) -> None:
     """The tenant is read first, and the write carries what it had."""
     transport.answer((200, b'{"id": "t/1", "name": "Acme", "brand_id": "B"}'), (200, b"{}"))
-    answer = await sink.send(batch_of("PUT /tenants/t%2F1", _change(plan="pro"), family="tenants"))
+    answer = await sink.send(batch_of("PUT /tenants/t%2F1", _change(plan="pro"), group="tenants"))
     assert isinstance(answer.verdict, Delivered)
     assert transport.operations() == ["GET /tenants/t%2F1", "PUT /tenants/t%2F1"]
     assert json.loads(transport.requests[1].body) == {"name": "Acme", "brand_id": "B", "properties": {"plan": "pro"}}
@@ -89,7 +89,7 @@ async def test_a_tenant_is_read_merged_and_written(sink: CourierSink, transport:
 async def test_an_absent_tenant_is_created_under_its_id(sink: CourierSink, transport: Any, batch_of: BatchOf) -> None:
     """Where Courier knows no such tenant it is made, named after its id until somebody names it."""
     transport.answer((404, _ABSENT), (200, b"{}"))
-    await sink.send(batch_of("PUT /tenants/caf%C3%A9", _change(), family="tenants"))
+    await sink.send(batch_of("PUT /tenants/caf%C3%A9", _change(), group="tenants"))
     assert json.loads(transport.requests[1].body) == {"name": "café"}
 
 
@@ -119,7 +119,7 @@ async def test_a_tenant_that_cannot_be_read_is_not_written(
 ) -> None:
     """Without a readable tenant nothing is written over it, and the attempt certainly had no effect."""
     transport.answer(answer)
-    found = await sink.send(batch_of("PUT /tenants/t1", _change(), family="tenants"))
+    found = await sink.send(batch_of("PUT /tenants/t1", _change(), group="tenants"))
     assert isinstance(found.verdict, verdict)
     assert getattr(found.verdict, "effect", None) == effect
     assert transport.operations() == ["GET /tenants/t1"]
@@ -131,12 +131,12 @@ async def test_an_event_overtaken_by_a_newer_one_adds_only_what_is_missing(
 ) -> None:
     """After event 9 was applied, event 5 changes none of its values, and writes nothing when nothing is missing."""
     transport.answer((404, _ABSENT), (200, b"{}"))
-    await sink.send(batch_of("PUT /tenants/t1", _change(plan="new"), family="tenants", sequence=9))
+    await sink.send(batch_of("PUT /tenants/t1", _change(plan="new"), group="tenants", sequence=9))
     transport.answer((200, b'{"name": "t1", "properties": {"plan": "new"}}'), (200, b"{}"))
-    await sink.send(batch_of("PUT /tenants/t1", _change(plan="old", seats=3), family="tenants", sequence=5))
+    await sink.send(batch_of("PUT /tenants/t1", _change(plan="old", seats=3), group="tenants", sequence=5))
     assert json.loads(transport.requests[-1].body)["properties"] == {"plan": "new", "seats": 3}
     transport.answer((200, b'{"name": "t1", "properties": {"plan": "new"}}'))
-    last = await sink.send(batch_of("PUT /tenants/t1", _change(plan="old"), family="tenants", sequence=5))
+    last = await sink.send(batch_of("PUT /tenants/t1", _change(plan="old"), group="tenants", sequence=5))
     assert isinstance(last.verdict, Delivered)
     assert transport.operations()[-1] == "GET /tenants/t1"
 
@@ -146,7 +146,7 @@ async def test_a_write_that_failed_does_not_count_as_applied(
 ) -> None:
     """Only what Courier took makes other events older."""
     transport.answer((404, _ABSENT), (503, b""))
-    answer = await sink.send(batch_of("PUT /tenants/t1", _change(), family="tenants", sequence=9))
+    answer = await sink.send(batch_of("PUT /tenants/t1", _change(), group="tenants", sequence=9))
     assert isinstance(answer.verdict, TryLater)
     assert answer.verdict.effect is Effect.ANSWERED
     assert await TenantOrder(memory).newest("t1") == 0
@@ -198,7 +198,7 @@ async def test_an_event_that_changes_nothing_is_applied_without_a_write(
 ) -> None:
     """A tenant that already is what an event wants is not written, and the event counts as its newest."""
     transport.answer((200, b'{"id": "t1", "name": "Acme", "properties": {"plan": "pro"}}'))
-    answer = await sink.send(batch_of("PUT /tenants/t1", _change(plan="pro"), family="tenants", sequence=9))
+    answer = await sink.send(batch_of("PUT /tenants/t1", _change(plan="pro"), group="tenants", sequence=9))
     assert isinstance(answer.verdict, Delivered)
     assert transport.operations() == ["GET /tenants/t1"]
     assert await TenantOrder(memory).newest("t1") == 9
@@ -217,11 +217,11 @@ async def test_concurrent_group_events_lose_nothing(sink: CourierSink, transport
         return HttpResponse(status=200, headers={}, body=body, duration_s=0)
 
     transport.exchange = exchange
-    wishes = [_change(**{f"p{n}": n}) for n in range(20)]
+    changes = [_change(**{f"p{n}": n}) for n in range(20)]
     await asyncio.gather(
         *(
-            sink.send(batch_of("PUT /tenants/t1", change, family="tenants", sequence=n + 1))
-            for n, change in enumerate(wishes)
+            sink.send(batch_of("PUT /tenants/t1", change, group="tenants", sequence=n + 1))
+            for n, change in enumerate(changes)
         ),
     )
     assert tenant["properties"] == {f"p{n}": n for n in range(20)}

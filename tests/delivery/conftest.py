@@ -199,7 +199,7 @@ class ScriptedSink:
 
 
 class PlanMapper:
-    """The payload lists the calls, separated by blanks: `family:name`; a table may replace it."""
+    """The payload lists the calls, separated by blanks: `group:name`; a table may replace it."""
 
     def __init__(self) -> None:
         self.table: dict[bytes, str] = {}
@@ -220,7 +220,7 @@ class PlanMapper:
                 sequence=lease.sequence,
                 operation=f"POST /{call.split(':')[0]}/{call.split(':')[1]}",
                 body=b'{"of":"%s"}' % lease.envelope.payload,
-                family=call.split(":")[0],
+                group=call.split(":")[0],
             )
             for call in text.split()
         )

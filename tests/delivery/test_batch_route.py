@@ -162,6 +162,21 @@ async def test_ten_refusals_in_a_row_hold_the_route(bench: Any, spool: Any) -> N
     assert 1 <= holds <= 3
 
 
+async def test_replaying_dead_letters_whose_cause_remains_holds_nobody(bench: Any, spool: Any) -> None:
+    """Dead letters that are replayed and refused again count towards no hold, however many they are."""
+    for _ in range(30):
+        spool.add(POISON)
+        spool.add(b'{"good":1}')
+    run = bench(lambda batch: Refused(reason="400: refused") if _has_poison(batch) else Delivered())
+    async with run.running():
+        await run.settled()
+        held = run.reporter.events().count("route.held")
+        await spool.requeue([sequence for sequence, row in spool.rows.items() if row.state is State.DEAD])
+        await run.settled()
+        assert run.reporter.events().count("route.held") == held
+    assert spool.counts() == {State.DEAD: 30, State.DELIVERED: 30}
+
+
 async def test_ten_refusals_after_a_hold_bury(bench: Any, spool: Any) -> None:
     """After the hold each of the ten is tried once alone; a refusal then buries and begins no new hold."""
     for _ in range(10):

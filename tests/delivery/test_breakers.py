@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from forwarder.delivery.backoff import Backoff
 from forwarder.delivery.breakers import Breakers
 from forwarder.delivery.circuit import CircuitBreaker, TripKind
@@ -85,7 +87,42 @@ def test_a_limit_stops_its_group_alone(make_reporter: Any) -> None:
     assert bench.breakers.admits("lists", 2)
     bench.apply(Change.CLOSE, outcome=Outcome.DONE, group="lists")
     assert bench.breakers.stops() == []
-    assert bench.reporter.events() == ["route.backing_off"]
+    assert bench.reporter.lines == [
+        {
+            "event": "route.backing_off",
+            "route": "rudderstack_to_courier",
+            "scope": "lists",
+            "reason": "why",
+            "after_s": 7.0,
+        }
+    ]
+
+
+def test_calls_under_way_of_a_group_are_counted(make_reporter: Any) -> None:
+    """A group that stands still is probed when none of its calls is under way, however many were."""
+    bench = Bench(make_reporter(None))
+    for _ in range(2):
+        bench.breakers.sent("lists")
+    bench.apply(Change.BACK_OFF, scope="lists", group="lists", retry_after_s=1.0)
+    bench.clock.now_s += 1
+    for admits in (False, True):
+        bench.breakers.answered("lists")
+        assert bench.breakers.admits("lists", 1) is admits
+
+
+def test_a_request_from_before_a_standstill_changes_little(make_reporter: Any) -> None:
+    """It neither sets the timer of a backoff anew, nor is told, nor closes it."""
+    bench = Bench(make_reporter(None))
+    bench.apply(Change.BACK_OFF)
+    bench.clock.now_s += 0.1
+    bench.apply(Change.BACK_OFF, started_s=99.0)
+    bench.apply(Change.CLOSE, outcome=Outcome.DONE, started_s=99.0)
+    trip = bench.breakers.route.trip
+    assert trip is not None
+    assert (trip.failures, trip.retry_at_s, trip.reason, trip.since_ms) == (1, 100.5, "why", 100_000)
+    assert [line["after_s"] for line in bench.reporter.lines] == [0.5]
+    bench.apply(Change.CLOSE, outcome=Outcome.DONE)
+    assert bench.breakers.route.is_closed
 
 
 def test_an_answer_of_a_group_shows_that_the_route_is_there(make_reporter: Any) -> None:
@@ -104,12 +141,19 @@ def test_what_waits_is_spread(make_reporter: Any) -> None:
     bench = Bench(make_reporter(None), dice=0.999)
     bench.apply(Change.BACK_OFF, scope="lists", group="lists", retry_after_s=10.0)
     waits = [bench.breakers.park_s("lists", number) for number in range(8_000)]
-    assert waits[0] < 10.1
+    assert 10.0 < waits[0] < 10.1
     assert 11.0 < waits[300] < 12.0
     assert 39.0 < max(waits) < 41.0
     bench.clock.now_s += 20.0
     assert bench.breakers.park_s("lists", 1) < 31.0
-    assert bench.breakers.park_s("send", 1) < 0.1
+    assert 0 < bench.breakers.park_s("send", 1) < 0.1
+    bench.clock.now_s += 300
+    bench.apply(Change.BACK_OFF, scope="lists", group="lists", retry_after_s=10.0)
+    assert bench.breakers.park_s("lists", 1) == pytest.approx(10.001 + 0.005 * 0.999)
+    bench.hold()
+    assert bench.breakers.park_s("lists", 1) == pytest.approx(1.001 + 0.005 * 0.999)
+    bench.apply(Change.CLOSE, outcome=Outcome.DONE, group="lists")
+    assert bench.breakers.park_s("lists", 1) == pytest.approx(0.001 + 0.005 * 0.999)
 
 
 def test_a_hold_of_a_group_is_told_of_once(make_reporter: Any) -> None:
@@ -122,8 +166,10 @@ def test_a_hold_of_a_group_is_told_of_once(make_reporter: Any) -> None:
     bench.clock.now_s += 5
     bench.apply(Change.CLOSE, outcome=Outcome.DONE, group="lists")
     assert bench.breakers.held("lists") is None
-    assert bench.reporter.events() == ["route.held", "route.hold_ended"]
-    assert bench.reporter.lines[-1]["held_s"] == 5
+    held = {"event": "route.held", "route": "rudderstack_to_courier", "scope": "lists", "reason": "why", "status": 403}
+    ended = {"event": "route.hold_ended", "route": "rudderstack_to_courier", "scope": "lists", "held_s": 5}
+    assert bench.reporter.lines == [held, ended]
+    assert not bench.apply(Change.CLOSE, outcome=Outcome.DONE, group="lists")
 
 
 def test_an_acceptance_beside_it_ends_a_groups_hold(make_reporter: Any) -> None:
@@ -171,6 +217,7 @@ def test_the_first_probes_of_a_groups_hold_are_quick(make_reporter: Any) -> None
     for sequence in range(5):
         bench.hold(sequence)
         (stop,) = bench.breakers.stops()
+        assert (stop.reason, stop.since_ms) == ("why", 100_000)
         waits.append(stop.next_try_ms - bench.clock.wall_ms())
         bench.clock.now_s += waits[-1] / 1000
     assert waits == [1_000, 1_000, 1_000, 30_000, 30_000]

@@ -58,7 +58,7 @@ async def test_order_per_user_across_retries(call_bench: Any, spool: Any) -> Non
             return stored[delivery.idempotency_key]
         roll = dice.random()
         if roll < 0.1:
-            return _later(delivery.family, effect=Effect.NONE, after_s=0.01)
+            return _later(delivery.group, effect=Effect.NONE, after_s=0.01)
         if roll < 0.2:
             stored[delivery.idempotency_key] = _later()
             return _later()
@@ -74,7 +74,7 @@ async def test_order_per_user_across_retries(call_bench: Any, spool: Any) -> Non
     assert spool.counts() == {State.DELIVERED: 72}
     for user in range(12):
         assert order[str(user)] == [
-            f"POST /{family}/{user}-{number}" for number in range(6) for family in ("profiles", "send")
+            f"POST /{group}/{user}-{number}" for number in range(6) for group in ("profiles", "send")
         ]
 
 
@@ -86,7 +86,7 @@ async def test_retry_repeats_nothing_and_a_link_does_not_shift_it(
     _add(spool, "x", "u")
 
     def judge(batch: Batch) -> Verdict:
-        if batch.deliveries[0].family == "send" and len(run.sink.batches) == 2:
+        if batch.deliveries[0].group == "send" and len(run.sink.batches) == 2:
             plan_mapper.table[b"x"] = "profiles:u send:new"
             return _later()
         return Delivered()
@@ -128,6 +128,32 @@ async def test_refused_call_lets_the_others_be_made(call_bench: Any, spool: Any)
     assert _operations(run)[-1] == "POST /lists/l"
     assert [attempt.outcome for attempt in row.tries] == ["delivered", "refused", "delivered"]
     assert all("bad" not in str(line) for line in run.reporter.lines)
+
+
+async def test_a_link_that_is_mended_in_a_pause_counts(call_bench: Any, spool: Any, plan_mapper: Any) -> None:
+    """What waits in hand when a route is paused is planned anew when it goes on."""
+    for number in range(40):
+        plan_mapper.table[b"%d" % number] = "send:wrong"
+        _add(spool, str(number), f"u{number}")
+    answer = asyncio.Event()
+
+    async def slow(_batch: Batch) -> Verdict:
+        await answer.wait()
+        return Delivered()
+
+    run = call_bench(slow, mapper=plan_mapper, concurrency_max=8)
+    async with run.running():
+        await run.until(lambda: run.route.status().in_hand == 10 and run.sink.in_flight == 8)
+        await run.until(lambda: len(spool.notes) == 10)
+        await run.route.pause(who="ops")
+        for payload in plan_mapper.table:
+            plan_mapper.table[payload] = "send:right"
+        answer.set()
+        await run.until(lambda: spool.leased() == 0)
+        await run.route.resume(who="ops")
+        await run.settled()
+    assert _operations(run).count("POST /send/wrong") == 8
+    assert _operations(run).count("POST /send/right") == 32
 
 
 async def test_replay_makes_only_what_was_not_done(call_bench: Any, spool: Any, plan_mapper: Any) -> None:
@@ -184,9 +210,7 @@ async def test_filtered(call_bench: Any, spool: Any) -> None:
     _add(spool, "journeys:j", "u")
     _add(spool, "journeys:j send:a", "v")
     run = call_bench(
-        lambda batch: (
-            Filtered(reason="422: its conditions") if batch.deliveries[0].family == "journeys" else Delivered()
-        )
+        lambda batch: Filtered(reason="422: its conditions") if batch.deliveries[0].group == "journeys" else Delivered()
     )
     async with run.running():
         await run.settled()
@@ -206,13 +230,13 @@ async def test_what_goes_nowhere(call_bench: Any, spool: Any) -> None:
 
 
 async def test_rate_limit_on_one_family_stops_no_other(call_bench: Any, spool: Any) -> None:
-    """A 429 lets its family wait as long as it asks for; other families go on, and nobody waits in a slot."""
+    """A 429 lets its group wait as long as it asks for; other groups go on, and nobody waits in a slot."""
     for number in range(40):
         _add(spool, f"lists:{number}", f"l{number}")
     is_limited = True
 
     def judge(batch: Batch) -> Verdict:
-        if batch.deliveries[0].family == "lists" and is_limited:
+        if batch.deliveries[0].group == "lists" and is_limited:
             return _later("lists", effect=Effect.NONE, after_s=0.4)
         return Delivered()
 
@@ -232,15 +256,15 @@ async def test_rate_limit_on_one_family_stops_no_other(call_bench: Any, spool: A
     assert {row.attempts for row in spool.rows.values()} <= {0, 1}  # counted once settled
 
 
-async def test_held_family(call_bench: Any, spool: Any) -> None:
-    """A 403 holds its family only, is probed, buries nothing, and ends by itself."""
+async def test_held_group(call_bench: Any, spool: Any) -> None:
+    """A 403 holds its group only, is probed, buries nothing, and ends by itself."""
     for number in range(10):
         _add(spool, f"lists:{number}", f"l{number}")
         _add(spool, f"profiles:{number}", f"p{number}")
     is_forbidden = True
 
     def judge(batch: Batch) -> Verdict:
-        if batch.deliveries[0].family == "lists" and is_forbidden:
+        if batch.deliveries[0].group == "lists" and is_forbidden:
             return Held(reason="403: lists", scope="lists")
         return Delivered()
 

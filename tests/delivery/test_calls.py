@@ -40,8 +40,7 @@ def _lease(progress: bytes = b"", **fields: Any) -> Lease:
 
 def _deliveries(*operations: str) -> tuple[Delivery, ...]:
     return tuple(
-        Delivery(sequence=7, operation=operation, body=b"{}", family=operation.split("/")[1])
-        for operation in operations
+        Delivery(sequence=7, operation=operation, body=b"{}", group=operation.split("/")[1]) for operation in operations
     )
 
 
@@ -79,6 +78,35 @@ def test_the_plan_is_on_disk_before_the_first_call() -> None:
     assert waiting is not None
     assert b"is_under_way" not in waiting
     assert flight.unkept() is not None
+
+
+def test_what_was_never_sent_is_planned_anew() -> None:
+    """An event that goes back before its first call leaves no plan behind; one on a retry leaves the one it had."""
+    flight = _flight("POST /send")
+    assert flight.unsent() is None
+    flight.unkept()
+    assert flight.unsent() == b""
+    _end(flight, LATER)
+    flight.progress()
+    assert flight.unsent() is None
+    old = new_plan(_deliveries("POST /send")).encoded()
+    retried = CallFlight(leases=(_lease(old),), plan=new_plan(_deliveries("POST /send")))
+    retried.unkept()
+    assert retried.unsent() == old
+
+
+def test_a_replay_that_was_never_sent_keeps_what_was_asked() -> None:
+    """Once its plan is noted the spool no longer knows that everything was asked for: the plan does."""
+    old = new_plan(_deliveries("POST /send"))
+    old.calls[0].close(Fate.DONE)
+    lease = _lease(old.encoded(), replay=Replay.EVERYTHING)
+    flight = CallFlight(leases=(lease,), plan=planned(lease, _deliveries("POST /send")))
+    flight.unkept()
+    kept = flight.unsent()
+    assert kept is not None
+    again = kept_plan(_lease(kept))
+    assert again is not None
+    assert [(call.fate, call.suffix) for call in again.calls] == [(Fate.OPEN, 1)]
 
 
 @pytest.mark.parametrize(

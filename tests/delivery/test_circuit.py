@@ -58,6 +58,8 @@ def test_hold_begins_once_and_probes() -> None:
     assert breaker.hold("403", kind=TripKind.HELD, now_s=31.0, now_ms=8) is None
     assert breaker.trip is not None
     assert (breaker.trip.reason, breaker.trip.since_ms, breaker.trip.retry_at_s) == ("403", 7, 61.0)
+    assert (breaker.trip.since_s, breaker.trip.renewed_s) == (1.0, 1.0)
+    assert breaker.close(started_s=0.9) is None
     breaker.postpone(now_s=70.0)
     assert breaker.trip.retry_at_s == 100.0
     assert repr(breaker) == "CircuitBreaker(held)"

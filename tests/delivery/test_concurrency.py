@@ -63,6 +63,30 @@ def test_failure_halves_once_per_round_trip() -> None:
     assert limit.limit == 4
 
 
+def test_what_is_usual_follows_slowly() -> None:
+    """Twice the usual and a hiccup is not slow, a little more is; what is usual moves by a twentieth each time."""
+    limit = ConcurrencyLimit(initial=20, floor=1, ceiling=20)
+    limit.succeeded(started_s=10.0, now_s=10.1)
+    limit.succeeded(started_s=20.0, now_s=20.2199)
+    assert limit.limit == 20
+    # Usual is now 0.1 + 0.05 * 0.12 = 0.106.
+    limit.succeeded(started_s=30.0, now_s=30.2319)
+    assert limit.limit == 20
+    # And 0.106 + 0.05 * 0.126 = 0.1123: slow is what takes longer than 0.2446.
+    limit.succeeded(started_s=40.0, now_s=40.245)
+    assert limit.limit == 18
+
+
+def test_a_request_that_starts_as_the_limit_falls_counts() -> None:
+    """Only what was under way before the decrease says nothing about the lower limit."""
+    limit = ConcurrencyLimit(initial=16, floor=1, ceiling=32)
+    limit.failed(started_s=1.0, now_s=2.0)
+    limit.failed(started_s=1.999, now_s=3.0)
+    assert limit.limit == 8
+    limit.failed(started_s=2.0, now_s=3.0)
+    assert limit.limit == 4
+
+
 def test_slowness_lowers_gently() -> None:
     """An answer far slower than usual is taken for load."""
     limit = ConcurrencyLimit(initial=20, floor=1, ceiling=20)

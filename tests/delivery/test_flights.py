@@ -1,12 +1,28 @@
 """What is in hand, which of it goes next, and how its events settle."""
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forwarder.delivery.flights import BatchLimits, Flight, Flights, batch_of
-from forwarder.model import Delivery, Envelope, Lease, RouteName
+from forwarder.delivery.policy import ROUTE, Decision, Outcome
+from forwarder.model import (
+    Answer,
+    Attempt,
+    Delivered,
+    Delivery,
+    Envelope,
+    Filtered,
+    Lease,
+    Refused,
+    RouteName,
+    Settled,
+    State,
+)
 
+ATTEMPT = Attempt(at_ms=0, duration_ms=1, operation="x", status=200, outcome="", reason="", answer=b"")
+ANSWER = Answer(verdict=Delivered(), attempt=ATTEMPT)
 LIMITS = BatchLimits(deliveries_max=3, bytes_max=10, wait_max_s=1.0)
 
 
@@ -79,14 +95,14 @@ def test_bisection_goes_deep_before_wide() -> None:
     flights = _gathered(1, 1, 1, 1)
     flight = flights.next(now_s=0.0, is_idle=True, is_probing=False)
     assert flight is not None
-    flight.failures, flight.strikes = 5, 4
+    flight.failures, flight.failed_alone = 5, 4
     flights.queue_first(*flight.halves())
     first = flights.next(now_s=0.0, is_idle=True, is_probing=False)
     second = flights.next(now_s=0.0, is_idle=True, is_probing=False)
     assert first is not None
     assert second is not None
     assert (first.sequences, second.sequences) == ([0], [1, 2])
-    assert (first.failures, first.strikes) == (5, 4)
+    assert (first.failures, first.failed_alone) == (5, 4)
 
 
 @settings(deadline=None, max_examples=100)
@@ -114,7 +130,7 @@ def test_no_lease_is_lost_or_doubled(sizes: list[int], steps: list[str]) -> None
         else:
             assert flight.sequences == [delivery.sequence for delivery in flight.batch.deliveries]
             gone.extend(flight.sequences)
-    left = [lease.sequence for lease in flights.take_all()]
+    left = [sequence for flight in flights.take_all() for sequence in flight.sequences]
     assert sorted(gone + left) == list(range(len(sizes)))
     assert flights.take_all() == []
 
@@ -174,3 +190,54 @@ def test_retries_are_counted() -> None:
     lease, delivery = _pair(9)
     flights.queue(Flight(leases=(msgspec.structs.replace(lease, is_retry=True),), batch=batch_of([delivery])))
     assert (flights.ready, flights.retries) == (2, 1)
+
+
+def test_halves_are_halves() -> None:
+    """A flight is cut in the middle, and each half knows what the whole knew."""
+    pairs = [_pair(sequence, sequence) for sequence in range(1, 7)]
+    whole = Flight(leases=tuple(lease for lease, _ in pairs), batch=batch_of([body for _, body in pairs]))
+    whole.failures, whole.failed_alone, whole.passes_seen = 3, 2, 9
+    first, second = whole.halves()
+    assert (first.sequences, second.sequences) == ([1, 2, 3], [4, 5, 6])
+    assert (first.batch.size_bytes, second.batch.size_bytes) == (6, 15)
+    for half in (first, second):
+        assert (half.failures, half.failed_alone, half.passes_seen) == (3, 2, 9)
+
+
+@pytest.mark.parametrize(("progress", "holds"), [(b"", 0), (b"{}", 0), (b'{"holds":3}', 3), (b"[", 0), (b"[1]", 0)])
+def test_what_is_kept_of_holds(progress: bytes, holds: int) -> None:
+    """How many holds a lone event began is read from what was kept; what cannot be read counts as nothing."""
+    lease, delivery = _pair(1)
+    flight = Flight(leases=(msgspec.structs.replace(lease, progress=progress),), batch=batch_of([delivery]))
+    assert flight.holds == holds
+    assert flight.progress() is None
+    assert not flight.end(Decision(outcome=Outcome.SET_ASIDE, holds=4), ANSWER)
+    assert flight.progress() == b'{"holds":4}'
+    assert (flight.unkept(), flight.is_through, flight.group, flight.begin()) == (None, False, ROUTE, flight.batch)
+
+
+def test_how_events_of_a_batch_settle() -> None:
+    """Delivered, filtered, refused with the destination's words, or given up; a note stands with its event alone."""
+    (one, first), (two, second) = _pair(1), _pair(2)
+    noted = Flight(leases=(one, two), batch=batch_of([first, msgspec.structs.replace(second, note="renamed")]))
+    done = Decision(outcome=Outcome.DONE)
+    assert noted.ending(done, Delivered(), ATTEMPT) == (
+        [Settled([1], State.DELIVERED, "", ATTEMPT), Settled([2], State.DELIVERED, "renamed", ATTEMPT)],
+        "",
+    )
+    alone = Flight(leases=(two,), batch=batch_of([msgspec.structs.replace(second, note="renamed")]))
+    assert alone.ending(done, Delivered(), ATTEMPT) == ([Settled([2], State.DELIVERED, "renamed", ATTEMPT)], "")
+    plain = Flight(leases=(one, two), batch=batch_of([first, second]))
+    assert plain.ending(done, Delivered(), ATTEMPT) == ([Settled([1, 2], State.DELIVERED, "", ATTEMPT)], "")
+    assert plain.ending(done, Filtered(reason="f"), ATTEMPT) == ([Settled([1, 2], State.FILTERED, "f", ATTEMPT)], "")
+    refused = Decision(outcome=Outcome.REFUSED)
+    assert plain.ending(refused, Refused(reason="400", words="w"), ATTEMPT) == (
+        [Settled([1, 2], State.DEAD, "400: w", ATTEMPT)],
+        "400",
+    )
+    assert plain.ending(refused, Refused(reason="400"), ATTEMPT)[0] == [Settled([1, 2], State.DEAD, "400", ATTEMPT)]
+    given_up = Decision(outcome=Outcome.DEAD, reason="keeps failing: 500")
+    assert plain.ending(given_up, Refused(reason="400"), ATTEMPT) == (
+        [Settled([1, 2], State.DEAD, "keeps failing: 500", ATTEMPT)],
+        "keeps failing: 500",
+    )

@@ -70,13 +70,14 @@ def test_what_is_known_of_an_answer() -> None:
 
 
 def test_ten_refusals_in_a_row() -> None:
-    """Refusals of lone events are counted until something is accepted; those ten have one more chance."""
+    """Refusals of lone events are counted until something is accepted, and each event's only once."""
     history = _batches()
     assert [_observe(history, _flight(n), REFUSED).refused_in_a_row for n in range(1, 11)] == list(range(1, 11))
     assert history.take_refused() == list(range(1, 11))
     assert [history.together_max(_lease(n)) for n in (1, 10, 11)] == [1, 1, None]
+    assert history.take_refused() == []
     assert [_observe(history, _flight(n), REFUSED).refused_in_a_row for n in range(1, 11)] == [0] * 10
-    assert history.together_max(_lease(1)) is None
+    assert history.together_max(_lease(1)) == 1
     assert _observe(history, _flight(12), REFUSED).refused_in_a_row == 1
 
 
@@ -93,6 +94,14 @@ def test_an_acceptance_ends_the_row() -> None:
     assert history.together_max(_lease(9)) is None
 
 
+def test_refused_events_are_remembered_within_bounds() -> None:
+    """The memory of refusals has a limit; then an event is merely counted once more."""
+    history = _batches()
+    for number in range(EVENTS_MAX + 1):
+        _observe(history, _flight(number), REFUSED)
+    assert [history.together_max(_lease(n)) for n in (0, EVENTS_MAX)] == [None, 1]
+
+
 def test_refusals_that_do_not_count() -> None:
     """A batch is not one event, a hold for refusals proves nothing, and calls are judged by themselves."""
     history = _batches()
@@ -107,19 +116,23 @@ def test_suspects_travel_in_ever_smaller_company() -> None:
     history = _batches()
     history.began_hold(ROUTE, _flight(*range(100)))
     assert history.together_max(_lease(5)) == 50
+    history.began_hold(ROUTE, _flight(5, 6, 7))
+    assert repr(history.together_max(_lease(5))) == "1"
     history.began_hold(ROUTE, _flight(5))
     assert history.together_max(_lease(5)) == 1
     _observe(history, _flight(5), Delivered())
     assert history.together_max(_lease(5)) is None
-    assert history.together_max(_lease(6)) == 50
-    assert history.together_max(_lease(7, attempt=2)) == 1
+    assert history.together_max(_lease(8)) == 50
+    assert history.together_max(_lease(9, attempt=2)) == 1
 
 
 def test_suspicion_is_bounded() -> None:
     """Suspicion of very many is dropped rather than kept without limit."""
     history = _batches()
-    for start in range(0, EVENTS_MAX + 1, 100):
+    for start in range(0, EVENTS_MAX, 100):
         history.began_hold(ROUTE, _flight(*range(start, start + 100)))
+    assert history.together_max(_lease(0)) == 50
+    history.began_hold(ROUTE, _flight(*range(EVENTS_MAX, EVENTS_MAX + 100)))
     assert history.together_max(_lease(0)) is None
     assert history.together_max(_lease(EVENTS_MAX + 50)) == 50
 
@@ -134,7 +147,9 @@ def test_others_passed() -> None:
     third = _observe(history, flight, LATER)
     assert [case.others_passed for case in (first, second, third)] == [True, False, True]
     assert [case.failures for case in (first, second, third)] == [0, 1, 2]
-    assert (third.strikes, flight.strikes, flight.failures) == (0, 1, 3)
+    assert (third.failed_alone, flight.failed_alone, flight.failures) == (0, 1, 3)
+    _observe(history, _flight(3), Delivered())
+    assert _observe(history, flight, LATER).others_passed
 
 
 def test_a_failure_is_recalled_when_the_event_comes_back() -> None:
@@ -145,14 +160,14 @@ def test_a_failure_is_recalled_when_the_event_comes_back() -> None:
         _observe(history, flight, LATER)
     history.set_aside(flight)
     again = _flight(1)
-    history.recall(again)
+    history.restore(again)
     assert (again.failures, again.passes_seen) == (3, 0)
     other = _flight(2)
-    history.recall(other)
+    history.restore(other)
     assert (other.failures, other.passes_seen) == (0, -1)
     _observe(history, again, Delivered())
     fresh = _flight(1)
-    history.recall(fresh)
+    history.restore(fresh)
     assert fresh.failures == 0
 
 
@@ -164,8 +179,8 @@ def test_failures_are_bounded() -> None:
         _observe(history, flight, LATER)
         history.set_aside(flight)
     first, last = _flight(0), _flight(EVENTS_MAX)
-    history.recall(first)
-    history.recall(last)
+    history.restore(first)
+    history.restore(last)
     assert (first.failures, last.failures) == (0, 1)
 
 

@@ -58,16 +58,16 @@ class Bridge:
         """Store events; `fields` replace those of a good one."""
         await stored(self.spool, [_envelope(number, fields) for number in range(start, start + count)])
 
-    async def books(self) -> Totals:
-        """Return the route's books."""
+    async def totals(self) -> Totals:
+        """Return the route's totals."""
         return (await self.spool.facts()).totals[OUT]
 
     async def settled(self, *, within_s: float = 5.0) -> Totals:
         """Wait until nothing is pending."""
         async with asyncio.timeout(within_s):
-            while (await self.books()).pending:  # noqa: ASYNC110 - a spool can only be asked
+            while (await self.totals()).pending:  # noqa: ASYNC110 - a spool can only be asked
                 await asyncio.sleep(0.005)
-        return await self.books()
+        return await self.totals()
 
 
 def _envelope(number: int, fields: dict[str, object]) -> Envelope:
@@ -136,8 +136,8 @@ async def test_one_poison_among_a_hundred(bridge: OpenBridge) -> None:
     """The gateway refuses whole batches: 99 arrive, one is dead, in at most 2·log2(100)+4 requests."""
     async with bridge() as run:
         await stored(run.spool, [_envelope(number, {"userId": ""} if number == 40 else {}) for number in range(100)])
-        books = await run.settled()
-        assert (books.delivered, books.dead, run.data_plane.stored) == (99, 1, 99)
+        totals = await run.settled()
+        assert (totals.delivered, totals.dead, run.data_plane.stored) == (99, 1, 99)
         assert run.data_plane.requests <= 17
         dead = (await run.spool.events(EventQuery(route=OUT, state=State.DEAD))).rows
         assert {row.reason for row in dead} == {"400: neither userId nor anonymousId"}
@@ -165,8 +165,8 @@ async def test_trouble_costs_nothing(bridge: OpenBridge, behaviour: Behaviour, s
                 await asyncio.sleep(0.005)
         assert run.route.status().state == state
         run.data_plane.script.heal()
-        books = await run.settled()
-        assert (books.delivered, books.dead) == (250, 0)
+        totals = await run.settled()
+        assert (totals.delivered, totals.dead) == (250, 0)
         assert {event["messageId"] for event in run.data_plane.events} == {f"m{number}" for number in range(250)}
         assert run.route.status().state == "running"
 
@@ -199,7 +199,7 @@ async def test_hung_data_plane_and_drain(bridge: OpenBridge) -> None:
         await run.fill(5)
         assert await run.data_plane.wait_for_requests(1, timeout_s=2)
         await asyncio.wait_for(run.route.drain(), 2)
-        assert (await run.books()).pending == 5
+        assert (await run.totals()).pending == 5
         leases = await leased(run.spool, OUT, fresh=10, retry=10, size=1_000_000)
         assert [lease.attempt for lease in leases] == [1] * 5
 
@@ -210,5 +210,5 @@ async def test_large_events_travel_alone(bridge: OpenBridge) -> None:
         await run.fill(1, event="x" * 600_000)
         await run.fill(1, start=1, event="x" * 4_096_000)
         await run.fill(1, start=2)
-        books = await run.settled()
-        assert (books.delivered, books.dead) == (2, 1)
+        totals = await run.settled()
+        assert (totals.delivered, totals.dead) == (2, 1)

@@ -15,8 +15,7 @@ KEY = b"k" * 16
 
 def _deliveries(*operations: str) -> tuple[Delivery, ...]:
     return tuple(
-        Delivery(sequence=1, operation=operation, body=b"{}", family=operation.split("/")[1])
-        for operation in operations
+        Delivery(sequence=1, operation=operation, body=b"{}", group=operation.split("/")[1]) for operation in operations
     )
 
 
@@ -29,15 +28,15 @@ def _lease(progress: bytes) -> Lease:
 
 def test_same_call_same_key_whatever_its_body() -> None:
     """A key depends on event, operation, position and suffix, and on nothing else."""
-    call = PlannedCall(operation="POST /send", family="send", body=b"1")
+    call = PlannedCall(operation="POST /send", group="send", body=b"1")
     key = idempotency_key(KEY, call)
     assert len(key) == 32
-    assert key == idempotency_key(KEY, PlannedCall(operation="POST /send", family="send", body=b"2"))
+    assert key == idempotency_key(KEY, PlannedCall(operation="POST /send", group="send", body=b"2"))
     others = [
         idempotency_key(b"o" * 16, call),
-        idempotency_key(KEY, PlannedCall(operation="POST /lists", family="send")),
-        idempotency_key(KEY, PlannedCall(operation="POST /send", family="send", position=1)),
-        idempotency_key(KEY, PlannedCall(operation="POST /send", family="send", suffix=1)),
+        idempotency_key(KEY, PlannedCall(operation="POST /lists", group="send")),
+        idempotency_key(KEY, PlannedCall(operation="POST /send", group="send", position=1)),
+        idempotency_key(KEY, PlannedCall(operation="POST /send", group="send", suffix=1)),
     ]
     assert len({key, *others}) == 5
 
@@ -71,7 +70,7 @@ STEPS = {"5": (Effect.ANSWERED, 500), "4": (Effect.ANSWERED, 409), "?": (Effect.
 )
 def test_suffix(steps: str, suffix: int) -> None:
     """A received 5xx changes the key; while an earlier outcome is unknown only the second one does."""
-    call = PlannedCall(operation="POST /send", family="send")
+    call = PlannedCall(operation="POST /send", group="send")
     for step in steps:
         effect, status = STEPS[step]
         call.failed(effect, status)
@@ -82,7 +81,7 @@ def test_suffix(steps: str, suffix: int) -> None:
 @given(steps=st.text(alphabet="54?-", max_size=20))
 def test_key_never_changes_without_a_received_5xx(steps: str) -> None:
     """The suffix grows by at most one per received 5xx, and never otherwise."""
-    call = PlannedCall(operation="POST /send", family="send")
+    call = PlannedCall(operation="POST /send", group="send")
     for step in steps:
         before = call.suffix
         effect, status = STEPS[step]
@@ -181,12 +180,31 @@ def test_a_link_that_is_changed_back_is_remembered() -> None:
     assert [call.operation for call in again.former] == ["POST /automations/b"]
 
 
-def test_delivery_carries_key_and_family() -> None:
+def test_delivery_carries_key_and_group() -> None:
     """The sink gets everything it needs of a call."""
     call = new_plan(_deliveries("POST /send")).calls[0]
     delivery = delivery_of(_lease(b""), call)
-    assert (delivery.operation, delivery.family, delivery.body) == ("POST /send", "send", b"{}")
+    assert (delivery.operation, delivery.group, delivery.body) == ("POST /send", "send", b"{}")
     assert delivery.idempotency_key == idempotency_key(KEY, call)
+
+
+def test_calls_of_one_operation_are_told_apart() -> None:
+    """The same operation thrice has three places, and so three keys."""
+    plan = new_plan(_deliveries("POST /send", "POST /send", "POST /lists/a", "POST /send"))
+    assert [call.position for call in plan.calls] == [0, 1, 0, 2]
+    assert len({idempotency_key(KEY, call) for call in plan.calls}) == 4
+    assert plan.refused() is None
+    delivery = delivery_of(_lease(b""), plan.calls[3])
+    assert (delivery.sequence, delivery.idempotency_key) == (1, idempotency_key(KEY, plan.calls[3]))
+
+
+def test_a_replay_with_a_new_call_first_knows_the_old_ones() -> None:
+    """A call that was not planned before hides none that was; what is kept of former ones has no body."""
+    old = new_plan(_deliveries("POST /send", "POST /lists/a"))
+    old.calls[0].close(Fate.DONE)
+    plan = replan(old, _deliveries("POST /profiles/u", "POST /send"), everything=False)
+    assert [call.fate for call in plan.calls] == [Fate.OPEN, Fate.DONE]
+    assert [(call.operation, call.body) for call in plan.former] == [("POST /lists/a", b"")]
 
 
 def test_progress_is_json() -> None:

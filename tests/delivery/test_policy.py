@@ -128,7 +128,7 @@ def test_what_the_destination_asks_of_all_is_passed_on(after_s: float | None) ->
 
 
 @pytest.mark.parametrize(
-    ("failures", "strikes", "after_s", "decision"),
+    ("failures", "failed_alone", "after_s", "decision"),
     [
         (1, 0, None, Decision(outcome=Outcome.SET_ASIDE, after_s=0.5, counts=True, reason="answered 500")),
         (3, 2, None, Decision(outcome=Outcome.SET_ASIDE, after_s=2.0, counts=True, reason="answered 500")),
@@ -155,11 +155,11 @@ def test_what_the_destination_asks_of_all_is_passed_on(after_s: float | None) ->
     ],
 )
 def test_a_batch_that_fails_while_others_pass(
-    failures: int, strikes: int, after_s: float | None, decision: Decision
+    failures: int, failed_alone: int, after_s: float | None, decision: Decision
 ) -> None:
     """Poison that looks like an outage: the batch waits by itself, and is split after five failures."""
     later = _later(after_s=after_s)
-    assert _decided(later, events=100, failures=failures, strikes=strikes, others_passed=True) == decision
+    assert _decided(later, events=100, failures=failures, failed_alone=failed_alone, others_passed=True) == decision
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ _cases = st.builds(
     is_probe=st.booleans(),
     held=st.none() | st.sampled_from([TripKind.HELD, TripKind.REFUSALS]),
     failures=st.integers(0, 30),
-    strikes=st.integers(0, 30),
+    failed_alone=st.integers(0, 30),
     others_passed=st.booleans(),
     failing_in_a_row=st.integers(0, 5),
     attempt=st.integers(1, 30),

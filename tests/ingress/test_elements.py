@@ -32,12 +32,14 @@ def test_an_array_is_cut_into_the_bytes_it_was_made_of(values: list[object], *, 
     array = b"[" + b" , ".join(pieces) + b"]"
 
     def cut(body: bytes) -> list[bytes | None]:
-        return [one.payload if one else None for one in elements.from_array(body)]
+        return [one.payload if one else None for one in map(elements.element, elements.array_of(body))]
 
     assert cut(array) == expected
     assert elements.batch_of(b'{"x":[1,{"batch":[]}],"batch" : ' + array + b"}") == array
     if pieces:
-        assert [one.payload if one else None for one in elements.from_lines(b"\n".join(pieces))] == expected
+        assert [
+            one.payload if one else None for one in map(elements.line, elements.lines_of(b"\n".join(pieces)))
+        ] == expected
 
 
 @settings(max_examples=100, deadline=None)
@@ -46,12 +48,15 @@ def test_brackets_cut_as_the_decoder_does(values: list[dict[str, object]]) -> No
     """Beside an element that is too deep for any decoder, the others are cut by brackets, to the same bytes."""
     pieces = [encoded(value, is_ascii=True) for value in values]
     array = b"[" + b",".join([*pieces, _DEEP, b"7"]) + b"]"
-    assert list(elements.from_array(array)) == [
+    assert list(map(elements.element, elements.array_of(array))) == [
         *(Element(piece, value) for piece, value in zip(pieces, values, strict=True)),
         Element(_DEEP, None),
         None,
     ]
-    assert list(elements.from_array(b'[{"s":"\\ud800","d":' + _DEEP + b"},[],{}]"))[1:] == [None, Element(b"{}", {})]
+    assert list(map(elements.element, elements.array_of(b'[{"s":"\\ud800","d":' + _DEEP + b"},[],{}]")))[1:] == [
+        None,
+        Element(b"{}", {}),
+    ]
     assert elements.batch_of(b'{"q":"\\"[","batch":' + array + b',"z":{}}') == array
 
 
@@ -76,13 +81,13 @@ def test_brackets_cut_as_the_decoder_does(values: list[dict[str, object]]) -> No
 def test_what_is_no_json_is_said_to_be_none(body: bytes) -> None:
     """Damage is noticed also where only brackets are counted."""
     with pytest.raises(NotJson):
-        list(elements.from_array(body))
+        list(map(elements.element, elements.array_of(body)))
 
 
 @pytest.mark.parametrize("body", [b"", b" ", b"\xef\xbb\xbf", b"\xef\xbb\xbf \n"])
 def test_nothing_is_no_json(body: bytes) -> None:
     """A body of blanks is empty, in every form."""
-    for read in (elements.from_array, elements.from_lines, elements.batch_of, elements.trimmed):
+    for read in (elements.array_of, elements.lines_of, elements.batch_of, elements.trimmed):
         with pytest.raises(NotJson):
             read(body)
 
@@ -117,6 +122,6 @@ def test_lines_are_told_from_a_broken_document(body: bytes, *, expected: bool) -
 @given(body=st.binary(max_size=40) | st.text(alphabet='{}[]",:\\ \n01eE.-nul', max_size=40).map(str.encode))
 def test_no_bytes_raise_anything_else(body: bytes) -> None:
     """Whatever the bytes, they are elements or no JSON."""
-    for read in (elements.from_array, elements.from_lines):
+    for cut, read in ((elements.array_of, elements.element), (elements.lines_of, elements.line)):
         with suppress(NotJson):
-            assert all(one is None or one.payload for one in read(body))
+            assert all(one is None or one.payload for one in map(read, cut(body)))

@@ -6,12 +6,15 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from forwarder.ingress.endpoints import CALL_TYPES
 from forwarder.ingress.replies import Reply
 
+CALLS = json.loads((Path(__file__).parents[1] / "vectors" / "rudderstack_events.json").read_text("utf-8"))
 KEY = "key-of-the-source"
 BASIC = {"authorization": "Basic " + base64.b64encode(f"{KEY}:".encode()).decode()}
 TEXT = {"content_type": "text/plain"}
@@ -239,3 +242,39 @@ def test_an_empty_signature_opens_nothing(house: Any, sign: Callable[..., str], 
     empty = hmac.new(KEY.encode(), b"", hashlib.sha1).hexdigest()
     reply = house.post("/inbound/segment", packed or b"x", x_signature=empty, content_encoding="gzip")
     assert reply.status == 429
+
+
+# What tells a resend from another event: one without any of them is always new.
+IDENTIFYING = {"messageId", "timestamp", "originalTimestamp"}
+
+
+def transports(event: Json) -> list[tuple[str, Json, dict[str, str]]]:
+    """Return how SDKs of all families would hand this event over."""
+    kind, batch = event["type"], {"batch": [event], "sentAt": "2026-11-28T20:50:17.144Z"}
+    return [
+        (f"/v1/{kind}", event, BASIC),
+        (f"/v1/{kind[0]}", event | {"writeKey": KEY}, TEXT),
+        (f"/{kind[0]}", event | {"writeKey": KEY}, BASIC | TEXT),
+        (f"/beacon/v1/{kind}?writeKey={KEY}", event, TEXT),
+        ("/v1/batch", batch, BASIC),
+        ("/v1/import/", batch | {"writeKey": KEY}, {}),
+        ("/b", batch | {"writeKey": KEY}, TEXT),
+        (f"/beacon/v1/batch?writeKey={KEY}", batch, TEXT),
+    ]
+
+
+def test_a_sample_is_one_event_by_whichever_transport_it_comes(build_house: Build) -> None:
+    """An event that a site sends twice, once by each of two SDKs or once more by its beacon, is one event."""
+    tried = 0
+    for case in CALLS:
+        body = case["body"]
+        inside = body.get("batch", body) if isinstance(body, dict) else body
+        for event in inside if isinstance(inside, list) else [inside]:
+            if not (isinstance(event, dict) and event.get("type") in CALL_TYPES and event.keys() & IDENTIFYING):
+                continue
+            house = build_house()
+            for path, sent, headers in transports(event):
+                assert house.post(path, encoded(sent), **headers).status == 200, (case["name"], path)
+            assert len(house.spool.kept) == 1, case["name"]
+            tried += 1
+    assert tried > 90

@@ -47,16 +47,18 @@ class BrowserSdk:
 
     def __str__(self) -> str:
         """Name it in test ids."""
-        return f"{self.bundle.partition('/umd')[0].replace('/dist', '')}-{self.way}"
+        return f"{self.bundle.removesuffix('/index.js').removesuffix('/umd').replace('/dist', '')}-{self.way}"
 
 
 RUDDER = "@rudderstack/analytics-js/dist/npm/modern/bundled/umd/index.js"
 RUDDER_LEGACY = "@rudderstack/analytics-js/dist/npm/legacy/bundled/umd/index.js"
+RUDDER_2 = "rudder-sdk-js/dist/npm/index.js"  # the one before, whose interface is 1.1
 SEGMENT = "@segment/analytics-next/dist/umd/index.js"
 SEGMENT_1_75 = "segment-analytics-next-1.75/dist/umd/index.js"  # the write key is in its bodies only; batches go by TLS
 BROWSER_SDKS = (
     *(BrowserSdk(RUDDER, "rudder_analytics_js.js", way) for way in ("xhr", "batch", "beacon")),
     BrowserSdk(RUDDER_LEGACY, "rudder_analytics_js.js", "xhr"),
+    *(BrowserSdk(RUDDER_2, "rudder_analytics_js.js", way) for way in ("xhr", "beacon")),
     *(
         BrowserSdk(SEGMENT, "segment_analytics_next.js", way)
         for way in ("v1", "bare-host", "batching", "batching-bare-host", "settings")

@@ -38,6 +38,7 @@ class Sdk:
     program: str
     packing: str
     sends_nulls: bool = True
+    is_patient: bool = True  # repeats for longer than a start takes
 
     def __str__(self) -> str:
         """Name it in test ids."""
@@ -67,7 +68,9 @@ SDKS = (
     Sdk("rudder_sdk_python.py", "gzip"),
     Sdk("segment_analytics_python.py", "gzip"),
     Sdk("segment_analytics_python.py", "plain"),
-    Sdk("rudder_sdk_node.cjs", "gzip"),
+    Sdk("node_callbacks.cjs", "rudder-gzip"),
+    Sdk("node_callbacks.cjs", "rudder-worker", is_patient=False),
+    Sdk("node_callbacks.cjs", "segment-6"),
     Sdk("segment_analytics_node.cjs", "plain"),
     Sdk("go", "rudder-gzip"),
     Sdk("go", "rudder-plain"),
@@ -243,7 +246,7 @@ async def test_sdks_with_a_wrong_key_are_told_at_once(daemon: DaemonProcess, pro
     )
 
     assert [len(errors) for errors in failed] == [5] * len(SDKS)
-    words = ("401", "invalid write key")  # the status, or what the answer says: Java's report the text alone
+    words = ("401", "invalid write key", "Unauthorized")  # status, text (Java's) or reason: what they report differs
     assert all(any(word in error for word in words) for errors in failed for error in errors)
     assert (await daemon.totals(INBOUND))["accepted"] == 0
 
@@ -255,18 +258,19 @@ async def test_sdks_survive_a_restart_of_the_daemon(
     monkeypatch.setenv("RETRY_AFTER", "5s")  # of those that try ten times only
     await daemon.start()
     await daemon.kill()
-    key, users = daemon.settings["FORWARDER_INBOUND_KEYS"], [f"user-0-{sdk}" for sdk in SDKS]
+    sdks = [sdk for sdk in SDKS if sdk.is_patient]
+    key, users = daemon.settings["FORWARDER_INBOUND_KEYS"], [f"user-0-{sdk}" for sdk in sdks]
 
     *failed, _ = await asyncio.gather(
         *(
             sdk.post(program, daemon.url, key, [("identify", {"userId": user, "traits": {"plan": "pro"}})])
-            for sdk, user in zip(SDKS, users, strict=True)
+            for sdk, user in zip(sdks, users, strict=True)
         ),
         daemon.start(),
     )
 
-    assert failed == [[]] * len(SDKS)
-    await daemon.wait_for_totals(INBOUND, lambda totals: totals["delivered"] == len(SDKS))
+    assert failed == [[]] * len(sdks)
+    await daemon.wait_for_totals(INBOUND, lambda totals: totals["delivered"] == len(sdks))
     assert sorted(courier.state.profiles) == sorted(users)
 
 

@@ -54,7 +54,7 @@ def outcome() -> Outcome:
                 assert all(made.sequence == lease.sequence and not made.idempotency_key for made in deliveries)
                 return {
                     "calls": [
-                        [made.family, made.operation, json.loads(made.body) if made.body else None]
+                        [made.group, made.operation, json.loads(made.body) if made.body else None]
                         for made in deliveries
                     ],
                 }

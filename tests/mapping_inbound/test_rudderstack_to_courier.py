@@ -73,8 +73,8 @@ def test_inline_parts_count_for_linked_automations_and_wrong_ones_are_absent(
 ) -> None:
     """Without steps and template the links run, with the event's own recipient, profile, brand and data."""
     event = {**_TRACK, "properties": {"courier": {"automation": automation}}}
-    ((family, operation, sent),) = outcome(_mapper(_link()), lease_of(event))["calls"]
-    assert (family, operation) == ("automations", "POST /automations/t/invoke")
+    ((group, operation, sent),) = outcome(_mapper(_link()), lease_of(event))["calls"]
+    assert (group, operation) == ("automations", "POST /automations/t/invoke")
     data = sent.pop("data") if not isinstance(automation.get("data"), dict) else None
     assert data is None or data["properties"] == event["properties"]
     assert sent == body
@@ -166,7 +166,7 @@ def test_relay_hands_on_what_the_destination_would_post(
     assert isinstance(mapped, tuple)
     vendor = "segment" if door == "segment" else "rudderstack"
     assert [made.operation for made in mapped] == [f"POST /inbound/{vendor}"]
-    assert mapped[0].family == "inbound"
+    assert mapped[0].group == "inbound"
     if sent is None:
         assert mapped[0].body == lease.envelope.payload
     else:
@@ -359,4 +359,4 @@ def test_any_object_is_mapped_or_named_unmappable(event: dict[str, Any], source:
 
 
 def _are_calls(mapped: tuple[Delivery, ...]) -> bool:
-    return bool(mapped) and all(made.operation.partition(" ")[2].isascii() and made.family for made in mapped)
+    return bool(mapped) and all(made.operation.partition(" ")[2].isascii() and made.group for made in mapped)

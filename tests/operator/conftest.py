@@ -28,13 +28,14 @@ from forwarder.operator.api import Api, described
 from forwarder.operator.checks import Finding
 from forwarder.operator.explain import Explain
 from forwarder.operator.guard import OperatorGuard
-from forwarder.operator.listener import OperatorListener, operator_app
+from forwarder.operator.incidents import Incidents
 from forwarder.operator.operation import Operation
 from forwarder.operator.pages.jobs import Jobs
 from forwarder.operator.pages.login import PUBLIC_PATHS
 from forwarder.operator.pages.render import Renderer
 from forwarder.operator.pages.site import Site, static_routes
 from forwarder.operator.parts import Parts
+from forwarder.operator.serving import OperatorListener, operator_app
 from forwarder.operator.sessions import Sessions
 from forwarder.ports import EventQuery
 from forwarder.rudderstack import wire as rudderstack_wire
@@ -179,6 +180,7 @@ class World:
     acts: Acts
     jobs: Jobs
     rates: Rates
+    incidents: Incidents
     metrics: Metrics
     sessions: Sessions
     checked: Checked
@@ -412,8 +414,18 @@ async def _world(
         Rates(metrics=parts.metrics, clock=parts.clock),
     )
     render = Renderer(parts, can_log_out=guard.has_token)
-    site = Site(acts=acts, render=render, jobs=jobs, rates=rates, guard=guard, sessions=sessions, check=checked)
-    operations = (*Api(acts=acts).operations(), *site.operations())
+    incidents = Incidents(parts)
+    site = Site(
+        acts=acts,
+        render=render,
+        jobs=jobs,
+        rates=rates,
+        incidents=incidents,
+        guard=guard,
+        sessions=sessions,
+        check=checked,
+    )
+    operations = (*Api(acts=acts, incidents=incidents).operations(), *site.operations())
     routes_served = [one.route() for one in (*operations, described(operations))]
     app = operator_app((*static_routes(), *routes_served), guard=guard, parts=parts, told=site.told)
     app.on_shutdown.append(lambda _: jobs.close())
@@ -431,6 +443,7 @@ async def _world(
             acts=acts,
             jobs=jobs,
             rates=rates,
+            incidents=incidents,
             metrics=parts.metrics,
             sessions=sessions,
             checked=checked,

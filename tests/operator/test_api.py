@@ -11,7 +11,7 @@ from forwarder.delivery.status import ScopeStop
 from forwarder.errors import SpoolClosed
 from forwarder.model import Attempt, RouteName, State
 from forwarder.operator.operation import read
-from forwarder.operator.selection import Listing
+from forwarder.operator.parameters import Listing
 from forwarder.ports import EventQuery
 
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
@@ -30,7 +30,7 @@ async def test_status_tells_routes_totals_and_spool(start: Any) -> None:
     assert (status["version"], status["uptime_s"]) == (__version__, 60)
     assert (status["spool"]["is_accepting"], status["spool"]["refusal"]) == (True, "")
     outbound, inbound = status["routes"]
-    assert (outbound["state"], outbound["books"]["dead"], outbound["books"]["is_balanced"]) == ("held", 1, True)
+    assert (outbound["state"], outbound["totals"]["dead"], outbound["totals"]["is_balanced"]) == ("held", 1, True)
     assert [stop["scope"] for stop in outbound["stops"]] == ["route", "lists"]
     assert outbound["oldest_age_s"] == 60
     assert (inbound["state"], inbound["oldest_age_s"], inbound["since"]) == ("off", None, None)

@@ -114,11 +114,11 @@ async def test_an_inbound_event_shows_its_calls(world: Any) -> None:
     """The plan of an inbound event is listed with what was done, refused and is still to do."""
     plan = Plan(
         calls=[
-            PlannedCall(operation="PUT /profiles/u1", family="profiles", fate=Fate.DONE),
+            PlannedCall(operation="PUT /profiles/u1", group="profiles", fate=Fate.DONE),
             PlannedCall(
-                operation="POST /lists", family="lists", fate=Fate.REFUSED, reason="answered 400", words="bad list"
+                operation="POST /lists", group="lists", fate=Fate.REFUSED, reason="answered 400", words="bad list"
             ),
-            PlannedCall(operation="POST /automations/a/invoke", family="automations", is_unknown=True),
+            PlannedCall(operation="POST /automations/a/invoke", group="automations", is_unknown=True),
         ]
     )
     sequence = await world.arrive(route=INBOUND, progress=plan.encoded())
@@ -245,7 +245,7 @@ async def test_a_timeline_reads_no_large_payload(world: Any) -> None:
 
 async def test_everything_again_is_offered_where_calls_were_made(world: Any) -> None:
     """An inbound event that made calls offers to make them again, warns first, and the log says it."""
-    plan = Plan(calls=[PlannedCall(operation="POST /automations/x", family="automations", fate=Fate.DONE)])
+    plan = Plan(calls=[PlannedCall(operation="POST /automations/x", group="automations", fate=Fate.DONE)])
     progress = msgspec.json.encode(plan)
     made = await world.arrive(route=INBOUND, state=State.DEAD, reason="refused", progress=progress)
     text = await world.page(f"/events/{made}")

@@ -1,5 +1,8 @@
 """The list of events at the level of HTTP."""
 
+import csv
+import io
+import json
 import re
 from typing import Any
 from urllib.parse import quote
@@ -129,3 +132,22 @@ async def test_a_shut_spool_is_a_page_too(world: Any, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(world.spool, "events", shut)
     assert "the spool is shut" in await world.page("/events", status=503)
+
+
+async def test_what_the_filters_leave_is_exported_whole(world: Any) -> None:
+    """As NDJSON with payloads and as CSV without, oldest first, however many; never as a formula."""
+    for number in range(60):
+        await world.arrive(user="anna" if number % 2 else "bob", event="=1+1", state=State.DEAD, reason="r")
+    text = await world.page("/events?user=anna")
+    assert "/events/export?user=anna" in text
+    page = await world.get("/events/export?user=anna")
+    events = [json.loads(line) for line in page.html.splitlines()]
+    assert [event["sequence"] for event in events] == list(range(2, 61, 2))
+    assert events[0]["payload"] == '{"number": 2}'
+    page = await world.get("/events/export?user=anna&format=csv")
+    rows = list(csv.DictReader(io.StringIO(page.html)))
+    assert "text/csv" in page.headers["Content-Type"]
+    assert 'filename="events.csv"' in page.headers["Content-Disposition"]
+    assert len(rows) == 30
+    assert {row["event"] for row in rows} == {"'=1+1"}
+    assert (await world.get("/events/export?state=gone")).status == 400

@@ -87,7 +87,7 @@ async def test_discarded_events_are_nothing_to_do(world: Any) -> None:
     assert 'class="badge"' not in page.html
     assert "dead</a> <b>1</b>" in page.html
     route = (await world.api("/api/status"))["routes"][0]
-    assert (route["books"]["dead"], route["open_dead"], route["discarded"]) == (1, 0, 1)
+    assert (route["totals"]["dead"], route["open_dead"], route["discarded"]) == (1, 0, 1)
 
 
 async def test_what_waits_is_shown_with_its_age(world: Any) -> None:

@@ -43,7 +43,7 @@ class Unique:
 
 
 def wrap(event: dict[str, Any], unique: Unique | None = None) -> Envelope:
-    """Wrap an event as the door does."""
+    """Wrap an event as the endpoint does."""
     payload = json.dumps(event).encode()
     return wire.envelope(event, payload, received_at_ms=7, source="v1", unique=unique or Unique())
 
@@ -214,7 +214,7 @@ def test_the_door_decides_the_type() -> None:
 
 
 def test_a_type_that_is_right_changes_nothing() -> None:
-    """An event that already has the door's type keeps its bytes."""
+    """An event that already has the endpoint's type keeps its bytes."""
     payload = b' {"type" : "track"}'
     assert wire.with_type({"type": "track"}, payload, "track") == ({"type": "track"}, payload)
 

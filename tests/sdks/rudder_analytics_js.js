@@ -1,4 +1,4 @@
-// In a page that has loaded @rudderstack/analytics-js: make the calls, as a site does, and answer what failed.
+// In a page that has loaded @rudderstack/analytics-js or the older rudder-sdk-js: make the calls, as a site does, and answer what failed.
 // Arguments: the daemon's URL, a write key, how the site wants its events sent, the calls.
 "use strict";
 
@@ -13,7 +13,7 @@ const failed = [];
 for (const kind of ["error", "warn"]) {
   console[kind] = (...words) => failed.push(words.join(" "));
 }
-const analytics = new rudderanalytics.RudderAnalytics();
+const analytics = rudderanalytics.RudderAnalytics ? new rudderanalytics.RudderAnalytics() : rudderanalytics;
 analytics.load(writeKey, url, { configUrl: url, ...how });
 
 const make = {
@@ -29,7 +29,7 @@ for (const [method, message] of calls) make[method](message);
 const kept = () =>
   Object.keys(localStorage)
     .filter((name) => /\.(queue|batchQueue|inProgress)$/.test(name))
-    .filter((name) => !['"[]"', '"{}"'].includes(localStorage[name]));
+    .filter((name) => !["[]", "{}", "null"].includes(localStorage[name].replaceAll('"', "")));
 const since = Date.now();
 let quiet = 0;
 const watch = setInterval(() => {

@@ -244,6 +244,20 @@ def test_unreadable_sources_are_problems(tmp_path: Path) -> None:
     assert ".env: it cannot be read" in text
 
 
+def test_files_that_may_not_be_looked_at_are_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that can be listed but not entered is said, at the start and under a running daemon alike."""
+    (tmp_path / "COURIER_API_KEY").touch()
+
+    def refuse(_: Path) -> bool:
+        raise PermissionError
+
+    # Root may look at everything, so the system's answer is stood in for.
+    monkeypatch.setattr(Path, "is_file", refuse)
+    text = _problems({SECRETS_DIR: str(tmp_path)}, tmp_path)
+    assert "FORWARDER_SECRETS_DIR: the folder cannot be listed (PermissionError)" in text
+    assert ".env: it cannot be read (PermissionError)" in text
+
+
 def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
     """Neither repr nor the rows of the page hold a secret."""
     secret = "hunter2"

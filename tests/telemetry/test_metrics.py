@@ -5,7 +5,7 @@ from prometheus_client import generate_latest
 
 from forwarder import __version__
 from forwarder.model import RouteName
-from forwarder.telemetry.answers import Answers
+from forwarder.telemetry.answer_times import Answers
 from forwarder.telemetry.metrics import Metrics
 
 _FROM_THE_START = [

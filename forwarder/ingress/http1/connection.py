@@ -184,18 +184,11 @@ class Connection(asyncio.Protocol):
         """Take a PROXY protocol header off; return b"" while it is not whole."""
         assert self._preface is not None  # noqa: S101  the caller looked
         data = self._preface + data
-        what = "its header is not as the protocol has it"
         try:
-            length = proxy_protocol.length_of(data)
-        except NotProxyProtocol:
-            length = -1
-        if length is None:
-            self._preface = data
+            length = proxy_protocol.length_of(data, is_expected=self._shared.limits.is_proxied)
+        except NotProxyProtocol as error:
+            self._preface = None
+            self._reader.reject_head(later("proxy_protocol", f"PROXY protocol: {error}"))
             return b""
-        self._preface = None
-        if length > 0 and not self._shared.limits.is_proxied:
-            length, what = -1, "it is spoken to this listener; set FORWARDER_PROXY_PROTOCOL=true"
-        if length < 0:
-            self._reader.reject_head(later("proxy_protocol", f"PROXY protocol: {what}"))
-            return b""
-        return data[length:]
+        self._preface = data if length is None else None
+        return b"" if length is None else data[length:]

@@ -1,6 +1,7 @@
 """The public listener: its sockets, the sweep that keeps every connection's time, and how it stops."""
 
 import asyncio
+import ctypes
 import errno
 import resource
 import socket
@@ -21,6 +22,7 @@ from forwarder.telemetry.reporter import Reporter
 _SWEEP_EVERY_S = 1.0
 _DRAIN_READ_S = 1.0  # what a half-read body still gets once the daemon stops
 _CLOSE_S = 0.5  # for answers on their way when the connections are closed
+_TRIM_ABOVE_BYTES = 16_777_216
 _BACKLOG = 1_024
 _BOTH_STACKS = "::"
 _FILES_FOR_OTHERS = 128  # spool, operator listener, connections to the vendors
@@ -63,6 +65,7 @@ class PublicListener:
         self._sweep_every_s = min(_SWEEP_EVERY_S, shortest_s / 4)
         self._servers: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
+        self._held_bytes_peak = 0
         self._is_started = False
         self._is_drained = asyncio.Event()
 
@@ -126,16 +129,27 @@ class PublicListener:
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
+        self._sweeper = loop.call_later(self._sweep_every_s, self._sweep)  # first: whatever happens, the next one comes
         now_s = loop.time()
-        shared = self.shared
-        shared.tick(now_s)
-        for client in [client for client in shared.connections if client.deadline_s <= now_s]:
+        self.shared.tick(now_s)
+        for client in [client for client in self.shared.connections if client.deadline_s <= now_s]:
             client.expire()
-        self._sweeper = loop.call_later(self._sweep_every_s, self._sweep)
+        held_bytes = self.shared.held_bytes
+        self._held_bytes_peak = max(self._held_bytes_peak, held_bytes)
+        if self._held_bytes_peak - held_bytes > _TRIM_ABOVE_BYTES:
+            self._held_bytes_peak = held_bytes
+            _give_memory_back()
 
     def _stop_sweeping(self) -> None:
         if self._sweeper is not None:
             self._sweeper.cancel()
+
+
+def _give_memory_back() -> None:
+    """Ask the C library for what it keeps of memory that was let go of; one that cannot (musl) keeps little."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _connections_that_fit() -> int:

@@ -12,32 +12,37 @@ V1_PREFIX = b"PROXY "
 _V1_BYTES_MAX = 107  # of the whole line, by the specification
 _V2_HEAD_BYTES = 16
 _V2_VERSION = 2
+_V2_BYTES_MAX = 4_096  # of everything after the head; addresses and the usual extensions take a few hundred
 
 
 class NotProxyProtocol(ForwarderError):
-    """The connection begins like a PROXY protocol header and goes on as none."""
+    """The connection begins like a PROXY protocol header and goes on as none, or one is not expected."""
 
 
-def begins(data: bytes) -> bool:
-    """Tell whether a connection's first bytes are, or may become, such a header."""
-    return any(data.startswith(one) or one.startswith(data) for one in (V1_PREFIX, V2_SIGNATURE))
+def length_of(data: bytes, *, is_expected: bool) -> int | None:
+    """Return how many bytes the header is long, 0 when there is none, None while that cannot be told.
 
-
-def length_of(data: bytes) -> int | None:
-    """Return how many bytes the header is long, 0 when there is none, None while it is not whole.
-
-    Raises `NotProxyProtocol`. The header is at most 65,551 bytes long.
+    Raises `NotProxyProtocol`.
     """
-    if not data or not begins(data):
-        return 0 if data else None
-    if data.startswith(V1_PREFIX):
-        end = data.find(b"\r\n", 0, _V1_BYTES_MAX)
-        if end < 0 and len(data) >= _V1_BYTES_MAX:
-            raise NotProxyProtocol
-        return None if end < 0 else end + 2
+    is_v1, is_v2 = data.startswith(V1_PREFIX), data.startswith(V2_SIGNATURE)
+    if not (is_v1 or is_v2):
+        return None if V1_PREFIX.startswith(data) or V2_SIGNATURE.startswith(data) else 0
+    if not is_expected:
+        raise NotProxyProtocol("it is spoken to this listener; set FORWARDER_PROXY_PROTOCOL=true")
+    return _length_of_v1(data) if is_v1 else _length_of_v2(data)
+
+
+def _length_of_v1(data: bytes) -> int | None:
+    end = data.find(b"\r\n", 0, _V1_BYTES_MAX)
+    if end < 0 and len(data) >= _V1_BYTES_MAX:
+        raise NotProxyProtocol("its line does not end")
+    return None if end < 0 else end + 2
+
+
+def _length_of_v2(data: bytes) -> int | None:
     if len(data) < _V2_HEAD_BYTES:
         return None
-    if data[12] >> 4 != _V2_VERSION:
-        raise NotProxyProtocol
-    size = _V2_HEAD_BYTES + int.from_bytes(data[14:16], "big")
-    return size if len(data) >= size else None
+    size = int.from_bytes(data[14:16], "big")
+    if data[12] >> 4 != _V2_VERSION or size > _V2_BYTES_MAX:
+        raise NotProxyProtocol("its header is not as the protocol has it")
+    return _V2_HEAD_BYTES + size if len(data) >= _V2_HEAD_BYTES + size else None

@@ -1,17 +1,18 @@
 """The list of events: history and live tail of both routes, newest first."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from aiohttp import web
 
 from forwarder.model import RouteName, State
 from forwarder.operator.operation import Operation, read
+from forwarder.operator.pages.export import export
 from forwarder.operator.pages.overview import endpoint_urls
 from forwarder.operator.pages.render import Renderer, link
+from forwarder.operator.parameters import Listing
 from forwarder.operator.parts import Parts
-from forwarder.operator.selection import Listing
 from forwarder.operator.text import moment
 from forwarder.ports import EventPage, EventQuery
 
@@ -60,7 +61,16 @@ class EventList:
 
     def operations(self) -> Sequence[Operation]:
         """Return the page."""
-        return (Operation("GET", "/events", "Events", self.show),)
+        return (
+            Operation("GET", "/events", "Events", self.show),
+            Operation("GET", "/events/export", "All events that the filters leave, as a file", self.export),
+        )
+
+    async def export(self, request: web.Request) -> web.StreamResponse:
+        """Hand out everything that the filters leave, as NDJSON, or as CSV with `format=csv`."""
+        query = replace(read_filters(request.query).query, before_sequence=None)
+        as_csv = request.query.get("format") == "csv"
+        return await export(request, self.parts.archive, query, as_csv=as_csv)
 
     async def show(self, request: web.Request) -> web.Response:
         """Show one page of the list."""
@@ -75,6 +85,7 @@ class EventList:
             names=sorted({row.event for row in seen}),
             states=[state.value for state in State],
             route_names=[route.value for route in RouteName],
+            rejected=sum(one.last_hour for one in self.parts.rejections.lately() if one.endpoint != "operator"),
             older=_older(filters, page),
             endpoints=endpoint_urls(self.parts, request),
         )

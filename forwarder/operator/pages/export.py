@@ -1,6 +1,8 @@
-"""Events as NDJSON, one line each as the API shows one event: a stream of any length in the memory of one step."""
+"""Events as NDJSON, each as the API shows one event, or as CSV without payloads: of any length, in a step's memory."""
 
-from collections.abc import AsyncIterator
+import csv
+import io
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import msgspec
@@ -8,24 +10,28 @@ from aiohttp import web
 
 from forwarder.errors import ForwarderError, NoSuchEvent
 from forwarder.operator import views
+from forwarder.operator.api_types import Event
 from forwarder.operator.walk import walk
 from forwarder.ports import Archive, EventQuery
 
 _STEP_EVENTS: Final = 500
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
-async def export(request: web.Request, archive: Archive, query: EventQuery) -> web.StreamResponse:
+async def export(
+    request: web.Request, archive: Archive, query: EventQuery, *, as_csv: bool = False
+) -> web.StreamResponse:
     """Stream the selected events as a file, oldest first, discarded ones included.
 
     Should the daemon stop meanwhile, the transfer is cut rather than ended, so that nobody takes it for whole.
     """
     response = web.StreamResponse(
         headers={
-            "Content-Type": "application/x-ndjson",
-            "Content-Disposition": f'attachment; filename="{query.state or "events"}.ndjson"',
+            "Content-Type": "text/csv; charset=utf-8" if as_csv else "application/x-ndjson",
+            "Content-Disposition": f'attachment; filename="{query.state or "events"}.{"csv" if as_csv else "ndjson"}"',
         }
     )
-    lines = _lines(archive, query)
+    lines = _rows(archive, query) if as_csv else _lines(archive, query)
     try:
         first = await anext(lines, b"")  # before the answer begins: what fails at once is still told as an error
         await response.prepare(request)
@@ -52,3 +58,19 @@ async def _lines(archive: Archive, query: EventQuery) -> AsyncIterator[bytes]:
             except NoSuchEvent:
                 continue  # purged since it was listed
             yield msgspec.json.encode(views.event_detail(detail)) + b"\n"
+
+
+async def _rows(archive: Archive, query: EventQuery) -> AsyncIterator[bytes]:
+    yield _row(Event.__struct_fields__)
+    async for step in walk(archive, query, step_events=_STEP_EVENTS):
+        for row in step.rows:
+            shown = views.event(row)
+            yield _row([getattr(shown, name) for name in Event.__struct_fields__])
+
+
+def _row(cells: Sequence[object]) -> bytes:
+    """Write one line. What a spreadsheet would take for a formula is made text (OWASP, CSV injection)."""
+    texts = ["" if cell is None else str(cell) for cell in cells]
+    line = io.StringIO()
+    csv.writer(line).writerow([f"'{text}" if text.startswith(_FORMULA) else text for text in texts])
+    return line.getvalue().encode("utf-8", "replace")

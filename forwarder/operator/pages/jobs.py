@@ -18,8 +18,8 @@ from forwarder.errors import ForwarderError
 from forwarder.model import State
 from forwarder.operator.operation import Operation, QueryInvalid
 from forwarder.operator.pages.render import Renderer
+from forwarder.operator.parameters import ACTION_EVENTS_MAX
 from forwarder.operator.parts import Parts
-from forwarder.operator.selection import ACTION_EVENTS_MAX
 from forwarder.operator.walk import walk
 from forwarder.ports import EventQuery, EventRow
 

@@ -11,6 +11,7 @@ from forwarder.delivery.status import RouteStatus
 from forwarder.model import RouteName, State
 from forwarder.operator import text
 from forwarder.operator.acts import Acts
+from forwarder.operator.incidents import Incidents
 from forwarder.operator.operation import FORM, Operation
 from forwarder.operator.pages.chart import hour_chart
 from forwarder.operator.pages.render import ROUTE_LABELS, Question, Renderer, operator_name, see_other
@@ -29,6 +30,7 @@ _HELD: Final = {
     RouteName.RUDDERSTACK_TO_COURIER: "Check COURIER_API_KEY and COURIER_API_URL, and what the key may do.",
 }
 _GROUPS_MAX: Final = 100
+_INCIDENTS_SHOWN: Final = 3
 _KEPT: Final = "Nothing is lost: every event is kept."
 
 
@@ -39,6 +41,7 @@ class Overview:
     acts: Acts
     render: Renderer
     rates: Rates
+    incidents: Incidents
 
     def operations(self) -> Sequence[Operation]:
         """Return the page and the two acts on it."""
@@ -59,6 +62,8 @@ class Overview:
             summary=summary(running, facts),
             to_do=await self._to_do(facts),
             routes=[self._route_shown(name, facts, running.get(name.value), now_ms) for name in RouteName],
+            rejected=[one for one in parts.rejections.lately() if one.endpoint != "operator"],
+            incidents=self.incidents.watch.newest(_INCIDENTS_SHOWN),
             facts=facts,
             started_at_ms=parts.started_at_ms,
             endpoints=endpoint_urls(parts, request),

@@ -28,6 +28,7 @@ NAVIGATION: Final = (
     ("/events", "Events", "e"),
     ("/destination-events", "Destination events", "d"),
     ("/dead-letters", "Dead letters", "x"),
+    ("/incidents", "Incidents", "i"),
     ("/settings", "Settings", "s"),
     ("/audit", "Audit", "a"),
 )

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from forwarder.operator.acts import Acts
 from forwarder.operator.guard import OperatorGuard
+from forwarder.operator.incidents import Incidents
 from forwarder.operator.operation import Operation
 from forwarder.operator.pages.dead_letters import DeadLetters
 from forwarder.operator.pages.destination_events import DestinationEvents
@@ -18,8 +19,8 @@ from forwarder.operator.pages.event_page import EventPages
 from forwarder.operator.pages.jobs import Jobs, job_operations
 from forwarder.operator.pages.login import Login, to_login
 from forwarder.operator.pages.overview import Overview
+from forwarder.operator.pages.records import Check, Records
 from forwarder.operator.pages.render import Renderer
-from forwarder.operator.pages.settings_audit import Check, SettingsAndAudit
 from forwarder.operator.sessions import Sessions
 from forwarder.telemetry.rates import Rates
 
@@ -41,6 +42,7 @@ class Site:
     render: Renderer
     jobs: Jobs
     rates: Rates
+    incidents: Incidents
     guard: OperatorGuard
     sessions: Sessions
     check: Check
@@ -49,12 +51,12 @@ class Site:
         """Return every page and what can be done on it."""
         acts, render, jobs = self.acts, self.render, self.jobs
         return (
-            *Overview(acts=acts, render=render, rates=self.rates).operations(),
+            *Overview(acts=acts, render=render, rates=self.rates, incidents=self.incidents).operations(),
             *EventList(parts=acts.parts, render=render).operations(),
             *EventPages(acts=acts, render=render).operations(),
             *DestinationEvents(acts=acts, render=render, jobs=jobs).operations(),
             *DeadLetters(acts=acts, render=render, jobs=jobs).operations(),
-            *SettingsAndAudit(parts=acts.parts, render=render, check=self.check).operations(),
+            *Records(parts=acts.parts, render=render, check=self.check, incidents=self.incidents).operations(),
             *Login(acts=acts, render=render, guard=self.guard, sessions=self.sessions).operations(),
             *job_operations(jobs, render),
             # Tried last: aiohttp looks for the longest fixed beginning first.

@@ -45,10 +45,7 @@ T = TypeVar("T")
 
 
 class SqliteSpool(ArchiveFront):
-    """A spool and its archive in one folder, owned by one process.
-
-    `ports.Spool`, `ports.Archive`, and a `ports.Worker`: its `run` raises when the writer ended unasked.
-    """
+    """A spool, its archive and a `ports.Worker` in one folder: its `run` raises when the writer ended unasked."""
 
     name = "spool writer"
 

@@ -136,23 +136,24 @@ def pieces(raw: bytes, size: int) -> list[bytes]:
     return [raw[start : start + size] for start in range(0, len(raw), size)]
 
 
+SIZES = (1_000_000, 7_919, 64, 1)
+
+
 @pytest.mark.parametrize("name", CORPUS)
-@pytest.mark.parametrize("size", [1_000_000, 7_919, 64, 1])
-def test_a_hostile_request_is_answered_once_and_nothing_is_smuggled(connect: Connect, name: str, size: int) -> None:
+def test_a_hostile_request_is_answered_once_and_nothing_is_smuggled(connect: Connect, name: str) -> None:
     """However it is cut on its way it gets one answer that quotes nothing, and what stands behind it none."""
     raw, status, reason = CORPUS[name]
-    if size == 1 and len(raw) > 10_000:
-        size = 500
-    client = connect()
-    answers = client.send(*pieces(raw + SMUGGLED, size))
-    assert statuses(answers) == [status]
-    assert [found for _, found in client.house.rejections()] == [reason]
-    assert b"Connection: close\r\n" in answers
-    assert (b"Retry-After" in answers) is (status == 503)
-    assert b"secret-word" not in answers + client.house.log.getvalue().encode()
-    assert '"error"' not in client.house.log.getvalue()
-    client.hang_up()
-    assert (client.shared.held_bytes, client.shared.in_flight, client.house.spool.appends) == (0, 0, 0)
+    for size in SIZES:
+        client = connect()
+        answers = client.send(*pieces(raw + SMUGGLED, size if len(raw) < 10_000 else max(size, 500)))
+        assert statuses(answers) == [status]
+        assert [found for _, found in client.house.rejections()] == [reason]
+        assert b"Connection: close\r\n" in answers
+        assert (b"Retry-After" in answers) is (status == 503)
+        assert b"secret-word" not in answers + client.house.log.getvalue().encode()
+        assert '"error"' not in client.house.log.getvalue()
+        client.hang_up()
+        assert (client.shared.held_bytes, client.shared.in_flight, client.house.spool.appends) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("path", [b"/webhooks/courier", b"/inbound/rudderstack", b"/inbound/segment/?x=1"])
@@ -234,7 +235,13 @@ def test_proxy_protocol_is_taken_off(connect: Connect, preface: bytes, size: int
 
 
 @pytest.mark.parametrize(
-    "preface", [b"PROXY " + b"x" * 200, V2_SIGNATURE + b"\x11\x11\x00\x0c" + bytes(12), b"PROXY TCP4\r\nPROXY TCP4\r\n"]
+    "preface",
+    [
+        b"PROXY " + b"x" * 200,
+        V2_SIGNATURE + b"\x11\x11\x00\x0c" + bytes(12),
+        V2_SIGNATURE + b"\x21\x11\xff\xff",
+        b"PROXY TCP4\r\nPROXY TCP4\r\n",
+    ],
 )
 def test_what_is_not_quite_proxy_protocol_is_turned_away(connect: Connect, preface: bytes) -> None:
     """A header that is none, or two of them, end the connection with a 4xx or 503 and nothing behind them is read."""

@@ -105,17 +105,21 @@ async def test_refused_bodies_leave_nothing(listener: PublicListener, send: Send
 
 @pytest.mark.usefixtures("no_collector")
 async def test_bodies_at_once_stay_below_their_limit(listener: PublicListener, send: Send) -> None:
-    """However many strangers send at once, the process grows by the limit of all bodies and no more."""
+    """However many strangers send at once, the process grows by the limit of all bodies alone, and shrinks again."""
     before = resident_bytes()
     over = asyncio.Event()
     clients = [asyncio.create_task(send(BODY_BYTES - 100_000, then_waits_for=over)) for _ in range(40)]
-    largest = held = 0
-    for _ in range(100):
-        await asyncio.sleep(0.01)
-        largest, held = max(largest, resident_bytes()), max(held, listener.shared.held_bytes)
+    largest = held = looks = 0
+    async with asyncio.timeout(30):
+        while held <= HELD_BYTES_MAX / 2 or looks < 50:  # until the limit has been felt, and a little longer
+            await asyncio.sleep(0.01)
+            looks += held > HELD_BYTES_MAX / 2
+            largest, held = max(largest, resident_bytes()), max(held, listener.shared.held_bytes)
     over.set()
     await asyncio.gather(*clients)
-    assert held > HELD_BYTES_MAX / 2  # they were there
     assert held <= HELD_BYTES_MAX + MEGABYTE
     assert largest - before < 2 * HELD_BYTES_MAX + 20 * MEGABYTE
     await until_let_go(listener)
+    async with asyncio.timeout(10):
+        while resident_bytes() - before > 20 * MEGABYTE:  # noqa: ASYNC110  memory tells nobody either
+            await asyncio.sleep(0.05)

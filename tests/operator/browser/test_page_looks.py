@@ -19,7 +19,7 @@ pytestmark = pytest.mark.journey
 Page = Any  # the fixtures' types live in the conftest, which nothing can import
 World = Any
 _LOOKS = tuple(itertools.product({"desktop": (1280, 900), "phone": (390, 844)}.items(), ("light", "dark")))
-_AXE = Path(__file__).parents[1] / "node" / "node_modules" / "axe-core" / "axe.min.js"
+_AXE = Path(__file__).parents[2] / "node" / "node_modules" / "axe-core" / "axe.min.js"
 _PAGES = {
     "overview": "/",
     "events": "/events",

@@ -1,4 +1,4 @@
-"""Two pages to look things up: the settings in effect with the findings of `forwarder check`, and the audit log.
+"""Pages to look things up: the settings in effect with the findings of `forwarder check`, incidents, the audit log.
 
 The quick checks run with every look; the one that reads the whole database runs when somebody asks for it.
 """
@@ -11,10 +11,11 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from forwarder.operator.checks import Finding
+from forwarder.operator.incidents import KEPT_MAX, Incidents
 from forwarder.operator.operation import FORM, Operation, QueryInvalid
 from forwarder.operator.pages.render import Renderer
+from forwarder.operator.parameters import OfLog
 from forwarder.operator.parts import Parts
-from forwarder.operator.selection import OfLog
 
 _LINES_MORE: Final = 500
 
@@ -27,12 +28,13 @@ class Check(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SettingsAndAudit:
-    """What the two pages are made of."""
+class Records:
+    """What these pages are made of."""
 
     parts: Parts
     render: Renderer
     check: Check
+    incidents: Incidents
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def operations(self) -> Sequence[Operation]:
@@ -42,6 +44,7 @@ class SettingsAndAudit:
         return (
             Operation("GET", "/settings", "Settings", self.settings),
             Operation("POST", "/settings/check", thorough, self.look_closely, FORM, about),
+            Operation("GET", "/incidents", "Incidents", self.list_incidents),
             Operation("GET", "/audit", "Audit log", self.audit),
         )
 
@@ -55,6 +58,10 @@ class SettingsAndAudit:
             raise QueryInvalid("this check is under way already: wait until it has ended")
         async with self._turn:
             return await self._settings(request, is_thorough=True)
+
+    async def list_incidents(self, request: web.Request) -> web.Response:
+        """Show what went wrong, newest first."""
+        return await self.render.page(request, "incidents.html", incidents=self.incidents.watch.newest(KEPT_MAX))
 
     async def audit(self, request: web.Request, given: OfLog) -> web.Response:
         """Show who did what, when; newest first."""

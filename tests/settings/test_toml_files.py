@@ -6,7 +6,7 @@ import pytest
 
 from forwarder.errors import RulesInvalid
 from forwarder.settings import Settings
-from forwarder.settings.files import read_links, read_rules
+from forwarder.settings.toml_files import read_links, read_rules
 
 _RULES = '[[rule]]\nwhen = { field = "event", equals = "Message Sent" }\nrename = "Größe"\n'
 _LINKS = '[[link]]\nevent = "Größe"\ntarget = "an-automation"\n'

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr, WrapValidator, field_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from forwarder.model import RouteName
 from forwarder.settings import values
-from forwarder.settings.choices import choice, event_words, readable_file, route_names
+from forwarder.settings.choices import event_words, readable_file, route_names, word
 from forwarder.settings.proxies import NO_PROXIES, Proxies
 from forwarder.settings.route_choice import routes_that_run
 from forwarder.settings.sources import DEFAULT, Origin, Place, TextSource
@@ -30,6 +30,7 @@ Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(values.secret_list)]
 BaseUrl = Annotated[str, AfterValidator(values.base_url)]
 Listen = Annotated[Address, BeforeValidator(values.address)]
 Listens = Annotated[tuple[Address, ...], BeforeValidator(values.addresses)]
+Word = WrapValidator(word)
 TomlFile = Annotated[Path, AfterValidator(readable_file)]
 
 
@@ -111,7 +112,7 @@ class Settings(BaseSettings):
     idle_max_s: float = Field(
         75.0, gt=0, le=86_400, allow_inf_nan=False, description="Set seconds, above the load balancer's, such as 75."
     )
-    segment_signature: Annotated[Literal["body", "first"], BeforeValidator(choice("body", "first"))] = Field(
+    segment_signature: Annotated[Literal["body", "first"], Word] = Field(
         "body", description="Set body, or first for batches that Segment signs over their first element."
     )
     operator_listen: Listen = Field(Address("127.0.0.1", 8081), description="Set host:port, such as 127.0.0.1:8081.")
@@ -119,10 +120,10 @@ class Settings(BaseSettings):
         None, description="Set a long random token of printable characters (openssl rand -hex 32)."
     )
     data_dir: Path = Field(Path("data"), description="Set the folder of the spool.")
-    spool: Annotated[Literal["sqlite", "postgres"], BeforeValidator(choice("sqlite", "postgres"))] = Field(
+    spool: Annotated[Literal["sqlite", "postgres"], Word] = Field(
         "sqlite", description="Set sqlite, or leave it unset."
     )
-    event_names: Annotated[Literal["courier", "channel"], BeforeValidator(choice("courier", "channel"))] = Field(
+    event_names: Annotated[Literal["courier", "channel"], Word] = Field(
         "courier", description="Set courier or channel."
     )
     events: Annotated[tuple[str, ...], BeforeValidator(event_words)] = Field(
@@ -130,9 +131,7 @@ class Settings(BaseSettings):
     )
     rules: TomlFile | None = Field(None, description="Set the path of a TOML file that the daemon may read.")
     links: TomlFile | None = Field(None, description="Set the path of a TOML file that the daemon may read.")
-    inbound_mode: Annotated[Literal["direct", "relay"], BeforeValidator(choice("direct", "relay"))] = Field(
-        "direct", description="Set direct or relay."
-    )
+    inbound_mode: Annotated[Literal["direct", "relay"], Word] = Field("direct", description="Set direct or relay.")
     batch_events_max: int = Field(100, ge=1, le=10_000, description="Set a whole number of events, such as 100.")
     batch_bytes_max: int = Field(
         500_000,
@@ -151,12 +150,10 @@ class Settings(BaseSettings):
     )
     body_bytes_max: int = Field(6_291_456, ge=1, description="Set a whole number of bytes, such as 6291456.")
     drain_max_s: float = Field(25.0, gt=0, le=3_600, allow_inf_nan=False, description="Set seconds, such as 25.")
-    log_format: Annotated[Literal["json", "console"], BeforeValidator(choice("json", "console"))] = Field(
-        "json", description="Set json or console."
+    log_format: Annotated[Literal["json", "console"], Word] = Field("json", description="Set json or console.")
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Word] = Field(
+        "info", description="Set debug, info, warning or error."
     )
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], BeforeValidator(choice("debug", "info", "warning", "error"))
-    ] = Field("info", description="Set debug, info, warning or error.")
 
     _reading: Reading = PrivateAttr(default_factory=Reading)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from forwarder.errors import RulesInvalid
 from forwarder.mapping.link_file import LinkFile, read_link_file
 from forwarder.mapping.rules import Rules
-from forwarder.settings.model import Settings
+from forwarder.settings.settings import Settings
 
 
 def read_rules(settings: Settings) -> Rules:
