@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from typing import Any, Final
 
 from forwarder.delivery.dispatch import Dispatcher
-from forwarder.delivery.status import RouteStatus, scope_stop
+from forwarder.delivery.route_status import RouteStatus, scope_stop
 from forwarder.errors import SpoolFull
 from forwarder.model import Demand, Lease, RouteName
 from forwarder.ports import Clock, Spool
