@@ -15,7 +15,8 @@ _VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=12,
 )
-_DEEP = b'{"a":' + b"[" * 3000 + b"]" * 3000 + b"}"
+# Deeper than any Python's decoder goes: 3.13 goes to ten thousand levels.
+_DEEP = b'{"a":' + b"[" * 12_000 + b"]" * 12_000 + b"}"
 
 
 def encoded(value: object, *, is_ascii: bool) -> bytes:
@@ -42,7 +43,7 @@ def test_an_array_is_cut_into_the_bytes_it_was_made_of(values: list[object], *, 
         ] == expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(values=st.lists(st.dictionaries(st.text(max_size=5), _VALUES, max_size=3), min_size=1, max_size=4))
 def test_brackets_cut_as_the_decoder_does(values: list[dict[str, object]]) -> None:
     """Beside an element that is too deep for any decoder, the others are cut by brackets, to the same bytes."""
