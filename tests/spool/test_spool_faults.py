@@ -292,7 +292,7 @@ async def test_a_long_replay_does_not_drop_the_window(open_sqlite: OpenSqlite, m
     queue = spool._leasing.queues[0]  # noqa: SLF001 - what it holds is the promise
     before = queue.generation
     assert await spool.requeue(range(1, 1_201)) == 1_200
-    assert (queue.generation, len(queue.window)) == (before, 100)  # noqa: SLF001 - as above
+    assert (queue.generation, len(queue.window)) == (before, 100)
     assert await numbers(spool, fresh=1_000) == list(range(1, 1_001))
 
 
