@@ -230,6 +230,22 @@ def test_keys_go_into_tables_and_are_known_ever_after(tmp_path: Path) -> None:
     connection.close()
 
 
+def test_keys_in_memory_live_as_long_as_the_retention(tmp_path: Path) -> None:
+    """Below any size a key is known for the whole retention, and forgotten after it; what comes then is known anew."""
+    prepare_folder(tmp_path)
+    connection = open_writer(tmp_path)
+    known = KnownKeys(connection, retention_s=800, now_ms=0)
+    old, new = b"old".ljust(17), b"new".ljust(17)
+    known.add([old], now_ms=0)
+    known.keep()
+    assert known.find([old, new], now_ms=800_000) == {old}
+    assert known.find([old, new], now_ms=800_001) == set()
+    known.add([new], now_ms=800_001)
+    known.keep()
+    assert known.find([old, new], now_ms=800_002) == {new}
+    connection.close()
+
+
 async def test_a_poisoned_append_does_not_fail_its_commit_mates(
     open_sqlite: OpenSqlite, make_envelope: MakeEnvelope
 ) -> None:
