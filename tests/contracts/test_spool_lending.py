@@ -107,6 +107,11 @@ async def test_a_lease_stops_before_its_bytes_but_lends_one(
     await stored(spool, [make_envelope(n, payload=b"x" * 100) for n in range(1, 6)])
     assert numbers(await lease_all(spool, size=10)) == [1]
     assert numbers(await lease_all(spool, size=250)) == [2, 3]
+    await give_back(spool, [1, 2, 3])
+    assert numbers(await lease_all(spool, size=10)) == [1]
+    assert numbers(await lease_all(spool, size=250)) == [2, 3]
+    await give_back(spool, [3])
+    assert numbers(await lease_all(spool, size=250)) == [3, 4]
 
 
 async def test_a_released_event_waits_for_its_time(
