@@ -2,10 +2,12 @@
 
 import errno
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from forwarder.errors import ForwarderError, RulesInvalid, SettingsInvalid
 
@@ -14,6 +16,7 @@ FAILED = 1
 USAGE = 2
 CONFIGURATION = 78
 
+_CHANGING = frozenset({"replay", "discard"})
 _EXIT_CODES = "\b\nExit codes:\n  0   done\n  1   failed\n  2   wrong usage\n  78  wrong configuration"
 
 
@@ -63,6 +66,24 @@ class Verbs(click.Group):
         module, _, name = self._verbs[cmd_name].partition(":")
         command: click.Command = getattr(import_module(module), name)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands that begin so, without importing one of them; options as click does."""
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        return [CompletionItem(name) for name in self._verbs if name.startswith(incomplete)]
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; of one that does not exist say what may have been meant, but never what destroys."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            harmless = [name for name in self._verbs if name not in _CHANGING]
+            if near := get_close_matches(args[0], harmless, n=1):
+                raise click.UsageError(f"{error.message} Did you mean {near[0]!r}?", ctx) from None
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; our errors become its exit code and one plain text."""

@@ -5,16 +5,17 @@
 
 import asyncio
 import getpass
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import click
 
 from forwarder.cli.exits import CommandFailed
-from forwarder.cli.stopped import stopped_daemon
 from forwarder.errors import DaemonUnreachable, SpoolLocked, SpoolUnusable
 from forwarder.settings import Settings
 
@@ -92,7 +93,7 @@ async def operator(settings: Settings, url: str | None = None, *, waits: bool = 
         raise DaemonUnreachable(f"nothing answers at {url}: is the daemon running, and is that its operator listener?")
     try:
         async with (
-            stopped_daemon(settings) as socket,
+            _stopped_daemon()(settings) as socket,
             aiohttp.ClientSession(
                 "http://localhost", connector=aiohttp.UnixConnector(str(socket)), headers=headers
             ) as http,
@@ -105,6 +106,14 @@ async def operator(settings: Settings, url: str | None = None, *, waits: bool = 
         ) from None
     except SpoolUnusable as error:
         raise DaemonUnreachable(f"nothing answers at {where}, and: {error}") from None
+
+
+def _stopped_daemon() -> Callable[[Settings], AbstractAsyncContextManager[Path]]:
+    """Return what serves the folder of a stopped daemon: the spool and all that, imported only where it is needed."""
+    opened: Callable[[Settings], AbstractAsyncContextManager[Path]] = import_module(
+        "forwarder.cli.stopped"
+    ).stopped_daemon
+    return opened
 
 
 async def _answers(http: aiohttp.ClientSession) -> bool:

@@ -3,7 +3,7 @@
 Pure. A due time is kept on disk, so it outlives the clock that it was made with.
 """
 
-AHEAD_MS_MAX = 3_600_000  # twelve times the longest backoff and the longest wish of a destination
+AHEAD_MS_MAX = 3_600_000  # twelve times the longest backoff and the longest that a destination asks for
 
 
 def is_due(not_before_ms: int, *, now_ms: int) -> bool:

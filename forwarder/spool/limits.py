@@ -8,7 +8,7 @@ class SpoolLimits:
     """How much a spool may hold and for how long. All positive.
 
     `is_shared` True means that both routes run: then neither's unsettled bytes take more than three
-    quarters of the cap, so that an outage of one destination does not shut the other's endpoints.
+    quarters of the cap, so that an outage of one destination does not turn the other's senders away.
     """
 
     bytes_max: int = 4_294_967_296  # used pages of the database; in memory: the bytes held

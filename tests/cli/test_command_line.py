@@ -155,3 +155,48 @@ def test_the_demo_ends_by_itself(shell: Shell) -> None:
     result = shell("demo", "--seconds", "1", FORWARDER_OPERATOR_LISTEN="127.0.0.1:0", FORWARDER_LISTEN="127.0.0.1:0")
     assert result.exit_code == 0, result.output
     assert "lost 0" in result.output
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("evnts", "Did you mean 'events'?"),
+        ("staus", "Did you mean 'status'?"),
+        ("discrd", ""),
+        ("rplay", ""),
+        ("xyz", ""),
+    ],
+)
+def test_a_mistyped_command_is_guessed_unless_it_destroys(shell: Shell, typed: str, meant: str) -> None:
+    """What may have been meant is named, but nobody is led to what cannot be undone."""
+    result = shell(typed)
+    assert result.exit_code == 2
+    assert f"No such command {typed!r}." in result.output
+    assert meant in result.output if meant else "Did you mean" not in result.output
+
+
+def test_completion_imports_no_command() -> None:
+    """Names are completed from the list of commands alone, options of the program as ever."""
+    script = (
+        "import sys; from forwarder.cli.command import cli; import click;"
+        "ctx = click.Context(cli);"
+        "print([one.value for one in cli.shell_complete(ctx, 'ev')],"
+        " '--version' in [one.value for one in cli.shell_complete(ctx, '--')],"
+        " [name for name in ('aiohttp', 'apsw', 'forwarder.cli.events') if name in sys.modules])"
+    )
+    done = subprocess.run(  # noqa: S603 - our own interpreter, a script of our own
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "['events'] True []\n"
+
+
+def test_a_running_daemon_is_asked_without_what_a_stopped_one_needs() -> None:
+    """`status` of a running daemon imports no database and no page."""
+    script = (
+        "import sys; import forwarder.cli.status, forwarder.cli.operator_client;"
+        "print([name for name in ('apsw', 'jinja2', 'forwarder.operator.api') if name in sys.modules])"
+    )
+    done = subprocess.run(  # noqa: S603 - our own interpreter, a script of our own
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "[]\n"

@@ -338,6 +338,15 @@ async def test_failing_user_delays_no_other(call_bench: Any, spool: Any) -> None
     assert "POST /send/bad2" not in _operations(run)
 
 
+async def test_failures_while_nobody_passes_are_not_counted(call_bench: Any, spool: Any) -> None:
+    """An event that fails alone is not brought nearer to its end by it: what it knows survives its way back."""
+    _add(spool, "send:bad", "sick")
+    run = call_bench(lambda _batch: _later())
+    async with run.running():
+        await run.until(lambda: len(run.sink.verdicts) >= 6)
+    assert spool.rows[1].attempts <= 1
+
+
 async def test_outage(call_bench: Any, spool: Any) -> None:
     """When several users fail and nothing succeeds the whole route backs off, and recovers by itself."""
     for number in range(50):

@@ -6,10 +6,10 @@ import apsw
 
 from forwarder.ports import Clock
 from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.sqlite.appends import take_in
 from forwarder.spool.sqlite.housekeeping import Housekeeping
-from forwarder.spool.sqlite.intake import take_in
 from forwarder.spool.sqlite.jobs import AppendJob, Commit, Job
-from forwarder.spool.sqlite.keys import KnownKeys
+from forwarder.spool.sqlite.known_keys import KnownKeys
 from forwarder.spool.sqlite.transaction import Memory, Transaction, load_memory
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.model import Envelope, Receipt
-from forwarder.spool.sqlite.intake import Intake
+from forwarder.spool.sqlite.appends import Intake
 from forwarder.spool.sqlite.transaction import Transaction
 
 

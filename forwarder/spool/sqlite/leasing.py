@@ -14,9 +14,9 @@ from forwarder.ports import Clock
 from forwarder.spool.lease_queue import LeaseQueue
 from forwarder.spool.lease_reads import Refill, Wanted
 from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.sqlite.appends import Intake
 from forwarder.spool.sqlite.backlog_reader import BacklogReader
 from forwarder.spool.sqlite.claims import Claims
-from forwarder.spool.sqlite.intake import Intake
 from forwarder.spool.sqlite.refill import newest, refill
 from forwarder.spool.sqlite.requeue import Heads
 from forwarder.spool.sqlite.settlement import Claim, Moves, is_unchanged

@@ -17,11 +17,11 @@ import apsw
 from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.ports import Clock
 from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.sqlite.appends import Intake
 from forwarder.spool.sqlite.checkpoints import Checkpoints
 from forwarder.spool.sqlite.faults import DAMAGE_ERRORS, DISK_ERRORS, RETRY_AFTER_S, words
 from forwarder.spool.sqlite.files import FileWatch, Reserve
 from forwarder.spool.sqlite.group_commit import GroupCommit
-from forwarder.spool.sqlite.intake import Intake
 from forwarder.spool.sqlite.jobs import AppendJob, Commit, Condition, Job
 from forwarder.spool.sqlite.transaction import Memory
 
