@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from click.testing import Result
 
+from forwarder import __version__
 from forwarder.cli.filters import Moment
 from forwarder.cli.operator_client import OperatorClient
 from forwarder.errors import DaemonUnreachable
@@ -48,7 +49,7 @@ def test_status_asks_the_running_daemon(filled: Shell, daemon: Daemon) -> None:
     """A running daemon is asked through its listener, again and again with --watch."""
     address = daemon().address
     result = filled("status", "--watch", "--interval", "0.1", "--count", "2", FORWARDER_OPERATOR_LISTEN=address)
-    assert result.stdout.count("forwarder 0.1.0  up") == 2
+    assert result.stdout.count(f"forwarder {__version__}  up") == 2
     assert "in 0.0/s  out 0.0/s" in result.stdout
 
 
