@@ -136,7 +136,7 @@ $(NODE_STAMP): tests/node/package-lock.json
 # go.sum holds the modules' hashes.
 $(SDKS)/go: tests/sdks/go/main.go tests/sdks/go/go.mod tests/sdks/go/go.sum
 	@echo "Building the Go SDKs ..."
-	cd tests/sdks/go && GOFLAGS="-mod=readonly -buildvcs=false" go build -trimpath -o ../.built/go .
+	cd tests/sdks/go && CGO_ENABLED=0 GOFLAGS="-mod=readonly -buildvcs=false" go build -trimpath -o ../.built/go .
 
 $(SDKS)/java: tests/sdks/java/pom.xml tests/sdks/java/sha256sums $(wildcard tests/sdks/java/*.java)
 	@echo "Fetching and building the Java SDKs ..."

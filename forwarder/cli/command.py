@@ -17,7 +17,7 @@ _VERBS = {
     "pause": "forwarder.cli.pause:pause",
     "resume": "forwarder.cli.pause:resume",
     "map": "forwarder.cli.dry_run:map_",
-    "links": "forwarder.cli.links:links",
+    "links": "forwarder.cli.links_command:links",
     "send-sample": "forwarder.cli.demo_commands:send_sample_command",
     "completion": "forwarder.cli.completion:completion",
 }

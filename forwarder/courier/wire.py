@@ -78,7 +78,7 @@ def usual(payload: bytes, *, received_at_ms: int, source: str) -> Envelope | Non
     """
     try:
         webhook = _decode_usual(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     message = webhook.data
     if not message.id or (source == EVENTS and webhook.id is not None) or not is_plain(payload):

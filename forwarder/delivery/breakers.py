@@ -11,7 +11,7 @@ from typing import Final
 
 from forwarder.delivery.circuit import CircuitBreaker, TripKind
 from forwarder.delivery.policy import ROUTE, Change, Decision, Outcome
-from forwarder.delivery.status import ScopeStop, scope_stop
+from forwarder.delivery.route_status import ScopeStop, scope_stop
 from forwarder.model import RouteName
 from forwarder.ports import Clock
 from forwarder.telemetry.reporter import Reporter

@@ -10,11 +10,11 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from forwarder.delivery.breakers import Breakers
-from forwarder.delivery.exchange import Exchanges
 from forwarder.delivery.flights import Flight, Flights
 from forwarder.delivery.history import History
 from forwarder.delivery.intake import RequestLimits, take_in
 from forwarder.delivery.policy import ROUTE, Change, Decision, Outcome
+from forwarder.delivery.sending import Exchanges
 from forwarder.delivery.settling import Settling
 from forwarder.model import (
     Answer,
@@ -34,6 +34,7 @@ _LEASE_EVENTS_MAX: Final = 250  # mapped in one go, between two turns of the eve
 _LEASE_BYTES_MAX: Final = 8_388_608
 _IN_HAND_BYTES_MAX: Final = 33_554_432  # of payloads; their bodies are about as large
 _WAITING_EVENTS_MAX: Final = 1_000
+_PACE_S: Final = 0.01  # between two requests that are not full: under load company gathers, a lone event leaves at once
 
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -65,6 +66,8 @@ class Dispatcher:
         self._flights = Flights(limits.batch)
         self._retries = 0  # of events on a retry, those that are prepared or under way
         self._preparing = 0  # flights of which something is being written before they can go
+        self._pace_s = min(_PACE_S, limits.batch.wait_max_s)
+        self._sent_at_s = float("-inf")
         self._is_closed = False
         self._spawn: Spawn
         self._wake: Callable[[], None]
@@ -147,11 +150,15 @@ class Dispatcher:
         now_s = self._clock.monotonic_s()
         route = self.breakers.route
         while self.in_flight < self.limit and route.admits(now_s=now_s, in_flight=self.in_flight):
-            is_idle = self.in_flight == 0
+            is_idle = self.in_flight == 0 and not self.pause_s(now_s=now_s)
             flight = self._flights.next(now_s=now_s, is_idle=is_idle, is_probing=not route.is_closed)
             if flight is None:
                 return
             self._send(flight)
+
+    def pause_s(self, *, now_s: float) -> float:
+        """Return for how long a request that is not full should still wait for company; 0 for not at all."""
+        return 0.0 if self._limits.is_planned else max(0.0, self._sent_at_s + self._pace_s - now_s)
 
     def lacks_untried(self) -> bool:
         """Tell whether the route backs off and all in hand has failed: then another event is the better probe."""
@@ -163,6 +170,8 @@ class Dispatcher:
         trip = self.breakers.route.trip
         if trip is not None:
             due_s = trip.retry_at_s if self._flights.ready or due_s is not None else None
+        elif due_s is not None and self.in_flight == 0 and (pause_s := self.pause_s(now_s=now_s)):
+            due_s = min(due_s, now_s + pause_s)
         # What is due and does not go waits for an answer, which wakes the loop.
         return due_s if due_s is not None and due_s > now_s else None
 
@@ -185,6 +194,7 @@ class Dispatcher:
             self._spawn(self._conclude(flight, _waits_for(group), None, None))
             return
         self.in_flight += 1
+        self._sent_at_s = self._clock.monotonic_s()
         self._retries += flight.leases[0].is_retry
         self.breakers.sent(group)
         self._spawn(self._fly(flight, group))

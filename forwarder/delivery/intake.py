@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from forwarder.delivery.calls import CallFlight, kept_plan, planned
+from forwarder.delivery.call_flights import CallFlight, kept_plan, planned
 from forwarder.delivery.flights import BatchLimits, Flight, batch_of
 from forwarder.delivery.history import History
 from forwarder.errors import Unmappable

@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from typing import Any, Final
 
 from forwarder.delivery.dispatch import Dispatcher
-from forwarder.delivery.status import RouteStatus, scope_stop
+from forwarder.delivery.route_status import RouteStatus, scope_stop
 from forwarder.errors import SpoolFull
 from forwarder.model import Demand, Lease, RouteName
 from forwarder.ports import Clock, Spool
@@ -193,10 +193,13 @@ class Route:
             return
         self._is_idle = False
         self._empty_polls += 1
-        if self._empty_polls <= _EMPTY_POLLS_MAX:
+        rest_s = self._dispatcher.pause_s(now_s=self._clock.monotonic_s())
+        if self._empty_polls > _EMPTY_POLLS_MAX:  # there is work, but none that is wanted: all is on a retry, say
+            rest_s = max(rest_s, _EMPTY_POLL_REST_S)
+        if rest_s:
+            asyncio.get_running_loop().call_later(rest_s, self._wake.set)
+        else:
             self._wake.set()
-        else:  # there is work, but none that is wanted: all is on a retry, say
-            asyncio.get_running_loop().call_later(_EMPTY_POLL_REST_S, self._wake.set)
 
     def _current_state(self) -> str:
         if self._is_paused:

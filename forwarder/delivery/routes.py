@@ -8,11 +8,11 @@ from forwarder.delivery.breakers import Breakers
 from forwarder.delivery.circuit import PROBE_EVERY_S, CircuitBreaker
 from forwarder.delivery.concurrency import ConcurrencyLimit
 from forwarder.delivery.dispatch import Dispatcher
-from forwarder.delivery.exchange import Exchanges
 from forwarder.delivery.history import History
 from forwarder.delivery.intake import RequestLimits
 from forwarder.delivery.policy import OutcomePolicy
 from forwarder.delivery.route import Route
+from forwarder.delivery.sending import Exchanges
 from forwarder.delivery.settling import Settling
 from forwarder.model import RouteName
 from forwarder.ports import BatchMapper, Clock, Sink, Spool

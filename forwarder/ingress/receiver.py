@@ -1,8 +1,9 @@
 """Take events in: judge the sender, cut the body into envelopes, and say what was stored of them.
 
 Two steps, so that no body is read before its sender is known as far as the head can tell: `admit` judges the head,
-`accept` the body. Both are synchronous and know no socket: between them the body is read, after them the envelopes go
-to the spool in one append, and `committed` or `rolled_back` has the answer. What the events mean is not judged here.
+`accept` and `accept_webhook` the body. All are synchronous and know no socket: between them the body is read, after
+them the envelopes go to the spool in one append, and `committed` or `rolled_back` has the answer. What the events mean
+is not judged here.
 """
 
 import os
@@ -77,24 +78,19 @@ class Receiver:
         except Rejected as rejected:
             return self.reject(endpoint, rejected)
 
-    def accept(self, admission: Admission, body: bytes) -> list[Envelope] | Reply:
-        """Judge an admitted request's body; return the envelopes to store (never none), or the answer."""
-        if admission.endpoint.body_format is not BodyFormat.WEBHOOK:
-            steps = self.accept_in_steps(admission, body)
-            while True:
-                try:
-                    next(steps)
-                except StopIteration as done:
-                    found: list[Envelope] | Reply = done.value
-                    return found
+    def accept_webhook(self, admission: Admission, body: bytes) -> list[Envelope] | Reply:
+        """Judge an admitted webhook's body; return the one envelope to store, or the answer."""
         try:
             payload = self._proofs.open(admission, body)
         except Rejected as rejected:
             return self.reject(admission.endpoint, rejected)
         return [courier_wire.envelope(payload, received_at_ms=self._clock.wall_ms(), source=admission.endpoint.source)]
 
-    def accept_in_steps(self, admission: Admission, body: bytes) -> Steps:
-        """Do what `accept` does for an endpoint that takes many events, some at a time, so that others get a turn."""
+    def accept(self, admission: Admission, body: bytes) -> Steps:
+        """Judge the body of any other request, some events at a time, so that others get a turn in between.
+
+        The generator returns the envelopes to store (never none), or the answer.
+        """
         endpoint = admission.endpoint
         try:
             if endpoint.body_format is BodyFormat.QUERY:

@@ -7,8 +7,8 @@ it is configured, by the switch for all or by a list link under the computation'
 
 from dataclasses import dataclass
 
-from forwarder.mapping.calls import Call, dig
 from forwarder.mapping.links import Links, LinkSource
+from forwarder.mapping.stored_call import Call, dig
 
 AUDIENCE = "audience"
 _SYNCED_CLASSES = frozenset({AUDIENCE, "journey_step"})

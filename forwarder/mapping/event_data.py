@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from forwarder.mapping.calls import Call
+from forwarder.mapping.stored_call import Call
 
 DATA_BYTES_MAX = 1_000_000  # above it the properties go alone, once
 

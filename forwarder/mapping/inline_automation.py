@@ -8,7 +8,7 @@ wrongly typed counts as absent.
 from dataclasses import dataclass
 from typing import Any
 
-from forwarder.mapping.calls import dig, id_text
+from forwarder.mapping.stored_call import dig, id_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ Pure, and about one call at a time.
 import re
 from collections.abc import Mapping
 
-from forwarder.mapping.calls import Call, dig
+from forwarder.mapping.stored_call import Call, dig
 
 MARKER = "Courier"  # context.integration.name of what the outbound route sends
 

@@ -8,7 +8,7 @@ there. Bytes are passed as they came where nothing has to change.
 import msgspec
 
 from forwarder.courier.calls import CallMaker
-from forwarder.mapping.calls import Call
+from forwarder.mapping.stored_call import Call
 
 
 def relay(call: Call, payload: bytes, calls: CallMaker, *, to_segment: bool) -> None:

@@ -11,7 +11,6 @@ from typing import Self, assert_never
 
 from forwarder.courier.calls import CallMaker
 from forwarder.errors import Unmappable
-from forwarder.mapping.calls import Call, read_call
 from forwarder.mapping.engage import computation_of, list_changes
 from forwarder.mapping.event_data import data_of
 from forwarder.mapping.inline_automation import InlineAutomation, read_inline_automation
@@ -20,6 +19,7 @@ from forwarder.mapping.link_file import LinkFile
 from forwarder.mapping.links import Link, Links, LinkSource, LinkType, TargetKind
 from forwarder.mapping.loop_guard import came_from_courier
 from forwarder.mapping.relay import relay
+from forwarder.mapping.stored_call import Call, read_call
 from forwarder.mapping.traits import PROFILE_KEYS, profile_from
 from forwarder.model import Filtered, Lease, Unmapped
 from forwarder.ports import Mapped

@@ -1,4 +1,4 @@
-"""Remember what went wrong, from its beginning to its end, on disk: holds, back-offs, refusals, late deliveries.
+"""Keep what went wrong, from its beginning to its end, on disk: holds, back-offs, refusals, late deliveries.
 
 `Watch` decides, second by second, from what the parts say of themselves; `Incidents` is the worker around it. What is
 open when the daemon stops goes on when it is seen again after the start, and has ended when it is not.
@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from forwarder.delivery.status import RouteStatus
+from forwarder.delivery.route_status import RouteStatus
 from forwarder.errors import ForwarderError
 from forwarder.model import RouteName
 from forwarder.operator.parts import Parts

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from forwarder.delivery.status import RouteStatus
+from forwarder.delivery.route_status import RouteStatus
 from forwarder.mapping.link_store import LinkStore
 from forwarder.model import RouteName
 from forwarder.operator.explain import Explain, TimeOf

@@ -53,6 +53,6 @@ class Rejections:
             {
                 (sample.labels["endpoint"], sample.labels["reason"]): int(sample.value)
                 for sample in samples
-                if sample.name.endswith("_total")
+                if sample.name.endswith("_total") and sample.value  # most are 0, and a day of samples is kept
             }
         )

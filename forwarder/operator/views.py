@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from forwarder import model, ports
-from forwarder.delivery.status import RouteStatus, ScopeStop
+from forwarder.delivery.route_status import RouteStatus, ScopeStop
 from forwarder.model import RouteName
 from forwarder.operator import api_types as told
 from forwarder.operator.incidents import Incident

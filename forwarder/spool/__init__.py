@@ -1,1 +1,1 @@
-"""Where events are safe between the door and the destination."""
+"""Where events are safe between the endpoint and the destination."""

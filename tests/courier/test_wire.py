@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forwarder.courier.keys import digest, digest_of_bytes
-from forwarder.courier.wire import envelope
+from forwarder.courier.wire import envelope, usual
 from forwarder.model import Envelope, Labels, Recurrence, RouteName
 
 _VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "courier_webhooks.json").read_text())
@@ -323,3 +323,9 @@ def test_the_usual_message_is_wrapped_as_any_other(body: dict[str, Any], source:
     quick = envelope(payload, received_at_ms=1, source=source)
     whole = envelope(b"\xef\xbb\xbf" + payload, received_at_ms=1, source=source)  # only the whole reading takes a BOM
     assert (quick.event_key, quick.labels, quick.recurrence) == (whole.event_key, whole.labels, whole.recurrence)
+
+
+def test_what_is_nested_too_deeply_is_not_usual() -> None:
+    """Skipping what is not decoded recurses as well: such an event goes the long way, where its depth is judged."""
+    deep = b'{"type":"message:updated","data":{"id":"m","status":"SENT","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}}"
+    assert usual(deep, received_at_ms=1, source="events") is None

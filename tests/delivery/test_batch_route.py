@@ -79,6 +79,20 @@ async def test_company_gathers_while_a_request_is_under_way(bench: Any, spool: A
     assert [len(batch.deliveries) for batch in run.sink.batches] == [1, 5]
 
 
+async def test_under_load_company_gathers_for_a_moment(bench: Any, spool: Any) -> None:
+    """Requests that are not full keep ten milliseconds between them, though each is answered at once."""
+    run = bench(_yes)
+    async with run.running():
+        began_s = asyncio.get_running_loop().time()
+        for _ in range(60):
+            spool.add(b"{}")
+            await asyncio.sleep(0.001)
+        await run.settled()
+        took_s = asyncio.get_running_loop().time() - began_s
+    assert len(run.sink.batches) <= took_s / 0.01 + 2
+    assert spool.counts() == {State.DELIVERED: 60}
+
+
 async def test_one_poison_among_a_hundred(bench: Any, spool: Any) -> None:
     """One refused event costs at most 2·log2(n)+4 requests, and only it is buried."""
     _fill(spool, 63)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.delivery.calls import CallFlight, kept_plan, planned
+from forwarder.delivery.call_flights import CallFlight, kept_plan, planned
 from forwarder.delivery.plan import Fate, Plan, new_plan
 from forwarder.delivery.policy import Change, Decision, Outcome
 from forwarder.model import (

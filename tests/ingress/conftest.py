@@ -17,6 +17,7 @@ from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.ingress.admission import Admission, EndpointSettings
 from forwarder.ingress.cors import readable
 from forwarder.ingress.documents import Documents
+from forwarder.ingress.endpoints import BodyFormat
 from forwarder.ingress.health import Health
 from forwarder.ingress.http1.connection import Connection
 from forwarder.ingress.http1.shared import ListenerLimits, Shared
@@ -95,6 +96,19 @@ class WilfulSpool(MemorySpool):
         self.waiting.pop(index % len(self.waiting))()
 
 
+def accepted(receiver: Receiver, admission: Admission, body: bytes) -> list[Envelope] | Reply:
+    """Judge a body in one go."""
+    if admission.endpoint.body_format is BodyFormat.WEBHOOK:
+        return receiver.accept_webhook(admission, body)
+    steps = receiver.accept(admission, body)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            found: list[Envelope] | Reply = done.value
+            return found
+
+
 @dataclass
 class House:
     """A receiver with everything around it at hand, but sockets."""
@@ -122,7 +136,7 @@ class House:
         return readable(reply, judged.origin) if judged.origin else reply
 
     def _answer(self, judged: Admission, body: bytes) -> Reply:
-        found = self.receiver.accept(judged, body)
+        found = accepted(self.receiver, judged, body)
         if isinstance(found, Reply):
             return found
         replies: list[Reply] = []

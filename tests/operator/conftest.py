@@ -18,7 +18,7 @@ import pytest
 import structlog
 
 from forwarder.courier import wire as courier_wire
-from forwarder.delivery.status import RouteStatus, ScopeStop
+from forwarder.delivery.route_status import RouteStatus, ScopeStop
 from forwarder.mapping.event_time import stated_time_ms
 from forwarder.mapping.link_file import read_link_file
 from forwarder.mapping.link_store import LinkStore

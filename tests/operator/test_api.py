@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from forwarder import __version__
-from forwarder.delivery.status import ScopeStop
+from forwarder.delivery.route_status import ScopeStop
 from forwarder.errors import SpoolClosed
 from forwarder.model import Attempt, RouteName, State
 from forwarder.operator.operation import read

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.delivery.status import RouteStatus, ScopeStop
+from forwarder.delivery.route_status import RouteStatus, ScopeStop
 from forwarder.model import RouteName, State, Totals
 from forwarder.operator.incidents import KEPT_MAX, LATE_MS, STORE_KEY, Incident, Incidents, Watch
 from forwarder.ports import SpoolFacts

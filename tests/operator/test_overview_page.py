@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.delivery.status import RouteStatus, ScopeStop
+from forwarder.delivery.route_status import RouteStatus, ScopeStop
 from forwarder.model import RouteName, State
 from forwarder.operator.pages.overview import advice
 

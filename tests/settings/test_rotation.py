@@ -146,3 +146,19 @@ async def test_other_settings_wait_for_the_restart(tmp_path: Path) -> None:
         one.asked.set()
         assert (await one.log.wait_for("settings.restart_needed"))["variables"] == ["FORWARDER_LOG_LEVEL"]
         assert one.keys == []
+
+
+async def test_a_mounted_secret_is_taken_when_it_is_swapped(tmp_path: Path) -> None:
+    """Kubernetes swaps a link to the folder that all files lead through: what they lead to then is read."""
+    async with _running(tmp_path, look_every_s=0.01) as one:
+        folder = tmp_path / "secrets"
+        for version, key in (("..1", "first"), ("..2", "second")):
+            (folder / version).mkdir()
+            (folder / version / "RUDDERSTACK_WRITE_KEY").write_text(key)
+        (folder / "..data").symlink_to("..1")
+        (folder / "link").symlink_to("..data/RUDDERSTACK_WRITE_KEY")
+        (folder / "link").replace(folder / "RUDDERSTACK_WRITE_KEY")
+        (folder / "..new").symlink_to("..2")
+        (folder / "..new").replace(folder / "..data")
+        await one.log.wait_for("secrets.read")
+        assert one.keys == ["second"]

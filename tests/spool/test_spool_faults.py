@@ -15,7 +15,7 @@ from forwarder.errors import SpoolClosed, SpoolFull, SpoolUnusable, WorkerEnded
 from forwarder.model import Demand, Envelope, Receipt, Recurrence, RouteName, State
 from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.sqlite import SqliteSpool, housekeeping, keys
+from forwarder.spool.sqlite import SqliteSpool, housekeeping, known_keys
 from forwarder.spool.sqlite.database import DATABASE_NAME, LAYOUT, _migrate, open_writer, prepare_folder
 from forwarder.spool.sqlite.eviction import Retention
 from forwarder.spool.sqlite.faults import foreign_owner, unusable
@@ -292,7 +292,7 @@ async def test_a_long_replay_does_not_drop_the_window(open_sqlite: OpenSqlite, m
     queue = spool._leasing.queues[0]  # noqa: SLF001 - what it holds is the promise
     before = queue.generation
     assert await spool.requeue(range(1, 1_201)) == 1_200
-    assert (queue.generation, len(queue._window)) == (before, 100)  # noqa: SLF001 - as above
+    assert (queue.generation, len(queue.window)) == (before, 100)
     assert await numbers(spool, fresh=1_000) == list(range(1, 1_001))
 
 
@@ -319,10 +319,10 @@ async def test_keys_never_need_more_than_a_bounded_number_of_tables(
     open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """However many keys a retention holds, their tables are few, and each key is known."""
-    monkeypatch.setattr(keys, "KEYS_IN_MEMORY_MAX", 10)
-    monkeypatch.setattr(keys, "KEYS_PER_BUCKET_MAX", 20)
-    monkeypatch.setattr(keys, "BUCKETS_MAX", 8)
-    monkeypatch.setattr(keys.KnownKeys.__init__, "__kwdefaults__", {"in_memory_max": 10})
+    monkeypatch.setattr(known_keys, "KEYS_IN_MEMORY_MAX", 10)
+    monkeypatch.setattr(known_keys, "KEYS_PER_BUCKET_MAX", 20)
+    monkeypatch.setattr(known_keys, "BUCKETS_MAX", 8)
+    monkeypatch.setattr(known_keys.KnownKeys.__init__, "__kwdefaults__", {"in_memory_max": 10})
     spool = await open_sqlite()
     for first in range(1, 801, 40):
         await stored(spool, [make_envelope(n) for n in range(first, first + 40)])

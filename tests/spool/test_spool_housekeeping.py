@@ -16,9 +16,9 @@ from forwarder.ports import AuditRow, EventQuery
 from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
-from forwarder.spool.sqlite import keys as keys_module
+from forwarder.spool.sqlite import known_keys as keys_module
 from forwarder.spool.sqlite.database import open_reader, open_writer, prepare_folder
-from forwarder.spool.sqlite.keys import KnownKeys
+from forwarder.spool.sqlite.known_keys import KnownKeys
 from forwarder.spool.sqlite.label_index import BLOCK_EVENTS
 from forwarder.spool.sqlite.transaction import Memory, Transaction
 from stand_ins.spool_acts import leased, settle

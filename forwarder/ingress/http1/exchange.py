@@ -14,8 +14,6 @@ from forwarder.ingress.replies import ONE_ACCEPTED, Reply, too_much, wire
 from forwarder.ingress.routing import UNKNOWN_ENDPOINT
 from forwarder.model import Envelope, Receipt
 
-_AT_ONCE_BYTES = 65_536  # of a body with many events: above it they are read in steps, so that others get a turn
-
 
 class Answering(Protocol):
     """The connection that a request came on."""
@@ -69,11 +67,11 @@ class Exchange:
         if isinstance(body, bytearray):
             body = bytes(body)
         receiver = self.shared.receiver
-        if len(body) > _AT_ONCE_BYTES and admission.endpoint.body_format is not BodyFormat.WEBHOOK:
-            self._step(receiver.accept_in_steps(admission, body))
+        if admission.endpoint.body_format is not BodyFormat.WEBHOOK:
+            self._step(receiver.accept(admission, body))
             return
         try:
-            self._store(receiver.accept(admission, body))
+            self._store(receiver.accept_webhook(admission, body))
         except Exception as error:  # noqa: BLE001  whatever it is, it is a bug of ours and the sender must come back
             self.finish(self.shared.crashed(error))
 

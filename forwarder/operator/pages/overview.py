@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from forwarder.delivery.status import RouteStatus
+from forwarder.delivery.route_status import RouteStatus
 from forwarder.model import RouteName, State
 from forwarder.operator import text
 from forwarder.operator.acts import Acts

@@ -8,7 +8,8 @@ from pathlib import Path
 import apsw
 
 from forwarder.errors import SpoolUnusable
-from forwarder.spool.sqlite.faults import unusable
+from forwarder.spool.sqlite.faults import DISK_ERRORS, DISK_FULL, is_no_room, unusable
+from forwarder.spool.sqlite.files import FileWatch, FolderLock, Reserve
 from forwarder.spool.sqlite.transaction import PAGE_BYTES
 
 DATABASE_NAME = "spool.db"
@@ -57,6 +58,28 @@ def open_writer(folder: Path, *, vfs: str | None = None) -> apsw.Connection:
     return connection
 
 
+def open_folder(folder: Path, reserve: Reserve, *, vfs: str | None = None) -> tuple[apsw.Connection, str]:
+    """Open the writing connection and take the reserve; return why nothing new can be taken, "" when it can.
+
+    Where the disk is full it opens with the room that the reserve holds. Raises `SpoolUnusable` with the remedy.
+    """
+    try:
+        try:
+            connection = open_writer(folder, vfs=vfs)
+        except (OSError, *DISK_ERRORS) as error:
+            if isinstance(error, OSError) and not is_no_room(error):
+                raise
+            reserve.give_up()
+            return open_writer(folder, vfs=vfs), DISK_FULL
+    except (apsw.Error, OSError) as error:
+        raise unusable(folder / DATABASE_NAME, error) from error
+    refusal = reserve.build(is_first=True)
+    if refusal not in ("", DISK_FULL):
+        connection.close()
+        raise SpoolUnusable(refusal)
+    return connection, refusal
+
+
 def open_checkpointer(folder: Path, *, vfs: str | None = None) -> apsw.Connection:
     """Open the connection that moves the log into the database."""
     connection = apsw.Connection(str(folder / DATABASE_NAME), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
@@ -80,6 +103,12 @@ def open_reader(folder: Path, *, vfs: str | None = None) -> apsw.Connection:
     except apsw.Error as error:
         raise unusable(path, error) from error
     return connection
+
+
+def watch_files(folder: Path, lock: FolderLock) -> FileWatch:
+    """Return who tells whether the database's files are still the ones that are open."""
+    path = folder / DATABASE_NAME
+    return FileWatch((folder, path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm"), lock.path))
 
 
 def _create_private(path: Path) -> None:

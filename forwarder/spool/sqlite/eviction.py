@@ -9,7 +9,7 @@ from forwarder.spool.capacity import EVICTION_FRACTION, event_bytes
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite.attempts import drop_old_attempts, drop_reason
 from forwarder.spool.sqlite.codes import CORRUPT_ROW, DEAD, EVENT_TABLES, STATE_CODES, Account
-from forwarder.spool.sqlite.keys import KnownKeys
+from forwarder.spool.sqlite.known_keys import KnownKeys
 from forwarder.spool.sqlite.runs import Run, delete_run
 from forwarder.spool.sqlite.transaction import Transaction
 

@@ -47,6 +47,8 @@ def unusable(path: Path, error: Exception) -> SpoolUnusable:
         )
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return SpoolUnusable(f"{path} cannot be opened: {words(error)}")
+    if isinstance(error, apsw.FullError) or (isinstance(error, OSError) and is_no_room(error)):
+        return SpoolUnusable(f"{path} cannot be opened: {DISK_FULL}, and no reserve is left in the folder: make room")
     foreign = foreign_owner(path)
     if foreign:
         return SpoolUnusable(f"{path} cannot be used ({_short(error)}): {foreign}")

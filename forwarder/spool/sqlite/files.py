@@ -10,7 +10,7 @@ from forwarder.spool.sqlite.faults import DISK_FULL, foreign_owner, is_no_room, 
 
 LOCK_NAME = "spool.lock"
 RESERVE_NAME = "spool.reserve"
-_HEADROOM = 2  # times the reserve that must be free before it is rebuilt: or the doors would flap
+_HEADROOM = 2  # times the reserve that must be free before it is rebuilt: or acceptance would flap
 
 
 class FolderLock:

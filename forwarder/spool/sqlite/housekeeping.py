@@ -3,7 +3,7 @@
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite.codes import EVENT_TABLES
 from forwarder.spool.sqlite.eviction import Eviction, Retention
-from forwarder.spool.sqlite.keys import KnownKeys
+from forwarder.spool.sqlite.known_keys import KnownKeys
 from forwarder.spool.sqlite.label_index import LabelIndex, drop_empty_blocks
 from forwarder.spool.sqlite.refill import oldest_fresh
 from forwarder.spool.sqlite.transaction import Memory, Reader, Transaction, floor_mark, read_mark, write_mark

@@ -4,23 +4,22 @@ The queues decide, the writer thread writes, a reading thread of its own reads; 
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import apsw
 
-from forwarder.model import Demand, Lease, Returned, Settlement
+from forwarder.model import Demand, Lease, Returned
 from forwarder.ports import Clock
-from forwarder.spool.lease_queue import LeaseQueue, Refill, Wanted
+from forwarder.spool.lease_queue import LeaseQueue
+from forwarder.spool.lease_reads import Refill, Wanted
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.sqlite.intake import Intake
+from forwarder.spool.sqlite.appends import Intake
+from forwarder.spool.sqlite.backlog_reader import BacklogReader
+from forwarder.spool.sqlite.claims import Claims
 from forwarder.spool.sqlite.refill import newest, refill
 from forwarder.spool.sqlite.requeue import Heads
 from forwarder.spool.sqlite.settlement import Claim, Moves, is_unchanged
-from forwarder.spool.sqlite.transaction import Reader
 
 T = TypeVar("T")
 _RECHECK_S = 1.0  # wall clocks jump: a due time is looked at again at least this often
@@ -44,8 +43,7 @@ class Leasing:
         read_failed: Callable[[Exception], None],
     ) -> None:
         self._loop = loop
-        self._connection = connection
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool-refill")
+        self._reader = BacklogReader(connection)
         self._clock = clock
         self._damaged = damaged
         self._read_failed = read_failed
@@ -57,8 +55,7 @@ class Leasing:
         self._listeners: list[Callable[[], None] | None] = [None, None]
         self._timers: list[asyncio.TimerHandle | None] = [None, None]
         self._seen_ms = 0
-        self._settling: set[int] = set()  # sequences that a settlement under way has claimed
-        self._noting: Counter[int] = Counter()  # sequences whose progress is being written
+        self.claims = Claims(self.queues, self._wake_route)
         self.is_deferring = False
         self._is_closed = False
 
@@ -81,8 +78,7 @@ class Leasing:
 
     async def end(self) -> None:
         """Wait for the reads that are under way, and close the connection."""
-        await self._loop.run_in_executor(self._executor, self._connection.close)
-        self._executor.shutdown(wait=False)
+        await self._reader.close()
 
     # --- leasing ---
 
@@ -93,7 +89,7 @@ class Leasing:
         queue = self.queues[route]
         leases = queue.take(demand)
         now_ms = self._now_ms()
-        if queue.runs_low() or queue.lacks(demand, now_ms=now_ms):
+        if queue.window.runs_low() or queue.lacks(demand, now_ms=now_ms):
             self._refill(route, demand)
         if not leases:
             self._watch(route)
@@ -103,7 +99,7 @@ class Leasing:
         """Read what of the demand is on disk only."""
         for _ in range(_LOOKS_MAX):
             queue = self.queues[route]
-            is_short = queue.runs_short(demand) or queue.lacks(demand, now_ms=self._now_ms())
+            is_short = queue.window.runs_short(demand.fresh_max) or queue.lacks(demand, now_ms=self._now_ms())
             if not is_short or not self._may_lease(route):
                 return
             await asyncio.shield(self._refill(route, demand))
@@ -124,9 +120,9 @@ class Leasing:
     async def _lease_newest(self, route: int, queue: LeaseQueue) -> tuple[bool, Lease | None]:
         """Read the newest and lease it; tell whether there was one, too."""
         known, now_ms, generation = queue.out_of_reach(), self._now_ms(), queue.generation
-        queue.read_begins()
+        queue.meanwhile.begin()
         try:
-            read = await self._read(lambda connection: newest(connection, route, known=known, now_ms=now_ms))
+            read = await self._reader.read(lambda connection: newest(connection, route, known=known, now_ms=now_ms))
             lease, is_listed, damaged = read
             await self._hear_damaged(route, damaged)
             if lease is None or not self._may_lease(route) or generation != queue.generation:
@@ -136,48 +132,22 @@ class Leasing:
             self._hear_failure(route, error)
             return False, None
         finally:
-            queue.read_ended()
+            queue.meanwhile.end()
 
     # --- settling ---
 
-    def claim(self, settlements: Iterable[Settlement]) -> list[Claim]:
-        """Take the leased ones of these for one settlement each; others are not ours to settle.
-
-        What is given back as if it had never been leased goes back at once: nothing of it is on disk.
-        """
-        claims = []
-        for settlement in settlements:
-            for route, queue in enumerate(self.queues):
-                leased, settling = queue.leased, self._settling
-                leases = [leased[s] for s in dict.fromkeys(settlement.sequences) if s in leased and s not in settling]
-                if not leases:
-                    continue
-                if is_unchanged(settlement) and not any(lease.sequence in self._noting for lease in leases):
-                    queue.give_back_unchanged(leases)
-                    self._wake_route(route)
-                    continue
-                settling.update(lease.sequence for lease in leases)
-                listed = frozenset(lease.sequence for lease in leases if queue.is_listed(lease.sequence))
-                claims.append(Claim(settlement, route, leases, listed))
-        return claims
-
-    def unclaim(self, claims: Iterable[Claim]) -> None:
-        """Leave them leased, to be settled by another call."""
-        for claim in claims:
-            self._settling.difference_update(lease.sequence for lease in claim.leases)
-
     def settled(self, claims: Sequence[Claim], moves: Moves) -> None:
         """Hear that the claims are on disk."""
-        self.unclaim(claims)
+        self.claims.drop(claims)
         for claim in claims:
+            queue = self.queues[claim.route]
             if not isinstance(claim.settlement, Returned):
-                self.queues[claim.route].settled(claim.leases)
+                queue.settled(claim.leases)
             elif is_unchanged(claim.settlement):
-                self.queues[claim.route].give_back_unchanged(
-                    [self.queues[claim.route].leased[lease.sequence] for lease in claim.leases]
-                )
-                self._wake_route(claim.route)
+                queue.give_back_unchanged([queue.leased[lease.sequence] for lease in claim.leases])
         self.moved(moves)
+        for route in {claim.route for claim in claims}:
+            self._wake_route(route)
 
     def moved(self, moves: Moves) -> None:
         """Hear who can be leased now, or later."""
@@ -193,10 +163,6 @@ class Leasing:
         for route in routes | {entry[0] for entry in moves.promoted}:
             self._wake_route(route)
             self._watch(route)
-
-    def leased_of(self, sequences: Iterable[int]) -> list[int]:
-        """Return those of these that are leased."""
-        return [s for s in dict.fromkeys(sequences) if any(s in queue.leased for queue in self.queues)]
 
     # --- what happened, in the order of the commits ---
 
@@ -214,21 +180,11 @@ class Leasing:
                 self.queues[route].requeued(heads[route])
                 self._wake_route(route)
 
-    def notes(self, sequence: int) -> None:
-        """Hear that an event's progress is being written: it is not given back before."""
-        self._noting[sequence] += 1
-
     def noted(self, sequence: int, progress: bytes) -> None:
         """Hear of an event's progress."""
+        self.claims.note_ended(sequence)
         for queue in self.queues:
             queue.noted(sequence, progress)
-        self.note_ended(sequence)
-
-    def note_ended(self, sequence: int) -> None:
-        """Hear that an event's progress was written, or will not be."""
-        self._noting[sequence] -= 1
-        if self._noting[sequence] <= 0:
-            del self._noting[sequence]
 
     def reset(self) -> None:
         """Look at everything anew."""
@@ -268,18 +224,21 @@ class Leasing:
         queue = self.queues[route]
         generation = queue.generation
         try:
-            result: Refill = await self._read(lambda connection: refill(connection, route, wanted, now_ms=now_ms))
+            result: Refill = await self._reader.read(
+                lambda connection: refill(connection, route, wanted, now_ms=now_ms)
+            )
         except Exception as error:  # noqa: BLE001 - whatever it was, the next read may do
             queue.read_failed(wanted)
             self._hear_failure(route, error)
             return
-        queue.refilled(result, wanted, generation=generation)
+        try:
+            queue.refilled(result, wanted, generation=generation)
+        except Exception as error:  # noqa: BLE001 - what the queue may have missed is on disk
+            queue.reset()
+            self._hear_failure(route, error)
         await self._hear_damaged(route, result.damaged)
         self._wake_route(route)
         self._watch(route)
-
-    async def _read(self, work: Callable[[Reader], T]) -> T:
-        return await self._loop.run_in_executor(self._executor, partial(_in_one_view, self._connection, work))
 
     async def _hear_damaged(self, route: int, sequences: Sequence[int]) -> None:
         # What is in hand is whole there, and its settlement is to come.
@@ -298,7 +257,7 @@ class Leasing:
         now_ms = self._clock.wall_ms()
         if now_ms < self._seen_ms:
             for queue in self.queues:
-                queue.clock_went_back()
+                queue.due.ask_again()
         self._seen_ms = now_ms
         return now_ms
 
@@ -309,7 +268,7 @@ class Leasing:
             timer.cancel()
         if self._is_closed or self._listeners[route] is None:
             return
-        due_ms = self.queues[route].next_due_ms()
+        due_ms = self.queues[route].due.earliest_ms()
         until_s = _RECHECK_S if due_ms is None else max(0.001, (due_ms - self._now_ms()) / 1000)
         self._timers[route] = self._loop.call_later(min(_RECHECK_S, until_s), self._due, route)
 
@@ -324,12 +283,3 @@ class Leasing:
         wake = self._listeners[route]
         if wake is not None:
             wake()
-
-
-def _in_one_view(connection: apsw.Connection, work: Callable[[Reader], T]) -> T:
-    """Run several statements over one moment of the database."""
-    connection.execute("BEGIN")
-    try:
-        return work(connection)
-    finally:
-        connection.execute("ROLLBACK")

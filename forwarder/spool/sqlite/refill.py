@@ -14,7 +14,7 @@ import msgspec
 from forwarder.errors import SpoolUnusable
 from forwarder.model import Envelope, Labels, Lease
 from forwarder.spool.due import AHEAD_MS_MAX
-from forwarder.spool.lease_queue import Refill, Wanted
+from forwarder.spool.lease_reads import Refill, Wanted
 from forwarder.spool.recurrence import partition_number
 from forwarder.spool.sqlite.codes import EVENT_TABLES, REPLAYS, ROUTES
 from forwarder.spool.sqlite.faults import DAMAGE_ERRORS
@@ -53,8 +53,7 @@ def refill(connection: Reader, route: int, wanted: Wanted, *, now_ms: int) -> Re
         if wanted.due_max[is_retry] >= 0:
             _read_due(connection, route, wanted, result, is_retry=is_retry, now_ms=now_ms)
     if wanted.promoted:
-        heads = [s for s in wanted.promoted if run_at(connection, route, s) is None]
-        read = _read_events(connection, route, heads)
+        read = _read_events(connection, route, [s for s in wanted.promoted if not _is_listed(connection, s)])
         result.promoted = read.leases
         result.damaged += read.damaged
     return result
@@ -194,6 +193,8 @@ def _read_events(connection: Reader, route: int, sequences: Sequence[int]) -> _R
     read = _Read()
     sql = f"SELECT {_COLUMNS} FROM {EVENT_TABLES[route]} WHERE sequence = ?"  # noqa: S608 - our own words
     for sequence in sequences:
+        if run_at(connection, route, sequence) is not None:
+            continue
         try:
             row = connection.execute(sql, (sequence,)).fetchone()
         except apsw.CorruptError:
@@ -257,7 +258,7 @@ def _newest_fresh(connection: Reader, route: int, known: frozenset[int], damaged
     for sequence in _sequences_down(connection, route, _NEWEST_LOOKS_MAX + len(known), damaged):
         if sequence in known or run_at(connection, route, sequence) is not None:
             continue
-        if connection.execute("SELECT 1 FROM given_back WHERE sequence = ?", (sequence,)).fetchone() is None:
+        if not _is_listed(connection, sequence):
             found.append(sequence)
             if len(found) >= _NEWEST_MAX:
                 break
@@ -277,6 +278,10 @@ def _sequences_down(connection: Reader, route: int, most: int, damaged: list[int
             position = _skip_damage(connection, route, position, damaged, step=-1)
         else:
             return
+
+
+def _is_listed(connection: Reader, sequence: int) -> bool:
+    return connection.execute("SELECT 1 FROM given_back WHERE sequence = ?", (sequence,)).fetchone() is not None
 
 
 def _is_head(connection: Reader, lease: Lease) -> bool:

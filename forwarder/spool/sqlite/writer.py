@@ -9,69 +9,24 @@ thread; should it end all the same, everything that waits is rolled back, and th
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import apsw
 
 from forwarder.errors import SpoolClosed, SpoolFull
-from forwarder.model import Envelope, Receipt
 from forwarder.ports import Clock
 from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.sqlite.appends import Intake
 from forwarder.spool.sqlite.checkpoints import Checkpoints
 from forwarder.spool.sqlite.faults import DAMAGE_ERRORS, DISK_ERRORS, RETRY_AFTER_S, words
 from forwarder.spool.sqlite.files import FileWatch, Reserve
-from forwarder.spool.sqlite.housekeeping import Housekeeping
-from forwarder.spool.sqlite.intake import Intake, take_in
-from forwarder.spool.sqlite.keys import KnownKeys
-from forwarder.spool.sqlite.transaction import Memory, Transaction, load_memory
+from forwarder.spool.sqlite.group_commit import GroupCommit
+from forwarder.spool.sqlite.jobs import AppendJob, Commit, Condition, Job
+from forwarder.spool.sqlite.transaction import Memory
 
 _GROUP_MAX = 2_000  # jobs in one commit
 _IDLE_S = 0.5
-
-
-@dataclass(slots=True)
-class AppendJob:
-    """Envelopes to store. One of the two is called on the event loop's thread."""
-
-    envelopes: Sequence[Envelope]
-    on_commit: Callable[[Receipt], None]
-    on_rollback: Callable[[SpoolFull | SpoolClosed], None]
-
-
-@dataclass(slots=True)
-class Job:
-    """Any other work inside a transaction. Both callbacks run on the event loop's thread.
-
-    `is_settlement`: it is deferred and tried again while the disk is full.
-    """
-
-    work: Callable[[Transaction], Any]
-    done: Callable[[Any], None]
-    failed: Callable[[Exception], None]
-    is_settlement: bool = False
-
-
-@dataclass(slots=True)
-class Commit:
-    """What the event loop hears of one commit, in the order to take it in."""
-
-    answers: list[tuple[Callable[[Any], None], Any]] = field(default_factory=list)  # to those who appended
-    intake: Intake | None = None
-    calls: list[tuple[Callable[[Any], None], Any]] = field(default_factory=list)  # to those who asked for other work
-    last_sequence: int = 0
-    quarantined: list[int] = field(default_factory=list)
-    evicted: int = 0
-    is_damaged: bool = False  # a page that no event can be blamed for could not be read
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """How the writer is. Replaced whole, read from any thread."""
-
-    refusal: str = ""
-    deferred: int = 0  # settlements that wait for the disk
 
 
 class Writer:
@@ -88,11 +43,11 @@ class Writer:
         checkpoints: Checkpoints,
         refusal: str,
         tell: Callable[[Commit], None],
+        committed: Callable[[float], None],
         condition_changed: Callable[[Condition], None],
         ended: Callable[[BaseException | None], None],
     ) -> None:
         self._connection = connection
-        self._limits = limits
         self._clock = clock
         self._reserve = reserve
         self._watch = watch
@@ -100,10 +55,8 @@ class Writer:
         self._tell = tell
         self._condition_changed = condition_changed
         self._ended = ended
-        self.memory: Memory = load_memory(connection)
+        self._group = GroupCommit(connection, limits=limits, clock=clock, committed=committed)
         self.condition = Condition(refusal)
-        self._keys = KnownKeys(connection, retention_s=limits.retention_s, now_ms=clock.wall_ms())
-        self._housekeeping = Housekeeping(connection, limits, self._keys)
         self._queue: SimpleQueue[AppendJob | Job | None] = SimpleQueue()
         self._in_hand: Sequence[AppendJob | Job] = ()
         self._deferred: list[Job] = []
@@ -111,6 +64,11 @@ class Writer:
         self._busy_since_s: float | None = None
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
+
+    @property
+    def memory(self) -> Memory:
+        """Return what the thread knows as of its last commit."""
+        return self._group.memory
 
     def start(self) -> None:
         """Start the threads."""
@@ -152,8 +110,8 @@ class Writer:
 
     def _turn(self) -> None:
         jobs = self._in_hand = self._take()
-        now_s = self._busy_since_s = self._clock.monotonic_s()
-        self._housekeeping.look_at_clock(now_ms=self._clock.wall_ms(), monotonic_s=now_s)
+        self._busy_since_s = self._clock.monotonic_s()
+        self._group.look_at_clock()
         if not jobs:
             self._look_at_files()
         else:
@@ -211,28 +169,9 @@ class Writer:
                 self._fail(job, error)
 
     def _attempt(self, jobs: Sequence[AppendJob | Job]) -> Commit:
-        connection = self._connection
-        transaction = Transaction(connection, self.memory, self._limits, now_ms=self._clock.wall_ms())
-        commit = Commit()
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            appends = [job for job in jobs if type(job) is AppendJob]
-            if appends:
-                commit.intake = take_in(transaction, self._keys, [job.envelopes for job in appends])
-            for job in jobs:
-                if type(job) is Job:
-                    commit.calls.append((job.done, job.work(transaction)))
-            transaction.write_totals()
-            connection.execute("COMMIT")
-        except BaseException:
-            self._roll_back()
-            raise
-        transaction.keep()
-        self._keys.keep()
+        commit = self._group.commit(jobs)
         if commit.intake is not None:
-            self._answer(appends, commit.intake, commit)
-        commit.last_sequence = transaction.sequence
-        commit.quarantined = transaction.quarantined
+            self._answer([job for job in jobs if type(job) is AppendJob], commit.intake, commit)
         return commit
 
     def _answer(self, appends: Sequence[AppendJob], intake: Intake, commit: Commit) -> None:
@@ -246,12 +185,6 @@ class Writer:
             (job.on_rollback if type(answer) is SpoolFull else job.on_commit, answer)
             for job, answer in zip(appends, intake.answers, strict=True)
         ]
-
-    def _roll_back(self) -> None:
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
-        self._keys.forget_changes()
-        self._housekeeping.forget_changes()
 
     def _turn_away(self, jobs: Sequence[AppendJob | Job]) -> list[Job]:
         """Refuse what would fill the disk further; return the settlements."""
@@ -321,36 +254,22 @@ class Writer:
             self._condition_changed(condition)
 
     def _tidy(self) -> None:
+        """Tidy as long as nobody waits; what cannot be tidied now is tidied later, and the thread goes on."""
         if self._deferred or self._file_fault:
             return
         try:
-            while self._is_tidying_due():
-                self._tidy_once()
+            while True:
+                done = self._group.tidy(is_idle=self._queue.empty(), is_pressed=bool(self.condition.refusal))
+                if done is None:
+                    return
+                if done.evicted:
+                    self._tell(done)
                 self._busy_since_s = self._clock.monotonic_s()
                 # On a full disk each step is moved into the database first: room may be what the next one waits for.
                 if self.condition.refusal or not self._queue.empty():
                     return
-        except Exception as error:  # noqa: BLE001 - what cannot be tidied now is tidied later; the thread goes on
+        except Exception as error:  # noqa: BLE001 - whatever it was
             self._meet_damage(error)
-
-    def _is_tidying_due(self) -> bool:
-        self._housekeeping.is_pressed = bool(self.condition.refusal)
-        return self._housekeeping.is_due(self.memory, now_ms=self._clock.wall_ms(), is_idle=self._queue.empty())
-
-    def _tidy_once(self) -> None:
-        transaction = Transaction(self._connection, self.memory, self._limits, now_ms=self._clock.wall_ms())
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            evicted = self._housekeeping.step(transaction, is_idle=self._queue.empty())
-            transaction.write_totals()
-            self._connection.execute("COMMIT")
-        except BaseException:
-            self._roll_back()
-            raise
-        transaction.keep()
-        self._keys.keep()
-        if evicted:
-            self._tell(Commit(last_sequence=transaction.sequence, evicted=evicted))
 
     def _finish(self) -> None:
         if self._deferred:

@@ -365,7 +365,7 @@ async def test_requests_in_a_row_on_one_connection(serve: Serve) -> None:
 async def test_a_large_batch_lets_others_through(serve: Serve) -> None:
     """While a large batch is cut into its events, a small request is answered."""
     running = await serve(body_bytes_max=10_000_000)
-    batch = b"[" + b",".join(b'{"id":"%d","pad":"%b"}' % (number, b"x" * 50) for number in range(5_000)) + b"]"
+    batch = b"[" + b",".join(b'{"id":"%d"}' % number for number in range(5_000)) + b"]"
     async with connected(running) as (large, first), connected(running) as (small, second):
         first.write(request("/events", batch, BUS))
         await until(lambda: bool(running.listener.shared.in_flight))

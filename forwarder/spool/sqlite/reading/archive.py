@@ -161,7 +161,7 @@ class SqliteArchive:
         raise SpoolUnusable(f"the audit entry {row.action!r} needs the spool itself, not its archive")
 
     async def get(self, key: str) -> bytes | None:
-        """Return a kept value, or None; see `ports.Spool.recall`."""
+        """Return a kept value, or None; see `ports.Spool.get`."""
         row = await self._read(
             lambda connection: connection.execute("SELECT value FROM kept_values WHERE key = ?", (key,)).fetchone()
         )

@@ -13,10 +13,10 @@ import msgspec
 from forwarder.errors import SpoolFull
 from forwarder.model import Envelope, Lease, Receipt
 from forwarder.spool.capacity import RETRY_AFTER_S, Load, event_bytes, refusal
-from forwarder.spool.lease_queue import Arrival
+from forwarder.spool.lease_reads import Arrival
 from forwarder.spool.recurrence import Occurrence, is_resend, occurrence_key, partition_number
 from forwarder.spool.sqlite.codes import EVENT_TABLES, ROUTE_CODES, Account
-from forwarder.spool.sqlite.keys import KnownKeys
+from forwarder.spool.sqlite.known_keys import KnownKeys
 from forwarder.spool.sqlite.transaction import Transaction, text
 
 _EVENT = tuple(f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)" for table in EVENT_TABLES)  # noqa: S608 - our own words
@@ -190,7 +190,6 @@ class _Taking:
             arrival.behind.append(lease)
         else:
             arrival.leases.append(lease)
-        arrival.bytes += size
 
     def _is_behind(self, sequence: int, envelope: Envelope) -> bool:
         """Place an event in its partition; tell whether an older one of it is pending."""

@@ -1,0 +1,127 @@
+"""The next events of a route that never left the queue, oldest first, as far as memory may hold them.
+
+Everything up to `end` was looked at. What is beyond is in the window when it has caught up with what arrives, else on
+disk only: then it is read on, and what arrives meanwhile is put behind the read that catches up.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+from forwarder.model import Lease
+from forwarder.spool.lease_reads import Refill
+
+FRESH_MAX = 1_000
+_LOW_WATER = 200
+_EVENT_BYTES = 512  # what an event weighs in memory beside its payload
+
+
+class LeaseWindow:
+    """A part of the log, in memory."""
+
+    def __init__(self, *, last_sequence: int, cache_bytes_max: int) -> None:
+        self._cache_bytes_max = cache_bytes_max
+        self._leases: deque[Lease] = deque()
+        self._bytes = 0
+        self._last_sequence = last_sequence  # that was heard of
+        self._tail: list[Lease] | None = None  # arrived while a read that may catch up is under way
+        self._tail_bytes = 0
+        self.end = 0
+        self.is_caught_up = False
+
+    def __len__(self) -> int:
+        """Return how many events it holds."""
+        return len(self._leases)
+
+    @property
+    def first(self) -> Lease | None:
+        """Return the oldest."""
+        return self._leases[0] if self._leases else None
+
+    def runs_low(self) -> bool:
+        """Tell whether a read should be under way before it is needed."""
+        return len(self._leases) < _LOW_WATER and not self.is_caught_up
+
+    def runs_short(self, fresh_max: int) -> bool:
+        """Tell whether so many are not at hand, and more may be on disk."""
+        return len(self._leases) < min(fresh_max, FRESH_MAX) and not self.is_caught_up
+
+    def pop_first(self) -> None:
+        """Let go of the oldest."""
+        self._bytes -= _weight(self._leases.popleft())
+
+    def pop_last(self) -> Lease | None:
+        """Take the newest out."""
+        if not self._leases:
+            return None
+        lease = self._leases.pop()
+        self._bytes -= _weight(lease)
+        return lease
+
+    def withdraw(self, sequence: int) -> Lease | None:
+        """Take one out, wherever it stands."""
+        if self._leases and self._leases[0].sequence <= sequence <= self._leases[-1].sequence:
+            for lease in reversed(self._leases):
+                if lease.sequence == sequence:
+                    self._leases.remove(lease)
+                    self._bytes -= _weight(lease)
+                    return lease
+        return None
+
+    def keep(self, stays: Callable[[Lease], bool]) -> None:
+        """Let go of those that do not stay."""
+        if not all(map(stays, self._leases)):
+            self._leases = deque(filter(stays, self._leases))
+            self._bytes = sum(map(_weight, self._leases))
+
+    def clear(self) -> None:
+        """Let go of everything: it is read from the start."""
+        self._leases.clear()
+        self._bytes = self.end = 0
+        self.is_caught_up = False
+        self._tail = None
+
+    def arrived(self, leases: Sequence[Lease], *, last_sequence: int) -> None:
+        """Hear of a commit's new events, in order, and of the last sequence given to any route."""
+        self._last_sequence = last_sequence
+        if leases and leases[0].sequence <= self.end:  # a read was faster than this
+            leases = [lease for lease in leases if lease.sequence > self.end]
+        weight = sum(map(_weight, leases))
+        if self.is_caught_up:
+            if leases and self._bytes + weight > self._cache_bytes_max:
+                self.is_caught_up = False  # from here on they are read from disk: memory stays flat
+                return
+            self._leases.extend(leases)
+            self._bytes += weight
+            self.end = max(self.end, last_sequence)
+        elif self._tail is not None:
+            self._tail.extend(leases)
+            self._tail_bytes += weight
+            if self._tail_bytes > self._cache_bytes_max:
+                self._tail = None
+
+    def begin_read(self) -> None:
+        """Keep what arrives from now on, for the case that the read catches up."""
+        self._tail, self._tail_bytes = [], 0
+
+    def take_read(self, refill: Refill, is_wanted: Callable[[Lease], bool]) -> None:
+        """Take what a read brought, and if that was all, what arrived since."""
+        self._extend(filter(is_wanted, refill.fresh))
+        self.end = max(self.end, refill.up_to)
+        if not refill.is_all or self._tail is None:
+            return  # more is on disk, or more arrived meanwhile than was kept: the next read finds it
+        self.is_caught_up = True
+        self._extend(one for one in self._tail if one.sequence > refill.last_sequence and is_wanted(one))
+        self.end = max(self.end, self._last_sequence)
+
+    def end_read(self) -> None:
+        """Keep nothing of what arrives but what the window takes."""
+        self._tail = None
+
+    def _extend(self, leases: Iterable[Lease]) -> None:
+        for lease in leases:
+            self._leases.append(lease)
+            self._bytes += _weight(lease)
+
+
+def _weight(lease: Lease) -> int:
+    return len(lease.envelope.payload) + _EVENT_BYTES

@@ -1,0 +1,58 @@
+"""Whose settlement an event is: each leased event is settled once, by the first who asks."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from forwarder.model import Settlement
+from forwarder.spool.lease_queue import LeaseQueue
+from forwarder.spool.sqlite.settlement import Claim, is_unchanged
+
+
+class Claims:
+    """What is being settled, or noted. Lives on the event loop's thread."""
+
+    def __init__(self, queues: Sequence[LeaseQueue], wake: Callable[[int], None]) -> None:
+        self._queues = queues
+        self._wake = wake
+        self._settling: set[int] = set()  # sequences that a settlement under way has claimed
+        self._noting: Counter[int] = Counter()  # sequences whose progress is being written
+
+    def take(self, settlements: Iterable[Settlement]) -> list[Claim]:
+        """Take the leased ones of these for one settlement each; others are not ours to settle.
+
+        What is given back as if it had never been leased goes back at once: nothing of it is on disk.
+        """
+        claims = []
+        for settlement in settlements:
+            for route, queue in enumerate(self._queues):
+                leased, settling = queue.leased, self._settling
+                leases = [leased[s] for s in dict.fromkeys(settlement.sequences) if s in leased and s not in settling]
+                if not leases:
+                    continue
+                if is_unchanged(settlement) and not any(lease.sequence in self._noting for lease in leases):
+                    queue.give_back_unchanged(leases)
+                    self._wake(route)
+                    continue
+                settling.update(lease.sequence for lease in leases)
+                listed = frozenset(lease.sequence for lease in leases if queue.is_listed(lease.sequence))
+                claims.append(Claim(settlement, route, leases, listed))
+        return claims
+
+    def drop(self, claims: Iterable[Claim]) -> None:
+        """Hear that a settlement is made, or was not: what is still leased may be claimed again."""
+        for claim in claims:
+            self._settling.difference_update(lease.sequence for lease in claim.leases)
+
+    def note_begins(self, sequence: int) -> None:
+        """Hear that an event's progress is being written: it is not given back before."""
+        self._noting[sequence] += 1
+
+    def note_ended(self, sequence: int) -> None:
+        """Hear that an event's progress was written, or will not be."""
+        self._noting[sequence] -= 1
+        if self._noting[sequence] <= 0:
+            del self._noting[sequence]
+
+    def leased_of(self, sequences: Iterable[int]) -> list[int]:
+        """Return those of these that are leased."""
+        return [s for s in dict.fromkeys(sequences) if any(s in queue.leased for queue in self._queues)]
