@@ -22,8 +22,8 @@ from forwarder.spool.sqlite.checkpoints import Checkpoints
 from forwarder.spool.sqlite.faults import DAMAGE_ERRORS, DISK_ERRORS, RETRY_AFTER_S, words
 from forwarder.spool.sqlite.files import FileWatch, Reserve
 from forwarder.spool.sqlite.group_commit import GroupCommit
-from forwarder.spool.sqlite.jobs import AppendJob, Commit, Condition, Job
 from forwarder.spool.sqlite.transaction import Memory
+from forwarder.spool.sqlite.writer_jobs import AppendJob, Commit, Condition, Job
 
 _GROUP_MAX = 2_000  # jobs in one commit
 _IDLE_S = 0.5
