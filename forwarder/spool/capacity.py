@@ -1,6 +1,6 @@
 """Decide whether new events fit under the spool's cap.
 
-Pure. History (what is settled and not dead) yields to new events, so it never counts against them; what
+Pure. History (what is settled and not dead) is evicted for new events, so it never counts against them; what
 is unsettled or dead does.
 """
 
@@ -11,7 +11,7 @@ from forwarder.model import Envelope, RouteName
 from forwarder.spool.limits import SpoolLimits
 
 EVENT_OVERHEAD_BYTES = 384  # a row's share of pages, keys and bookkeeping beside its payload
-EVICTION_FRACTION = 0.9  # of the cap: from here on history yields
+EVICTION_FRACTION = 0.9  # of the cap: from here on history is evicted
 ROUTE_FRACTION = 0.75  # of the cap: what one route's unsettled events may take while both run
 RETRY_AFTER_S = 30
 

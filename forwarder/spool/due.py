@@ -52,7 +52,7 @@ class DueTimes:
             times[kind] = earlier(times[kind], not_before_ms)
 
     def begin_read(self) -> None:
-        """Remember from now on what is told."""
+        """Keep from now on what is told."""
         self._told_ms = [None, None]
 
     def take_read(self, kind: int, next_ms: int | None) -> None:

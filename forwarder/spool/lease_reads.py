@@ -47,7 +47,7 @@ class Meanwhile:
         self._moved: dict[str, int] = {}  # partitions with a new head
 
     def begin(self) -> None:
-        """Remember what happens from now on."""
+        """Keep what happens from now on."""
         self.reads += 1
 
     def end(self) -> None:

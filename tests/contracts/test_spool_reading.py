@@ -20,7 +20,7 @@ IN = RouteName.RUDDERSTACK_TO_COURIER
 
 
 async def lease_all(spool: MemorySpool | SqliteSpool, route: RouteName = OUT, *, fresh: int = 100_000) -> list[int]:
-    """Lend what there is, however often it takes."""
+    """Lease what there is, however often it takes."""
     leases: list[Lease] = []
     while more := await leased(spool, route, fresh=fresh - len(leases), retry=1_000, size=10**9):
         leases += more

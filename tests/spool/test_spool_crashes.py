@@ -49,7 +49,7 @@ async def main():
     spool = await open_spool()
     facts = await spool.facts()
     totals = facts.totals.values()
-    say("books", int(all(t.is_balanced() for t in totals)), sum(t.accepted for t in totals),
+    say("totals", int(all(t.is_balanced() for t in totals)), sum(t.accepted for t in totals),
         sum(t.delivered + t.dead for t in totals), min(facts.unsettled_bytes.values()))
     numbers = iter(range(start, 10**9))
 
@@ -73,7 +73,7 @@ async def main():
             rows = (await spool.events(EventQuery(state=State.DEAD, limit=5))).rows
             if rows:
                 row = dice.choice(rows)
-                # Said before, because who follows may be lent before the answer.
+                # Said before, because who follows may be leased before the answer.
                 say("unbury", (int.from_bytes((await spool.event(row.sequence)).event_key, "big")))
                 await spool.requeue([row.sequence])
 
@@ -145,10 +145,10 @@ class Facts:
         numbers = [int(one) for one in rest]
         getattr(self, f"hear_{word}")(*numbers)
 
-    def hear_books(self, is_balanced: int, accepted: int, settled: int, unsettled_bytes: int) -> None:
-        """Hear of the books at a reopening."""
+    def hear_totals(self, is_balanced: int, accepted: int, settled: int, unsettled_bytes: int) -> None:
+        """Hear of the totals at a reopening."""
         if not is_balanced or unsettled_bytes < 0:
-            self.faults.append("the books do not balance")
+            self.faults.append("the totals do not balance")
         if not len(self.taken) <= accepted <= len(self.tried):
             self.faults.append(f"{accepted} accepted, {len(self.taken)} acknowledged, {len(self.tried)} tried")
         if settled < len(self.done - self.replayed):
@@ -171,7 +171,7 @@ class Facts:
         self.replayed.add(number)
 
     def hear_lent(self, number: int) -> None:
-        """Hear that it was lent: never one that is done, never before an older one of its partition."""
+        """Hear that it was leased: never one that is done, never before an older one of its partition."""
         if number in self.done or (number in self.buried and number not in self.replayed):
             self.faults.append(f"{number} was settled and is lent")
         older = {one for one in self.waiting[number % 2, number % 10] if self.is_before(one, number)}
@@ -251,7 +251,7 @@ async def crash_on(folder: Path, *, manner: str, budget_s: float, restarts_min: 
 
 
 async def test_a_daemon_that_is_killed_again_and_again_keeps_its_word(tmp_path: Path) -> None:
-    """Nothing acknowledged is lost, nothing settled is lent again, partitions keep their order, the books balance."""
+    """Nothing acknowledged is lost, nothing settled is leased again, partitions keep their order, totals balance."""
     facts = await crash_on(tmp_path / "data", manner="honest", budget_s=BUDGET_S, restarts_min=RESTARTS_MIN)
     assert facts.faults == []
     assert len(facts.done) > 100
@@ -268,8 +268,8 @@ async def test_a_loop_that_acknowledges_too_early_is_noticed(tmp_path: Path) -> 
     [
         pytest.param(["try 1", "took 1", "done 1", "lent 1"], "was settled and is lent", id="a settled one is lent"),
         pytest.param(["try 1", "took 1", "try 11", "took 11", "lent 11"], "is lent before", id="one overtakes"),
-        pytest.param(["books 0 0 0 0"], "do not balance", id="the books are off"),
-        pytest.param(["try 1", "took 1", "books 1 0 0 0"], "acknowledged", id="an event is missing"),
+        pytest.param(["totals 0 0 0 0"], "do not balance", id="the totals are off"),
+        pytest.param(["try 1", "took 1", "totals 1 0 0 0"], "acknowledged", id="an event is missing"),
     ],
 )
 def test_the_judge_finds_faults(lines: list[str], fault: str) -> None:

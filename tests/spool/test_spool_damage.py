@@ -23,7 +23,7 @@ OUT = RouteName.COURIER_TO_RUDDERSTACK
 
 
 async def lease(spool: SqliteSpool, *, fresh: int = 1_000) -> list[int]:
-    """Lend what there is."""
+    """Lease what there is."""
     leases = await leased(spool, OUT, fresh=fresh, retry=100, size=10**7)
     return [one.sequence for one in leases]
 
@@ -67,7 +67,7 @@ async def test_a_damaged_payload_is_quarantined(
 async def test_a_damaged_head_lets_its_partition_go_on(
     open_sqlite: Callable[..., Awaitable[SqliteSpool]], make_envelope: Callable[..., Envelope], tmp_path: Path
 ) -> None:
-    """The next of a partition is lent when its head turns out to be damaged, however many are."""
+    """The next of a partition is leased when its head turns out to be damaged, however many are."""
     path = await closed_with(open_sqlite, make_envelope, 5, tmp_path / "one", partition="p")
     connection = apsw.Connection(str(path))
     connection.execute("UPDATE events_outbound SET payload = 'rotten' WHERE sequence < 4")
@@ -103,7 +103,7 @@ async def test_a_damaged_page_does_not_stop_the_rest(
     make_envelope: Callable[..., Envelope],
     tmp_path: Path,
 ) -> None:
-    """Events on a page that cannot be read are quarantined; all others are lent, listed and settled."""
+    """Events on a page that cannot be read are quarantined; all others are leased, listed and settled."""
     path = await closed_with(open_sqlite, make_envelope, 200, tmp_path / "one", payload=b"x" * 600)
     connection = apsw.Connection(str(path))
     pages = connection.execute(

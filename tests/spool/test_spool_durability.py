@@ -21,7 +21,7 @@ IN = RouteName.RUDDERSTACK_TO_COURIER
 
 
 async def lease(spool: SqliteSpool, route: RouteName = OUT, *, fresh: int = 100) -> Sequence[Lease]:
-    """Lend what there is."""
+    """Lease what there is."""
     return await leased(spool, route, fresh=fresh, retry=100, size=10**7)
 
 
@@ -69,7 +69,7 @@ async def test_a_power_cut_loses_nothing_acknowledged(
     make_envelope: Callable[..., Envelope],
     tmp_path: Path,
 ) -> None:
-    """What was answered is there after the cut, settled events stay settled, and the books balance."""
+    """What was answered is there after the cut, settled events stay settled, and the totals balance."""
     spool = await open_sqlite(limits=SpoolLimits(wal_pages_max=50), vfs=disk.vfs_name)
     after = tmp_path / "after"
     acknowledged, settled = await work_until_cut(spool, disk, make_envelope, after)
@@ -148,7 +148,7 @@ asyncio.run(main())
 async def test_kill_9_loses_nothing_acknowledged(
     open_sqlite: Callable[..., Awaitable[SqliteSpool]], tmp_path: Path
 ) -> None:
-    """A process that is killed in full flight leaves every acknowledged event, and books that balance."""
+    """A process that is killed in full flight leaves every acknowledged event, and totals that balance."""
     folder = tmp_path / "killed"
     child = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -167,12 +167,12 @@ async def test_kill_9_loses_nothing_acknowledged(
     acknowledged.update(int(line) for line in rest[:-1])
     spool = await open_sqlite(folder)
     facts = await spool.facts()
-    accepted = sum(books.accepted for books in facts.totals.values())
-    assert all(books.is_balanced() for books in facts.totals.values())
+    accepted = sum(totals.accepted for totals in facts.totals.values())
+    assert all(totals.is_balanced() for totals in facts.totals.values())
     details = [await spool.event(sequence) for sequence in range(1, accepted + 1)]
     assert acknowledged <= {int.from_bytes(detail.event_key, "big") for detail in details}
     pending = sum(1 for detail in details if detail.row.state is State.PENDING)
-    assert pending == sum(books.pending for books in facts.totals.values())
+    assert pending == sum(totals.pending for totals in facts.totals.values())
     lent = 0
     for route in RouteName:
         while leases := await lease(spool, route):

@@ -24,7 +24,7 @@ SMALL = SpoolLimits(reserve_bytes=65_536)
 
 
 async def lease(spool: SqliteSpool, *, fresh: int = 100, retry: int = 100) -> list[int]:
-    """Lend what there is."""
+    """Lease what there is."""
     leases = await leased(spool, OUT, fresh=fresh, retry=retry, size=10**7)
     return [one.sequence for one in leases]
 
@@ -39,7 +39,7 @@ async def eventually(check: Callable[[], bool], *, within_s: float = 5.0) -> Non
 async def test_settlements_are_kept_until_the_disk_has_room(
     open_sqlite: Callable[..., Awaitable[SqliteSpool]], disk: Any, reporter: Any, make_envelope: Callable[..., Envelope]
 ) -> None:
-    """While settling cannot commit, nothing is lent and nothing is lost; then all of it is written down."""
+    """While settling cannot commit, nothing is leased and nothing is lost; then all of it is written down."""
     spool = await open_sqlite(limits=SMALL, vfs=disk.vfs_name)
     await stored(spool, [make_envelope(n) for n in range(1, 6)])
     assert await lease(spool, fresh=3) == [1, 2, 3]
@@ -65,9 +65,9 @@ async def test_settlements_are_kept_until_the_disk_has_room(
     await eventually(lambda: "accepting" in reporter.facts)
     assert await lease(spool) == [3, 4, 5]
     await stored(spool, [make_envelope(6)])
-    books = (await spool.facts()).totals[OUT]
-    assert (books.accepted, books.delivered, books.dead, books.pending) == (6, 1, 1, 4)
-    assert books.is_balanced()
+    totals = (await spool.facts()).totals[OUT]
+    assert (totals.accepted, totals.delivered, totals.dead, totals.pending) == (6, 1, 1, 4)
+    assert totals.is_balanced()
 
 
 async def test_the_first_refused_append_stores_nothing(
@@ -107,10 +107,10 @@ async def test_a_disk_that_fills_at_any_point_keeps_the_books(
     await eventually(lambda: not reporter.facts or reporter.facts[-1] == "accepting")
     taken = sum(1 for result in results if not isinstance(result, BaseException))
     assert all(isinstance(result, SpoolFull) for result in results if isinstance(result, BaseException))
-    books = (await spool.facts()).totals[OUT]
-    assert (books.accepted, books.delivered) == (1 + 2 * taken, 1)
-    assert books.is_balanced()
-    assert len((await spool.events(EventQuery(limit=100))).rows) == books.accepted
+    totals = (await spool.facts()).totals[OUT]
+    assert (totals.accepted, totals.delivered) == (1 + 2 * taken, 1)
+    assert totals.is_balanced()
+    assert len((await spool.events(EventQuery(limit=100))).rows) == totals.accepted
 
 
 async def test_a_disk_that_cannot_be_written_is_like_a_full_one(
@@ -212,7 +212,7 @@ async def test_a_disk_that_history_fills_recovers_by_itself(
     await eventually(lambda: reporter.facts[-1] == "accepting", within_s=20)
     assert any(fact.startswith("yielded") for fact in reporter.facts)
     assert (await stored(spool, [make_envelope(number)])).accepted == 1
-    books = (await spool.facts()).totals[OUT]
-    assert books.is_balanced()
-    assert books.delivered == number - 1
+    totals = (await spool.facts()).totals[OUT]
+    assert totals.is_balanced()
+    assert totals.delivered == number - 1
     await spool.close()

@@ -30,7 +30,7 @@ MakeEnvelope = Callable[..., Envelope]
 
 
 async def lease_all(spool: SqliteSpool, route: RouteName = OUT) -> list[int]:
-    """Lend everything that is due."""
+    """Lease everything that is due."""
     leases: list[int] = []
     while more := await leased(spool, route, fresh=1_000, retry=1_000, size=10**9):
         leases += [lease.sequence for lease in more]
@@ -47,7 +47,7 @@ async def eventually(check: Callable[[], Awaitable[bool]], *, within_s: float = 
 async def test_settled_events_go_after_the_retention(
     open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, clock: Any
 ) -> None:
-    """History is dropped when it is old enough; what is pending never is; the books keep counting all."""
+    """History is dropped when it is old enough; what is pending never is; the totals keep counting all."""
     spool = await open_sqlite(limits=SpoolLimits(retention_s=1_000))
     await stored(spool, [make_envelope(n) for n in range(1, 1_201)])
     leases = await lease_all(spool)
@@ -116,8 +116,8 @@ async def test_rows_yield_last(open_sqlite: OpenSqlite, make_envelope: MakeEnvel
             except SpoolFull:
                 await asyncio.sleep(0.02)
         await settle(spool, await lease_all(spool), State.DELIVERED)
-    books = (await spool.facts()).totals[OUT]
-    assert (books.accepted, books.delivered) == (3_000, 3_000)
+    totals = (await spool.facts()).totals[OUT]
+    assert (totals.accepted, totals.delivered) == (3_000, 3_000)
     assert len((await spool.events(EventQuery(limit=5_000))).rows) < 3_000
 
 
@@ -230,6 +230,22 @@ def test_keys_go_into_tables_and_are_known_ever_after(tmp_path: Path) -> None:
     connection.close()
 
 
+def test_keys_in_memory_live_as_long_as_the_retention(tmp_path: Path) -> None:
+    """Below any size a key is known for the whole retention, and forgotten after it; what comes then is known anew."""
+    prepare_folder(tmp_path)
+    connection = open_writer(tmp_path)
+    known = KnownKeys(connection, retention_s=800, now_ms=0)
+    old, new = b"old".ljust(17), b"new".ljust(17)
+    known.add([old], now_ms=0)
+    known.keep()
+    assert known.find([old, new], now_ms=800_000) == {old}
+    assert known.find([old, new], now_ms=800_001) == set()
+    known.add([new], now_ms=800_001)
+    known.keep()
+    assert known.find([old, new], now_ms=800_002) == {new}
+    connection.close()
+
+
 async def test_a_poisoned_append_does_not_fail_its_commit_mates(
     open_sqlite: OpenSqlite, make_envelope: MakeEnvelope
 ) -> None:
@@ -297,7 +313,7 @@ async def test_the_cap_is_reported_once(open_sqlite: OpenSqlite, make_envelope: 
 async def test_a_damaged_head_frees_its_follower(
     open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path
 ) -> None:
-    """When a page with a partition's head cannot be read, the next event of the partition is lent all the same."""
+    """When a page with a partition's head cannot be read, the next event of the partition is leased all the same."""
     spool = await open_sqlite(tmp_path / "one")
     await stored(spool, [make_envelope(1, partition="p", payload=b"x" * 3_000)])
     await stored(spool, [make_envelope(n, payload=b"x" * 3_000) for n in range(2, 40)])
@@ -379,3 +395,18 @@ async def test_a_text_search_reads_what_can_be_read(open_sqlite: OpenSqlite, mak
     assert [row.sequence for row in (await spool.events(EventQuery(text="caf\u00e9 1", limit=2))).rows] == [7, 5]
     page = await spool.events(EventQuery(text="caf\u00e9 0", after_sequence=3, user_id="u2"))
     assert [row.sequence for row in page.rows] == [8]
+
+
+async def test_what_is_settled_together_costs_one_row(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path
+) -> None:
+    """A batch is one run, also where the other route's events lie between its own, and again after a restart."""
+    spool = await open_sqlite()
+    await stored(spool, [make_envelope(n, route=IN if n % 2 else OUT) for n in range(1, 401)])
+    await settle(spool, [lease.sequence for lease in await leased(spool, OUT)], State.DELIVERED)
+    await spool.close()
+    spool = await open_sqlite()
+    await settle(spool, [lease.sequence for lease in await leased(spool, OUT)], State.DELIVERED)
+    reader = open_reader(tmp_path / "data")
+    assert reader.execute("SELECT first, last FROM settled ORDER BY last").fetchall() == [(2, 200), (202, 400)]
+    reader.close()

@@ -222,7 +222,7 @@ class Pair:
         """Compare what people see."""
         expected, got = await self.model.facts(), await self.real.facts()
         assert got.totals == expected.totals
-        assert all(books.is_balanced() for books in got.totals.values())
+        assert all(totals.is_balanced() for totals in got.totals.values())
         for name in ("unsettled_bytes", "retrying", "oldest_pending_ms"):
             assert getattr(got, name) == getattr(expected, name), name
         await self.both("events", EventQuery(limit=100))
@@ -231,7 +231,7 @@ class Pair:
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(steps, min_size=5, max_size=40))
 def test_both_spools_do_the_same(history: list[tuple[Any, ...]]) -> None:
-    """Any history gives the same leases, books and listings in both, and the books always balance."""
+    """Any history gives the same leases, totals and listings in both, and the totals always balance."""
 
     async def run() -> None:
         with TemporaryDirectory() as folder:

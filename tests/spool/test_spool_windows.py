@@ -26,12 +26,12 @@ MakeEnvelope = Callable[..., Envelope]
 
 
 async def lease(spool: SqliteSpool | MemorySpool, *, fresh: int = 100) -> Sequence[Lease]:
-    """Lend what there is."""
+    """Lease what there is."""
     return await leased(spool, OUT, fresh=fresh, retry=100, size=10**7)
 
 
 async def numbers(spool: SqliteSpool | MemorySpool, *, fresh: int = 100) -> list[int]:
-    """Lend what there is, and return the sequences."""
+    """Lease what there is, and return the sequences."""
     return [one.sequence for one in await lease(spool, fresh=fresh)]
 
 
@@ -62,7 +62,7 @@ async def eventually(check: Callable[[], Awaitable[bool]], *, within_s: float = 
 async def test_a_probe_never_lends_what_was_settled_meanwhile(
     open_sqlite: OpenSqlite, make_envelope: MakeEnvelope
 ) -> None:
-    """An event that is lent and settled while a probe reads it is not lent to the probe."""
+    """An event that is leased and settled while a probe reads it is not leased to the probe."""
     spool = await open_sqlite()
     await stored(spool, [make_envelope(n) for n in range(1, 3)])
     assert await numbers(spool, fresh=1) == [1]
@@ -153,7 +153,7 @@ def test_a_time_too_far_ahead_is_due() -> None:
 async def test_a_clock_that_came_back_frees_what_waits(
     open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, clock: Any, *, is_restarted: bool, counts: bool
 ) -> None:
-    """Events given back while the clock was years ahead are lent once it is right again."""
+    """Events given back while the clock was years ahead are leased once it is right again."""
     spool = await open_sqlite()
     await stored(spool, [make_envelope(n, partition="p" if n == 2 else "") for n in range(1, 4)])
     await lease(spool)
@@ -248,8 +248,8 @@ async def test_what_is_lent_is_not_quarantined(
     assert await spool.requeue([3]) == 1  # everything is read anew
     assert await numbers(spool) == [3]
     await settle(spool, [1, 2, 3], State.DELIVERED)
-    books = (await spool.facts()).totals[OUT]
-    assert (books.pending, books.delivered, books.dead) == (0, 3, 0)
+    totals = (await spool.facts()).totals[OUT]
+    assert (totals.pending, totals.delivered, totals.dead) == (0, 3, 0)
     assert reporter.facts == []
 
 
@@ -264,15 +264,15 @@ async def half_settled(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> 
 async def test_a_queue_that_cannot_be_read_is_alarmed(
     open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, reporter: Any, tmp_path: Path
 ) -> None:
-    """Damage that no event can be blamed for makes one alarm; nothing is lent, and the books stay as they were."""
+    """Damage that no event can be blamed for makes one alarm; nothing is leased, and the totals stay as they were."""
     await half_settled(open_sqlite, make_envelope)
     spoil(tmp_path, "given_back")
     spool = await open_sqlite()
     assert await numbers(spool) == []
     assert reporter.facts == ["damaged"]
     facts = await spool.facts()
-    books = facts.totals[OUT]
-    assert (books.accepted, books.pending, books.delivered) == (10, 5, 5)
+    totals = facts.totals[OUT]
+    assert (totals.accepted, totals.pending, totals.delivered) == (10, 5, 5)
     assert facts.oldest_pending_ms[OUT] is None
     with pytest.raises(SpoolUnusable, match="the database is damaged"):
         await spool.event(6)
@@ -281,7 +281,7 @@ async def test_a_queue_that_cannot_be_read_is_alarmed(
 async def test_settlements_that_damage_keeps_out_hold_everything(
     open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, reporter: Any, tmp_path: Path
 ) -> None:
-    """Where settling meets damage, nothing more is lent or taken in, and the refusal names the remedy."""
+    """Where settling meets damage, nothing more is leased or taken in, and the refusal names the remedy."""
     await half_settled(open_sqlite, make_envelope)
     spoil(tmp_path, "settled_by_age")
     spool = await open_sqlite()
@@ -307,7 +307,7 @@ async def test_settlements_that_damage_keeps_out_hold_everything(
 async def test_books_that_cannot_be_read_are_refused(
     open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path
 ) -> None:
-    """A spool without its books is not opened; the error names the remedy."""
+    """A spool without its totals is not opened; the error names the remedy."""
     await half_settled(open_sqlite, make_envelope)
     spoil(tmp_path, "totals")
     with pytest.raises(SpoolUnusable, match="restore it from a backup"):
@@ -373,7 +373,7 @@ async def test_a_partition_passes_over_a_page_that_cannot_be_read(
 async def test_a_probe_passes_over_a_page_that_cannot_be_read(
     open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path
 ) -> None:
-    """Where the newest cannot be read they are set aside, and the newest that can is lent."""
+    """Where the newest cannot be read they are set aside, and the newest that can is leased."""
     spool = await open_sqlite()
     await stored(spool, [make_envelope(n, payload=b"x" * 600) for n in range(1, 3_001)])
     await spool.close()
@@ -386,7 +386,7 @@ async def test_a_probe_passes_over_a_page_that_cannot_be_read(
 
 
 async def test_a_feed_of_large_events_is_cut(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
-    """Large payloads are read a few megabytes at a time, and all of them are lent in the end."""
+    """Large payloads are read a few megabytes at a time, and all of them are leased in the end."""
     spool = await open_sqlite(limits=SpoolLimits(cache_bytes_max=1))
     for number in range(1, 4):
         await stored(spool, [make_envelope(number, payload=b"x" * 5_000_000)])
@@ -443,7 +443,7 @@ async def test_a_pending_event_that_cannot_be_read_is_not_shown(
 
 
 async def test_dead_events_in_memory_weigh_nothing_after_the_retention(make_envelope: MakeEnvelope, clock: Any) -> None:
-    """What was purged leaves room for new events, and stays in the books."""
+    """What was purged leaves room for new events, and stays in the totals."""
     spool = MemorySpool(limits=SpoolLimits(bytes_max=6_000, retention_s=100), clock=clock)
     await stored(spool, [make_envelope(1, payload=b"x" * 4_000)])
     await lease(spool)
@@ -452,5 +452,5 @@ async def test_dead_events_in_memory_weigh_nothing_after_the_retention(make_enve
         await stored(spool, [make_envelope(2, payload=b"x" * 4_000)])
     clock.now_ms += 200_000
     await stored(spool, [make_envelope(2, payload=b"x" * 4_000)])
-    books = (await spool.facts()).totals[OUT]
-    assert (books.accepted, books.dead, books.pending) == (2, 1, 1)
+    totals = (await spool.facts()).totals[OUT]
+    assert (totals.accepted, totals.dead, totals.pending) == (2, 1, 1)

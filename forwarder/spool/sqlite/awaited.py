@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from forwarder.errors import SpoolClosed
-from forwarder.spool.sqlite.jobs import Job
 from forwarder.spool.sqlite.transaction import Transaction
+from forwarder.spool.sqlite.writer_jobs import Job
 
 T = TypeVar("T")
 

@@ -8,9 +8,9 @@ from forwarder.ports import Clock
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite.appends import take_in
 from forwarder.spool.sqlite.housekeeping import Housekeeping
-from forwarder.spool.sqlite.jobs import AppendJob, Commit, Job
 from forwarder.spool.sqlite.known_keys import KnownKeys
 from forwarder.spool.sqlite.transaction import Memory, Transaction, load_memory
+from forwarder.spool.sqlite.writer_jobs import AppendJob, Commit, Job
 
 
 class GroupCommit:

@@ -9,8 +9,8 @@ from forwarder.model import RouteName
 from forwarder.spool.capacity import incoming_bytes
 from forwarder.spool.sqlite.appends import Intake
 from forwarder.spool.sqlite.faults import DAMAGE_ERRORS, DISK_ERRORS
-from forwarder.spool.sqlite.jobs import Commit, Condition
 from forwarder.spool.sqlite.leasing import Leasing
+from forwarder.spool.sqlite.writer_jobs import Commit, Condition
 from forwarder.telemetry.reporter import Reporter
 
 

@@ -31,7 +31,6 @@ from forwarder.spool.sqlite.database import (
 )
 from forwarder.spool.sqlite.faults import RETRY_AFTER_S, unusable
 from forwarder.spool.sqlite.files import FolderLock, Reserve
-from forwarder.spool.sqlite.jobs import AppendJob
 from forwarder.spool.sqlite.leasing import Leasing
 from forwarder.spool.sqlite.news import News
 from forwarder.spool.sqlite.reading.archive import Live, SqliteArchive
@@ -39,6 +38,7 @@ from forwarder.spool.sqlite.requeue import chunks, discard, requeue
 from forwarder.spool.sqlite.settlement import quarantine, settle
 from forwarder.spool.sqlite.transaction import Transaction
 from forwarder.spool.sqlite.writer import Writer
+from forwarder.spool.sqlite.writer_jobs import AppendJob
 from forwarder.telemetry.reporter import Reporter
 
 T = TypeVar("T")

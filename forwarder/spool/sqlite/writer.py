@@ -2,7 +2,7 @@
 
 Group commit is sized by what is queued, never by a timer: while one commit syncs, the next one gathers.
 A job that fails does not fail its commit-mates: the group is rolled back and each tried alone. A full
-disk shuts the doors and defers settlements until they can be written. No error of a job or of housekeeping ends the
+disk shuts the endpoints and defers settlements until they can be written. No error of a job or of housekeeping ends the
 thread; should it end all the same, everything that waits is rolled back, and the spool hears of it.
 """
 
@@ -22,8 +22,8 @@ from forwarder.spool.sqlite.checkpoints import Checkpoints
 from forwarder.spool.sqlite.faults import DAMAGE_ERRORS, DISK_ERRORS, RETRY_AFTER_S, words
 from forwarder.spool.sqlite.files import FileWatch, Reserve
 from forwarder.spool.sqlite.group_commit import GroupCommit
-from forwarder.spool.sqlite.jobs import AppendJob, Commit, Condition, Job
 from forwarder.spool.sqlite.transaction import Memory
+from forwarder.spool.sqlite.writer_jobs import AppendJob, Commit, Condition, Job
 
 _GROUP_MAX = 2_000  # jobs in one commit
 _IDLE_S = 0.5
@@ -231,7 +231,7 @@ class Writer:
             self._set_condition(fault, len(self._deferred))
 
     def _recover(self) -> None:
-        """Write down what was deferred, oldest first; then open the doors once the reserve is back."""
+        """Write down what was deferred, oldest first; then take new events again once the reserve is back."""
         while self._deferred:
             try:
                 self._tell(self._attempt([self._deferred[0]]))

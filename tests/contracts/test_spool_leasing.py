@@ -1,4 +1,4 @@
-"""What every spool promises about storing, lending and settling."""
+"""What every spool promises about storing, leasing and settling."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -28,7 +28,7 @@ async def lease_all(
     retry: int = 100,
     size: int = 1_000_000,
 ) -> Sequence[Lease]:
-    """Lend what there is."""
+    """Lease what there is."""
     return await leased(spool, route, fresh=fresh, retry=retry, size=size)
 
 
@@ -51,7 +51,7 @@ async def test_an_envelope_comes_back_as_it_was_stored(
 async def test_the_oldest_come_first_and_each_to_one_caller(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
-    """Leases go out in the order of arrival, and no event is lent twice."""
+    """Leases go out in the order of arrival, and no event is leased twice."""
     await stored(spool, [make_envelope(n) for n in range(1, 8)])
     first = await lease_all(spool, fresh=3)
     second = await lease_all(spool, fresh=3)
@@ -103,16 +103,21 @@ async def test_an_empty_append_is_nothing(spool: MemorySpool | SqliteSpool) -> N
 async def test_a_lease_stops_before_its_bytes_but_lends_one(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
-    """The payloads' sum stays within `bytes_max`, except that one event is always lent."""
+    """The payloads' sum stays within `bytes_max`, except that one event is always leased."""
     await stored(spool, [make_envelope(n, payload=b"x" * 100) for n in range(1, 6)])
     assert numbers(await lease_all(spool, size=10)) == [1]
     assert numbers(await lease_all(spool, size=250)) == [2, 3]
+    await give_back(spool, [1, 2, 3])
+    assert numbers(await lease_all(spool, size=10)) == [1]
+    assert numbers(await lease_all(spool, size=250)) == [2, 3]
+    await give_back(spool, [3])
+    assert numbers(await lease_all(spool, size=250)) == [3, 4]
 
 
 async def test_a_released_event_waits_for_its_time(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any, failed_attempt: Attempt
 ) -> None:
-    """An event on a retry is lent again when due, with its attempt counted and its first failure kept."""
+    """An event on a retry is leased again when due, with its attempt counted and its first failure kept."""
     await stored(spool, [make_envelope(1)])
     leases = await lease_all(spool)
     due_ms = clock.now_ms + 5_000
@@ -130,7 +135,7 @@ async def test_a_released_event_waits_for_its_time(
 async def test_a_release_that_does_not_count_leaves_the_attempt(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
 ) -> None:
-    """A hold or a drain gives the event back as if never lent."""
+    """A hold or a drain gives the event back as if never leased."""
     await stored(spool, [make_envelope(1), make_envelope(2)])
     await lease_all(spool, fresh=1)
     await give_back(spool, [1], 0, counts=False)
@@ -162,7 +167,7 @@ async def test_fresh_and_retried_events_have_limits_of_their_own(
 async def test_one_partition_is_lent_one_at_a_time_in_order(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
 ) -> None:
-    """Of a partition only the oldest pending event is lent, also while it waits for a retry."""
+    """Of a partition only the oldest pending event is leased, also while it waits for a retry."""
     await stored(spool, [make_envelope(n, route=IN, partition="a" if n % 2 else "b") for n in range(1, 7)])
     assert numbers(await lease_all(spool, IN)) == [1, 2]
     await settle(spool, [2], State.DELIVERED)
@@ -178,7 +183,7 @@ async def test_one_partition_is_lent_one_at_a_time_in_order(
 async def test_later_events_of_a_partition_join_the_queue(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
-    """An event that arrives while its partition's head is lent waits for it."""
+    """An event that arrives while its partition's head is leased waits for it."""
     await stored(spool, [make_envelope(1, partition="a")])
     await lease_all(spool)
     await stored(spool, [make_envelope(2, partition="a"), make_envelope(3)])
@@ -225,8 +230,8 @@ async def test_settling_what_is_not_lent_changes_nothing(
     await settle(spool, [1, 2, 99], State.FILTERED)
     await settle(spool, [1], State.DEAD, reason="no")
     await give_back(spool, [1, 2], 0)
-    books = (await spool.facts()).totals[OUT]
-    assert (books.accepted, books.delivered, books.pending, books.filtered, books.dead) == (2, 1, 1, 0, 0)
+    totals = (await spool.facts()).totals[OUT]
+    assert (totals.accepted, totals.delivered, totals.pending, totals.filtered, totals.dead) == (2, 1, 1, 0, 0)
 
 
 async def test_a_replay_makes_settled_events_pending_again(
@@ -248,7 +253,7 @@ async def test_a_replay_makes_settled_events_pending_again(
 async def test_a_replayed_older_event_waits_for_the_one_in_flight(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
-    """After a replay the oldest pending one is next, and still only one of the partition is lent."""
+    """After a replay the oldest pending one is next, and still only one of the partition is leased."""
     await stored(spool, [make_envelope(n, partition="a") for n in range(1, 4)])
     await lease_all(spool)
     await settle(spool, [1], State.DEAD, reason="refused")
@@ -283,7 +288,7 @@ async def test_a_replayed_older_event_overtakes_a_waiting_head(
 async def test_the_newest_due_event_can_be_lent(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
 ) -> None:
-    """`lease_newest` takes from the other end, never what is lent, waits, or stands behind its partition's head."""
+    """`lease_newest` takes from the other end, never what is leased, waits, or stands behind its partition's head."""
     await stored(spool, [make_envelope(n) for n in range(1, 4)])
     await stored(spool, [make_envelope(4, partition="a"), make_envelope(5, partition="a")])
     newest = await spool.lease_newest(OUT)
@@ -305,7 +310,7 @@ async def test_the_newest_due_event_can_be_lent(
 async def test_a_probe_given_back_is_lent_in_its_place(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
-    """An event that was lent from the far end and returned comes once, in order."""
+    """An event that was leased from the far end and returned comes once, in order."""
     await stored(spool, [make_envelope(n) for n in range(1, 4)])
     await spool.lease_newest(OUT)
     await give_back(spool, [3], 0, counts=False)
@@ -316,7 +321,7 @@ async def test_a_probe_given_back_is_lent_in_its_place(
 async def test_a_probe_finds_what_was_given_back_or_moved_up(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
-    """The newest is lent again and again, with its progress, and a follower as soon as its head is settled."""
+    """The newest is leased again and again, with its progress, and a follower as soon as its head is settled."""
     await stored(spool, [make_envelope(1), *(make_envelope(n, partition="a") for n in (2, 3))])
     assert numbers(await lease_all(spool)) == [1, 2]
     await give_back(spool, [1], 0, counts=False)
@@ -350,7 +355,7 @@ async def test_a_parked_event_does_not_hide_the_newest(
 async def test_an_exchange_of_an_event_that_stays_lent_is_kept(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], failed_attempt: Attempt, clock: Any
 ) -> None:
-    """What is recorded shows with each lent event, in order with its other attempts, the last ten, until a replay."""
+    """What is recorded shows with each leased event, in order with its other attempts, the last ten, until a replay."""
     await stored(spool, [make_envelope(n) for n in range(1, 4)])
     await lease_all(spool, fresh=2)
     first = replace(failed_attempt, reason="first", answer=b"a" * 5_000)
@@ -584,7 +589,7 @@ async def test_attempts_are_kept_with_the_event(
 async def test_a_replayed_head_that_failed_before_waits_for_the_one_in_flight(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
 ) -> None:
-    """An older event of a partition on a retry is not lent beside a newer one that is still out."""
+    """An older event of a partition on a retry is not leased beside a newer one that is still out."""
     await stored(spool, [make_envelope(n, partition="a") for n in range(1, 3)])
     await lease_all(spool)
     await settle(spool, [1], State.DEAD, reason="refused")

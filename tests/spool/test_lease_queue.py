@@ -1,0 +1,140 @@
+"""The lease queue by itself: a read sees a moment that is past when it is heard, and no event is leased twice."""
+
+import pytest
+
+from forwarder.model import Demand, Envelope, Lease, RouteName
+from forwarder.spool.lease_queue import LeaseQueue
+from forwarder.spool.lease_reads import Arrival, Refill, Wanted
+
+ANY = Demand(fresh_max=100, retry_max=100, bytes_max=10**6)
+
+
+def lease(sequence: int, *, partition: str = "", is_retry: bool = False) -> Lease:
+    """Return an event that waits."""
+    envelope = Envelope(
+        route=RouteName.COURIER_TO_RUDDERSTACK,
+        event_key=sequence.to_bytes(16, "big"),
+        partition_key=partition,
+        received_at_ms=0,
+        payload=b"x" * 100,
+    )
+    return Lease(sequence=sequence, attempt=1 + is_retry, envelope=envelope, is_retry=is_retry)
+
+
+@pytest.fixture
+def queue() -> LeaseQueue:
+    """Return a queue that knows nothing yet."""
+    return LeaseQueue(last_sequence=0, cache_bytes_max=10_000)
+
+
+def wants(queue: LeaseQueue) -> Wanted:
+    """Begin a read."""
+    return queue.wants(ANY, now_ms=1_000)
+
+
+def read(queue: LeaseQueue, wanted: Wanted, *fresh: Lease, last: int, is_all: bool = True) -> None:
+    """End a read that brought these, and saw so much of the log."""
+    up_to = last if is_all else fresh[-1].sequence
+    refill = Refill(last_sequence=last, fresh=list(fresh), up_to=up_to, is_all=is_all)
+    queue.refilled(refill, wanted, generation=queue.generation)
+
+
+def taken(queue: LeaseQueue) -> list[int]:
+    """Lease one after the other, settle each at once, and return the sequences."""
+    one_by_one = Demand(fresh_max=1, retry_max=1, bytes_max=1)
+    sequences: list[int] = []
+    while leases := queue.take(one_by_one):
+        queue.settled(leases)
+        sequences += [one.sequence for one in leases]
+    return sequences
+
+
+def test_what_arrives_beside_a_read_is_leased_once(queue: LeaseQueue) -> None:
+    """An event that the read saw and that was told too comes once, and what the read did not see behind it."""
+    wanted = wants(queue)
+    queue.arrived(Arrival(leases=[lease(1), lease(2)]), last_sequence=2)
+    queue.arrived(Arrival(leases=[lease(3)]), last_sequence=3)
+    read(queue, wanted, lease(1), lease(2), last=2)
+    assert [taken(queue), taken(queue)] == [[1, 2, 3], []]
+    assert queue.window.is_caught_up
+
+
+def test_a_read_may_be_faster_than_the_news(queue: LeaseQueue) -> None:
+    """An event that was read before its commit was told comes once."""
+    read(queue, wants(queue), lease(1), lease(2), last=2)
+    queue.arrived(Arrival(leases=[lease(1)]), last_sequence=1)
+    queue.arrived(Arrival(leases=[lease(2), lease(3)]), last_sequence=3)
+    assert [taken(queue), taken(queue)] == [[1, 2, 3], []]
+
+
+def test_what_was_settled_beside_a_read_does_not_come_back(queue: LeaseQueue) -> None:
+    """A probe's event that was settled, or waits now, while an older moment was read is left out of it."""
+    wanted = wants(queue)
+    for sequence in (3, 4):
+        probe = queue.lease_read(lease(sequence), is_listed=False)
+        assert probe is not None
+    queue.settled([lease(3)])
+    queue.given_back(lease(4), is_head=True, is_retry=True, not_before_ms=9_000)
+    read(queue, wanted, lease(1), lease(2), lease(3), lease(4), last=4)
+    assert [taken(queue), taken(queue)] == [[1, 2], []]
+    assert queue.due.earliest_ms() == 9_000
+
+
+def test_a_probe_that_was_read_late_is_not_leased(queue: LeaseQueue) -> None:
+    """What was settled while the newest was looked for is not leased to who looked."""
+    read(queue, wants(queue), lease(1), last=1)
+    queue.meanwhile.begin()
+    assert taken(queue) == [1]
+    assert queue.lease_read(lease(1), is_listed=False) is None
+    queue.meanwhile.end()
+
+
+def test_a_head_that_moved_beside_a_read_is_seen(queue: LeaseQueue) -> None:
+    """A newer event of a partition whose older one was replayed meanwhile is not taken from the read."""
+    wanted = wants(queue)
+    queue.requeued({"u": 2})
+    read(queue, wanted, lease(5, partition="u"), lease(6), last=6)
+    assert taken(queue) == [6]
+
+
+def test_a_follower_that_moved_up_beside_a_read_is_not_lost(queue: LeaseQueue) -> None:
+    """The read saw it behind its head: it is wanted by itself, once."""
+    wanted = wants(queue)
+    queue.promoted(5)
+    read(queue, wanted, lease(6), last=6)
+    again = wants(queue)
+    assert again.promoted == (5,)
+    refill = Refill(last_sequence=6, promoted=[lease(5, partition="u")])
+    queue.refilled(refill, again, generation=queue.generation)
+    assert [taken(queue), taken(queue)] == [[5, 6], []]
+    assert not wants(queue).promoted
+
+
+def test_a_window_that_overflows_is_read_on(queue: LeaseQueue) -> None:
+    """Memory stays flat: beyond the limit the cursor reads from the last event that was kept."""
+    read(queue, wants(queue), last=0)
+    for sequence in range(1, 40):
+        queue.arrived(Arrival(leases=[lease(sequence)]), last_sequence=sequence)
+    kept = taken(queue)
+    assert kept == list(range(1, len(kept) + 1))
+    assert len(kept) < 39
+    assert wants(queue).after == kept[-1]
+
+
+def test_more_that_arrives_beside_a_read_than_may_be_kept_is_read_on(queue: LeaseQueue) -> None:
+    """The read does not catch up then; the next one begins behind it."""
+    wanted = wants(queue)
+    for sequence in range(2, 40):
+        queue.arrived(Arrival(leases=[lease(sequence)]), last_sequence=sequence)
+    read(queue, wanted, lease(1), last=1)
+    assert taken(queue) == [1]
+    assert wants(queue).after == 1
+
+
+def test_a_read_from_before_a_reset_is_not_taken(queue: LeaseQueue) -> None:
+    """What was asked for by another generation says nothing any more."""
+    wanted, generation = wants(queue), queue.generation
+    queue.reset()
+    queue.refilled(Refill(last_sequence=1, fresh=[lease(1)], up_to=1, is_all=True), wanted, generation=generation)
+    assert taken(queue) == []
+    assert wants(queue).after == 0
