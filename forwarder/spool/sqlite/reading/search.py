@@ -4,7 +4,7 @@ Bounded in time: a combination of filters that hardly ever meets is cut off afte
 can be gone on with. A text search is bounded in rows too.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import apsw
 
@@ -23,7 +23,7 @@ from forwarder.spool.sqlite.reading.streams import (
     UnsettledStream,
     label_needle,
 )
-from forwarder.spool.sqlite.transaction import Reader
+from forwarder.spool.sqlite.transaction import Reader, floor_mark, read_mark
 
 _BUDGET_S = 0.12
 
@@ -204,10 +204,16 @@ class _Walk:
 
     def _state(self, state: State) -> Stream:
         if state is State.PENDING:
-            streams: list[Stream] = [UnsettledStream(self._connection, r, is_up=self._is_up) for r in self._routes]
+            streams = [stream for route in self._routes for stream in self._pending(route)]
         else:
             streams = [self._runs("route = ? AND state = ?", r, STATE_CODES[state]) for r in self._routes]
         return UnionStream(streams, is_up=self._is_up)
+
+    def _pending(self, route: int) -> Sequence[Stream]:
+        """Return what was given back, and what never was: the latter lies above the floor."""
+        floor = read_mark(self._connection, floor_mark(route))
+        back = TableStream(self._connection, "given_back", "route = ?", (route,), is_up=self._is_up)
+        return back, UnsettledStream(self._connection, route, floor=floor, is_up=self._is_up)
 
     def _reason(self, reason: str) -> Stream:
         ids = self._connection.execute("SELECT reason_id, state, route FROM reasons WHERE reason = ?", (reason,))

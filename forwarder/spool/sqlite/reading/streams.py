@@ -17,6 +17,7 @@ from forwarder.spool.sqlite.transaction import Reader
 _CHUNK = 64
 _HASH_BYTES = 4
 _FOREVER_MS = 2**62
+_HOPS_MAX = 256
 
 
 class Stream(Protocol):
@@ -102,9 +103,13 @@ class RunStream:
 
 
 class UnsettledStream:
-    """The sequences of a route that are in no run."""
+    """The sequences of a route above a floor that are in no run.
 
-    def __init__(self, connection: Reader, route: int, *, is_up: bool) -> None:
+    Where runs are many and short it offers one of them now and then, so that whoever asks can look at the time.
+    """
+
+    def __init__(self, connection: Reader, route: int, *, floor: int, is_up: bool) -> None:
+        self._floor = floor
         events = TableStream(connection, EVENT_TABLES[route], "1", (), is_up=is_up)
         self._events = events
         self._connection = connection
@@ -114,14 +119,16 @@ class UnsettledStream:
     def seek(self, sequence: int) -> int | None:
         """Return the next sequence from this one on."""
         sql = "SELECT first, last FROM settled WHERE route = ? AND last >= ? ORDER BY last LIMIT 1"
-        while True:
+        sequence = max(sequence, self._floor + 1) if self._is_up else sequence
+        for _ in range(_HOPS_MAX):
             found = self._events.seek(sequence)
-            if found is None:
+            if found is None or found <= self._floor:
                 return None
             run = self._connection.execute(sql, (self._route, found)).fetchone()
             if run is None or run[0] > found:
                 return found
             sequence = run[1] + 1 if self._is_up else run[0] - 1
+        return found
 
 
 class UnionStream:
