@@ -58,10 +58,6 @@ class NoAnswer(ForwarderError):
         self.is_unreadable = is_unreadable
 
 
-class OversizeDelivery(ForwarderError):
-    """A delivery that not even an empty batch can take: send it alone, or bury it."""
-
-
 class Unmappable(ForwarderError):
     """This event can never become a call; the text is the reason that is shown with the dead event.
 

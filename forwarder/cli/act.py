@@ -224,6 +224,8 @@ def _as_json(request: Request, remaining: int) -> str:
     said: dict[str, Any] = {request.did: request.done}
     if request.outcome:
         said["outcome"] = dict(request.outcome)
+        if len(request.moved) < request.done:
+            said["outcome_of"] = len(request.moved)
     if remaining:
         said["remaining"] = remaining
     return json.dumps(said)

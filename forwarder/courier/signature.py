@@ -58,12 +58,6 @@ class Signature(NamedTuple):
     time_text: bytes  # as it stood in the header, because this text is what was signed
     digests: tuple[bytes, ...]  # 32 bytes each, at most `SIGNATURES_MAX`
 
-    @property
-    def time_ms(self) -> int:
-        """When it was signed. Up to ten digits are seconds, more are milliseconds."""
-        time = int(self.time_text)
-        return time * 1000 if len(self.time_text) <= _SECONDS_DIGITS_MAX else time
-
     def matches(self, body: bytes, secrets: Sequence[Secret]) -> bool:
         """Tell whether one of the secrets made one of the signatures over this body.
 
@@ -78,8 +72,12 @@ class Signature(NamedTuple):
         return is_match
 
     def is_within(self, *, now_ms: int, age_max_s: float) -> bool:
-        """Tell whether it was signed at most `age_max_s` ago and not in the future, give or take the clocks."""
-        age_ms = now_ms - self.time_ms
+        """Tell whether it was signed at most `age_max_s` ago and not in the future, give or take the clocks.
+
+        Up to ten digits are seconds, more are milliseconds.
+        """
+        time = int(self.time_text)
+        age_ms = now_ms - (time * 1000 if len(self.time_text) <= _SECONDS_DIGITS_MAX else time)
         return -CLOCK_SKEW_MAX_S * 1000 <= age_ms <= age_max_s * 1000
 
 

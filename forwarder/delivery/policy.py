@@ -118,7 +118,7 @@ class OutcomePolicy:
     def _later(self, case: Case, later: TryLater, now_ms: int) -> Decision:
         if case.is_probe:  # it does not stay in hand: memory would grow with every probe of an outage
             return _backing_off(Outcome.RETURNED, later)
-        if later.scope == EVENT:
+        if later.scope == EVENT and case.events == 1:
             if case.failing_in_a_row >= OUTAGE_EVENTS_MIN:
                 return _backing_off(Outcome.WAITS, later)
             return self._fails_alone(case, later, now_ms, counts=case.others_passed)

@@ -92,7 +92,9 @@ class Admissions:
             raise _off(endpoint)
         admission = Admission(endpoint)
         if endpoint.authenticator is Authenticator.COURIER_SIGNATURE:
-            admission.signature = _courier_signature(headers)
+            admission.signature = courier_signature.parse(headers.get(b"courier-signature", b""))
+            if admission.signature is None:
+                raise _unsigned(headers)
         else:
             self._judge_key(admission, headers, query)
             admission.has_lines = endpoint.body_format is BodyFormat.EVENTS and _has_lines(headers)
@@ -165,16 +167,12 @@ def write_key_of(query: bytes) -> bytes:
     return parse_qs(query).get(b"writeKey", [b""])[0]
 
 
-def _courier_signature(headers: Headers) -> Signature:
-    header = headers.get(b"courier-signature")
-    if not header:
-        raise Rejected(
-            UNAUTHORIZED, "signature_missing", "courier-signature is missing: set a secret on the webhook in Courier"
-        )
-    signature = courier_signature.parse(header)
-    if signature is None:
-        raise Rejected(UNAUTHORIZED, "signature_malformed", "courier-signature is not of the form t=…,signature=…")
-    return signature
+def _unsigned(headers: Headers) -> Rejected:
+    if headers.get(b"courier-signature"):
+        return Rejected(UNAUTHORIZED, "signature_malformed", "courier-signature is not of the form t=…,signature=…")
+    return Rejected(
+        UNAUTHORIZED, "signature_missing", "courier-signature is missing: set a secret on the webhook in Courier"
+    )
 
 
 def _off(endpoint: Endpoint) -> Rejected:

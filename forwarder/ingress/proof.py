@@ -32,7 +32,10 @@ class Proofs:
             raise too_large(self._body_bytes_max)
         signature = admission.signature
         if signature is not None:
-            payload = self._open_webhook(admission, signature, body)
+            if not signature.matches(body, self._webhook_secrets):
+                payload = self._signed_unpacked(admission, signature, body)
+            else:
+                payload = self._unpack_proved(admission, body) if admission.is_packed else body
             if not signature.is_within(now_ms=self._clock.wall_ms(), age_max_s=self._age_max_s):
                 message = "signed too long ago or in the future: is a clock wrong?"
                 raise unknown(admission.endpoint, "signature_outside_age", message)
@@ -54,9 +57,7 @@ class Proofs:
         first = elements.first_of(unpacked) if unpacked is not None else None
         return first is not None and self._inbound_keys.proves(admission.segment_signature, first)
 
-    def _open_webhook(self, admission: Admission, signature: Signature, body: bytes) -> bytes:
-        if signature.matches(body, self._webhook_secrets):
-            return self._unpack_proved(admission, body) if admission.is_packed else body
+    def _signed_unpacked(self, admission: Admission, signature: Signature, body: bytes) -> bytes:
         # Only bytes that arrived are compared: what does not unpack was not signed unpacked.
         unpacked = self._unpack_unproved(body) if admission.is_packed else None
         if unpacked is not None and signature.matches(unpacked, self._webhook_secrets):

@@ -17,7 +17,7 @@ from forwarder.ingress.admission import Admission, Admissions, EndpointSettings,
 from forwarder.ingress.elements import Element, NotJson, TooManyElements
 from forwarder.ingress.endpoints import CALL_TYPES, BodyFormat, Endpoint, ReplyFormat
 from forwarder.ingress.proof import Proofs
-from forwarder.ingress.replies import Rejected, Reply, accepted, draining
+from forwarder.ingress.replies import ONE_ACCEPTED, Rejected, Reply, accepted, draining
 from forwarder.model import Envelope, Receipt, RouteName
 from forwarder.ports import Clock
 from forwarder.rudderstack import wire as rudderstack_wire
@@ -109,9 +109,10 @@ class Receiver:
 
     def committed(self, admission: Admission, receipt: Receipt) -> Reply:
         """Return the answer for what is on disk now."""
-        self._reporter.events_received(
-            admission.endpoint.route, accepted=receipt.accepted, duplicates=receipt.duplicates
-        )
+        endpoint = admission.endpoint
+        self._reporter.events_received(endpoint.route, accepted=receipt.accepted, duplicates=receipt.duplicates)
+        if endpoint.body_format is BodyFormat.WEBHOOK and receipt.accepted:
+            return ONE_ACCEPTED
         return self._reply(admission, receipt)
 
     def rolled_back(self, admission: Admission, error: SpoolFull | SpoolClosed) -> Reply:

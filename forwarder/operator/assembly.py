@@ -9,7 +9,7 @@ from forwarder.operator.api import Api, described
 from forwarder.operator.checks import LocalCheck
 from forwarder.operator.guard import OperatorGuard
 from forwarder.operator.incidents import Incidents
-from forwarder.operator.pages.jobs import Jobs
+from forwarder.operator.pages.bulk import Jobs
 from forwarder.operator.pages.login import PUBLIC_PATHS
 from forwarder.operator.pages.render import Renderer
 from forwarder.operator.pages.site import Site, static_routes

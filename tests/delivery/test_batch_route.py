@@ -54,7 +54,7 @@ async def test_lone_event_leaves_at_once(bench: Any, spool: Any) -> None:
     async with run.running():
         await asyncio.sleep(0.05)  # the route has gone to sleep
         spool.add(b"{}")
-        await run.until(lambda: bool(run.sink.batches), within_s=0.1)
+        await run.until(lambda: bool(run.sink.batches))
         await run.settled()
 
 
@@ -349,6 +349,24 @@ async def test_sizes(bench: Any, spool: Any) -> None:
     assert all(batch.size_bytes <= 1_000 or len(batch.deliveries) == 1 for batch in run.sink.batches)
 
 
+async def test_later_batches_keep_below_what_was_refused(bench: Any, spool: Any) -> None:
+    """A proxy that takes less than the set limit refuses a few batches, not every one; nothing is given up."""
+    proxy_bytes_max = 3_000
+    run = bench(
+        lambda batch: Refused(reason="413: too large") if batch.size_bytes > proxy_bytes_max else Delivered(),
+        concurrency_max=1,
+    )
+    run.sink.statuses[Refused] = 413
+    for _ in range(1_000):
+        spool.add(b"x" * 100)
+    async with run.running():
+        await run.settled(within_s=15)
+    assert spool.counts() == {State.DELIVERED: 1_000}
+    refused = [batch for batch in run.sink.batches if batch.size_bytes > proxy_bytes_max]
+    assert len(refused) <= 20  # of those that were gathered before the first answer, and their halves
+    assert all(batch.size_bytes <= proxy_bytes_max for batch in run.sink.batches[-20:])
+
+
 async def test_what_goes_nowhere_is_settled_without_a_request(bench: Any, spool: Any) -> None:
     """Filtered, unmapped and mis-mapped events are settled by state and take no batch along."""
     for payload in (b"filter-me", b"unlinked", b"crash-me", b"{}", b"filter-me", b"hopeless"):
@@ -538,6 +556,25 @@ async def test_concurrency_grows_with_success(bench: Any, spool: Any) -> None:
         await run.settled()
     assert 2 <= run.sink.in_flight_max <= 4
     assert not any("x" in str(line) and "payload" in str(line) for line in run.reporter.lines)
+
+
+async def test_concurrency_falls_with_an_outage(bench: Any, spool: Any) -> None:
+    """A destination that fails for all gets fewer requests at a time."""
+    _fill(spool, 2_000)
+    is_down = False
+
+    async def steady(_batch: Batch) -> Verdict:
+        await asyncio.sleep(0.01)
+        return _later() if is_down else Delivered()
+
+    run = bench(steady)
+    async with run.running():
+        await run.until(lambda: run.route.status().concurrency_limit == 4)
+        is_down = True
+        await run.until(lambda: run.route.status().concurrency_limit == 1)
+        is_down = False
+        await run.settled()
+    assert spool.counts() == {State.DELIVERED: 2_000}
 
 
 async def test_alive(bench: Any) -> None:

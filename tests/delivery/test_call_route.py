@@ -237,7 +237,7 @@ async def test_rate_limit_on_one_family_stops_no_other(call_bench: Any, spool: A
 
     def judge(batch: Batch) -> Verdict:
         if batch.deliveries[0].group == "lists" and is_limited:
-            return _later("lists", effect=Effect.NONE, after_s=0.4)
+            return _later("lists", effect=Effect.NONE, after_s=2.0)
         return Delivered()
 
     run = call_bench(judge)
@@ -245,7 +245,7 @@ async def test_rate_limit_on_one_family_stops_no_other(call_bench: Any, spool: A
         await run.until(lambda: len(run.sink.batches) >= 1)
         for number in range(40):
             _add(spool, f"profiles:{number}", f"p{number}")
-        await run.until(lambda: spool.counts()[State.DELIVERED] == 40, within_s=0.35)
+        await run.until(lambda: spool.counts()[State.DELIVERED] == 40, within_s=1.8)
         (stop,) = run.route.status().families
         assert (stop.scope, stop.state) == ("lists", "backing_off")
         assert run.route.status().state == "running"
@@ -334,7 +334,7 @@ async def test_failing_user_delays_no_other(call_bench: Any, spool: Any) -> None
         await run.until(lambda: _operations(run).count("POST /send/bad") >= 6)
         assert run.route.status().state == "running"
         healthy = _add(spool, "send:good", "well")
-        await run.until(lambda: spool.rows[healthy].state is State.DELIVERED, within_s=0.5)
+        await run.until(lambda: spool.rows[healthy].state is State.DELIVERED, within_s=3.0)
     assert "POST /send/bad2" not in _operations(run)
 
 
@@ -417,7 +417,7 @@ async def test_a_culprit_among_others_holds_nobody(call_bench: Any, spool: Any) 
             _add(spool, f"lists:bad{number}", f"b{number}")
         for number in range(74):
             _add(spool, f"lists:{number}", f"u{number}")
-        await run.until(lambda: spool.counts()[State.DELIVERED] == 75, within_s=1.0)
+        await run.until(lambda: spool.counts()[State.DELIVERED] == 75)
         assert run.route.status().families == ()
         await run.until(lambda: spool.rows[2].attempts >= 2)  # it has a retry of its own
     assert "route.held" not in run.reporter.events()
@@ -432,7 +432,7 @@ async def test_culprits_that_begin_a_hold_are_found_by_asking_others(call_bench:
         await run.until(lambda: "route.held" in run.reporter.events())
         for number in range(74):
             _add(spool, f"lists:{number}", f"u{number}")
-        await run.until(lambda: spool.counts()[State.DELIVERED] == 74, within_s=4.5)
+        await run.until(lambda: spool.counts()[State.DELIVERED] == 74, within_s=15)
     assert run.reporter.events().count("route.held") == 1
 
 

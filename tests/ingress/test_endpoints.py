@@ -7,6 +7,7 @@ import hmac
 import json
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,18 @@ def test_segments_signature_beside_a_key(house: Any) -> None:
     assert (house.post("/inbound/segment", CALL, x_signature="rubbish", **KEY)).status == 202
     assert (house.post("/inbound/segment", CALL, x_signature=signature, **BAD_KEY)).status == 202
     assert (house.post("/inbound/segment", CALL, x_signature="rubbish", **BAD_KEY)).status == 429
+
+
+def test_secrets_are_swapped_in_the_running_receiver(house: Any, sign: Sign) -> None:
+    """Rotated secrets count at once, the old ones no more, and a daemon that drains goes on draining."""
+    house.receiver.set_up(replace(SETTINGS, inbound_keys=("new-key",), webhook_secrets=("new-secret",)))
+    assert house.post("/v1/track", CALL, **KEY).status == 401
+    assert house.post("/v1/track", CALL, authorization="Bearer new-key").status == 200
+    assert house.post(SIGNED, WEBHOOK, courier_signature=sign(WEBHOOK)).status == 429
+    assert house.post(SIGNED, WEBHOOK, courier_signature=sign(WEBHOOK, secret="new-secret")).status == 200
+    house.receiver.drain()
+    house.receiver.set_up(SETTINGS)
+    assert house.post("/v1/track", CALL, **KEY).status == 503
 
 
 # --- /webhooks/courier ---

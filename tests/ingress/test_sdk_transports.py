@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from forwarder.ingress.documents import Documents
 from forwarder.ingress.endpoints import CALL_TYPES
 from forwarder.ingress.replies import Reply
 
@@ -178,6 +179,15 @@ def test_segments_browser_sdk_gets_its_settings(house: Any) -> None:
     assert json.loads(plain.body)["integrations"]["Segment.io"]["protocol"] == "http"
     assert 'x"' not in plain.body.decode()
     assert house.post(f"/v1/projects/{KEY}/settings", b"", "HEAD").status == 200
+
+
+def test_a_public_address_wins_over_what_the_request_says(house: Any) -> None:
+    """Where people have set how the outside reaches the daemon, the document names that."""
+    documents = Documents(house.receiver, public_url="https://bridge.example/courier/")
+    reply = documents.reply(b"GET", f"/v1/projects/{KEY}/settings".encode(), {b"host": b"10.0.0.1:8080"}, b"")
+    assert reply is not None
+    segment = json.loads(reply.body)["integrations"]["Segment.io"]
+    assert (segment["protocol"], segment["apiHost"]) == ("https", "bridge.example/courier/v1")
 
 
 @pytest.mark.parametrize("path", ["/sourceConfig", "/sourceConfig/"])

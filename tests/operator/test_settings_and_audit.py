@@ -6,7 +6,7 @@ from typing import Any
 
 from forwarder.errors import SpoolClosed
 from forwarder.model import State
-from forwarder.operator.pages.jobs import JOBS_KEPT_MAX, Job
+from forwarder.operator.pages.bulk import JOBS_KEPT_MAX, Job
 from forwarder.ports import AuditRow, EventQuery
 
 HOSTILE = "<script>alert(1)</script>"

@@ -92,15 +92,16 @@ class Connection(asyncio.Protocol):
         exchange = Exchange(self, shared)
         self._queue.append(exchange)
         shared.idle.pop(self, None)
-        self.deadline_s = shared.now_s + shared.limits.body_read_max_s
+        self.deadline_s = inf
         return exchange
 
     def wait_for_body(self, exchange: Exchange) -> None:
         """Count the connection among those that read, and let the sender go on."""
-        self._shared.reading[self] = None
-        if exchange.expects_continue and self._queue[0] is exchange and self._transport is not None:
-            exchange.expects_continue = False
-            self._transport.write(_CONTINUE)
+        shared = self._shared
+        if self not in shared.reading:
+            shared.reading[self] = None
+            self.deadline_s = shared.now_s + shared.limits.body_read_max_s
+        self._invite(exchange)
 
     def end_of_body(self) -> None:
         """Wait for nothing but the spool."""
@@ -123,7 +124,7 @@ class Connection(asyncio.Protocol):
             shared.idle[self] = None
             self.deadline_s = shared.now_s + shared.limits.idle_max_s
         elif queue[0] is self._reader.exchange:
-            self.wait_for_body(queue[0])
+            self._invite(queue[0])
         if self._is_paused and len(queue) <= shared.limits.requests_waiting_max // 2:
             self._is_paused = False
             self._pause_or_resume()
@@ -148,6 +149,12 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     # --- inside ---
+
+    def _invite(self, exchange: Exchange) -> None:
+        """Let a sender go on that waits to be told so; not before the answers to earlier requests."""
+        if exchange.expects_continue and self._queue[0] is exchange and self._transport is not None:
+            exchange.expects_continue = False
+            self._transport.write(_CONTINUE)
 
     def _end(self, transport: asyncio.Transport, *, lingers: bool) -> None:
         shared = self._shared

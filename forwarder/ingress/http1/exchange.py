@@ -87,9 +87,12 @@ class Exchange:
 
     def finish(self, reply: Reply) -> None:
         """Answer, now or when those before it are answered, and let go of everything."""
-        self.release()
         shared = self.shared
-        shared.answered()
+        shared.held_bytes -= self.held_bytes
+        self.held_bytes, self.body = 0, b""
+        shared.in_flight -= 1
+        if shared.is_draining:
+            shared.note_answered()
         connection, self.connection = self.connection, None
         if connection is None:
             return
@@ -104,14 +107,12 @@ class Exchange:
     def abandon(self) -> None:
         """Let go of everything: the request will never be whole."""
         self.connection = None
-        self.release()
-        self.shared.answered()
+        self.finish(ONE_ACCEPTED)  # nobody hears it
 
     def release(self) -> None:
         """Give back what is held of the body."""
         self.shared.held_bytes -= self.held_bytes
-        self.held_bytes = 0
-        self.body = b""
+        self.held_bytes, self.body = 0, b""
 
     def _write(self, reply: Reply) -> None:
         admission = self.admission
@@ -148,7 +149,20 @@ class Exchange:
             unpacked = sum(len(envelope.payload) for envelope in found)
             self.held_bytes += unpacked
             shared.held_bytes += unpacked
-            if shared.is_full():
+            if shared.held_bytes > shared.held_bytes_max:
                 self.finish(shared.receiver.reject(self.admission.endpoint, too_much()))
                 return
         shared.spool.append(found, on_commit=self.committed, on_rollback=self.rolled_back)
+
+
+class Served(Answering, Protocol):
+    """The connection whose requests are read."""
+
+    def begin(self) -> Exchange:
+        """Return a new exchange, in the order of the requests."""
+
+    def wait_for_body(self, exchange: Exchange) -> None:
+        """Be told that a body is wanted and not whole yet."""
+
+    def end_of_body(self) -> None:
+        """Be told that no body is being read any more."""

@@ -4,31 +4,18 @@ llhttp (in httptools) parses, with none of its leniencies; what it lets through 
 refused here. What is not wanted of a request is answered at once and never read.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import httptools
 
 from forwarder.ingress.endpoints import BY_TARGET, ReplyFormat
-from forwarder.ingress.http1.exchange import Answering, Exchange
+from forwarder.ingress.http1.exchange import Exchange, Served
 from forwarder.ingress.http1.shared import Shared
 from forwarder.ingress.replies import Rejected, Reply, draining, head_too_large, later, not_http, too_large, too_much
 from forwarder.ingress.routing import UNKNOWN_ENDPOINT, endpoint_name, split
 
 _HEADER_BYTES = 4  # of a header beside its name and value
 _ONCE = frozenset({b"content-length", b"transfer-encoding", b"host"})  # twice, they may be read in two ways
-
-
-class Served(Answering, Protocol):
-    """The connection whose requests are read."""
-
-    def begin(self) -> Exchange:
-        """Return a new exchange, in the order of the requests."""
-
-    def wait_for_body(self, exchange: Exchange) -> None:
-        """Be told that a body is wanted and not whole yet."""
-
-    def end_of_body(self) -> None:
-        """Be told that no body is being read any more."""
 
 
 class RequestReader:
@@ -38,6 +25,7 @@ class RequestReader:
         "_connection",
         "_headers",
         "_is_resuming",
+        "_is_waiting",
         "_measures",
         "_parser",
         "_repeated",
@@ -49,7 +37,7 @@ class RequestReader:
     )
 
     def __init__(self, connection: Served, shared: Shared) -> None:
-        self._connection: Served | None = connection
+        self._connection = connection
         self._shared = shared
         self._parser: Any = httptools.HttpRequestParser(self)
         self._target = b""
@@ -57,6 +45,7 @@ class RequestReader:
         self._repeated: list[bytes] = []  # names of headers that came again
         self._unread_bytes = 0  # since the last piece of a body, or in a head that is not whole yet
         self._measures = False  # whether a head may be too large
+        self._is_waiting = False  # for the rest of a body
         self._is_resuming = False  # reading the body of a request that asked for another protocol
         self.exchange: Exchange | None = None
         self.is_over = False  # nothing more is read
@@ -79,12 +68,14 @@ class RequestReader:
             self._read_on(current, len(data) if is_stuck else 0)
         elif self._target:
             self._count_unread(len(data))
-            if self._shared.is_full() or (is_head_begun and self._unread_bytes > self._shared.limits.head_bytes_max):
+            if self._shared.held_bytes > self._shared.held_bytes_max or (
+                is_head_begun and self._unread_bytes > self._shared.limits.head_bytes_max
+            ):
                 self.reject_head(head_too_large())
 
     def reject_head(self, rejected: Rejected) -> None:
         """Turn a request away whose head is no good, in the words of the endpoint that it was for."""
-        exchange, target = self._begin(), self._target
+        exchange, target = self._connection.begin(), self._target
         self._forget_head()
         endpoint = BY_TARGET.get(split(target)[0])
         if endpoint is None:
@@ -112,7 +103,8 @@ class RequestReader:
         self._forget_head()
         self.is_over = True
         # They hold each other: without this only the garbage collector would end them.
-        self._parser = self._connection = None
+        self._parser = None
+        del self._connection
 
     # --- what the parser calls ---
 
@@ -141,11 +133,19 @@ class RequestReader:
         shared, parser, headers, target = self._shared, self._parser, self._headers, self._target
         is_kept = parser.should_keep_alive()
         version = "1.1" if is_kept and b"connection" not in headers else parser.get_http_version()
-        if (rejected := self._judge_form(version)) is not None:
+        if (
+            version != "1.1"
+            or self._measures
+            or self._repeated
+            or len(headers) > shared.limits.headers_max
+            or b"transfer-encoding" in headers
+        ) and (rejected := self._judge_form(version)) is not None:
             self.reject_head(rejected)
             return
-        exchange = self._begin()
-        self._forget_head()
+        exchange = self.exchange = self._connection.begin()
+        self._target, self._headers = b"", {}
+        if self._repeated or self._unread_bytes:
+            self._forget_head()
         method = parser.get_method()
         exchange.closes = not is_kept
         exchange.is_head = method == b"HEAD"
@@ -170,12 +170,13 @@ class RequestReader:
         if exchange is None or exchange.reply is not None:
             return
         shared = self._shared
-        self._forget_unread()
+        if self._unread_bytes:
+            self._forget_unread()
         exchange.held_bytes += len(part)
         shared.held_bytes += len(part)
         if exchange.held_bytes > shared.receiver.body_bytes_max:
             self._refuse(exchange, too_large(shared.receiver.body_bytes_max))
-        elif shared.is_full():
+        elif shared.held_bytes > shared.held_bytes_max:
             self._refuse(exchange, too_much())
         elif not exchange.body:
             exchange.body = part
@@ -198,32 +199,29 @@ class RequestReader:
 
     # --- inside ---
 
-    def _begin(self) -> Exchange:
-        assert self._connection is not None  # noqa: S101  nothing is fed after `close`
-        self.exchange = self._connection.begin()
-        return self.exchange
-
     def _end_of_body(self) -> None:
         self.exchange = None
-        self._forget_unread()
-        assert self._connection is not None  # noqa: S101  nothing is fed after `close`
-        self._connection.end_of_body()
+        if self._unread_bytes:
+            self._forget_unread()
+        if self._is_waiting:
+            self._is_waiting = False
+            self._connection.end_of_body()
 
     def _forget_head(self) -> None:
         self._target = b""
         self._headers = {}
         if self._repeated:
             self._repeated = []
-        self._forget_unread()
+        if self._unread_bytes:
+            self._forget_unread()
 
     def _count_unread(self, size: int) -> None:
         self._unread_bytes += size
         self._shared.held_bytes += size
 
     def _forget_unread(self) -> None:
-        if self._unread_bytes:
-            self._shared.held_bytes -= self._unread_bytes
-            self._unread_bytes = 0
+        self._shared.held_bytes -= self._unread_bytes
+        self._unread_bytes = 0
 
     def _judge_form(self, version: str) -> Rejected | None:
         """Judge size and form of a head: is it too large, or may a proxy in front have read another request?"""
@@ -296,5 +294,6 @@ class RequestReader:
             self._answer_unread(exchange, exchange.reply)
         elif self._unread_bytes > self._shared.limits.head_bytes_max:
             self._broken()
-        elif self._connection is not None:
+        else:
+            self._is_waiting = True
             self._connection.wait_for_body(exchange)

@@ -64,6 +64,7 @@ class Shared:
         self.reading: dict[Client, None] = {}
         self.in_flight = 0  # requests that are not answered
         self.held_bytes = 0
+        self.held_bytes_max = limits.held_bytes_max
         self.is_draining = False
         self._is_answered = asyncio.Event()
         self._is_empty = asyncio.Event()
@@ -98,10 +99,9 @@ class Shared:
         if not self.connections:
             self._is_empty.set()
 
-    def answered(self) -> None:
-        """Count a request off."""
-        self.in_flight -= 1
-        if self.is_draining and not self.in_flight:
+    def note_answered(self) -> None:
+        """Be told, while draining, that a request was answered."""
+        if not self.in_flight:
             self._is_answered.set()
 
     async def until_answered(self) -> None:
@@ -115,10 +115,6 @@ class Shared:
         while self.connections:
             self._is_empty.clear()
             await self._is_empty.wait()
-
-    def is_full(self) -> bool:
-        """Tell whether all bodies together are above their limit."""
-        return self.held_bytes > self.limits.held_bytes_max
 
     def crashed(self, error: Exception) -> Reply:
         """Tell of a bug of ours by type and place; the sender must come back."""

@@ -23,6 +23,7 @@ class Chart:
     came: tuple[str, ...]
     went: tuple[str, ...]
     areas: tuple[str, ...]  # below `came`
+    marks: tuple[tuple[str, str], ...]  # x and width of what stood still
     minutes: int  # how far back the left edge is
     top_per_s: float
     peak_in_per_s: float
@@ -34,8 +35,11 @@ class Chart:
         return not self.came
 
 
-def hour_chart(steps: Sequence[Step], *, now_ms: int) -> Chart:
-    """Draw what is within the hour before `now_ms`; less, as long as there is less."""
+def hour_chart(steps: Sequence[Step], *, now_ms: int, stood_still: Sequence[tuple[int, int]] = ()) -> Chart:
+    """Draw what is within the hour before `now_ms`; less, as long as there is less.
+
+    `stood_still` are begins and ends of incidents.
+    """
     age_ms = now_ms - min((step.at_ms for step in steps), default=now_ms)
     minutes = next((span for span in _SPANS_MIN if span * 60_000 >= age_ms), _SPANS_MIN[-1])
     begin_ms = now_ms - minutes * 60_000
@@ -44,8 +48,11 @@ def hour_chart(steps: Sequence[Step], *, now_ms: int) -> Chart:
     peak_out = max((step.out_per_s for step in shown), default=0.0)
     top = max(peak_in, peak_out, _FLOOR_PER_S)
 
+    def along(at_ms: int) -> float:
+        return min(max((at_ms - begin_ms) / (minutes * 60_000), 0.0), 1.0) * WIDTH
+
     def x(step: Step) -> str:
-        return f"{(step.at_ms - begin_ms) / (minutes * 60_000) * WIDTH:.1f}"
+        return f"{along(step.at_ms):.1f}"
 
     def line(stretch: Sequence[Step], values: Sequence[float]) -> str:
         return " ".join(
@@ -60,6 +67,11 @@ def hour_chart(steps: Sequence[Step], *, now_ms: int) -> Chart:
         areas=tuple(
             f"{x(stretch[0])},{HEIGHT} {points} {x(stretch[-1])},{HEIGHT}"
             for stretch, points in zip(stretches, came, strict=True)
+        ),
+        marks=tuple(
+            (f"{along(began_ms):.1f}", f"{max(along(ended_ms) - along(began_ms), 1.0):.1f}")
+            for began_ms, ended_ms in stood_still
+            if ended_ms > begin_ms
         ),
         minutes=minutes,
         top_per_s=top,

@@ -19,8 +19,8 @@ from forwarder.operator import text
 from forwarder.operator.acts import Acts
 from forwarder.operator.edits import EDIT_BYTES_MAX, editable_text, store_edited
 from forwarder.operator.operation import FORM, MULTIPART, Operation, QueryInvalid, sequence_of
+from forwarder.operator.pages.bulk import Act, Job, Jobs
 from forwarder.operator.pages.export import export
-from forwarder.operator.pages.jobs import Act, Job, Jobs
 from forwarder.operator.pages.render import ROUTE_LABELS, Question, Renderer, operator_name, see_other
 from forwarder.ports import EventDetail, EventQuery, ReasonGroup
 

@@ -18,7 +18,7 @@ from forwarder.model import RouteName, State
 from forwarder.operator import text
 from forwarder.operator.acts import Acts
 from forwarder.operator.operation import FORM, Operation, QueryInvalid
-from forwarder.operator.pages.jobs import Job, Jobs
+from forwarder.operator.pages.bulk import Job, Jobs
 from forwarder.operator.pages.overview import endpoint_urls
 from forwarder.operator.pages.render import Question, Renderer, operator_name, see_other
 from forwarder.operator.parts import LABEL_CHARACTERS_MAX

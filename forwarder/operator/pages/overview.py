@@ -31,6 +31,7 @@ _HELD: Final = {
 }
 _GROUPS_MAX: Final = 100
 _INCIDENTS_SHOWN: Final = 3
+_INCIDENTS_MARKED: Final = 50
 _KEPT: Final = "Nothing is lost: every event is kept."
 
 
@@ -90,6 +91,10 @@ class Overview:
         await self.acts.resume(route, who=operator_name(request))
         raise see_other("/", did="resumed")
 
+    def _stood_still(self, name: RouteName, now_ms: int) -> Sequence[tuple[int, int]]:
+        known = self.incidents.watch.newest(_INCIDENTS_MARKED)
+        return [(one.began_ms, one.ended_ms or now_ms) for one in known if one.route in (None, name)]
+
     async def _to_do(self, facts: SpoolFacts) -> Sequence[Mapping[str, object]]:
         """Return what waits for a person, with the page where it is done."""
         groups = await self.acts.parts.archive.reasons(None, State.UNMAPPED, limit=_GROUPS_MAX)
@@ -116,7 +121,7 @@ class Overview:
             "status": status,
             "advice": advice(name, status),
             "flow": self.rates.flow(name),
-            "chart": hour_chart(self.rates.hour(name), now_ms=now_ms),
+            "chart": hour_chart(self.rates.hour(name), now_ms=now_ms, stood_still=self._stood_still(name, now_ms)),
             "totals": facts.totals.get(name),
             "oldest_age_s": max(0.0, (now_ms - oldest_ms) / 1000) if oldest_ms is not None else None,
             "retrying": facts.retrying.get(name, 0),

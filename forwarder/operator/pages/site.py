@@ -12,11 +12,11 @@ from forwarder.operator.acts import Acts
 from forwarder.operator.guard import OperatorGuard
 from forwarder.operator.incidents import Incidents
 from forwarder.operator.operation import Operation
+from forwarder.operator.pages.bulk import Jobs, job_operations
 from forwarder.operator.pages.dead_letters import DeadLetters
 from forwarder.operator.pages.destination_events import DestinationEvents
 from forwarder.operator.pages.event_list import EventList
 from forwarder.operator.pages.event_page import EventPages
-from forwarder.operator.pages.jobs import Jobs, job_operations
 from forwarder.operator.pages.login import Login, to_login
 from forwarder.operator.pages.overview import Overview
 from forwarder.operator.pages.records import Check, Records

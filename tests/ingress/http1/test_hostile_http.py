@@ -120,6 +120,11 @@ CORPUS = {
     "a head above 64 KiB": (head(b"Cookie: " + b"x" * 66_000), 431, "head_too_large"),
     "a target above 64 KiB": (head(path=b"/events?" + b"x" * 66_000), 431, "head_too_large"),
     "an endless header": (b"POST /events HTTP/1.1\r\nX: " + b"x" * 400_000, 431, "head_too_large"),
+    "another protocol and broken chunks": (
+        head(b"Connection: Upgrade", b"Upgrade: h2c", b"Transfer-Encoding: chunked") + b"ZZ\r\n",
+        503,
+        "body_broken",
+    ),
     "an endless trailer": (chunked(b"2\r\n{}\r\n0\r\n", b"X: ", b"x" * 400_000), 503, "body_broken"),
     "PROXY protocol that is off": (b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n" + head(), 503, "proxy_protocol"),
     "its binary form": (V2_SIGNATURE + b"\x20\x00\x00\x00" + head(), 503, "proxy_protocol"),
@@ -128,6 +133,7 @@ CORPUS = {
 
 MANY = [b"X-%d: y" % number for number in range(252)]
 COOKIE = b"Cookie: " + b"x" * 65_000
+UPGRADE = head(b"Connection: Upgrade", b"Upgrade: h2c", b"Content-Length: 2") + b"[]"
 CHUNKED = b"2\r\n[]\r\n0\r\n\r\n"
 
 
@@ -198,6 +204,7 @@ def test_vendors_are_asked_to_come_back(connect: Connect, path: bytes, name: str
             [200, 200],
             id="another protocol, chunked",
         ),
+        pytest.param(UPGRADE + UPGRADE, [200, 200, 200], id="another protocol twice"),
         pytest.param(
             b"GET /livez HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", [200, 200], id="another, no body"
         ),

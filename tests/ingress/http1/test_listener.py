@@ -2,12 +2,14 @@
 
 import asyncio
 import gc
+import gzip
 import hashlib
 import hmac
 import inspect
 import json
 import logging
 import re
+import resource
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -418,6 +420,53 @@ async def test_a_bug_is_a_500_without_a_word_of_it(serve: Serve, caplog: pytest.
     assert ".py:" in log
     assert b"secret-word" not in answer + log.encode() + caplog.text.encode()
     assert "Traceback" not in log + caplog.text
+
+
+@pytest.mark.parametrize("place", ["head", "elements", "webhook", "spool"])
+def test_a_bug_at_any_place_is_a_500(connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """Wherever it happens, the request is answered, nothing is held, and the connection goes on."""
+
+    def broken(*_: object, **__: object) -> Any:
+        raise LookupError("secret-word")
+
+    client = connect()
+    receiver = client.shared.receiver
+    mac = hmac.new(b"whsec-of-the-webhook", f"{NOW_MS}.".encode() + EVENT, hashlib.sha256).hexdigest()
+    signed = request("/webhooks/courier", EVENT, f"courier-signature: t={NOW_MS},signature={mac}")
+    raw = (signed if place == "webhook" else request("/events", EVENT, BUS)).replace(b"Connection: close\r\n", b"")
+    broken_method = {"head": "admit", "elements": "_envelopes", "webhook": "accept_webhook"}.get(place)
+    if broken_method is None:
+        client.house.spool.refusal = LookupError("secret-word")
+    else:
+        monkeypatch.setattr(receiver, broken_method, broken)
+    assert status_of(client.send(raw)) == 500
+    assert b"secret-word" not in client.received
+    client.received.clear()
+    assert status_of(client.send(request("/livez", b"", method="GET"))) == 200
+    assert (client.shared.held_bytes, client.shared.in_flight) == (0, 0)
+    assert client.house.rejections() == {("other", "internal_error"): 1}
+
+
+def test_what_bodies_unpack_to_is_counted(connect: Callable[..., Any]) -> None:
+    """Small packed bodies do not become large ones beyond the limit of all bodies."""
+    client = connect(limits=ListenerLimits(held_bytes_max=50_000))
+    events = b"\n".join(b'{"id":"%d","pad":"%b"}' % (number, b"x" * 900) for number in range(60))
+    packed = gzip.compress(events)
+    assert len(packed) < 5_000
+    assert status_of(client.send(request("/events", packed, BUS, "Content-Encoding: gzip"))) == 503
+    assert client.house.spool.appends == client.shared.held_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("files_max", "expected"), [(resource.RLIM_INFINITY, 10), (1_024, 10), (136, 10), (12, 6)], ids=str
+)
+async def test_there_are_never_more_connections_than_files(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, files_max: int, expected: int
+) -> None:
+    """Clients leave the process files for its own work, also where it may open few."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files_max, files_max))
+    running = await serve(limits=ListenerLimits(connections_max=10))
+    assert running.listener.shared.connections_max == expected
 
 
 async def test_an_address_in_use_names_its_setting(serve: Serve) -> None:

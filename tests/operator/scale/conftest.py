@@ -77,7 +77,7 @@ def end(number: int, route: RouteName) -> tuple[State, str]:
     """Say how the event with this number ends, and why."""
     if number == RARE:
         return State.DEAD, "the destination refused it: field 600 is invalid"
-    state = next(state for below, state in _ENDS[route] if number * 2_654_435_761 % 100 < below)
+    state = next(state for below, state in _ENDS[route] if (number * 2_654_435_761 >> 8) % 100 < below)
     reasons = {
         State.DELIVERED: "",
         State.FILTERED: "this event is not among FORWARDER_EVENTS",
