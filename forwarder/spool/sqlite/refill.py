@@ -291,9 +291,8 @@ def _is_listed(connection: Reader, sequence: int) -> bool:
 
 def _is_head(connection: Reader, lease: Lease) -> bool:
     partition = lease.envelope.partition_key
-    return (
-        not partition or head_of(connection, partition_number(lease.envelope.route.value, partition)) == lease.sequence
-    )
+    number = partition_number(lease.envelope.route.value, partition)
+    return not partition or head_of(connection, number) == lease.sequence
 
 
 def _last_sequence(connection: Reader) -> int:
