@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import shutil
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -198,6 +199,37 @@ async def test_damage_of_more_than_a_page_buries_none(
     assert await numbers(spool) == []
     assert (await spool.facts()).totals[OUT].dead == 0
     assert "damaged" in reporter.facts
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_damage_anywhere_is_met_in_the_end(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path, seed: int
+) -> None:
+    """Random pages overwritten with others: it opens or says why not, reads, and closes; never a loop without end."""
+    spool = await open_sqlite()
+    await stored(spool, [make_envelope(n, partition=f"p{n % 7}" if n % 3 else "") for n in range(1, 601)])
+    await settle(spool, await numbers(spool, fresh=50), State.DELIVERED)
+    await spool.close()
+    dice = random.Random(seed)  # noqa: S311 - no secret
+    path = tmp_path / "data" / DATABASE_NAME
+    image = bytearray(path.read_bytes())
+    pages = len(image) // 4096
+    for _ in range(6):
+        page, other = dice.randrange(1, pages), dice.randrange(1, pages)
+        image[page * 4096 : page * 4096 + 4096] = image[other * 4096 : other * 4096 + 4096]
+    path.write_bytes(image)
+    async with asyncio.timeout(20):
+        try:
+            spool = await open_sqlite()
+        except SpoolUnusable:
+            return
+        for _ in range(5):
+            leases = await leased(spool, OUT)
+            await spool.lease_newest(OUT)
+            settling = asyncio.create_task(settle(spool, [one.sequence for one in leases], State.DELIVERED))
+            await asyncio.wait((settling,), timeout=0.5)
+        await spool.close()
+        await asyncio.gather(settling, return_exceptions=True)
 
 
 # --- leases that leak, orders that turn ---

@@ -40,7 +40,7 @@ def is_no_room(error: OSError) -> bool:
 
 def unusable(path: Path, error: Exception) -> SpoolUnusable:
     """Say what to do about a file or a folder that cannot be opened."""
-    if isinstance(error, DAMAGE_ERRORS):
+    if isinstance(error, (*DAMAGE_ERRORS, TypeError, ValueError)):  # damage can change a value's type, too
         return SpoolUnusable(
             f"{path} is damaged ({error}): keep a copy, restore it from a backup or recover it with "
             "`sqlite3 spool.db .recover`, or move the folder away to start empty"

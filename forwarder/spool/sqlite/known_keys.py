@@ -188,7 +188,9 @@ class KnownKeys:
         opened_ms = now_ms
         for route, table in enumerate(EVENT_TABLES):
             for key, at_ms in _keys_after(self._connection, table, sealed_to):
-                whole = bytes(key) + bytes((route,))
+                if not isinstance(key, bytes) or not isinstance(at_ms, int):
+                    continue  # damage can change a value's type; the row itself is found when it is read
+                whole = key + bytes((route,))
                 self._shards[whole[0]].add(whole)
                 opened_ms = min(opened_ms, at_ms)
                 self._newest_ms = max(self._newest_ms, at_ms)
@@ -196,9 +198,9 @@ class KnownKeys:
         self._opened_ms = opened_ms
 
 
-def _keys_after(connection: Reader, table: str, after: int) -> list[tuple[bytes, int]]:
+def _keys_after(connection: Reader, table: str, after: int) -> list[tuple[object, object]]:
     sql = f"SELECT event_key, received_at_ms FROM {table} WHERE sequence > ? AND sequence <= ?"  # noqa: S608 - our own words
-    rows: list[tuple[bytes, int]] = []
+    rows: list[tuple[object, object]] = []
     try:
         return list(connection.execute(sql, (after, 2**62)))
     except apsw.CorruptError:

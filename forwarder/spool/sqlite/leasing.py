@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import apsw
 
+from forwarder.errors import SpoolUnusable
 from forwarder.model import Demand, Lease, Returned
 from forwarder.ports import Clock
 from forwarder.spool.lease_queue import LeaseQueue
@@ -128,7 +129,7 @@ class Leasing:
             if lease is None or not self._may_lease(route) or generation != queue.generation:
                 return lease is not None, None
             return True, queue.lease_read(lease, is_listed=is_listed)
-        except apsw.Error as error:
+        except (apsw.Error, SpoolUnusable) as error:
             self._hear_failure(route, error)
             return False, None
         finally:

@@ -5,7 +5,7 @@ row counts for that, never damage of what is kept beside it.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 from zlib import crc32
 
 import apsw
@@ -31,17 +31,17 @@ _DUE = (
     "WHERE route = ? AND is_retry = ? AND is_head AND not_before_ms {} ? ORDER BY not_before_ms, sequence LIMIT ?"
 )
 _UNREADABLE_MAX = 256  # more in a row than a page holds: the table itself is damaged, and no event is to blame
+_SINGLY = 512  # rows that are read one by one around a damaged page, before going on
 _NEWEST_LOOKS_MAX = 4_096
 _NEWEST_MAX = 64
 Row = tuple[int, bytes, str, int, str, str, str, str, str, int, int, bytes | None]
 
 
-@dataclass(slots=True)
-class _Read:
+class _Read(NamedTuple):
     """What one read found."""
 
-    leases: list[Lease] = field(default_factory=list)
-    damaged: list[int] = field(default_factory=list)
+    leases: list[Lease]
+    damaged: list[int]
 
 
 def refill(connection: Reader, route: int, wanted: Wanted, *, now_ms: int) -> Refill:
@@ -136,40 +136,40 @@ class _Listed:
 
 
 def _rows_between(connection: Reader, route: int, first: int, last: int, result: Refill) -> Iterator[Row]:
+    """Yield the rows of a range in order; where a page cannot be read, one by one around it."""
     sql = f"SELECT {_COLUMNS} FROM {EVENT_TABLES[route]} WHERE sequence BETWEEN ? AND ? ORDER BY sequence"  # noqa: S608 - our own words
-    position = first
-    while True:
+    position, end = first, min(last, result.last_sequence)
+    while position <= end:
         try:
             for row in connection.execute(sql, (position, last)):
+                if row[0] < position:
+                    raise SpoolUnusable(f"{EVENT_TABLES[route]} is out of order")
                 yield row
                 position = row[0] + 1
         except apsw.CorruptError:
-            position = _skip_damage(connection, route, position, result.damaged)
-            if position > last:
-                return
+            for sequence in range(position, min(end, position + _SINGLY) + 1):
+                single = _read_singly(connection, route, sequence, result.damaged)
+                if single is not None:
+                    yield single
+                position = sequence + 1
         else:
             return
 
 
-def _skip_damage(connection: Reader, route: int, position: int, damaged: list[int], *, step: int = 1) -> int:
-    """Name the events from here on whose rows cannot be read; return where reading can go on."""
+def _read_singly(connection: Reader, route: int, sequence: int, damaged: list[int]) -> Row | None:
+    """Return a row; one that is there and cannot be read is named as damaged."""
     sql = f"SELECT {_COLUMNS} FROM {EVENT_TABLES[route]} WHERE sequence = ?"  # noqa: S608 - our own words
-    other = f"SELECT 1 FROM {EVENT_TABLES[1 - route]} WHERE sequence = ?"  # noqa: S608 - our own words
-    last = _last_sequence(connection)
-    unreadable: list[int] = []
-    while 0 < position <= last:
-        try:
-            if connection.execute(sql, (position,)).fetchone() is not None:
-                break
-        except apsw.CorruptError:
-            is_others = connection.execute(other, (position,)).fetchone() is not None
-            if not is_others and route_of(connection, position) in (None, route):
-                unreadable.append(position)
-        if len(unreadable) > _UNREADABLE_MAX:
+    try:
+        row: Row | None = connection.execute(sql, (sequence,)).fetchone()
+    except apsw.CorruptError:
+        other = f"SELECT 1 FROM {EVENT_TABLES[1 - route]} WHERE sequence = ?"  # noqa: S608 - our own words
+        is_others = connection.execute(other, (sequence,)).fetchone() is not None
+        if not is_others and route_of(connection, sequence) in (None, route):
+            damaged.append(sequence)
+        if len(damaged) > _UNREADABLE_MAX:
             raise SpoolUnusable(f"{EVENT_TABLES[route]} is damaged over more than a page") from None
-        position += step
-    damaged += unreadable
-    return position
+        return None
+    return row
 
 
 def _read_due(connection: Reader, route: int, wanted: Wanted, result: Refill, *, is_retry: int, now_ms: int) -> None:
@@ -190,7 +190,7 @@ def _read_due(connection: Reader, route: int, wanted: Wanted, result: Refill, *,
 
 def _read_events(connection: Reader, route: int, sequences: Sequence[int]) -> _Read:
     """Read pending events whole."""
-    read = _Read()
+    read = _Read([], [])
     sql = f"SELECT {_COLUMNS} FROM {EVENT_TABLES[route]} WHERE sequence = ?"  # noqa: S608 - our own words
     for sequence in sequences:
         if run_at(connection, route, sequence) is not None:
@@ -272,10 +272,15 @@ def _sequences_down(connection: Reader, route: int, most: int, damaged: list[int
     while position > 0:
         try:
             for (sequence,) in connection.execute(sql, (position, most)):
+                if sequence > position:
+                    raise SpoolUnusable(f"{EVENT_TABLES[route]} is out of order")
                 position = sequence - 1
                 yield sequence
         except apsw.CorruptError:
-            position = _skip_damage(connection, route, position, damaged, step=-1)
+            for sequence in range(position, max(0, position - _SINGLY), -1):
+                if _read_singly(connection, route, sequence, damaged) is not None:
+                    yield sequence
+                position = sequence - 1
         else:
             return
 
@@ -286,9 +291,8 @@ def _is_listed(connection: Reader, sequence: int) -> bool:
 
 def _is_head(connection: Reader, lease: Lease) -> bool:
     partition = lease.envelope.partition_key
-    if not partition:
-        return True
-    return head_of(connection, partition_number(lease.envelope.route.value, partition)) == lease.sequence
+    number = partition_number(lease.envelope.route.value, partition)
+    return not partition or head_of(connection, number) == lease.sequence
 
 
 def _last_sequence(connection: Reader) -> int:

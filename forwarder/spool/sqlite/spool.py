@@ -130,7 +130,7 @@ class SqliteSpool(ArchiveFront):
                 condition_changed=self._post(self._news.hear_condition),
                 ended=self._post(self._hear_ended),
             )
-        except apsw.Error as error:
+        except (apsw.Error, TypeError, ValueError) as error:
             raise unusable(self._folder, error) from error
 
     def _post(self, hear: Callable[[T], None]) -> Callable[[T], None]:
