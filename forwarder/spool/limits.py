@@ -14,7 +14,7 @@ class SpoolLimits:
     bytes_max: int = 4_294_967_296  # used pages of the database; in memory: the bytes held
     retention_s: int = 604_800  # settled events and keys; at least 26 h in a real set-up
     is_shared: bool = False
-    cache_bytes_max: int = 16_777_216  # of payloads just committed, per route, leased without a read
+    cache_bytes_max: int = 8_388_608  # of payloads just committed, per route, leased without a read
     reserve_bytes: int = 4_194_304  # the file that is given up first when the disk is full
     value_bytes_max: int = 4_194_304
     event_types_max: int = 10_000  # distinct rows per route

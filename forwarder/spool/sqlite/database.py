@@ -16,7 +16,7 @@ DATABASE_NAME = "spool.db"
 LAYOUT = 2
 # From each layout to the next one, forward only. 1 was never released: it is drained by what wrote it.
 MIGRATIONS: Mapping[int, str] = {}
-_CACHE_KIB = 16_384
+_CACHE_KIB = 4_096
 _READER_CACHE_KIB = 4_096
 _BUSY_MS = 5_000
 _LOG_BYTES_KEPT = 33_554_432
