@@ -7,6 +7,7 @@ balance. The printed seed repeats the run's choices (not its timing).
 
 import argparse
 import asyncio
+import math
 import random
 import sys
 import time
@@ -18,10 +19,10 @@ from proof.verdict import summary, wrong
 CONTROL_CUTS = 10
 
 
-async def run(*, kills: int, seed: int) -> Story:
-    """Run the daemon between its vendors and kill it so often; return what was seen."""
+async def run(*, kills: int, minutes: float, seed: int) -> Story:
+    """Run the daemon between its vendors and kill it so often, or for so long; return what was seen."""
     async with between_vendors(seed=seed) as (one, _, http):
-        await one.live(http, kills)
+        await one.live(http, kills, until_s=time.monotonic() + 60 * minutes)
     return one.story
 
 
@@ -43,6 +44,7 @@ def main() -> None:
     """Run and print; exit 1 when a promise was not kept."""
     parser = argparse.ArgumentParser(description="Kill the daemon at random moments between faulty vendors.")
     parser.add_argument("--cycles", type=int, default=100, help="how many kills")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="no kill after so long")
     parser.add_argument("--power-cuts", type=int, default=500, help="how many power cuts under the spool")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))  # noqa: S311 - printed, no secret
     options = parser.parse_args()
@@ -51,7 +53,7 @@ def main() -> None:
     found: list[str] = []
     if options.cycles:
         started_s = time.monotonic()
-        story = asyncio.run(run(kills=options.cycles, seed=options.seed))
+        story = asyncio.run(run(kills=options.cycles, minutes=options.minutes, seed=options.seed))
         sys.stdout.write(f"{summary(story, seed=options.seed, took_s=time.monotonic() - started_s)}\n")
         found += wrong(story)
     if options.power_cuts:

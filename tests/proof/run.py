@@ -5,6 +5,7 @@ Every event is posted until it is acknowledged. Absent: the judgement of what wa
 
 import asyncio
 import contextlib
+import math
 import random
 import sys
 import tempfile
@@ -101,10 +102,12 @@ class Run:
         courier.trouble = self._refuse
         courier.state.on_effect = self._happened
 
-    async def live(self, http: aiohttp.ClientSession, kills: int) -> None:
-        """Start and kill the daemon so often under load; then have it deliver what is left."""
+    async def live(self, http: aiohttp.ClientSession, kills: int, *, until_s: float = math.inf) -> None:
+        """Start and kill the daemon so often under load, or until then; then have it deliver what is left."""
         async with self._under_load(http):
             for number in range(kills):
+                if time.monotonic() > until_s:
+                    break
                 await self._live_once()
                 if (number + 1) % PROGRESS_EVERY == 0:
                     sys.stderr.write(f"{number + 1} kills; {self._progress()}\n")
