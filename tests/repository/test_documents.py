@@ -137,10 +137,11 @@ def test_operating_guide_explains_every_metric(checkout: Path) -> None:
 
 
 def test_version_is_the_same_everywhere(checkout: Path) -> None:
-    """The package's version is the one of the changelog, the image and the manifests."""
+    """The package's version is the one of the changelog, the image, the manifests and the guide."""
     assert re.search(rf"^## \[{re.escape(__version__)}\]", (checkout / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
     assert f"ARG VERSION={__version__}" in (checkout / "Dockerfile").read_text()
     assert f"image: forwarder:{__version__}" in (checkout / "deploy/kubernetes/forwarder.yaml").read_text()
+    assert f" forwarder:{__version__}\n" in (checkout / "docs/operating.md").read_text()
 
 
 def test_decisions_are_numbered_and_short(checkout: Path) -> None:
