@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     courier_webhook_secrets: Secrets = Field(
         (),
         alias="COURIER_WEBHOOK_SECRET",
-        description="Set the signing secret that Courier shows with the webhook; several comma-separated or as JSON.",
+        description="Set the signing secret of Courier's webhook; several comma-separated or as JSON.",
     )
     courier_api_key: HeaderSecret | None = Field(None, description="Copy an API key from Courier's settings.")
     courier_api_url: BaseUrl = Field(

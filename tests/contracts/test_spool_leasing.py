@@ -237,7 +237,7 @@ async def test_settling_what_is_not_lent_changes_nothing(
 async def test_a_replay_makes_settled_events_pending_again(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
-    """`exhume` starts an event anew at its place; pending and unknown ones are skipped; the key stays known."""
+    """`requeue` starts an event anew at its place; pending and unknown ones are skipped; the key stays known."""
     await stored(spool, [make_envelope(n) for n in range(1, 5)])
     await lease_all(spool, fresh=3)
     await settle(spool, [1], State.DELIVERED)

@@ -625,7 +625,7 @@ async def test_hold_for_refusals_is_not_ended_by_an_outage(bench: Any, spool: An
 
 
 async def test_unwanted_work_does_not_spin(bench: Any, spool: Any) -> None:
-    """A spool that keeps calling to work which it then does not lend costs little."""
+    """A spool that keeps calling to work which it then does not lease costs little."""
     calls = 0
 
     async def always(*_args: object, **_kwargs: object) -> bool:

@@ -78,7 +78,7 @@ async def test_a_file_deleted_under_the_running_daemon_shuts_the_doors(
 async def test_a_file_that_was_replaced_is_noticed_without_any_append(
     open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, reporter: Any, tmp_path: Path
 ) -> None:
-    """A copy moved into its place is not the open file; back in its place, the doors open again."""
+    """A copy moved into its place is not the open file; back in its place, new events are taken again."""
     spool = await open_sqlite()
     await stored(spool, [make_envelope(1)])
     path, aside = tmp_path / "data" / "spool.db", tmp_path / "aside"

@@ -73,9 +73,9 @@ async def test_a_probe_never_lends_what_was_settled_meanwhile(
     leased = await numbers(spool)
     await settle(spool, leased, State.DELIVERED)
     newest = await probing
-    lent = leased + ([newest.sequence] if newest is not None else [])
-    assert len(lent) == len(set(lent))
-    await settle(spool, lent, State.DELIVERED)
+    both = leased + ([newest.sequence] if newest is not None else [])
+    assert len(both) == len(set(both))
+    await settle(spool, both, State.DELIVERED)
     assert await numbers(spool) == []
     assert (await spool.facts()).totals[OUT].delivered == 2
 
