@@ -21,7 +21,8 @@ ELEMENTS_MAX = 50_000
 
 _BLANKS = b" \t\r\n"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]', re.DOTALL)
+# A quote that ends nowhere is a token, too: were it passed over, each one behind it would search the rest again.
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},"]', re.DOTALL)
 _MEMBER = re.compile(rb'\s*("[^"\\]*(?:\\.[^"\\]*)*")\s*:\s*', re.DOTALL)
 _POSITION = re.compile(r" \(byte (\d+)\)")
 _INTEGER_DIGITS_MAX = 4_300  # Python's own limit for turning text into an integer
@@ -228,7 +229,7 @@ def _items(body: bytes) -> Iterator[bytes]:
             elif mark == b"," or count > 1:
                 raise NotJson(f"a value is missing at byte {token.start()}")
             start = token.end()
-        if depth <= 0:
+        if depth <= 0 or mark == b'"':
             break
     if depth != 0 or body[start:].strip(_BLANKS):
         raise NotJson(f"the brackets do not end where the body does, byte {len(body)}")
