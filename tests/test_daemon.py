@@ -235,8 +235,29 @@ async def test_a_signal_that_came_early_counts() -> None:
     early = EarlyStop()
     signal.signal(signal.SIGTERM, early)
     try:
-        assert not startup.is_asked_to_stop()
+        assert not startup.is_asked(early)
         early(signal.SIGTERM, None)
+        with signals_heard() as heard:
+            assert heard.stop.is_set()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+async def test_a_signal_in_the_last_moment_of_the_start_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that comes right before the daemon listens is as good as any."""
+    before = signal.getsignal(signal.SIGTERM)
+    early = EarlyStop()
+    loop = asyncio.get_running_loop()
+    listen = loop.add_signal_handler
+
+    def last_moment(number: int, handler: Callable[[], object]) -> None:
+        early(number, None)
+        monkeypatch.undo()
+        listen(number, handler)
+
+    signal.signal(signal.SIGTERM, early)
+    monkeypatch.setattr(loop, "add_signal_handler", last_moment)
+    try:
         with signals_heard() as heard:
             assert heard.stop.is_set()
     finally:
