@@ -755,3 +755,16 @@ async def test_event_is_leased_again_before_its_settler_heard(bench: Any, replay
         await run.until(lambda: run.route.status().in_hand == 0)
     assert spool.counts() == {State.DELIVERED: 1}
     assert run.route.status().in_flight == 0
+
+
+async def test_probes_of_an_outage_do_not_stay_in_hand(bench: Any, spool: Any) -> None:
+    """An event that is leased only to ask whether the destination is back is given back: memory stays flat."""
+    _fill(spool, 100)
+    limits = RequestLimits(
+        batch=BatchLimits(deliveries_max=2, bytes_max=1_000, wait_max_s=0.0), delivery_bytes_max=1_000
+    )
+    run = bench(lambda _batch: _later(), limits=limits, backoff=Backoff(first_s=0.001, max_s=0.001), concurrency_max=1)
+    async with run.running():
+        await run.until(lambda: len(run.sink.batches) > 60, within_s=15)
+        assert spool.leased() <= 2 * (1 + 1) * 2 + 1
+    assert spool.counts() == {State.PENDING: 100}
