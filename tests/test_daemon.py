@@ -120,7 +120,7 @@ def _drop(_logger: object, _name: str, _event: structlog.typing.EventDict) -> st
 
 async def _run_for(daemon: Daemon, tape: Tape, until: Callable[[list[str]], bool]) -> None:
     stop = asyncio.Event()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         task = asyncio.create_task(daemon.run(stop))
         while not until(tape.lines) and not task.done():  # noqa: ASYNC110 - the tape is plain on purpose
             await asyncio.sleep(0.005)

@@ -27,7 +27,7 @@ class Log(CapturingLogger):
 
     async def wait_for(self, event: str) -> dict[str, object]:
         """Return the first line of that name."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while event not in self.events():  # noqa: ASYNC110 - the lines are plain on purpose
                 await asyncio.sleep(0.005)
         told: dict[str, object] = next(call.kwargs for call in self.calls if call.kwargs["event"] == event)
@@ -80,7 +80,7 @@ async def _running(
     one.log.calls.clear()
     yield one
     await rotation.drain()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await task
 
 
