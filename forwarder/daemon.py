@@ -138,8 +138,7 @@ def signals_heard(*, exit_now: Callable[[int], object] = os._exit) -> Iterator[S
     """
     loop = asyncio.get_running_loop()
     heard = Signals()
-    if startup.is_asked_to_stop():
-        heard.stop.set()
+    early = signal.getsignal(signal.SIGTERM)
 
     def on_stop(number: signal.Signals) -> None:
         if heard.stop.is_set():
@@ -152,6 +151,8 @@ def signals_heard(*, exit_now: Callable[[int], object] = os._exit) -> Iterator[S
     handlers |= {signal.SIGHUP: heard.hangup.set, signal.SIGUSR1: int, signal.SIGUSR2: int}
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
+    if startup.is_asked(early):  # looked at last: one that comes until then is kept by it
+        heard.stop.set()
     try:
         yield heard
     finally:

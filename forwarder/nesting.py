@@ -8,11 +8,12 @@ LEVELS_MAX: Final = 200
 TOO_DEEP: Final = f"nested deeper than {LEVELS_MAX} levels"
 
 # Whole strings are taken at once, so that no bracket inside one counts. Possessive: nothing is tried twice.
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
+# A quote that ends nowhere is a token, too: were it passed over, each one behind it would search the rest again.
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]|"', re.DOTALL)
 
 
 def is_too_deep(text: bytes, *, levels_max: int = LEVELS_MAX) -> bool:
-    """Tell whether well-formed JSON text nests objects and lists deeper than so many levels."""
+    """Tell whether JSON text nests objects and lists deeper than so many levels; quick whatever the bytes are."""
     if text.count(b"{") + text.count(b"[") <= levels_max:
         return False  # most events: too few brackets to be that deep, and counting is much quicker than walking
     level = 0
@@ -24,4 +25,6 @@ def is_too_deep(text: bytes, *, levels_max: int = LEVELS_MAX) -> bool:
                 return True
         elif first in b"]}":
             level -= 1
+        elif token[0] == b'"':
+            return False  # no JSON, and nothing behind it nests: the decoder will say so
     return False

@@ -40,9 +40,8 @@ def begin(arguments: list[str]) -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
-def is_asked_to_stop() -> bool:
-    """Tell whether a signal came before anybody listened for it."""
-    early = signal.getsignal(signal.SIGTERM)
+def is_asked(early: object) -> bool:
+    """Tell whether this handler, which was there before anybody listened, kept a signal that stops."""
     return isinstance(early, EarlyStop) and early.is_asked
 
 

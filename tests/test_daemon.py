@@ -120,7 +120,7 @@ def _drop(_logger: object, _name: str, _event: structlog.typing.EventDict) -> st
 
 async def _run_for(daemon: Daemon, tape: Tape, until: Callable[[list[str]], bool]) -> None:
     stop = asyncio.Event()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         task = asyncio.create_task(daemon.run(stop))
         while not until(tape.lines) and not task.done():  # noqa: ASYNC110 - the tape is plain on purpose
             await asyncio.sleep(0.005)
@@ -130,45 +130,45 @@ async def _run_for(daemon: Daemon, tape: Tape, until: Callable[[list[str]], bool
 
 async def test_order(tape: Tape) -> None:
     """Workers start downstream first, are told of when all run, and drain upstream first, peers side by side."""
-    daemon = _daemon(tape, [Listener("door", tape)], [Hand("left", tape), Hand("right", tape)])
+    daemon = _daemon(tape, [Listener("listener", tape)], [Hand("left", tape), Hand("right", tape)])
     await _run_for(daemon, tape, lambda lines: "STATUS=all well" in lines)
     assert tape.lines == [
-        "start door",
+        "start listener",
         "run left",
         "run right",
-        "run door",
+        "run listener",
         "READY=1",
         "WATCHDOG=1",
         "STATUS=all well",
         "STOPPING=1",
-        "drain door",
-        "drained door",
+        "drain listener",
+        "drained listener",
         "drain left",
         "drain right",
         "drained left",
         "drained right",
     ]
-    assert repr(daemon) == "Daemon(door > left | right)"
+    assert repr(daemon) == "Daemon(listener > left | right)"
 
 
 async def test_worker_that_returns_unasked_ends_the_daemon(tape: Tape) -> None:
     """A worker that returns without being drained is an error, and the others are cancelled."""
-    daemon = _daemon(tape, [Hand("door", tape)], [Hand("route", tape, ends=True)])
+    daemon = _daemon(tape, [Hand("listener", tape)], [Hand("route", tape, ends=True)])
     with pytest.raises(WorkerEnded, match="route"):
         await _run_for(daemon, tape, lambda _lines: False)
-    assert "cancel door" in tape.lines
+    assert "cancel listener" in tape.lines
 
 
 async def test_worker_that_breaks_ends_the_daemon_with_its_error(tape: Tape) -> None:
     """The error that comes out is the worker's own."""
-    daemon = _daemon(tape, [Hand("door", tape)], [Hand("route", tape, breaks=ZeroDivisionError("x"))])
+    daemon = _daemon(tape, [Hand("listener", tape)], [Hand("route", tape, breaks=ZeroDivisionError("x"))])
     with pytest.raises(ZeroDivisionError):
         await _run_for(daemon, tape, lambda _lines: False)
 
 
 async def test_door_that_cannot_open_ends_the_start(tape: Tape) -> None:
     """A listener that cannot listen ends the daemon before anybody is told that it is ready."""
-    daemon = _daemon(tape, [Listener("door", tape, breaks=SettingsInvalid("port taken"))], [Hand("route", tape)])
+    daemon = _daemon(tape, [Listener("listener", tape, breaks=SettingsInvalid("port taken"))], [Hand("route", tape)])
     with pytest.raises(SettingsInvalid, match="port taken"):
         await _run_for(daemon, tape, lambda _lines: False)
     assert "READY=1" not in tape.lines
@@ -176,9 +176,9 @@ async def test_door_that_cannot_open_ends_the_start(tape: Tape) -> None:
 
 async def test_deadline(tape: Tape) -> None:
     """At the drain's deadline the rest is cancelled, and the daemon ends without an error."""
-    daemon = _daemon(tape, [Hand("door", tape)], [Hand("route", tape, hangs=True)], drain_max_s=0.1)
+    daemon = _daemon(tape, [Hand("listener", tape)], [Hand("route", tape, hangs=True)], drain_max_s=0.1)
     await _run_for(daemon, tape, lambda lines: "READY=1" in lines)
-    assert tape.lines[-3:] == ["drained door", "drain route", "cancel route"]
+    assert tape.lines[-3:] == ["drained listener", "drain route", "cancel route"]
 
 
 async def test_watchdog_hears_nothing_while_a_loop_stands(tape: Tape) -> None:
@@ -202,7 +202,7 @@ async def test_a_daemon_that_was_asked_to_stop_opens_nothing(tape: Tape) -> None
     """Who was told to stop during the start never says that it is ready."""
     stop = asyncio.Event()
     stop.set()
-    await _daemon(tape, [Listener("door", tape)]).run(stop)
+    await _daemon(tape, [Listener("listener", tape)]).run(stop)
     assert tape.lines == []
 
 
@@ -235,8 +235,29 @@ async def test_a_signal_that_came_early_counts() -> None:
     early = EarlyStop()
     signal.signal(signal.SIGTERM, early)
     try:
-        assert not startup.is_asked_to_stop()
+        assert not startup.is_asked(early)
         early(signal.SIGTERM, None)
+        with signals_heard() as heard:
+            assert heard.stop.is_set()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+async def test_a_signal_in_the_last_moment_of_the_start_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that comes right before the daemon listens is as good as any."""
+    before = signal.getsignal(signal.SIGTERM)
+    early = EarlyStop()
+    loop = asyncio.get_running_loop()
+    listen = loop.add_signal_handler
+
+    def last_moment(number: int, handler: Callable[[], object]) -> None:
+        early(number, None)
+        monkeypatch.undo()
+        listen(number, handler)
+
+    signal.signal(signal.SIGTERM, early)
+    monkeypatch.setattr(loop, "add_signal_handler", last_moment)
+    try:
         with signals_heard() as heard:
             assert heard.stop.is_set()
     finally:

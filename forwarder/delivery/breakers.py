@@ -102,7 +102,8 @@ class Breakers:
         trip = known.breaker.trip
         wait_s = max(0.0, trip.retry_at_s - self._clock.monotonic_s()) if trip else 0.0
         known.parked += 1
-        if len(known.waiting) < _PARKED_MAX:
+        # Who comes too late, when the group goes again, does not wait for it: a later hold must not wait for him.
+        if trip is not None and len(known.waiting) < _PARKED_MAX:
             known.waiting.add(sequence)
         return wait_s + 0.001 + min(_SPREAD_MAX_S, known.parked / _PARKED_PER_S) * self._rng()
 
@@ -115,9 +116,10 @@ class Breakers:
             case Change.CLOSE:
                 self._close(ROUTE, started_s=started_s)
                 if group != ROUTE:
-                    # An acceptance beside it shows a group's hold to be one event's, whenever its request started.
-                    is_accepted = decision.outcome is Outcome.DONE
-                    self._close(group, started_s=inf if is_accepted else started_s)
+                    # An acceptance beside it shows a group's hold to be one event's, whenever its request started; of a
+                    # limit that was reached since it shows nothing.
+                    is_one_events = decision.outcome is Outcome.DONE and self._breaker(group).is_held
+                    self._close(group, started_s=inf if is_one_events else started_s)
             case Change.POSTPONE:
                 for scope in asked:
                     if self._breaker(scope).is_held:

@@ -4,13 +4,14 @@ Kept in memory, for at most so many events: after a restart an event is merely j
 one is the attempts and the progress in the spool.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, assert_never
 
 from forwarder.delivery.circuit import TripKind
 from forwarder.delivery.flights import Flight
-from forwarder.delivery.policy import EVENT, OUTAGE_EVENTS_MIN, SINGLE_HOLDS_MAX, Case
+from forwarder.delivery.policy import EVENT, OUTAGE_EVENTS_MIN, ROUTE, SINGLE_HOLDS_MAX, Case
 from forwarder.model import Answer, Delivered, Filtered, Held, Lease, Refused, TryLater
 
 EVENTS_MAX: Final = 10_000
@@ -28,6 +29,7 @@ class History:
         self._counts_refusals = counts_refusals
         self._forgives_lone_holds = forgives_lone_holds
         self._passes = 0  # requests that the destination took
+        self._passes_of: Counter[str] = Counter()  # of these, the calls of each rate-limit group
         self._passes_at_hold: dict[str, int] = {}
         self._passed_at_s: dict[str, float] = {}
         self._failing: dict[int, tuple[int, int]] = {}  # event in the spool → failures in a row, passes at the last
@@ -95,7 +97,7 @@ class History:
 
     def began_hold(self, scope: str, flight: Flight) -> None:
         """Keep who began a hold: they travel in ever smaller company until one is found out."""
-        self._passes_at_hold[scope] = self._passes
+        self._passes_at_hold[scope] = self._passes_in(scope)
         if len(self._suspects) + len(flight.leases) > EVENTS_MAX:
             self._suspects.clear()
         for sequence in flight.sequences:
@@ -108,11 +110,16 @@ class History:
 
     def _passed(self, sequences: Sequence[int], *, group: str, now_s: float) -> None:
         self._passes += 1
+        self._passes_of[group] += 1
         self._passed_at_s[group] = now_s
         self._failing_row.clear()
         self._held_row.pop(group, None)
         self._refused_row.clear()
         self._forget(sequences)
+
+    def _passes_in(self, scope: str) -> int:
+        # That profiles pass says nothing of lists.
+        return self._passes if scope == ROUTE else self._passes_of[scope]
 
     def _forget(self, sequences: Sequence[int]) -> None:
         for known in (self._failing, self._suspects):
@@ -146,7 +153,7 @@ class History:
         return replace(
             known,
             holds=flight.holds,
-            others_passed_between_holds=passes_before is not None and self._passes > passes_before,
+            others_passed_between_holds=passes_before is not None and self._passes_in(held.scope) > passes_before,
             others_passed_lately=self._forgives_lone_holds
             and passed_at_s is not None
             and now_s - passed_at_s <= LATELY_S,

@@ -1,7 +1,7 @@
 """What follows from an answer, on both routes: verdict and history in, decision out. Pure.
 
 What the answer means was said by the sink (`model.Verdict`); what is known of its events and of the destination
-comes from `history`; carrying the decision out is `route`'s business. The law is SEMANTICS 4 and 5 of the design.
+comes from `history`; carrying the decision out is `dispatch`'s business.
 """
 
 from collections.abc import Callable

@@ -21,7 +21,10 @@ ELEMENTS_MAX = 50_000
 
 _BLANKS = b" \t\r\n"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]', re.DOTALL)
+# A quote that ends nowhere is a token, too: were it passed over, each one behind it would search the rest again.
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},"]', re.DOTALL)
+# The next bracket at any depth: what stands between two of them inside an item is passed over at once.
+_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+([\[\]{}"])', re.DOTALL)
 _MEMBER = re.compile(rb'\s*("[^"\\]*(?:\\.[^"\\]*)*")\s*:\s*', re.DOTALL)
 _POSITION = re.compile(r" \(byte (\d+)\)")
 _INTEGER_DIGITS_MAX = 4_300  # Python's own limit for turning text into an integer
@@ -212,13 +215,12 @@ def _not_json(raw: bytes, error: Exception, reason: ValueError) -> NotJson:
 
 def _items(body: bytes) -> Iterator[bytes]:
     """Cut a container of any depth into its items by its brackets alone; what they hold is not judged."""
-    depth, start, count = 0, 1, 0
-    for token in _TOKEN.finditer(body):
-        mark = token[0]
-        if mark in b"[{":
-            depth += 1
-        elif mark in b"]}":
-            depth -= 1
+    depth, start, count, position = 0, 1, 0, 0
+    while token := _TOKEN.search(body, position) if depth <= 1 else _BRACKET.match(body, position):
+        mark, position = body[token.end() - 1 : token.end()], token.end()
+        if depth <= 1 and token.end() - token.start() > 1:
+            continue  # a text
+        depth += (mark in b"[{") - (mark in b"]}")
         if (depth == 1 and mark == b",") or depth == 0:
             count += 1
             if count > ELEMENTS_MAX:
@@ -228,7 +230,7 @@ def _items(body: bytes) -> Iterator[bytes]:
             elif mark == b"," or count > 1:
                 raise NotJson(f"a value is missing at byte {token.start()}")
             start = token.end()
-        if depth <= 0:
+        if depth <= 0 or mark == b'"':
             break
     if depth != 0 or body[start:].strip(_BLANKS):
         raise NotJson(f"the brackets do not end where the body does, byte {len(body)}")

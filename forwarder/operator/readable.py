@@ -1,16 +1,15 @@
 """Payloads as people read them: indented where they are JSON, as they are where not, and never too much of it. Pure."""
 
-import re
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
+from forwarder.nesting import is_too_deep
+
 SHOWN_MAX: Final = 65_536  # characters; the rest is a download away
 _INDENTED_MAX: Final = 262_144  # bytes
 _DEPTH_MAX: Final = 32  # deeper than any real event; indenting grows with the depth times the size
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
-_STEPS: Final = {ord("{"): 1, ord("["): 1, ord("}"): -1, ord("]"): -1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,17 +28,9 @@ def readable(raw: bytes, *, shown_max: int = SHOWN_MAX) -> Readable:
 
 
 def _indented(raw: bytes) -> bytes:
-    if len(raw) > _INDENTED_MAX or _depth(raw) > _DEPTH_MAX:
+    if len(raw) > _INDENTED_MAX or is_too_deep(raw, levels_max=_DEPTH_MAX):
         return raw
     try:
         return msgspec.json.format(raw, indent=2)
     except (msgspec.DecodeError, RecursionError):
         return raw
-
-
-def _depth(raw: bytes) -> int:
-    depth = deepest = 0
-    for code in _STRING.sub(b"", raw):
-        depth += _STEPS.get(code, 0)
-        deepest = max(deepest, depth)
-    return deepest

@@ -47,7 +47,9 @@ class Rotation:
 
     async def run(self) -> None:
         """Look until drained; see `ports.Worker`."""
-        self._seen = await asyncio.to_thread(gather, self._place)
+        first = await asyncio.to_thread(gather, self._place)
+        # What changed since the start read its settings is a change like any other, and found by the next looks.
+        self._seen = first if self._is_in_effect(first) else None
         while not self._drained.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._look_every_s):
@@ -63,12 +65,15 @@ class Rotation:
 
     def _look(self, found: Gathered, *, is_asked: bool) -> None:
         is_stable, self._before = found == self._before, found
-        if found == self._seen:
-            if is_asked:
-                self._reporter.secrets_read(replaced=[])
-        elif is_asked or is_stable:
+        if is_asked or (is_stable and found != self._seen):
             self._seen = found
             self._judge(found)
+
+    def _is_in_effect(self, found: Gathered) -> bool:
+        try:
+            return not judged(found, self._place).differences(self._settings)
+        except SettingsInvalid:
+            return False
 
     def _judge(self, found: Gathered) -> None:
         try:
@@ -85,10 +90,11 @@ class Rotation:
                 reason=f"{', '.join(turned)}: set or unset while it runs. Restart it for that."
             )
             return
-        self._settings = settings
         if secrets:
+            # What else changed waits for the restart, whoever asks the settings: only secrets are put into them.
+            self._settings = self._settings.with_values_of(settings, secrets)
             for swap in self._swaps:
-                swap(settings)
+                swap(self._settings)
         self._reporter.secrets_read(replaced=secrets)
         if others := [variable for variable in changed if variable not in secrets]:
             self._reporter.restart_needed(variables=others)

@@ -4,7 +4,7 @@ The field's description is the remedy that an error ends with. Where the values 
 several settings together can get wrong: `together`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     courier_webhook_secrets: Secrets = Field(
         (),
         alias="COURIER_WEBHOOK_SECRET",
-        description="Set the signing secret that Courier shows with the webhook; several comma-separated or as JSON.",
+        description="Set the signing secret of Courier's webhook; several comma-separated or as JSON.",
     )
     courier_api_key: HeaderSecret | None = Field(None, description="Copy an API key from Courier's settings.")
     courier_api_url: BaseUrl = Field(
@@ -204,6 +204,11 @@ class Settings(BaseSettings):
         copy = self.model_copy()
         copy._reading = reading  # noqa: SLF001  its own class
         return copy
+
+    def with_values_of(self, other: "Settings", variables: Iterable[str]) -> "Settings":
+        """Return these settings with the values that others have for these variables."""
+        fields = [self.variables()[variable] for variable in variables]
+        return self.model_copy(update={field: getattr(other, field) for field in fields})
 
     def origin(self, variable: str) -> Origin:
         """Return where the variable's value came from."""

@@ -98,13 +98,16 @@ class LeaseQueue:
         if wanted.fresh_max:
             self.window.take_read(refill, self._is_wanted)
         for is_retry in (0, 1):
-            for not_before_ms, lease in refill.due[is_retry]:
-                self._take_due(lease, not_before_ms)
             if wanted.due_max[is_retry] >= 0:
                 self.due.take_read(is_retry, refill.next_due_ms[is_retry])
-        for lease in refill.promoted:
-            self._return(lease)
+            for not_before_ms, lease in refill.due[is_retry]:
+                self._take_due(lease, is_retry, not_before_ms)
         self._promoted.difference_update(wanted.promoted)
+        for lease in refill.promoted:
+            if self._is_wanted(lease):
+                self._held.hold(lease)
+            elif not self._is_here(lease):
+                self._promoted.add(lease.sequence)  # as below
 
     def read_failed(self, wanted: Wanted) -> None:
         """Hear that nothing could be read."""
@@ -116,13 +119,18 @@ class LeaseQueue:
         self.meanwhile.end()
 
     def _is_wanted(self, lease: Lease) -> bool:
-        is_here = lease.sequence in self.leased or lease.sequence in self._held
-        return not is_here and self.meanwhile.admits(lease)
+        return not self._is_here(lease) and self.meanwhile.admits(lease)
 
-    def _take_due(self, lease: Lease, not_before_ms: int) -> None:
+    def _is_here(self, lease: Lease) -> bool:
+        return lease.sequence in self.leased or lease.sequence in self._held
+
+    def _take_due(self, lease: Lease, kind: int, not_before_ms: int) -> None:
         if self._is_wanted(lease):
             self._held.listed[lease.sequence] = not_before_ms
             self._held.hold(lease)
+        elif not self._is_here(lease):
+            # Reads overlap, so what happened may lie before this one, not beside it: the next one tells.
+            self.due.tell(kind, not_before_ms)
 
     # --- leasing ---
 

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from benchmarks.load import EVENTS_KEY, INBOUND_KEY, SECRET
+from stand_ins.process import free_port
 
 _HERE = Path(__file__).parent
 _CORES = sorted(os.sched_getaffinity(0))
@@ -32,14 +32,6 @@ OUTBOUND, INBOUND = "courier_to_rudderstack", "rudderstack_to_courier"
 
 class Stalled(Exception):
     """What was waited for did not happen, and nothing moved for a minute."""
-
-
-def free_port() -> int:
-    """Return a port that is free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def ask(url: str, *, post: bool = False) -> bytes:

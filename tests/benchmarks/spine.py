@@ -18,9 +18,10 @@ from typing import Any
 
 import forwarder
 from benchmarks.load import EVENTS_KEY, SECRET, webhooks
-from benchmarks.servers import free_port, sink
+from benchmarks.servers import sink
 from forwarder import app
 from forwarder.settings import Settings
+from stand_ins.process import free_port
 
 _PACKAGE = str(Path(forwarder.__file__).parent)
 _WARM, _COUNTED = 5, 20

@@ -36,7 +36,7 @@ def audience(kind: str) -> bytes:
 
 
 async def arrive(spool: AnySpool, clock: Any, kind: str) -> Receipt:
-    """Take the event in as the webhook's door does."""
+    """Take the event in as the webhook's endpoint does."""
     return await stored(spool, [envelope(audience(kind), received_at_ms=clock.now_ms, source="webhook")])
 
 

@@ -237,7 +237,7 @@ async def test_settling_what_is_not_lent_changes_nothing(
 async def test_a_replay_makes_settled_events_pending_again(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
-    """`exhume` starts an event anew at its place; pending and unknown ones are skipped; the key stays known."""
+    """`requeue` starts an event anew at its place; pending and unknown ones are skipped; the key stays known."""
     await stored(spool, [make_envelope(n) for n in range(1, 5)])
     await lease_all(spool, fresh=3)
     await settle(spool, [1], State.DELIVERED)
@@ -409,7 +409,7 @@ async def test_waiting_ends_with_the_commit(
     """The listener is called once an append committed, and not before."""
     work = Work(spool)
     assert await work.wait(within_s=0.01) is False
-    waiting = asyncio.create_task(work.wait(within_s=5))
+    waiting = asyncio.create_task(work.wait(within_s=60))
     await asyncio.sleep(0)
     await stored(spool, [make_envelope(1)])
     assert await asyncio.wait_for(waiting, 1) is True
@@ -423,7 +423,7 @@ async def test_waiting_ends_when_a_retry_falls_due(
     await stored(spool, [make_envelope(1)])
     await lease_all(spool)
     await give_back(spool, [1], clock.now_ms + 20)
-    waiting = asyncio.create_task(Work(spool).wait(within_s=5))
+    waiting = asyncio.create_task(Work(spool).wait(within_s=60))
     await asyncio.sleep(0)
     clock.now_ms += 20
     assert await asyncio.wait_for(waiting, 2) is True
@@ -436,7 +436,7 @@ async def test_waiting_ends_when_a_partition_moves_on(
     """The next of a partition is work as soon as its head is settled."""
     await stored(spool, [make_envelope(1, partition="a"), make_envelope(2, partition="a")])
     await lease_all(spool)
-    waiting = asyncio.create_task(Work(spool).wait(within_s=5))
+    waiting = asyncio.create_task(Work(spool).wait(within_s=60))
     await asyncio.sleep(0)
     await settle(spool, [1], State.DELIVERED)
     assert await asyncio.wait_for(waiting, 1) is True
@@ -508,7 +508,7 @@ async def test_history_makes_room_for_new_events(
     spool = await open_spool(SpoolLimits(bytes_max=1_500_000))
     for number in range(1, 81):
         payload = b"x" * 50_000
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     await stored(spool, [make_envelope(number, payload=payload)])

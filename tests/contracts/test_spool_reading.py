@@ -147,7 +147,7 @@ async def test_an_ascending_listing_goes_on_to_its_end(filled: MemorySpool | Sql
 
 
 async def test_rows_show_where_an_event_is(filled: MemorySpool | SqliteSpool, clock: Any) -> None:
-    """A row carries state, attempts, reason, times, door and size."""
+    """A row carries state, attempts, reason, times, source and size."""
     retry = (await filled.event(14)).row
     assert (retry.state, retry.attempts, retry.reason) == (State.PENDING, 1, "busy")
     assert retry.not_before_ms == clock.now_ms + 60_000

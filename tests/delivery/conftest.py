@@ -257,20 +257,20 @@ class Bench:
     route: Route
     reporter: TapeReporter
 
-    async def until(self, condition: Callable[[], bool], *, within_s: float = 5.0) -> None:
+    async def until(self, condition: Callable[[], bool], *, within_s: float = 60.0) -> None:
         """Wait for a condition; fail when it takes too long."""
         async with asyncio.timeout(within_s):
             while not condition():  # noqa: ASYNC110 - what is awaited is outside the test: spool rows, log lines
                 await asyncio.sleep(0.002)
 
-    async def settled(self, *, within_s: float = 5.0) -> None:
+    async def settled(self, *, within_s: float = 60.0) -> None:
         """Wait until nothing is pending."""
         await self.until(lambda: State.PENDING not in self.spool.counts(), within_s=within_s)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run the route, and drain it at the end."""
-        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(120), asyncio.TaskGroup() as tasks:
             task = tasks.create_task(self.route.run())
             yield
             await self.route.drain()

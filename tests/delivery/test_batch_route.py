@@ -315,7 +315,7 @@ async def test_event_that_keeps_holding_the_route_is_found_out(bench: Any, spool
             spool.add(b'{"more":1}')
             return bool(spool.rows[sequence].state is State.DEAD)
 
-        await run.until(feed, within_s=10)
+        await run.until(feed, within_s=60)
         await run.settled()
     assert spool.counts()[State.DEAD] == 1
     assert spool.rows[sequence].reason == "keeps holding the route: 401"
@@ -360,7 +360,7 @@ async def test_later_batches_keep_below_what_was_refused(bench: Any, spool: Any)
     for _ in range(1_000):
         spool.add(b"x" * 100)
     async with run.running():
-        await run.settled(within_s=15)
+        await run.settled(within_s=60)
     assert spool.counts() == {State.DELIVERED: 1_000}
     refused = [batch for batch in run.sink.batches if batch.size_bytes > proxy_bytes_max]
     assert len(refused) <= 20  # of those that were gathered before the first answer, and their halves
@@ -465,7 +465,7 @@ async def test_drain_awaits_flight_and_releases_the_rest(bench: Any, spool: Any)
         return Delivered()
 
     run = bench(slow)
-    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
         task = tasks.create_task(run.route.run())
         await run.until(lambda: spool.leased() > 100)
         drain = tasks.create_task(run.route.drain())
@@ -482,7 +482,7 @@ async def test_drain_in_an_outage_skips_the_backoff(bench: Any, spool: Any) -> N
     """A drain does not wait for a timer."""
     _fill(spool, 5)
     run = bench(lambda _batch: _later(after_s=300.0))
-    async with asyncio.timeout(2), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
         task = tasks.create_task(run.route.run())
         await run.until(lambda: len(run.sink.verdicts) == 1)
         await run.route.drain()
@@ -501,7 +501,7 @@ async def test_answer_after_the_drain_began_is_not_queued(bench: Any, spool: Any
         return _later()
 
     run = bench(slow)
-    async with asyncio.timeout(2), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
         task = tasks.create_task(run.route.run())
         await run.until(lambda: len(run.sink.batches) == 1)
         drain = tasks.create_task(run.route.drain())
@@ -625,7 +625,7 @@ async def test_hold_for_refusals_is_not_ended_by_an_outage(bench: Any, spool: An
 
 
 async def test_unwanted_work_does_not_spin(bench: Any, spool: Any) -> None:
-    """A spool that keeps calling to work which it then does not lend costs little."""
+    """A spool that keeps calling to work which it then does not lease costs little."""
     calls = 0
 
     async def always(*_args: object, **_kwargs: object) -> bool:
@@ -653,9 +653,9 @@ async def test_many_failing_batches_wait_in_the_spool(bench: Any, spool: Any) ->
 
     run = bench(judge, backoff=Backoff(first_s=0.5, max_s=0.5))
     async with run.running():
-        await run.until(lambda: any(row.attempts > 0 for row in spool.rows.values()), within_s=10)
+        await run.until(lambda: any(row.attempts > 0 for row in spool.rows.values()), within_s=60)
         is_sick = False
-        await run.settled(within_s=10)
+        await run.settled(within_s=60)
     assert spool.counts() == {State.DELIVERED: 3_000}
     assert spool.leased_max <= 2 * (4 + 1) * 100 + 1_100
 
@@ -734,7 +734,7 @@ async def test_a_bug_in_the_sink_costs_one_event_time(bench: Any, spool: Any) ->
 
     run = bench(judge)
     async with run.running():
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while any(spool.rows[sequence].state is State.PENDING for sequence in range(1, 8)):
                 spool.add(b"{}")
                 await asyncio.sleep(0.01)  # others pass, which tells the batch from an outage
@@ -755,3 +755,16 @@ async def test_event_is_leased_again_before_its_settler_heard(bench: Any, replay
         await run.until(lambda: run.route.status().in_hand == 0)
     assert spool.counts() == {State.DELIVERED: 1}
     assert run.route.status().in_flight == 0
+
+
+async def test_probes_of_an_outage_do_not_stay_in_hand(bench: Any, spool: Any) -> None:
+    """An event that is leased only to ask whether the destination is back is given back: memory stays flat."""
+    _fill(spool, 100)
+    limits = RequestLimits(
+        batch=BatchLimits(deliveries_max=2, bytes_max=1_000, wait_max_s=0.0), delivery_bytes_max=1_000
+    )
+    run = bench(lambda _batch: _later(), limits=limits, backoff=Backoff(first_s=0.001, max_s=0.001), concurrency_max=1)
+    async with run.running():
+        await run.until(lambda: len(run.sink.batches) > 60, within_s=60)
+        assert spool.leased() <= 2 * (1 + 1) * 2 + 1
+    assert spool.counts() == {State.PENDING: 100}

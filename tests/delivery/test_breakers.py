@@ -182,6 +182,28 @@ def test_an_acceptance_beside_it_ends_a_groups_hold(make_reporter: Any) -> None:
     assert bench.breakers.held("lists") is None
 
 
+def test_an_acceptance_from_before_a_limit_does_not_lift_it(make_reporter: Any) -> None:
+    """A call that was under way when its group was limited says nothing of it: the group waits as it was asked to."""
+    bench = Bench(make_reporter(None))
+    bench.apply(Change.BACK_OFF, scope="lists", group="lists", status=429, retry_after_s=60.0)
+    bench.apply(Change.CLOSE, outcome=Outcome.DONE, group="lists", started_s=99.0)
+    assert not bench.breakers.admits("lists", 1)
+    bench.clock.now_s += 60
+    assert bench.breakers.admits("lists", 1)
+    bench.apply(Change.CLOSE, outcome=Outcome.DONE, group="lists")
+    assert bench.breakers.stops() == []
+
+
+def test_nobody_waits_in_a_hold_for_who_came_too_late_for_the_last(make_reporter: Any) -> None:
+    """An event whose group went again before it was parked may be gone: a later hold is probed without it."""
+    bench = Bench(make_reporter(None))
+    bench.breakers.park_s("lists", 9)
+    bench.hold(1)
+    bench.breakers.park_s("lists", 1)
+    bench.clock.now_s += 30
+    assert bench.breakers.admits("lists", 1)
+
+
 def test_different_users_probe_a_hold_in_turn(make_reporter: Any) -> None:
     """Who was answered with the hold's status does not ask again while another one waits; then all may once more."""
     bench = Bench(make_reporter(None))

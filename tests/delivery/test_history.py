@@ -203,9 +203,22 @@ def test_others_passed_between_holds_of_a_scope() -> None:
     assert not _observe(history, _flight(1), HELD, group="lists").others_passed_between_holds
     history.began_hold("lists", _flight(1))
     assert not _observe(history, _flight(1), HELD, group="lists").others_passed_between_holds
-    _observe(history, _flight(2), Delivered(), group="send")
+    _observe(history, _flight(2), Delivered(), group="lists")
     assert _observe(history, _flight(1), HELD, group="lists").others_passed_between_holds
     assert not _observe(history, _flight(1), Held(reason="401", scope=ROUTE), group="lists").others_passed_between_holds
+
+
+def test_what_passes_in_another_group_is_no_other_of_a_groups_hold() -> None:
+    """Profiles that pass do not show that lists do: an event is no culprit while nothing of its group passed."""
+    history = _calls()
+    history.began_hold("lists", _flight(1))
+    _observe(history, _flight(2), Delivered(), group="profiles")
+    assert not _observe(history, _flight(1), HELD, group="lists").others_passed_between_holds
+    _observe(history, _flight(3), Delivered(), group="lists")
+    assert _observe(history, _flight(1), HELD, group="lists").others_passed_between_holds
+    history.began_hold(ROUTE, _flight(1))
+    _observe(history, _flight(4), Delivered(), group="profiles")
+    assert _observe(history, _flight(1), Held(reason="401", scope=ROUTE), group="lists").others_passed_between_holds
 
 
 def test_others_of_the_group_passed_within_the_last_minute() -> None:

@@ -1,4 +1,4 @@
-"""What follows from an answer: the tables of SEMANTICS 4 and 5, line by line, without a clock or a loop."""
+"""What follows from an answer: the outcome policy's tables, line by line, without a clock or a loop."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,9 @@
 """Cutting bodies: every event in its sender's own bytes, whatever its neighbours are."""
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
+from time import process_time
 
 import pytest
 from hypothesis import given, settings
@@ -83,6 +85,17 @@ def test_what_is_no_json_is_said_to_be_none(body: bytes) -> None:
     """Damage is noticed also where only brackets are counted."""
     with pytest.raises(NotJson):
         list(map(elements.element, elements.array_of(body)))
+
+
+@pytest.mark.parametrize("begin", [b'{"a":' + b"[" * 12_000, b"[" + b"1," * elements.ELEMENTS_MAX])
+@pytest.mark.parametrize("read", [elements.array_of, elements.batch_of, elements.write_key_of, elements.element])
+def test_a_text_without_end_costs_no_more_than_its_length(begin: bytes, read: Callable[[bytes], object]) -> None:
+    """Nobody, known or not, holds the daemon up with a body in which every quote begins a text that never ends."""
+    body = begin + b'"' + b'\\"' * 20_000
+    began_s = process_time()
+    with suppress(NotJson, elements.TooManyElements):
+        read(body)
+    assert process_time() - began_s < 3  # when each of them searched the rest, it was half a minute
 
 
 @pytest.mark.parametrize("body", [b"", b" ", b"\xef\xbb\xbf", b"\xef\xbb\xbf \n"])

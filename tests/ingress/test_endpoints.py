@@ -69,7 +69,7 @@ def deep(levels: int) -> bytes:
     return b'{"type":"track","userId":"u","properties":' + b"[" * levels + b"]" * levels + b"}"
 
 
-# --- the table of SEMANTICS: who is turned away, and how ---
+# --- who is turned away, and how ---
 
 # One path of each kind, and what it answers: to no credential, to a wrong one, while the spool is full, while its route
 # is off, to another method, to a body that does not unpack. None: it does not look at a body.

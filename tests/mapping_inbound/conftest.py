@@ -18,7 +18,7 @@ Outcome = Callable[[Mapper, Lease], dict[str, Any]]
 
 @pytest.fixture
 def lease_of() -> LeaseOf:
-    """Return a maker of leases: a call (or its bytes) and the door that it came through."""
+    """Return a maker of leases: a call (or its bytes) and the source that it came from."""
 
     def make(call: object, *, source: str = "rudderstack", sequence: int = 7) -> Lease:
         payload = call if isinstance(call, bytes) else json.dumps(call, ensure_ascii=False).encode()

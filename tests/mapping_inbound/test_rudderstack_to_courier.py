@@ -29,7 +29,7 @@ def _link(to: TargetKind = TargetKind.AUTOMATION, **fields: Any) -> Link:
 
 
 @pytest.mark.parametrize(
-    ("integrations", "door", "is_filtered"),
+    ("integrations", "source", "is_filtered"),
     [
         ({"Courier": False}, "rudderstack", True),
         ({"Courier": False}, "segment", True),
@@ -49,10 +49,10 @@ def _link(to: TargetKind = TargetKind.AUTOMATION, **fields: Any) -> Link:
     ids=str,
 )
 def test_the_senders_switch_is_honoured_as_rudderstack_does(
-    integrations: object, door: str, *, is_filtered: bool, lease_of: Any, outcome: Any
+    integrations: object, source: str, *, is_filtered: bool, lease_of: Any, outcome: Any
 ) -> None:
-    """`Courier: false` filters at every door, `All: false` where nobody has honoured it yet."""
-    found = outcome(_mapper(_link()), lease_of({**_TRACK, "integrations": integrations}, source=door))
+    """`Courier: false` filters from every source, `All: false` where nobody has honoured it yet."""
+    found = outcome(_mapper(_link()), lease_of({**_TRACK, "integrations": integrations}, source=source))
     assert ("filtered" in found) is is_filtered
 
 
@@ -97,7 +97,7 @@ def test_inline_parts_reach_journeys_templates_and_lists(lease_of: Any, outcome:
 
 
 @pytest.mark.parametrize(
-    ("properties", "door", "to"),
+    ("properties", "source", "to"),
     [
         ({"pattern": "eu.*"}, "segment", {"list_pattern": "eu.*"}),
         ({"list": "l", "pattern": "eu.*"}, "segment", {"list_id": "l"}),
@@ -107,10 +107,10 @@ def test_inline_parts_reach_journeys_templates_and_lists(lease_of: Any, outcome:
     ids=str,
 )
 def test_a_segment_track_may_name_a_list_as_recipient(
-    properties: dict[str, Any], door: str, to: dict[str, str], lease_of: Any, outcome: Any
+    properties: dict[str, Any], source: str, to: dict[str, str], lease_of: Any, outcome: Any
 ) -> None:
     """`properties.list` and `properties.pattern` override the recipient of a template, for Segment alone."""
-    found = outcome(_mapper(_link(TargetKind.TEMPLATE)), lease_of({**_TRACK, "properties": properties}, source=door))
+    found = outcome(_mapper(_link(TargetKind.TEMPLATE)), lease_of({**_TRACK, "properties": properties}, source=source))
     assert found["calls"][0][2]["message"]["to"] == to
 
 
@@ -140,7 +140,7 @@ def test_data_above_a_megabyte_is_the_properties_alone(lease_of: Any, outcome: A
 
 
 @pytest.mark.parametrize(
-    ("event", "door", "sent"),
+    ("event", "source", "sent"),
     [
         ({"type": "track", "userId": "u"}, "segment", None),
         ({"type": "group", "userId": "u", "groupId": "g"}, "rudderstack", None),
@@ -158,13 +158,13 @@ def test_data_above_a_megabyte_is_the_properties_alone(lease_of: Any, outcome: A
     ids=str,
 )
 def test_relay_hands_on_what_the_destination_would_post(
-    event: dict[str, Any], door: str, sent: dict[str, Any] | None, lease_of: Any
+    event: dict[str, Any], source: str, sent: dict[str, Any] | None, lease_of: Any
 ) -> None:
     """The whole event goes to Courier's own receiver: bytes as they came, but for what RudderStack changes."""
-    lease = lease_of(event, source=door)
+    lease = lease_of(event, source=source)
     mapped = _mapper(_link(), is_relay=True).map(lease)
     assert isinstance(mapped, tuple)
-    vendor = "segment" if door == "segment" else "rudderstack"
+    vendor = "segment" if source == "segment" else "rudderstack"
     assert [made.operation for made in mapped] == [f"POST /inbound/{vendor}"]
     assert mapped[0].group == "inbound"
     if sent is None:

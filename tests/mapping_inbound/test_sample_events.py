@@ -13,7 +13,7 @@ _FOLDER = Path(__file__).parent
 _CASES = json.loads((_FOLDER.parent / "vectors" / "rudderstack_events.json").read_text())
 _EXPECTED = json.loads((_FOLDER / "expected_calls.json").read_text())
 
-_DOORS = {
+_SOURCES = {
     "courier_destination": "rudderstack",
     "webhook_destination": "rudderstack",
     "http_webhook_array": "rudderstack",
@@ -24,7 +24,7 @@ _DOORS = {
 
 
 def _events(case: dict[str, Any]) -> list[bytes]:
-    """Return the case's events as the door stores them; what is no object is refused there."""
+    """Return the case's events as the endpoint stores them; what is no object is refused there."""
     body = case["body"]
     if case["transport"] == "v1_batch":
         body = body.get("batch", [])
@@ -41,8 +41,8 @@ def test_a_sample_event_becomes_the_documented_calls(
     case: dict[str, Any], mapper: RudderstackToCourier, lease_of: Any, outcome: Any
 ) -> None:
     """An event becomes the calls that Courier documents for it, in order, or ends in the state it must."""
-    door = _DOORS[case["transport"]]
-    assert [outcome(mapper, lease_of(event, source=door)) for event in _events(case)] == _EXPECTED[case["name"]]
+    source = _SOURCES[case["transport"]]
+    assert [outcome(mapper, lease_of(event, source=source)) for event in _events(case)] == _EXPECTED[case["name"]]
 
 
 def test_every_loop_ends_filtered_and_the_lookalike_does_not() -> None:

@@ -225,7 +225,7 @@ class World:
     async def finish(self, page: Page) -> Page:
         """Wait until the job that an act started has ended; return its page."""
         assert page.location.startswith("/jobs/"), page.words
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (job := self.jobs.of(page.location.removeprefix("/jobs/"))) is not None and job.ended_at_ms is None:
                 self.clock.now_ms += 1_000
                 await self.get(page.location)

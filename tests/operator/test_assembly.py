@@ -40,7 +40,7 @@ async def test_the_daemon_serves_every_page_to_whoever_logs_in(tmp_path: Path) -
     running = asyncio.create_task(run_until(settings, stop))
     jar = aiohttp.CookieJar(unsafe=True)
     try:
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", cookie_jar=jar) as http, asyncio.timeout(20):
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", cookie_jar=jar) as http, asyncio.timeout(60):
             await _until_up(http)
             async with http.get("/", headers={"Accept": "text/html"}, allow_redirects=False) as answer:
                 assert (answer.status, answer.headers["Location"]) == (303, "/login")

@@ -90,7 +90,7 @@ async def test_what_came_of_a_replay_is_told(start: Any, state: State, told: str
     for number in range(3):
         await desk.put({"n": number}, State.DEAD, "a")
     page = await desk.post("/dead-letters/replay", _group("a"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while desk.jobs.of(page.location.removeprefix("/jobs/")).acted_at_ms is None:
             await desk.get("/audit")
     if state is not State.PENDING:

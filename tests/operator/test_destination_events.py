@@ -201,7 +201,7 @@ async def test_many_unmapped_events_are_counted_up_to_a_limit(start: Any) -> Non
     desk = await start()
     await desk.put_many(1_001, State.UNMAPPED, "nothing", event="Pinned Checkout")
     assert "Replay 200+ unmapped" in (await desk.get(PATH)).words
-    exhume = desk.spool.requeue
+    requeue = desk.spool.requeue
 
     async def never(_: object, **__: object) -> int:
         await asyncio.Event().wait()
@@ -218,7 +218,7 @@ async def test_many_unmapped_events_are_counted_up_to_a_limit(start: Any) -> Non
     await desk.jobs.close()
     assert "Under way" not in (await desk.get(PATH)).words
     assert "Stopped: the daemon stopped" in (await desk.get(pages[0].location)).words
-    desk.spool.requeue = exhume
+    desk.spool.requeue = requeue
     ended = await desk.finish(await desk.post(f"{PATH}/replay", act))
     assert "1,001 events replayed" in ended.words
     assert json.dumps(repr(desk.jobs)) == '"Jobs(0 running, 5 known)"'

@@ -57,7 +57,7 @@ async def test_an_edited_copy_is_a_new_event(start: Any, event: dict[str, Any]) 
 
 
 async def test_an_edited_event_keeps_its_users_order(start: Any) -> None:
-    """The copy of an inbound event is lent in the order of the user that it names now."""
+    """The copy of an inbound event is leased in the order of the user that it names now."""
     desk = await start()
     sequence = await desk.put(TRACK, State.DEAD, "r", inbound=True)
     await _edit(desk, sequence, json.dumps(TRACK | {"userId": "u9"}))

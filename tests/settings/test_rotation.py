@@ -27,7 +27,7 @@ class Log(CapturingLogger):
 
     async def wait_for(self, event: str) -> dict[str, object]:
         """Return the first line of that name."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while event not in self.events():  # noqa: ASYNC110 - the lines are plain on purpose
                 await asyncio.sleep(0.005)
         told: dict[str, object] = next(call.kwargs for call in self.calls if call.kwargs["event"] == event)
@@ -42,6 +42,7 @@ class Running:
     log: Log = field(default_factory=Log)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     keys: list[str] = field(default_factory=list)
+    taken: list[Settings] = field(default_factory=list)
 
     def write(self, variable: str, text: str) -> None:
         """Put a secret into its file."""
@@ -50,15 +51,19 @@ class Running:
     def swap(self, settings: Settings) -> None:
         """Take what was swapped in."""
         assert settings.rudderstack_write_key is not None
+        self.taken.append(settings)
         self.keys.append(settings.rudderstack_write_key.get_secret_value())
 
 
 @asynccontextmanager
-async def _running(folder: Path, *, look_every_s: float, **environ: str) -> AsyncIterator[Running]:
+async def _running(
+    folder: Path, *, look_every_s: float, meanwhile: str = "first", **environ: str
+) -> AsyncIterator[Running]:
     (folder / "secrets").mkdir()
     one = Running(folder)
     one.write("RUDDERSTACK_WRITE_KEY", "first")
     settings = load(_OTHERS | {"FORWARDER_SECRETS_DIR": "secrets"} | environ, folder)
+    one.write("RUDDERSTACK_WRITE_KEY", meanwhile)
     assert settings.reading.place is not None
     log = structlog.wrap_logger(one.log, processors=[], wrapper_class=structlog.make_filtering_bound_logger(0))
     rotation = Rotation(
@@ -75,7 +80,7 @@ async def _running(folder: Path, *, look_every_s: float, **environ: str) -> Asyn
     one.log.calls.clear()
     yield one
     await rotation.drain()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await task
 
 
@@ -146,6 +151,38 @@ async def test_other_settings_wait_for_the_restart(tmp_path: Path) -> None:
         one.asked.set()
         assert (await one.log.wait_for("settings.restart_needed"))["variables"] == ["FORWARDER_LOG_LEVEL"]
         assert one.keys == []
+
+
+async def test_a_secret_brings_nothing_else_along(tmp_path: Path) -> None:
+    """Who takes a secret that was replaced is given all else as it was, also when that changed before or with it."""
+    async with _running(tmp_path, look_every_s=3_600) as one:
+        (tmp_path / ".env").write_text("FORWARDER_BODY_BYTES_MAX=1000\n")
+        one.asked.set()
+        await one.log.wait_for("settings.restart_needed")
+        (tmp_path / ".env").write_text("FORWARDER_BODY_BYTES_MAX=1000\nFORWARDER_SIGNATURE_AGE_MAX_S=1\n")
+        one.write("RUDDERSTACK_WRITE_KEY", "second")
+        one.log.calls.clear()
+        one.asked.set()
+        needed = await one.log.wait_for("settings.restart_needed")
+        assert needed["variables"] == ["FORWARDER_SIGNATURE_AGE_MAX_S", "FORWARDER_BODY_BYTES_MAX"]
+        assert one.keys == ["second"]
+        assert [(taken.body_bytes_max, taken.signature_age_max_s) for taken in one.taken] == [(6_291_456, 93_600)]
+
+
+async def test_a_change_during_the_start_is_found(tmp_path: Path) -> None:
+    """A secret that was replaced after the start had read it is taken like any other."""
+    async with _running(tmp_path, look_every_s=0.01, meanwhile="second") as one:
+        assert one.keys == ["second"]
+
+
+async def test_a_hangup_says_again_what_is_wrong(tmp_path: Path) -> None:
+    """Asked about secrets that were refused and stayed as they are, it does not say that all is well."""
+    async with _running(tmp_path, look_every_s=3_600) as one:
+        one.write("RUDDERSTACK_WRITE_KEY", "replace-me")
+        for _ in range(2):
+            one.log.calls.clear()
+            one.asked.set()
+            await one.log.wait_for("secrets.refused")
 
 
 async def test_a_mounted_secret_is_taken_when_it_is_swapped(tmp_path: Path) -> None:

@@ -138,3 +138,37 @@ def test_a_read_from_before_a_reset_is_not_taken(queue: LeaseQueue) -> None:
     queue.refilled(Refill(last_sequence=1, fresh=[lease(1)], up_to=1, is_all=True), wanted, generation=generation)
     assert taken(queue) == []
     assert wants(queue).after == 0
+
+
+def test_a_retry_that_came_back_before_a_read_is_not_lost_to_another_read(queue: LeaseQueue) -> None:
+    """An event given back beside a probe's look, and read by the refill behind that look, is read once more."""
+    read(queue, wants(queue), lease(1), last=1)
+    assert [one.sequence for one in queue.take(ANY)] == [1]
+    queue.meanwhile.begin()
+    queue.given_back(lease(1), is_head=True, is_retry=True, not_before_ms=500)
+    wanted = wants(queue)
+    queue.meanwhile.end()
+    back = Refill(last_sequence=1, due=([], [(500, lease(1, is_retry=True))]))
+    queue.refilled(back, wanted, generation=queue.generation)
+    assert queue.has_work(now_ms=1_000)
+    queue.refilled(back, wants(queue), generation=queue.generation)
+    assert [taken(queue), taken(queue)] == [[1], []]
+    queue.refilled(Refill(last_sequence=1), wants(queue), generation=queue.generation)
+    assert not queue.has_work(now_ms=1_000)
+
+
+def test_a_follower_that_moved_up_before_a_read_is_not_lost_to_another_read(queue: LeaseQueue) -> None:
+    """Its older one was replayed and settled beside a probe's look; the refill behind that look may read it twice."""
+    read(queue, wants(queue), last=5)
+    queue.meanwhile.begin()
+    queue.requeued({"u": 2})
+    queue.promoted(5)
+    wanted = wants(queue)
+    queue.meanwhile.end()
+    up = Refill(last_sequence=5, promoted=[lease(5, partition="u")])
+    queue.refilled(up, wanted, generation=queue.generation)
+    again = wants(queue)
+    assert again.promoted == (5,)
+    queue.refilled(up, again, generation=queue.generation)
+    assert [taken(queue), taken(queue)] == [[5], []]
+    assert not wants(queue).promoted

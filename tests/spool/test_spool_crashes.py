@@ -85,7 +85,7 @@ async def main():
             newest = await spool.lease_newest(route) if dice.random() < 0.3 else None
             for lease in [*leases, *([newest] if newest else [])]:
                 number, choice = number_of(lease), dice.random()
-                say("lent", number)
+                say("leased", number)
                 if choice < 0.6:
                     say("settling", number)
                     await settle(spool, [lease.sequence], State.DELIVERED)
@@ -110,7 +110,7 @@ async def drain():
             leases = await leased(spool, route, fresh=500, retry=500)
             is_empty = not leases and not any(t.pending for r, t in (await spool.facts()).totals.items() if r is route)
             for lease in leases:
-                say("lent", number_of(lease))
+                say("leased", number_of(lease))
                 say("settling", number_of(lease))
                 await settle(spool, [lease.sequence], State.DELIVERED)
                 say("done", number_of(lease))
@@ -170,13 +170,13 @@ class Facts:
         """Hear that a dead one is wanted again: who follows it may be under way already."""
         self.replayed.add(number)
 
-    def hear_lent(self, number: int) -> None:
+    def hear_leased(self, number: int) -> None:
         """Hear that it was leased: never one that is done, never before an older one of its partition."""
         if number in self.done or (number in self.buried and number not in self.replayed):
-            self.faults.append(f"{number} was settled and is lent")
+            self.faults.append(f"{number} was settled and is leased")
         older = {one for one in self.waiting[number % 2, number % 10] if self.is_before(one, number)}
         if number % 3 and older:
-            self.faults.append(f"{number} is lent before {sorted(older)[:3]}")
+            self.faults.append(f"{number} is leased before {sorted(older)[:3]}")
 
     def is_before(self, one: int, number: int) -> bool:
         """Tell whether one is surely older and surely pending: never buried, and no settlement under way."""
@@ -266,8 +266,8 @@ async def test_a_loop_that_acknowledges_too_early_is_noticed(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("lines", "fault"),
     [
-        pytest.param(["try 1", "took 1", "done 1", "lent 1"], "was settled and is lent", id="a settled one is lent"),
-        pytest.param(["try 1", "took 1", "try 11", "took 11", "lent 11"], "is lent before", id="one overtakes"),
+        pytest.param(["try 1", "took 1", "done 1", "leased 1"], "was settled and is leased", id="a settled one"),
+        pytest.param(["try 1", "took 1", "try 11", "took 11", "leased 11"], "is leased before", id="one overtakes"),
         pytest.param(["totals 0 0 0 0"], "do not balance", id="the totals are off"),
         pytest.param(["try 1", "took 1", "totals 1 0 0 0"], "acknowledged", id="an event is missing"),
     ],

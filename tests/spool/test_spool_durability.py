@@ -173,9 +173,9 @@ async def test_kill_9_loses_nothing_acknowledged(
     assert acknowledged <= {int.from_bytes(detail.event_key, "big") for detail in details}
     pending = sum(1 for detail in details if detail.row.state is State.PENDING)
     assert pending == sum(totals.pending for totals in facts.totals.values())
-    lent = 0
+    count = 0
     for route in RouteName:
         while leases := await lease(spool, route):
-            lent += len(leases)
+            count += len(leases)
             await settle(spool, [one.sequence for one in leases], State.DELIVERED)
-    assert lent == pending
+    assert count == pending

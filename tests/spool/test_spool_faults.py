@@ -15,11 +15,20 @@ import pytest
 from forwarder.errors import SpoolClosed, SpoolFull, SpoolUnusable, WorkerEnded
 from forwarder.model import Demand, Envelope, Receipt, Recurrence, RouteName, State
 from forwarder.spool.appending import stored
+from forwarder.spool.lease_reads import Wanted
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.sqlite import SqliteSpool, housekeeping, known_keys
-from forwarder.spool.sqlite.database import DATABASE_NAME, LAYOUT, _migrate, open_writer, prepare_folder
+from forwarder.spool.sqlite import SqliteSpool, housekeeping, known_keys, transaction
+from forwarder.spool.sqlite.database import (
+    DATABASE_NAME,
+    LAYOUT,
+    _migrate,
+    open_reader,
+    open_writer,
+    prepare_folder,
+)
 from forwarder.spool.sqlite.eviction import Retention
 from forwarder.spool.sqlite.faults import foreign_owner, unusable
+from forwarder.spool.sqlite.refill import refill
 from forwarder.spool.sqlite.transaction import Transaction
 from stand_ins.spool_acts import give_back, leased, settle
 
@@ -37,7 +46,7 @@ async def numbers(spool: SqliteSpool, route: RouteName = OUT, *, fresh: int = 10
     return [lease.sequence for lease in await leased(spool, route, fresh=fresh, retry=retry)]
 
 
-async def eventually(check: Callable[[], bool], *, within_s: float = 10.0) -> None:
+async def eventually(check: Callable[[], bool], *, within_s: float = 60.0) -> None:
     """Wait until something holds."""
     async with asyncio.timeout(within_s):
         while not check():  # noqa: ASYNC110 - another thread's doing is watched from outside
@@ -78,7 +87,7 @@ async def test_a_file_deleted_under_the_running_daemon_shuts_the_doors(
 async def test_a_file_that_was_replaced_is_noticed_without_any_append(
     open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, reporter: Any, tmp_path: Path
 ) -> None:
-    """A copy moved into its place is not the open file; back in its place, the doors open again."""
+    """A copy moved into its place is not the open file; back in its place, new events are taken again."""
     spool = await open_sqlite()
     await stored(spool, [make_envelope(1)])
     path, aside = tmp_path / "data" / "spool.db", tmp_path / "aside"
@@ -116,6 +125,43 @@ async def test_a_writer_that_ends_leaves_nobody_waiting(
         with pytest.raises(SpoolClosed):
             await asyncio.wait_for(late, 5)
     await eventually(lambda: not spool.is_alive(now_s=0, within_s=5))
+
+
+async def test_an_append_behind_a_writer_that_just_ended_is_rolled_back(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is queued after the thread's last act and before the loop hears of it does not wait for ever."""
+    spool = await open_sqlite()
+
+    def dies() -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(spool._writer._checkpoints, "look", dies)  # noqa: SLF001 - where no error can come from
+    spool._writer.join()  # noqa: SLF001 - its end is posted, and not heard while the loop stands still
+    answers: list[Receipt | SpoolFull | SpoolClosed] = []
+    spool.append([make_envelope(1)], on_commit=answers.append, on_rollback=answers.append)
+    assert answers == []
+    await eventually(lambda: bool(answers))
+    assert [type(answer) for answer in answers] == [SpoolClosed]
+
+
+async def test_nothing_is_asked_of_the_database_behind_a_commit(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails right behind a commit takes nothing back: it is told as stored, leased and settled once."""
+    spool = await open_sqlite()
+    measure = transaction.used_bytes
+
+    def fails_behind_a_commit(connection: Any) -> int:
+        if not connection.in_transaction:
+            raise apsw.IOError("a failing disk")
+        return measure(connection)
+
+    monkeypatch.setattr(transaction, "used_bytes", fails_behind_a_commit)
+    assert (await stored(spool, [make_envelope(1)])).accepted == 1
+    assert await numbers(spool) == [1]
+    await asyncio.wait_for(settle(spool, [1], State.DELIVERED), 5)
+    assert (await stored(spool, [make_envelope(1)])).duplicates == 1
 
 
 @pytest.mark.parametrize(
@@ -218,7 +264,7 @@ async def test_damage_anywhere_is_met_in_the_end(
         page, other = dice.randrange(1, pages), dice.randrange(1, pages)
         image[page * 4096 : page * 4096 + 4096] = image[other * 4096 : other * 4096 + 4096]
     path.write_bytes(image)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         try:
             spool = await open_sqlite()
         except SpoolUnusable:
@@ -296,6 +342,22 @@ async def test_users_events_keep_their_order_when_replayed_one_after_the_other(
     assert await numbers(spool) == [1]
     await settle(spool, [1], State.DELIVERED)
     assert await numbers(spool) == [2]
+
+
+async def test_a_follower_is_not_read_before_an_older_one_that_was_replayed(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path
+) -> None:
+    """Asked for as the oldest of its partition, it is none any more when the read comes to it."""
+    spool = await open_sqlite()
+    await stored(spool, [make_envelope(n, partition="u") for n in range(1, 4)])
+    assert await numbers(spool) == [1]
+    await settle(spool, [1], State.DEAD, reason="refused")
+    wanted = Wanted(after=3, fresh_max=0, bytes_max=10**6, due_max=(-1, -1), promoted=(2,), known=frozenset())
+    connection = open_reader(tmp_path / "data")
+    assert [lease.sequence for lease in refill(connection, 0, wanted, now_ms=0).promoted] == [2]
+    await spool.requeue([1])
+    assert refill(connection, 0, wanted, now_ms=0).promoted == []
+    connection.close()
 
 
 async def test_a_retry_given_back_unchanged_is_leased_again(

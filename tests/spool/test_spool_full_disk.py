@@ -1,4 +1,4 @@
-"""A full disk shuts the doors and nothing else: no crash, no loss, and it recovers by itself."""
+"""A full disk turns new events away and nothing else: no crash, no loss, and it recovers by itself."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ async def lease(spool: SqliteSpool, *, fresh: int = 100, retry: int = 100) -> li
     return [one.sequence for one in leases]
 
 
-async def eventually(check: Callable[[], bool], *, within_s: float = 5.0) -> None:
+async def eventually(check: Callable[[], bool], *, within_s: float = 60.0) -> None:
     """Wait until something holds."""
     async with asyncio.timeout(within_s):
         while not check():  # noqa: ASYNC110 - another thread's doing is watched from outside
@@ -116,7 +116,7 @@ async def test_a_disk_that_fills_at_any_point_keeps_the_books(
 async def test_a_disk_that_cannot_be_written_is_like_a_full_one(
     open_sqlite: Callable[..., Awaitable[SqliteSpool]], disk: Any, reporter: Any, make_envelope: Callable[..., Envelope]
 ) -> None:
-    """An I/O error shuts the doors until it passes."""
+    """An I/O error turns new events away until it passes."""
     spool = await open_sqlite(limits=SMALL, vfs=disk.vfs_name)
     disk.is_broken = True
     with pytest.raises(SpoolFull):
@@ -200,7 +200,7 @@ async def test_a_disk_that_history_fills_recovers_by_itself(
     make_envelope: Callable[..., Envelope],
     tiny_disk: Path,
 ) -> None:
-    """Where the cap is larger than the disk, history yields and the doors open again without anybody's help."""
+    """Where the cap is larger than the disk, history yields and new events are taken again without anybody's help."""
     spool = await open_sqlite(tiny_disk / "data", limits=SpoolLimits(reserve_bytes=262_144, wal_pages_max=100))
     number = 0
     with contextlib.suppress(SpoolFull):
@@ -209,7 +209,7 @@ async def test_a_disk_that_history_fills_recovers_by_itself(
             await stored(spool, [make_envelope(number, payload=b"x" * 5_000)])
     assert number < 10_000
     await asyncio.wait_for(settle(spool, await lease(spool, fresh=1_000), State.DELIVERED), 5)
-    await eventually(lambda: reporter.facts[-1] == "accepting", within_s=20)
+    await eventually(lambda: reporter.facts[-1] == "accepting", within_s=60)
     assert any(fact.startswith("yielded") for fact in reporter.facts)
     assert (await stored(spool, [make_envelope(number)])).accepted == 1
     totals = (await spool.facts()).totals[OUT]

@@ -37,7 +37,7 @@ async def lease_all(spool: SqliteSpool, route: RouteName = OUT) -> list[int]:
     return leases
 
 
-async def eventually(check: Callable[[], Awaitable[bool]], *, within_s: float = 10.0) -> None:
+async def eventually(check: Callable[[], Awaitable[bool]], *, within_s: float = 60.0) -> None:
     """Wait until something holds; the writer tidies when it is idle, at least twice a second."""
     async with asyncio.timeout(within_s):
         while not await check():  # noqa: ASYNC110 - another thread's doing is watched from outside

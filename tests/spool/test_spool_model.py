@@ -198,7 +198,7 @@ class Pair:
         self.clock.now_ms += 60 * 86_400_000
         self.model.forget_old()
         expected = await self.seen(self.model)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await self.real.put("turn", b"")  # the writer tidies behind each commit
             while await self.seen(self.real) != expected:  # noqa: ASYNC110 - a thread's doing
                 await asyncio.sleep(0.002)

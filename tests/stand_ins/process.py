@@ -7,6 +7,7 @@ its own process id. Absent: any knowledge of what it should do.
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import socket
 import sys
@@ -31,11 +32,16 @@ class DaemonFailed(Exception):
 
 
 def free_port() -> int:
-    """Return a port on loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port on loopback that was free a moment ago.
+
+    From below the range that the system takes for outgoing connections: a daemon that is started again on its port must
+    not find one of them there.
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)  # noqa: S311 - no secret
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
+            return port
 
 
 @dataclass(slots=True, kw_only=True)

@@ -5,10 +5,13 @@ busy writer never reaches the log's end, and a log whose end was not reached gro
 writer the few pages that are left.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable
 
 import apsw
+
+from forwarder.errors import SpoolUnusable
 
 _REST_PAGES_MAX = 500  # that the writer may do itself
 
@@ -60,20 +63,26 @@ class Checkpoints:
         self._pages = 0
 
     def _run(self) -> None:
-        connection = self._open_connection()
-        try:
-            while True:
-                self._wanted.wait()
-                self._wanted.clear()
-                if self._is_ended:
-                    return
-                try:
+        connection = self._opened()
+        while True:
+            self._wanted.wait()
+            self._wanted.clear()
+            if self._is_ended:
+                break
+            connection = connection or self._opened()
+            self._moved = 0
+            if connection is not None:
+                with contextlib.suppress(apsw.Error):
                     _, self._moved = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-                except apsw.Error:
-                    self._moved = 0
-                self._is_running = False
-        finally:
+            self._is_running = False
+        if connection is not None:
             connection.close()
+
+    def _opened(self) -> apsw.Connection | None:
+        try:
+            return self._open_connection()
+        except (apsw.Error, SpoolUnusable):  # too many open files, say: tried again when the log is long
+            return None
 
     def _count(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
         if pages < self._pages:

@@ -67,6 +67,7 @@ class GroupCommit:
         try:
             work(transaction)
             transaction.write_totals()
+            transaction.weigh()
             began_s = self._clock.monotonic_s()
             connection.execute("COMMIT")
         except BaseException:

@@ -54,7 +54,8 @@ def refill(connection: Reader, route: int, wanted: Wanted, *, now_ms: int) -> Re
             _read_due(connection, route, wanted, result, is_retry=is_retry, now_ms=now_ms)
     if wanted.promoted:
         read = _read_events(connection, route, [s for s in wanted.promoted if not _is_listed(connection, s)])
-        result.promoted = read.leases
+        # A replay may have put an older one before it since it was asked for; then it is promoted again in its turn.
+        result.promoted = [lease for lease in read.leases if _is_head(connection, lease)]
         result.damaged += read.damaged
     return result
 

@@ -293,6 +293,7 @@ class SqliteSpool(ArchiveFront):
             self._leasing.close()
             self._work.end()
             self._is_done.set()
+            self._writer.abandon()  # what was queued while the news of the end was on its way
 
     def _live(self) -> Live:
         """Return what the archive cannot read: the totals of the last commit as one, and how the writer is."""

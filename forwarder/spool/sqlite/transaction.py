@@ -63,6 +63,7 @@ class Transaction:
         self.sequence = memory.sequence
         self.last_of_route = list(memory.last_of_route)  # 0: not known
         self.quarantined: list[int] = []
+        self._used_bytes = memory.used_bytes
         self._new_event_types: set[tuple[int, str, str]] = set()
         self._changes: defaultdict[tuple[int, int], int] = defaultdict(int)
 
@@ -87,7 +88,7 @@ class Transaction:
         return self.memory.totals.get(key, 0) + self._changes.get(key, 0)
 
     def write_totals(self) -> None:
-        """Write the changed accounts; the last thing before the commit."""
+        """Write the changed accounts; the last statement before the commit."""
         changes = self._changes
         if self.sequence != self.memory.sequence:
             changes[0, Account.SEQUENCE] = self.sequence - self.memory.sequence
@@ -103,8 +104,12 @@ class Transaction:
             [(route, account, amount) for (route, account), amount in changes.items() if amount],
         )
 
+    def weigh(self) -> None:
+        """Note what the pages take, behind the last statement: once the commit is made nothing may fail any more."""
+        self._used_bytes = used_bytes(self.connection)
+
     def keep(self) -> None:
-        """Take the changes over into memory, once the commit succeeded."""
+        """Take the changes over into memory, once the commit succeeded. Asks the database nothing."""
         memory = self.memory
         totals = dict(memory.totals)
         for (route, account), amount in self._changes.items():
@@ -113,7 +118,7 @@ class Transaction:
         # A new dict each time: readers on other threads hold the old one, one moment's truth.
         memory.totals = totals
         memory.last_of_route = self.last_of_route
-        memory.used_bytes = used_bytes(self.connection)
+        memory.used_bytes = self._used_bytes
         if self._new_event_types:
             memory.event_types |= self._new_event_types
             memory.types_per_route.update(route for route, _, _ in self._new_event_types)

@@ -105,7 +105,7 @@ class Writer:
             self._checkpoints.stop()
             self._connection.close()
         finally:
-            self._abandon()
+            self.abandon()
             self._ended(error)
 
     def _turn(self) -> None:
@@ -279,9 +279,10 @@ class Writer:
         with contextlib.suppress(apsw.Error):  # a full disk: the log is left beside the database, nothing is lost
             self._connection.close()
 
-    def _abandon(self) -> None:
-        """Tell whoever still waits that nothing will come of it."""
+    def abandon(self) -> None:
+        """Tell whoever still waits that nothing will come of it. The thread's last act; after it anybody's."""
         left: list[AppendJob | Job] = [*self._in_hand, *self._deferred]
+        self._in_hand, self._deferred = (), []
         with contextlib.suppress(Empty):
             while True:
                 job = self._queue.get_nowait()

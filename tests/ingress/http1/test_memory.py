@@ -58,7 +58,7 @@ async def listener(build_house: Callable[..., Any]) -> AsyncIterator[PublicListe
 
 async def until_let_go(listener: PublicListener) -> None:
     """Wait until the listener has noticed that its clients are gone."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while listener.shared.in_flight or listener.shared.held_bytes:  # noqa: ASYNC110  it tells nobody of its counts
             await asyncio.sleep(0.01)
 
@@ -110,7 +110,7 @@ async def test_bodies_at_once_stay_below_their_limit(listener: PublicListener, s
     over = asyncio.Event()
     clients = [asyncio.create_task(send(BODY_BYTES - 100_000, then_waits_for=over)) for _ in range(40)]
     largest = held = looks = 0
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while held <= HELD_BYTES_MAX / 2 or looks < 50:  # until the limit has been felt, and a little longer
             await asyncio.sleep(0.01)
             looks += held > HELD_BYTES_MAX / 2
@@ -120,6 +120,6 @@ async def test_bodies_at_once_stay_below_their_limit(listener: PublicListener, s
     assert held <= HELD_BYTES_MAX + MEGABYTE
     assert largest - before < 2 * HELD_BYTES_MAX + 20 * MEGABYTE
     await until_let_go(listener)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while resident_bytes() - before > 20 * MEGABYTE:  # noqa: ASYNC110  memory tells nobody either
             await asyncio.sleep(0.05)
