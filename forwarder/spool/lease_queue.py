@@ -6,6 +6,7 @@ when it is heard: what was settled since is left out, and what arrived since is 
 """
 
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 
 import msgspec
 
@@ -19,6 +20,7 @@ from forwarder.spool.lease_window import FRESH_MAX, LeaseWindow
 BYTES_MAX = 8_388_608
 _BEHIND_MAX = 2_000
 _BEHIND_BYTES_MAX = 8_192
+_sequence = attrgetter("sequence")
 
 
 class LeaseQueue:
@@ -191,9 +193,8 @@ class LeaseQueue:
     def settled(self, leases: Iterable[Lease]) -> None:
         """Hear that leased events are settled."""
         for lease in leases:
-            sequence = lease.sequence
-            self.leased.pop(sequence, None)
-            self._forget(sequence)
+            self.leased.pop(lease.sequence, None)
+            self._forget(lease.sequence)
             if lease.envelope.partition_key:
                 self._free(lease)
 
@@ -229,8 +230,8 @@ class LeaseQueue:
             return
         if lease is None:
             self._promoted.add(sequence)
-        else:
-            self._return(lease)
+        elif self._is_wanted(lease):
+            self._held.hold(lease)
 
     def requeued(self, heads: Mapping[str, int]) -> None:
         """Hear that older events became pending: who is the oldest of these partitions now. Others must wait."""
@@ -272,10 +273,6 @@ class LeaseQueue:
         self._promoted.discard(sequence)
         self.meanwhile.left(sequence)
 
-    def _return(self, lease: Lease) -> None:
-        if self._is_wanted(lease):
-            self._held.hold(lease)
-
     def _next_fresh(self) -> tuple[Lease, bool] | None:
         """Return the oldest fresh event, and whether it came back."""
         held, first = self._held.peek_fresh(), self.window.first
@@ -284,8 +281,7 @@ class LeaseQueue:
         return None if first is None else (first, False)
 
     def _lease(self, lease: Lease) -> bool:
-        sequence = lease.sequence
-        if sequence in self.leased:
+        if (sequence := lease.sequence) in self.leased:
             return False
         if lease.envelope.partition_key:
             if not self._busy.take(lease):
@@ -302,7 +298,3 @@ class LeaseQueue:
         for parked in self._busy.free(lease.envelope.partition_key):
             if self._held.is_parked(parked):
                 self._held.hold(parked)
-
-
-def _sequence(lease: Lease) -> int:
-    return lease.sequence

@@ -32,8 +32,7 @@ _DUE = (
 )
 _UNREADABLE_MAX = 256  # more in a row than a page holds: the table itself is damaged, and no event is to blame
 _SINGLY = 512  # rows that are read one by one around a damaged page, before going on
-_NEWEST_LOOKS_MAX = 4_096
-_NEWEST_MAX = 64
+_NEWEST_LOOKS_MAX, _NEWEST_MAX = 4_096, 64
 Row = tuple[int, bytes, str, int, str, str, str, str, str, int, int, bytes | None]
 
 
