@@ -172,6 +172,12 @@ function pauseTail(event) {
   document.querySelector("[data-tail-note]").textContent = isTailPaused ? "Tail paused" : "";
 }
 
+// By the strip's own position: some Chromiums begin the order of Tab at what scrollIntoView was called on.
+function bringIntoView(link) {
+  const strip = link?.closest("nav");
+  if (strip) strip.scrollLeft += link.getBoundingClientRect().right - strip.getBoundingClientRect().right;
+}
+
 // What needs this script is hidden until it runs.
 function reveal(root) {
   for (const button of all("button[data-copy], button[data-copy-from], [data-tail-pause]", root)) button.hidden = false;
@@ -223,6 +229,6 @@ byId("help-open").addEventListener("click", () => byId("help").showModal());
 reveal(document);
 document.querySelector("[data-tail-pause]")?.addEventListener("click", pauseTail);
 setInterval(refreshAges, 1000);
-document.querySelector(".top nav a[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+bringIntoView(document.querySelector(".top nav a[aria-current]"));
 for (const place of all("[data-part], [data-rows] tr")) shown.set(place, meaning(place));
 if (byId("main").hasAttribute("data-live")) live();
