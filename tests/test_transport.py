@@ -1,6 +1,7 @@
 """One HTTP exchange against real sockets: whole answers, caps, time-outs, and our names for their errors."""
 
 import asyncio
+import contextlib
 import gzip
 import socket
 import ssl
@@ -44,12 +45,27 @@ async def _serving(handler: Callable[[web.BaseRequest], Awaitable[web.StreamResp
 
 @asynccontextmanager
 async def _raw_serving(handler: Raw) -> AsyncIterator[str]:
-    server = await asyncio.start_server(handler, "127.0.0.1", 0)
+    serving: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if (task := asyncio.current_task()) is not None:
+            serving.add(task)
+        # The client is through, or the test is.
+        with contextlib.suppress(asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
+            await handler(reader, writer)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
         server.close()
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving)
 
 
 def _request(url: str, *, method: str = "POST", timeout_s: float = 5.0, answer_bytes_max: int = 1_000) -> HttpRequest:
