@@ -420,11 +420,8 @@ async def _world(
     checked = Checked()
     people = People(clock=parts.clock, shared=token, named=[named_token(one) for one in named])
     guard = _guard(people, proxy)
-    acts, jobs, rates = (
-        Acts(parts=parts),
-        Jobs(parts, look_every_s=0.001),
-        Rates(metrics=parts.metrics, clock=parts.clock),
-    )
+    acts, jobs = Acts(parts=parts), Jobs(parts, look_every_s=0.001)
+    rates = Rates(metrics=parts.metrics, clock=parts.clock)
     render = Renderer(parts)
     incidents = Incidents(parts)
     site = Site(
