@@ -11,6 +11,7 @@ from forwarder.delivery.route_status import RouteStatus, ScopeStop
 from forwarder.model import RouteName
 from forwarder.operator import api_types as told
 from forwarder.operator.incidents import Incident
+from forwarder.operator.readable import words_of
 from forwarder.operator.text import moment
 
 
@@ -144,6 +145,7 @@ def _attempt(made: model.Attempt) -> told.Attempt:
         status=made.status,
         outcome=made.outcome,
         reason=made.reason,
+        words=words_of(made.answer),
         answer=made.answer.decode(errors="replace"),
     )
 
