@@ -250,6 +250,7 @@ def operator(
             explain=explainers(settings, rules, links),
             time_of={RouteName.COURIER_TO_RUDDERSTACK: stated_time_ms},
         ),
+        transport=base.transport,
         swaps=base.swaps,
     )
 
