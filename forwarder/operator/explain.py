@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from forwarder.errors import Unmappable
 from forwarder.model import Delivery, Envelope, Filtered, Lease, State, Unmapped
+from forwarder.operator.readable import readable
 from forwarder.ports import EventDetail, Mapper
 
 EXPLAINED_BYTES_MAX = 1_048_576  # a larger payload would keep the page, and a core, busy
@@ -20,6 +21,11 @@ class Explained:
     state: State
     reason: str = ""
     deliveries: tuple[Delivery, ...] = ()
+
+    def as_sent(self) -> bytes:
+        """Return what would be sent as one text to be compared; where nothing would, b""."""
+        bodies = (readable(one.body, shown_max=EXPLAINED_BYTES_MAX).text for one in self.deliveries)
+        return "\n".join(f"{one.operation}\n{body}" for one, body in zip(self.deliveries, bodies, strict=True)).encode()
 
 
 Explain = Callable[[EventDetail], Explained]
