@@ -256,6 +256,7 @@ def operator(
             settings_rows=[asdict(row) for row in settings.rows()],
             explain=explainers(settings, base, rules, links),
         ),
+        transport=base.transport,
         swaps=base.swaps,
     )
 

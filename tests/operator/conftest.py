@@ -27,7 +27,7 @@ from forwarder.operator.api import Api, described
 from forwarder.operator.checks import Finding
 from forwarder.operator.explain import Explain
 from forwarder.operator.guard import OperatorGuard
-from forwarder.operator.incidents import Incidents
+from forwarder.operator.incidents.keeper import Incidents
 from forwarder.operator.operation import Operation
 from forwarder.operator.pages.bulk import Jobs
 from forwarder.operator.pages.login import PUBLIC_PATHS
