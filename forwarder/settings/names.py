@@ -53,7 +53,6 @@ LATER = {
     "FORWARDER_NATS_": "NATS source",
     "FORWARDER_KAFKA_": "Kafka source",
     "FORWARDER_REDIS_": "Redis source",
-    "FORWARDER_ALERT_": "alerts",
 }
 
 # What Kubernetes injects into every container for services that happen to be named like our prefixes.

@@ -29,7 +29,7 @@ from forwarder.operator.edits import (
 from forwarder.operator.operation import FORM, MULTIPART, Operation, QueryInvalid, sequence_of
 from forwarder.operator.pages.bulk import Act, Job, Jobs
 from forwarder.operator.pages.export import export
-from forwarder.operator.pages.render import ROUTE_LABELS, Question, Renderer, see_other
+from forwarder.operator.pages.render import Question, Renderer, see_other
 from forwarder.operator.people import who
 from forwarder.ports import EventDetail, EventQuery, ReasonGroup
 
@@ -144,7 +144,7 @@ class DeadLetters:
         one = await self._chosen(chosen)
         question = Question(
             title="Replay this group?",
-            text=f"{one.count_words()} on {ROUTE_LABELS[one.route]} will be tried again: “{one.seen.reason}”. "
+            text=f"{one.count_words()} on {text.ROUTE_LABELS[one.route]} will be tried again: “{one.seen.reason}”. "
             "What has not been put right will fail again.",
             act=f"Replay {one.count_words()}",
             back=PATH,
@@ -161,7 +161,7 @@ class DeadLetters:
             raise QueryInvalid("only dead events can be discarded")
         question = Question(
             title="Discard this group?",
-            text=f"{one.count_words()} on {ROUTE_LABELS[one.route]} will be put aside: “{one.seen.reason}”. "
+            text=f"{one.count_words()} on {text.ROUTE_LABELS[one.route]} will be put aside: “{one.seen.reason}”. "
             "They stay in the totals as dead, and in the log until the retention ends.",
             act=f"Discard {one.count_words()}",
             back=PATH,
