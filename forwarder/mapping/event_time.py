@@ -12,10 +12,10 @@ _PROGRESS_FIELDS = tuple(vocabulary.TIME_FIELDS.values())
 _TEMPLATE_FIELDS = ("published_at", "canceled_at", "submission_id")
 
 
-def event_time_ms(event: CourierEvent, entry: dict[str, Any], *, received_at_ms: int) -> int:
+def event_time_ms(event: CourierEvent, *, received_at_ms: int) -> int:
     """Return the event's time in epoch milliseconds.
 
-    The status' own field; else that of `entry`, the provider's entry it came from; else
+    The status' own field; else that of the provider's entry it came from; else
     `data.timestamp`, which one page of Courier's documentation shows; else the newest time that is
     there; else the receipt. Garbage, zero and negative times count as absent.
     """
@@ -23,7 +23,7 @@ def event_time_ms(event: CourierEvent, entry: dict[str, Any], *, received_at_ms:
     if event.type == vocabulary.MESSAGE_UPDATED:
         field = event.time_field
         if field:
-            own = time_ms(data.get(field)) or time_ms(entry.get(field))
+            own = time_ms(data.get(field)) or time_ms(event.deciding_provider().get(field))
             if own:
                 return own
         if stated := time_ms(data.get("timestamp")):
@@ -43,7 +43,7 @@ def stated_time_ms(payload: bytes) -> int | None:
         event = read(payload)
     except Unmappable:
         return None
-    return event_time_ms(event, event.deciding_provider(), received_at_ms=0) or None
+    return event_time_ms(event, received_at_ms=0) or None
 
 
 def _newest(data: dict[str, Any], entries: list[dict[str, Any]]) -> int | None:
