@@ -139,7 +139,7 @@ class TrackCalls:
         return self._encode(extra)[:-1] + b"," + self._context_tail
 
     def _make_template(self) -> tuple[bytes, list[int]]:
-        """Turn a message of the SDK's into a `%` template: what varies is a slot, the rest is as built; and its order."""
+        """Turn a message of the SDK's into a `%` template: what varies is a slot, in this order."""
         marker = self.build(
             TrackCall(
                 event="event",
