@@ -513,6 +513,16 @@ def test_an_owner_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.M
     assert f"chown -R 4321 {tmp_path}" in owner
     lock = tmp_path / "spool.lock"
     lock.write_text("")
+    path, stat = tmp_path / DATABASE_NAME, os.stat
+
+    def denied(of: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+        if of == path:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return stat(of, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", denied)
+    with pytest.raises(SpoolUnusable, match=f"Permission denied.*chown -R 4321 {tmp_path}`"):
+        open_reader(tmp_path)  # a folder of the daemon's, looked at by somebody else
     assert f"chown -R 4321 {tmp_path}`" in str(unusable(lock, PermissionError(13, "Permission denied")))
 
 
