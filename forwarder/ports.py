@@ -66,8 +66,7 @@ class Spool(Protocol):
         Returns at once. Exactly one of the two is called, once, on the event loop's thread: `on_commit` after the
         commit that holds the envelopes (a duplicate's: after the commit of the first copy), `on_rollback` when
         nothing was stored: `SpoolFull` (cap or disk; come back) or `SpoolClosed`. It may be called before `append`
-        returns. Neither may raise or block. One that does is reported and stops no other; an `on_commit` that raised
-        is followed by `on_rollback` with `SpoolClosed`, so that its sender comes back, for a duplicate.
+        returns. Neither may raise or block; an `on_commit` that raised all the same is followed by `on_rollback`.
         """
 
     def lease(self, route: RouteName, demand: Demand) -> Sequence[Lease]:
@@ -89,8 +88,7 @@ class Spool(Protocol):
         """Register the one listener of a route: called whenever a lease may find something new or due.
 
         On the event loop's thread, within a millisecond or two of an append's commit, when a due time passes, when
-        a read of the backlog is done, and at the end. May be called for nothing. It must not raise or block; one that
-        raises keeps nothing from others.
+        a read of the backlog is done, and at the end. May be called for nothing. It must not raise or block.
         """
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:

@@ -179,7 +179,7 @@ class FileWatch:
     """Tell whether the open files are still the ones with those names: what is written to others is lost at the end."""
 
     def __init__(self, paths: tuple[Path, ...]) -> None:
-        """Remember which files these are; raises OSError where one cannot be looked at."""
+        """Note which files these are; raises OSError where one cannot be looked at."""
         self._known = [(path, _identity(path)) for path in paths]
 
     def fault(self) -> str:
