@@ -120,6 +120,13 @@ class Settings(BaseSettings):
     operator_token: HeaderSecret | None = Field(
         None, description="Set a long random token of printable characters (openssl rand -hex 32)."
     )
+    operator_tokens: Annotated[tuple[SecretStr, ...], BeforeValidator(named_tokens)] = Field(
+        (), description="Set name:role:token, role view or operate, such as alice:operate:…; several comma-separated."
+    )
+    operator_user_header: Annotated[UserHeader, BeforeValidator(user_header)] | None = Field(
+        None,
+        description="Set header=addresses of the proxy that sets it, such as X-Forwarded-User=10.0.0.7,10.1.0.0/24.",
+    )
     alert_url: Annotated[SecretStr, BeforeValidator(values.alert_url)] | None = Field(
         None, description="Set where incidents are posted to, such as a Slack or Teams webhook; https."
     )
@@ -128,13 +135,6 @@ class Settings(BaseSettings):
     )
     alert_to: Annotated[tuple[str, ...], BeforeValidator(values.recipients)] = Field(
         (), description="Set who is told through Courier: e-mail addresses or user ids, comma-separated, at most 10."
-    )
-    operator_tokens: Annotated[tuple[SecretStr, ...], BeforeValidator(named_tokens)] = Field(
-        (), description="Set name:role:token, role view or operate, such as alice:operate:…; several comma-separated."
-    )
-    operator_user_header: Annotated[UserHeader, BeforeValidator(user_header)] | None = Field(
-        None,
-        description="Set header=addresses of the proxy that sets it, such as X-Forwarded-User=10.0.0.7,10.1.0.0/24.",
     )
     data_dir: Path = Field(Path("data"), description="Set the folder of the spool.")
     spool: Annotated[Literal["sqlite", "postgres"], Word] = Field(
