@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from forwarder.model import RouteName, State
-from forwarder.operator.rejections import Rejected
+from forwarder.telemetry.totals_by_time import Rejected
 
 Count = Annotated[int, Meta(ge=0)]
 Time = Annotated[str | None, Meta(extra_json_schema={"format": "date-time"})]
@@ -135,7 +135,7 @@ class Status(Struct, frozen=True, kw_only=True):
     uptime_s: float
     spool: Spool
     routes: list[Route]
-    rejected: Annotated[list[Rejected], Meta(description="requests turned away since the start, at most a day ago")]
+    rejected: Annotated[list[Rejected], Meta(description="requests turned away within the day")]
 
 
 class LinkWords(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
@@ -173,6 +173,13 @@ class OfReason(OfRoute, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Groups of one state."""
 
     state: State = State.DEAD
+
+
+class OfChart(Struct, frozen=True, kw_only=True):
+    """How far back the overview's charts go, and whether they are drawn."""
+
+    range: Literal["1h", "24h", "7d"] = "1h"
+    view: Literal["chart", "table"] = "chart"
 
 
 class OfLog(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -113,25 +113,6 @@ async def test_rates_and_latencies_come_from_the_counters(world: Any) -> None:
     assert "5.0 <small>/s</small>" in text
     assert "2.0 <small>/s</small>" in text
     assert "p99 delivery latency" in text
-    assert "<polyline" not in text  # one stretch of ten seconds is no line yet
-    world.clock.now_ms += 10_000
-    world.rates.sample()
-    text = await world.page("/")
-    assert "<polyline" in text
-    assert "median latency 175 ms" in text
-    assert 'class="mark"' not in text
-
-
-async def test_incidents_are_marked_in_the_chart(world: Any) -> None:
-    """What stood still is seen behind the lines of its route, and of no other."""
-    for _ in range(4):
-        world.rates.sample()
-        world.clock.now_ms += 10_000
-    world.routes[OUTBOUND].hold("answered 401")
-    await world.incidents.look()
-    text = await world.page("/")
-    assert text.count('class="mark"') == 1
-    assert "incident</span>" in text.partition("RudderStack → Courier")[0]
 
 
 async def test_a_route_that_is_held_says_why_since_when_and_what_to_do(world: Any) -> None:

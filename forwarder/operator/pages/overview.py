@@ -13,9 +13,9 @@ from forwarder.operator import text
 from forwarder.operator.acts import Acts
 from forwarder.operator.incidents.keeper import Incidents
 from forwarder.operator.operation import FORM, Operation
-from forwarder.operator.pages.chart import hour_chart
+from forwarder.operator.pages.chart import RANGES, Range, draw
 from forwarder.operator.pages.render import Renderer, see_other
-from forwarder.operator.parameters import PauseOf
+from forwarder.operator.parameters import OfChart, PauseOf
 from forwarder.operator.parts import OperatedRoute, Parts
 from forwarder.operator.people import who
 from forwarder.ports import SpoolFacts
@@ -61,18 +61,23 @@ class Overview:
             Operation("POST", "/routes/{route}/resume", "Resume a route (the page's form)", self.resume, form=FORM),
         )
 
-    async def show(self, request: web.Request) -> web.Response:
+    async def show(self, request: web.Request, given: OfChart) -> web.Response:
         """Show everything at once."""
         parts = self.acts.parts
         facts, now_ms = await parts.archive.facts(), parts.clock.wall_ms()
         running = {route.name: route.status() for route in parts.routes}
+        of = RANGES[given.range]
+        parts.by_time.read()
         return await self.render.page(
             request,
             "overview.html",
             summary=summary(running, facts),
             to_do=await self._to_do(facts),
-            routes=[self._route_shown(name, facts, running.get(name.value), now_ms) for name in RouteName],
-            rejected=[one for one in parts.rejections.lately() if one.endpoint != "operator"],
+            routes=[self._route_shown(name, facts, running.get(name.value), now_ms, of) for name in RouteName],
+            ranges=tuple(RANGES.values()),
+            of=of,
+            view=given.view,
+            rejected=[one for one in parts.by_time.lately() if one.endpoint != "operator"],
             incidents=self.incidents.watch.newest(_INCIDENTS_SHOWN),
             facts=facts,
             started_at_ms=parts.started_at_ms,
@@ -114,7 +119,7 @@ class Overview:
         return route
 
     def _route_shown(
-        self, name: RouteName, facts: SpoolFacts, status: RouteStatus | None, now_ms: int
+        self, name: RouteName, facts: SpoolFacts, status: RouteStatus | None, now_ms: int, of: Range
     ) -> Mapping[str, object]:
         oldest_ms = facts.oldest_pending_ms.get(name)
         return {
@@ -124,7 +129,7 @@ class Overview:
             "status": status,
             "advice": advice(name, status),
             "flow": self.rates.flow(name),
-            "chart": hour_chart(self.rates.hour(name), now_ms=now_ms, stood_still=self._stood_still(name, now_ms)),
+            "chart": draw(self.acts.parts.by_time, name, of, now_ms=now_ms, incidents=self._stood_still(name, now_ms)),
             "totals": facts.totals.get(name),
             "oldest_age_s": max(0.0, (now_ms - oldest_ms) / 1000) if oldest_ms is not None else None,
             "retrying": facts.retrying.get(name, 0),
