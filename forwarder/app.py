@@ -26,7 +26,6 @@ from forwarder.ingress.http1.listener import PublicListener
 from forwarder.ingress.http1.shared import ListenerLimits
 from forwarder.ingress.receiver import Receiver
 from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack
-from forwarder.mapping.event_time import stated_time_ms
 from forwarder.mapping.link_store import LinkStore
 from forwarder.mapping.rudderstack_to_courier import RudderstackToCourier
 from forwarder.mapping.rules import Rules
@@ -41,7 +40,7 @@ from forwarder.rudderstack.credential import WriteKey
 from forwarder.rudderstack.sink import REQUEST_BYTES_MAX, RudderstackSink, framing_bytes
 from forwarder.settings import Settings
 from forwarder.settings.data_volume import start_doubts
-from forwarder.settings.rotation import Rotation
+from forwarder.settings.rotation import rotation
 from forwarder.settings.toml_files import read_links, read_rules
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
@@ -128,7 +127,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio
     helpers = (
         *operator(settings, base, routes, rules, links),
         RepeatSummaries(logs),
-        *rotation(settings, base, hangup),
+        *rotation(settings, base.swaps, asked=hangup, reporter=reporter),
     )
     return Daemon(
         stages=((listener,), routes, helpers, (spool,)),
@@ -149,14 +148,6 @@ def begin_logs(settings: Settings, stack: AsyncExitStack, *, metrics: Metrics, c
     stack.callback(logs.close)
     stack.enter_context(foreign_logs_captured(logs.logger))
     return logs
-
-
-def rotation(settings: Settings, base: Foundation, hangup: asyncio.Event) -> Sequence[Worker]:
-    """Make what reads the secrets again; nothing for settings that were read nowhere (the demo's)."""
-    place = settings.reading.place
-    if place is None:
-        return ()
-    return (Rotation(settings, place, swaps=base.swaps, asked=hangup, reporter=base.reporter),)
 
 
 def outbound_route(settings: Settings, base: Foundation, rules: Rules) -> Route:
@@ -222,13 +213,21 @@ def inbound_mapper(
     return RudderstackToCourier.of(links.table.links, links.table.file, is_relay=is_relay, on_loop=on_loop)
 
 
-def explainers(settings: Settings, rules: Rules, links: LinkStore) -> dict[RouteName, Explain]:
-    """Return what tells people how an event is mapped, for each route that runs; with mappers of their own."""
+def explainers(settings: Settings, base: Foundation, rules: Rules, links: LinkStore) -> dict[RouteName, Explain]:
+    """Return what tells people how an event is mapped and sent, for each route that runs; no secret is in reach."""
     made: dict[RouteName, Explain] = {}
     if RouteName.COURIER_TO_RUDDERSTACK in settings.routes:
-        made[RouteName.COURIER_TO_RUDDERSTACK] = explainer(outbound_mapper(settings, rules))
+        url = settings.rudderstack_data_plane_url or ""
+        sink = RudderstackSink(transport=base.transport, url=url, write_key=WriteKey(""), clock=base.clock)
+        made[RouteName.COURIER_TO_RUDDERSTACK] = explainer(
+            outbound_mapper(settings, rules), lambda one: sink.request(one.body, is_packed=True)
+        )
     if RouteName.RUDDERSTACK_TO_COURIER in settings.routes:
-        made[RouteName.RUDDERSTACK_TO_COURIER] = explainer(inbound_mapper(settings, links))
+        client = CourierClient(base.transport, base_url=settings.courier_api_url, api_key="", clock=base.clock)
+        made[RouteName.RUDDERSTACK_TO_COURIER] = explainer(
+            inbound_mapper(settings, links),
+            lambda one: client.request(one.operation, one.body, idempotency_key=one.idempotency_key),
+        )
     return made
 
 
@@ -247,9 +246,9 @@ def operator(
             routes=routes,
             links=links,
             settings_rows=[asdict(row) for row in settings.rows()],
-            explain=explainers(settings, rules, links),
-            time_of={RouteName.COURIER_TO_RUDDERSTACK: stated_time_ms},
+            explain=explainers(settings, base, rules, links),
         ),
+        transport=base.transport,
         swaps=base.swaps,
     )
 

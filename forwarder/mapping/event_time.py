@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from msgspec import Struct
+
 from forwarder.courier import vocabulary
-from forwarder.courier.event import CourierEvent, read
+from forwarder.courier.event import CourierEvent, channel_of, read
 from forwarder.errors import Unmappable
 from forwarder.mapping.fields import time_ms
 
@@ -12,10 +14,21 @@ _PROGRESS_FIELDS = tuple(vocabulary.TIME_FIELDS.values())
 _TEMPLATE_FIELDS = ("published_at", "canceled_at", "submission_id")
 
 
-def event_time_ms(event: CourierEvent, entry: dict[str, Any], *, received_at_ms: int) -> int:
+class Stated(Struct, frozen=True, kw_only=True):
+    """What a webhook event says of its message; "" and None for what it does not say."""
+
+    at_ms: int | None  # when it happened
+    status: str  # at Courier
+    channel: str
+    provider: str
+    template: str
+    reason: str  # of a status that is no success
+
+
+def event_time_ms(event: CourierEvent, *, received_at_ms: int) -> int:
     """Return the event's time in epoch milliseconds.
 
-    The status' own field; else that of `entry`, the provider's entry it came from; else
+    The status' own field; else that of the provider's entry it came from; else
     `data.timestamp`, which one page of Courier's documentation shows; else the newest time that is
     there; else the receipt. Garbage, zero and negative times count as absent.
     """
@@ -23,7 +36,7 @@ def event_time_ms(event: CourierEvent, entry: dict[str, Any], *, received_at_ms:
     if event.type == vocabulary.MESSAGE_UPDATED:
         field = event.time_field
         if field:
-            own = time_ms(data.get(field)) or time_ms(entry.get(field))
+            own = time_ms(data.get(field)) or time_ms(event.deciding_provider().get(field))
             if own:
                 return own
         if stated := time_ms(data.get("timestamp")):
@@ -37,13 +50,24 @@ def event_time_ms(event: CourierEvent, entry: dict[str, Any], *, received_at_ms:
     return time_ms(event.timestamp) or received_at_ms
 
 
-def stated_time_ms(payload: bytes) -> int | None:
-    """Return when a stored webhook event happened, by its own words; None when it does not say."""
+def stated(payload: bytes) -> Stated | None:
+    """Return what a stored webhook event says, for people; None for what is no event."""
     try:
         event = read(payload)
     except Unmappable:
         return None
-    return event_time_ms(event, event.deciding_provider(), received_at_ms=0) or None
+    entry = event.deciding_provider()
+    said = {
+        "provider": entry.get("provider"),
+        "template": event.data.get("notification"),
+        "reason": event.data.get("reason") or entry.get("reason"),
+    }
+    return Stated(
+        at_ms=event_time_ms(event, received_at_ms=0) or None,
+        status=event.status.capitalize(),
+        channel=channel_of(entry),
+        **{name: value if isinstance(value, str) else "" for name, value in said.items()},
+    )
 
 
 def _newest(data: dict[str, Any], entries: list[dict[str, Any]]) -> int | None:

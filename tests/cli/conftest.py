@@ -18,14 +18,14 @@ from forwarder.mapping.link_store import LinkStore
 from forwarder.model import Envelope, Labels, RouteName, State
 from forwarder.operator.assembly import api_alone
 from forwarder.operator.parts import Parts
+from forwarder.operator.people import People
 from forwarder.operator.serving import OperatorListener
 from forwarder.settings.sources import PREFIXES
-from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
-from stand_ins.spool_acts import leased, settle
+from stand_ins.spool_acts import leased, settle, stored
 
 ROUTE = RouteName.COURIER_TO_RUDDERSTACK
 _NOBODY_LISTENS = "127.0.0.1:1"
@@ -148,7 +148,7 @@ class DaemonThread:
             reporter=reporter,
             clock=clock,
         )
-        app = api_alone(parts, token=self._token)
+        app = api_alone(parts, people=People(clock=parts.clock, shared=self._token))
         self._listener = OperatorListener(app, host="127.0.0.1", port=0)
         running = asyncio.create_task(self._listener.run())
         await self._listener.started.wait()

@@ -11,11 +11,12 @@ from forwarder.delivery.route_status import RouteStatus
 from forwarder.model import RouteName, State
 from forwarder.operator import text
 from forwarder.operator.acts import Acts
-from forwarder.operator.incidents import Incidents
+from forwarder.operator.incidents.keeper import Incidents
 from forwarder.operator.operation import FORM, Operation
 from forwarder.operator.pages.chart import hour_chart
-from forwarder.operator.pages.render import ROUTE_LABELS, Question, Renderer, operator_name, see_other
+from forwarder.operator.pages.render import Question, Renderer, see_other
 from forwarder.operator.parts import OperatedRoute, Parts
+from forwarder.operator.people import who
 from forwarder.ports import SpoolFacts
 from forwarder.telemetry.rates import Rates
 
@@ -82,13 +83,13 @@ class Overview:
         )
         if (asked := await self.render.ask(request, question)) is not None:
             return asked
-        await self.acts.pause(route, who=operator_name(request))
+        await self.acts.pause(route, who=who(request))
         raise see_other("/", did="paused")
 
     async def resume(self, request: web.Request) -> web.StreamResponse:
         """Resume a route: destroys nothing, asks nothing."""
         route = self._route(request)
-        await self.acts.resume(route, who=operator_name(request))
+        await self.acts.resume(route, who=who(request))
         raise see_other("/", did="resumed")
 
     def _stood_still(self, name: RouteName, now_ms: int) -> Sequence[tuple[int, int]]:
@@ -116,7 +117,7 @@ class Overview:
         oldest_ms = facts.oldest_pending_ms.get(name)
         return {
             "name": name.value,
-            "label": ROUTE_LABELS[name],
+            "label": text.ROUTE_LABELS[name],
             "state": status.state if status else "off",
             "status": status,
             "advice": advice(name, status),
@@ -144,13 +145,13 @@ def summary(running: Mapping[str, RouteStatus], facts: SpoolFacts) -> Summary:
     if not facts.is_accepting:
         return Summary(state="refusing", text=f"New events are refused: {facts.refusal}; {waits}.")
     for state, words in (("held", "is held"), ("paused", "is paused"), ("backing_off", "backs off")):
-        still = [ROUTE_LABELS[RouteName(name)] for name, status in running.items() if status.state == state]
+        still = [text.ROUTE_LABELS[RouteName(name)] for name, status in running.items() if status.state == state]
         if still:
             why = next(status.reason for status in running.values() if status.state == state)
             return Summary(state=state, text=f"{' and '.join(still)} {words}{f': {why}' if why else ''}; {waits}.")
     if not running:
         return Summary(state="off", text="No route runs.")
-    which = "Both routes run" if len(running) > 1 else f"{ROUTE_LABELS[RouteName(next(iter(running)))]} runs"
+    which = "Both routes run" if len(running) > 1 else f"{text.ROUTE_LABELS[RouteName(next(iter(running)))]} runs"
     return Summary(state="running", text=f"{which}; {waits}.")
 
 
