@@ -1,8 +1,8 @@
 """What SDKs of browsers and phones fetch first: the smallest settings with which they start and send here.
 
 Segment's ask `/v1/projects/<key>/settings` of their CDN's host, RudderStack's `/sourceConfig` of their control plane's;
-both can be pointed here. Segment's also report how they fare to `/v1/m`, without a key: that is nobody's event and is not
-kept.
+both can be pointed here. Segment's also report how they fare to `/v1/m`, without a key: that is nobody's event and is
+not kept.
 """
 
 import re
