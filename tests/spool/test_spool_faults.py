@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -636,3 +637,31 @@ async def test_a_backlog_older_than_the_retention_is_not_walked(
     await eventually(lambda: bool(looked) and looked[-1][1] == 1)
     assert all(is_done for _, is_done in looked)
     assert (await spool.facts()).totals[OUT].pending == 4_991
+
+
+def test_a_folder_of_layout_2_becomes_one_of_today() -> None:
+    """Tables and indexes are what a new folder has, and settled events know the status of the answer they ended with."""
+    schema = resources.files("forwarder.spool.sqlite").joinpath("schema.sql").read_text("utf-8")
+    old, new = apsw.Connection(":memory:"), apsw.Connection(":memory:")
+    new.execute(schema)
+    old.execute(_without_status(schema))
+    old.execute("INSERT INTO attempts VALUES (7, 1, 1, 'o', 503, 'x', '', x''), (8, 1, 1, 'o', NULL, 'x', '', x'')")
+    for last, attempt_id in ((1, 7), (2, 8), (3, None)):
+        old.execute("INSERT INTO settled VALUES (0, ?, ?, 4, 1, 1, NULL, ?, 0)", (last, last, attempt_id))
+    old.pragma("user_version", 2)
+    _migrate(old)
+    assert old.pragma("user_version") == LAYOUT
+    assert [row[0] for row in old.execute("SELECT status FROM settled ORDER BY last")] == [503, 0, None]
+    for told in ("SELECT name FROM sqlite_schema ORDER BY name", "SELECT name FROM pragma_table_info('given_back')"):
+        assert old.execute(told).fetchall() == new.execute(told).fetchall()
+
+
+def _without_status(schema: str) -> str:
+    lines = [
+        line
+        for line in schema.splitlines()
+        if " status        INTEGER" not in line and " status          INTEGER" not in line
+    ]
+    text = "\n".join(lines).replace("    reason_id       INTEGER,\n);", "    reason_id       INTEGER\n);")
+    begin = text.index("CREATE INDEX settled_troubled")
+    return text[:begin] + text[text.index(";", begin) + 1 :]
