@@ -7,6 +7,12 @@ Deliberately absent: HTML escaping, which the template engine does to whatever i
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from forwarder.model import RouteName
+
+ROUTE_LABELS: Final = {
+    RouteName.COURIER_TO_RUDDERSTACK: "Courier → RudderStack",
+    RouteName.RUDDERSTACK_TO_COURIER: "RudderStack → Courier",
+}
 _KEPT: Final = frozenset("\n\t")
 # Directional marks and overrides, zero-width space, joiner of words, byte order mark: seen by nobody, and they lie.
 _HIDDEN: Final = frozenset(
@@ -98,6 +104,11 @@ def clock_time(at_ms: int | None) -> str:
     """Write a moment as people read it in a log, in UTC; "—" for none."""
     written = moment(at_ms)
     return written.replace("T", " ").replace("Z", " UTC") if written else "—"
+
+
+def minute(at_ms: int) -> str:
+    """Write a moment beside others of its week, in UTC: day and minute."""
+    return f"{_EPOCH + timedelta(milliseconds=at_ms):%a %H:%M} UTC"
 
 
 def _coarse(whole: int) -> str:

@@ -11,7 +11,8 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from forwarder.operator.checks import Finding
-from forwarder.operator.incidents import KEPT_MAX, Incidents
+from forwarder.operator.incidents.keeper import Incidents
+from forwarder.operator.incidents.watch import KEPT_MAX
 from forwarder.operator.operation import FORM, Operation, QueryInvalid
 from forwarder.operator.pages.render import Renderer
 from forwarder.operator.parameters import OfLog
@@ -43,7 +44,7 @@ class Records:
         thorough = "Check settings, files and the whole spool (the page's form)"
         return (
             Operation("GET", "/settings", "Settings", self.settings),
-            Operation("POST", "/settings/check", thorough, self.look_closely, FORM, about),
+            Operation("POST", "/settings/check", thorough, self.look_closely, FORM, about, is_act=False),
             Operation("GET", "/incidents", "Incidents", self.list_incidents),
             Operation("GET", "/audit", "Audit log", self.audit),
         )
