@@ -40,7 +40,7 @@ from forwarder.rudderstack.credential import WriteKey
 from forwarder.rudderstack.sink import REQUEST_BYTES_MAX, RudderstackSink, framing_bytes
 from forwarder.settings import Settings
 from forwarder.settings.data_volume import start_doubts
-from forwarder.settings.rotation import Rotation
+from forwarder.settings.rotation import rotation
 from forwarder.settings.toml_files import read_links, read_rules
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
@@ -52,6 +52,7 @@ from forwarder.telemetry.reporter import Reporter
 from forwarder.transport import AiohttpTransport
 
 WATCHED_WITHIN_S = 30.0
+_EXIT_GRACE_S = 5.0  # from the end of the drain to the end of the process
 
 
 async def run(settings: Settings) -> int:
@@ -60,7 +61,7 @@ async def run(settings: Settings) -> int:
     Raises `SettingsInvalid` and `RulesInvalid` for what is set wrong, other `ForwarderError`s for what
     keeps it from starting.
     """
-    with signals_heard() as heard:
+    with signals_heard(exit_within_s=settings.drain_max_s + _EXIT_GRACE_S) as heard:
         await run_until(settings, heard.stop, hangup=heard.hangup)
     return 0
 
@@ -127,7 +128,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio
     helpers = (
         *operator(settings, base, routes, rules, links),
         RepeatSummaries(logs),
-        *rotation(settings, base, hangup),
+        *rotation(settings, base.swaps, asked=hangup, reporter=reporter),
     )
     return Daemon(
         stages=((listener,), routes, helpers, (spool,)),
@@ -148,14 +149,6 @@ def begin_logs(settings: Settings, stack: AsyncExitStack, *, metrics: Metrics, c
     stack.callback(logs.close)
     stack.enter_context(foreign_logs_captured(logs.logger))
     return logs
-
-
-def rotation(settings: Settings, base: Foundation, hangup: asyncio.Event) -> Sequence[Worker]:
-    """Make what reads the secrets again; nothing for settings that were read nowhere (the demo's)."""
-    place = settings.reading.place
-    if place is None:
-        return ()
-    return (Rotation(settings, place, swaps=base.swaps, asked=hangup, reporter=base.reporter),)
 
 
 def outbound_route(settings: Settings, base: Foundation, rules: Rules) -> Route:

@@ -18,7 +18,7 @@ import pytest
 import structlog
 
 from forwarder.courier import wire as courier_wire
-from forwarder.delivery.route_status import RouteStatus, ScopeStop
+from forwarder.delivery.route_status import Pause, RouteStatus, ScopeStop
 from forwarder.mapping.link_file import read_link_file
 from forwarder.mapping.link_store import LinkStore
 from forwarder.model import Attempt, Envelope, Labels, RouteName, State
@@ -34,10 +34,11 @@ from forwarder.operator.pages.login import PUBLIC_PATHS
 from forwarder.operator.pages.render import Renderer
 from forwarder.operator.pages.site import Site, static_routes
 from forwarder.operator.parts import Parts
+from forwarder.operator.people import People
 from forwarder.operator.serving import OperatorListener, operator_app
-from forwarder.operator.sessions import Sessions
 from forwarder.ports import EventQuery
 from forwarder.rudderstack import wire as rudderstack_wire
+from forwarder.settings.operators import named_token, user_header
 from forwarder.spool.limits import SpoolLimits
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.rates import Rates
@@ -76,6 +77,7 @@ class SetRoute:
         self.reason = ""
         self.stop: ScopeStop | None = None
         self.families: tuple[ScopeStop, ...] = ()
+        self.paused: Pause | None = None
         self.moved_by: list[str] = []
 
     def hold(self, reason: str) -> None:
@@ -97,16 +99,18 @@ class SetRoute:
             in_flight=1,
             in_hand=2,
             concurrency_limit=4,
+            pause=self.paused,
         )
 
-    async def pause(self, *, who: str) -> None:
+    async def pause(self, *, who: str, reason: str = "", until_ms: int | None = None) -> None:
         """Pause."""
-        self.state = "paused"
+        self.state, self.reason = "paused", reason
+        self.paused = Pause(who=who, reason=reason, since_ms=NOW_MS, until_ms=until_ms)
         self.moved_by.append(who)
 
     async def resume(self, *, who: str) -> None:
         """Resume."""
-        self.state = "running"
+        self.state, self.reason, self.paused = "running", "", None
         self.moved_by.append(who)
 
 
@@ -180,7 +184,7 @@ class World:
     rates: Rates
     incidents: Incidents
     metrics: Metrics
-    sessions: Sessions
+    people: People
     checked: Checked
     routes: Mapping[RouteName, SetRoute]
     operations: Sequence[Operation]
@@ -325,6 +329,11 @@ class World:
         """Return what was written down, oldest first: act and detail."""
         return [(row.action, row.detail) for row in (await self.spool.audit(limit=100))[::-1]]
 
+    async def acts_told(self) -> list[tuple[str, str, int | None, str]]:
+        """Return the same with the count and what came of it."""
+        rows = (await self.spool.audit(limit=100))[::-1]
+        return [(row.action, row.detail, row.count, row.outcome) for row in rows]
+
 
 def an_attempt(*, status: int | None = 200, outcome: str = "delivered", answer: bytes = b"") -> Attempt:
     """Return one exchange."""
@@ -392,25 +401,33 @@ async def _parts(
     )
 
 
+def _guard(people: People, proxy: str) -> OperatorGuard:
+    header = user_header(proxy) if proxy else None
+    own_hosts = frozenset({"bridge.internal"})
+    return OperatorGuard(people=people, own_hosts=own_hosts, user_header=header, public_paths=PUBLIC_PATHS)
+
+
 @asynccontextmanager
 async def _world(
-    *, token: str | None, mode: str, running: Sequence[RouteName], explain: Mapping[RouteName, Explain]
+    *,
+    token: str | None,
+    named: Sequence[str],
+    proxy: str,
+    mode: str,
+    running: Sequence[RouteName],
+    explain: Mapping[RouteName, Explain],
 ) -> AsyncIterator[World]:
     log: list[dict[str, object]] = []
     routes = {name: SetRoute(name) for name in running}
     parts = await _parts(tuple(routes.values()), mode=mode, explain=explain, log=log)
     assert isinstance(parts.spool, MemorySpool)
     assert isinstance(parts.clock, HandClock)
-    checked, sessions = Checked(), Sessions(clock=parts.clock)
-    guard = OperatorGuard(
-        token=token, own_hosts=frozenset({"bridge.internal"}), sessions=sessions, public_paths=PUBLIC_PATHS
-    )
-    acts, jobs, rates = (
-        Acts(parts=parts),
-        Jobs(parts, look_every_s=0.001),
-        Rates(metrics=parts.metrics, clock=parts.clock),
-    )
-    render = Renderer(parts, can_log_out=guard.has_token)
+    checked = Checked()
+    people = People(clock=parts.clock, shared=token, named=[named_token(one) for one in named])
+    guard = _guard(people, proxy)
+    acts, jobs = Acts(parts=parts, look_every_s=0.001), Jobs(parts, look_every_s=0.001)
+    rates = Rates(metrics=parts.metrics, clock=parts.clock)
+    render = Renderer(parts)
     incidents = Incidents(parts)
     site = Site(
         acts=acts,
@@ -419,13 +436,14 @@ async def _world(
         rates=rates,
         incidents=incidents,
         guard=guard,
-        sessions=sessions,
+        people=people,
         check=checked,
     )
     operations = (*Api(acts=acts, incidents=incidents).operations(), *site.operations())
     routes_served = [one.route() for one in (*operations, described(operations))]
     app = operator_app((*static_routes(), *routes_served), guard=guard, parts=parts, told=site.told)
     app.on_shutdown.append(lambda _: jobs.close())
+    app.on_cleanup.append(lambda _: acts.close())
     listener = OperatorListener(app, host="127.0.0.1", port=0)
     task = asyncio.create_task(listener.run())
     await asyncio.wait_for(listener.started.wait(), 5)
@@ -442,7 +460,7 @@ async def _world(
             rates=rates,
             incidents=incidents,
             metrics=parts.metrics,
-            sessions=sessions,
+            people=people,
             checked=checked,
             routes=routes,
             operations=operations,
@@ -463,12 +481,14 @@ async def start() -> AsyncIterator[Start]:
         async def make(
             *,
             token: str | None = None,
+            named: Sequence[str] = (),
+            proxy: str = "",
             mode: str = "direct",
             running: Sequence[RouteName] = (OUTBOUND, INBOUND),
             explain: Mapping[RouteName, Explain] | None = None,
         ) -> World:
             return await stack.enter_async_context(
-                _world(token=token, mode=mode, running=running, explain=dict(explain or {}))
+                _world(token=token, named=named, proxy=proxy, mode=mode, running=running, explain=dict(explain or {}))
             )
 
         yield make

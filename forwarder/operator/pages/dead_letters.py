@@ -17,7 +17,7 @@ from msgspec import Struct
 from forwarder.errors import NoSuchEvent
 from forwarder.model import RouteName, State
 from forwarder.operator import text
-from forwarder.operator.acts import Acts
+from forwarder.operator.acts import Acts, Line
 from forwarder.operator.edits import (
     EDIT_BYTES_MAX,
     Preview,
@@ -29,7 +29,8 @@ from forwarder.operator.edits import (
 from forwarder.operator.operation import FORM, MULTIPART, Operation, QueryInvalid, sequence_of
 from forwarder.operator.pages.bulk import Act, Job, Jobs
 from forwarder.operator.pages.export import export
-from forwarder.operator.pages.render import Question, Renderer, operator_name, see_other
+from forwarder.operator.pages.render import Question, Renderer, see_other
+from forwarder.operator.people import who
 from forwarder.ports import EventDetail, EventQuery, ReasonGroup
 
 PATH: Final = "/dead-letters"
@@ -81,6 +82,10 @@ class Group:
         """Name it for the audit log."""
         return f"state={self.state.value} route={self.route.value} reason={self.seen.reason}"
 
+    def logged(self) -> str:
+        """Name it for the log: a reason may quote the destination, which may quote a payload."""
+        return f"state={self.state.value} route={self.route.value} reason=…"
+
     def query(self) -> EventQuery:
         """Select it."""
         return EventQuery(route=self.route, state=self.state, reason=self.seen.reason)
@@ -112,7 +117,7 @@ class DeadLetters:
             Operation("GET", f"{PATH}/export", "Dead letters as NDJSON", self.export),
             Operation("POST", f"{PATH}/replay", "Replay a group", self.replay, form=FORM),
             Operation("POST", f"{PATH}/discard", "Discard a group of dead events", self.discard, form=FORM),
-            Operation("GET", f"{one}/edit", "Edit a dead event", self.edit),
+            Operation("GET", f"{one}/edit", "Edit a dead event", self.edit, is_act=True),
             Operation("POST", f"{one}/edit", edited, self.store, form=MULTIPART),
             Operation("POST", f"{one}/discard", "Discard one dead event", self.discard_one, form=FORM),
         )
@@ -150,8 +155,8 @@ class DeadLetters:
         )
         if (asked := await self.render.ask(request, question)) is not None:
             return asked
-        act = partial(self.acts.replay, who=operator_name(request), detail=str(one))
-        raise self._started(one, act, did="replayed", doing="Replaying")
+        line = self.acts.line(who(request), "replay", str(one), logged=one.logged())
+        raise self._started(one, partial(self.acts.replay, line=line), line, did="replayed", doing="Replaying")
 
     async def discard(self, request: web.Request, chosen: GroupForm) -> web.StreamResponse:
         """Discard a group, once the person said yes."""
@@ -168,10 +173,10 @@ class DeadLetters:
         )
         if (asked := await self.render.ask(request, question)) is not None:
             return asked
-        act = partial(self.acts.discard, who=operator_name(request), detail=str(one))
-        raise self._started(one, act, did="discarded", doing="Discarding")
+        line = self.acts.line(who(request), "discard", str(one), logged=one.logged())
+        raise self._started(one, partial(self.acts.discard, line=line), line, did="discarded", doing="Discarding")
 
-    def _started(self, one: Group, act: Act, *, did: str, doing: str) -> web.HTTPSeeOther:
+    def _started(self, one: Group, act: Act, line: Line, *, did: str, doing: str) -> web.HTTPSeeOther:
         job = Job(
             title=f"{doing} {one.count_words()}: {one.seen.reason}",
             did=did,
@@ -180,7 +185,7 @@ class DeadLetters:
             is_followed=did == "replayed",
             started_at_ms=self.acts.parts.clock.wall_ms(),
         )
-        return see_other(self.jobs.start(job, one.query(), act).path)
+        return see_other(self.jobs.start(job, one.query(), act, on_end=partial(self.acts.end, line)).path)
 
     async def _chosen(self, chosen: GroupForm) -> Group:
         """Return the group that a form or a link names; raises `QueryInvalid`."""
@@ -227,7 +232,9 @@ class DeadLetters:
         )
         if (asked := await self.render.ask(request, question)) is not None:
             return asked
-        count = await self.acts.discard([sequence], who=operator_name(request), detail=str(sequence))
+        line = self.acts.line(who(request), "discard", str(sequence))
+        count = await self.acts.discard([sequence], line=line)
+        await self.acts.end(line, "done")
         raise see_other(f"/events/{sequence}", did="discarded", count=count)
 
     async def edit(self, request: web.Request) -> web.Response:
@@ -244,7 +251,7 @@ class DeadLetters:
                 explain = self.acts.parts.explain.get(found.row.route)
                 shown = await asyncio.to_thread(preview, found, envelope, explain)
                 return await self._form(request, found, form.payload, preview=shown, seen=envelope.event_key.hex())
-            edited = await store_edited(self.acts, found, form.payload, who=operator_name(request))
+            edited = await store_edited(self.acts, found, form.payload, who=who(request))
         except QueryInvalid as error:
             return await self._form(request, found, form.payload, problem=str(error))
         raise see_other(f"/events/{edited.sequence}" if edited.sequence is not None else PATH, did="edited", count=1)
