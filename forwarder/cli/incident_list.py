@@ -18,7 +18,9 @@ from forwarder.operator import text
 @AS_JSON
 @URL
 def incidents(*, limit: int, as_json: bool, url: str | None) -> None:
-    """List holds, back-offs, refusals and late deliveries, newest first: cause, length, events delayed and dead.
+    """List what went wrong, newest first: cause, length, events delayed and dead; what goes on, with its remedy.
+
+    Holds, back-offs, refusals, late deliveries, rejected senders, senders that stay away, events that die.
 
     With --json one object per line.
     """
@@ -37,7 +39,7 @@ def incidents(*, limit: int, as_json: bool, url: str | None) -> None:
 def _line(one: dict[str, Any]) -> str:
     where = show.WAYS.get(one["route"] or "", "new events") + (f" {one['scope']}" if one["scope"] != "route" else "")
     length = f"for {text.span(one['lasted_s'])}" if one["ended_at"] else click.style("goes on", fg="red")
+    remedy = "" if one["ended_at"] else f"\n  {show.plain(one['remedy'])}"
     count = f"{one['delayed']} delayed, {one['dead']} dead"
-    return (
-        f"{show.local(one['began_at'])}  {one['kind']:<8}  {where:<10}  {length}  {count}  {show.plain(one['cause'])}"
-    )
+    began, cause = show.local(one["began_at"]), show.plain(one["cause"])
+    return f"{began}  {one['kind']:<8}  {where:<10}  {length}  {count}  {cause}{remedy}"

@@ -81,7 +81,7 @@ class Api:
             started_at=moment(parts.started_at_ms),
             uptime_s=max(0, now_ms - parts.started_at_ms) / 1000,
             spool=views.spool(facts),
-            rejected=list(parts.by_time.lately()),
+            rejected=[views.rejected(one) for one in parts.by_time.lately()],
             routes=[views.route(name, facts, states.get(name.value), now_ms=now_ms) for name in RouteName],
         )
 

@@ -5,7 +5,6 @@ from typing import Annotated, Final
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from forwarder.model import RouteName, State
-from forwarder.telemetry.totals_by_time import Rejected
 
 LINKS_CHANGED_MAX: Final = 1_000
 
@@ -118,6 +117,17 @@ class Spool(Struct, frozen=True, kw_only=True):
     sqlite_version: str
 
 
+class Rejected(Struct, frozen=True, kw_only=True):
+    """Requests that an endpoint turned away for one reason, from one network ("" where that is not known)."""
+
+    endpoint: str
+    reason: str
+    network: str
+    last_hour: Count
+    last_day: Count
+    remedy: str
+
+
 class Status(Struct, frozen=True, kw_only=True):
     """How everything is."""
 
@@ -226,7 +236,9 @@ class Audit(Struct, frozen=True, kw_only=True):
 class Incident(Struct, frozen=True, kw_only=True):
     """One thing that went wrong; `ended_at` null: it goes on. `scope` is the route, or a family of calls within it."""
 
-    kind: Annotated[str, Meta(description="hold, back_off, refusal or late")]
+    kind: Annotated[
+        str, Meta(description="hold, back_off, refusal, late, rejected, gap (nothing comes) or dead (events die)")
+    ]
     route: RouteName | None
     scope: str
     cause: str

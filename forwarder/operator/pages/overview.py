@@ -9,7 +9,7 @@ from aiohttp import web
 
 from forwarder.delivery.route_status import RouteStatus
 from forwarder.model import RouteName, State
-from forwarder.operator import text
+from forwarder.operator import text, views
 from forwarder.operator.acts import Acts
 from forwarder.operator.incidents.keeper import Incidents
 from forwarder.operator.operation import FORM, Operation
@@ -70,7 +70,7 @@ class Overview:
             ranges=tuple(RANGES.values()),
             of=of,
             view=given.view,
-            rejected=[one for one in parts.by_time.lately() if one.endpoint != "operator"],
+            rejected=[views.rejected(one) for one in parts.by_time.lately() if one.endpoint != "operator"],
             incidents=self.incidents.watch.newest(_INCIDENTS_SHOWN),
             facts=facts,
             started_at_ms=parts.started_at_ms,
