@@ -151,6 +151,10 @@ def _route_lines(route: Mapping[str, Any], earlier: Mapping[str, Any] | None, pa
         f"  {coloured(stop['state'])}  {stop['scope']}: {plain(stop['reason'])}  (since {local(stop['since'])})"
         for stop in route["stops"]
     ]
+    if pause := route["pause"]:
+        until = f", until {local(pause['until'])}" if pause["until"] else ", until somebody resumes it"
+        why = f": {plain(pause['reason'])}" if pause["reason"] else ""
+        lines.append(f"  by {plain(pause['who']) or 'somebody'}{until}{why}")
     if not totals:
         return lines
     lines.append(

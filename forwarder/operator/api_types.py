@@ -88,6 +88,15 @@ class Stop(Struct, frozen=True, kw_only=True):
     next_try_at: Time
 
 
+class Pause(Struct, frozen=True, kw_only=True):
+    """Who paused a route, and why; `until` null: until somebody resumes it."""
+
+    who: str
+    reason: str
+    since: Time
+    until: Time
+
+
 class Route(Struct, frozen=True, kw_only=True):
     """One route; the state is `running`, `paused`, `held`, `backing_off`, or `off` for one that does not run."""
 
@@ -95,6 +104,7 @@ class Route(Struct, frozen=True, kw_only=True):
     state: str
     since: Time
     reason: str
+    pause: Pause | None
     stops: list[Stop]
     in_flight: Count
     concurrency_limit: Count
@@ -298,3 +308,4 @@ class RouteState(Struct, frozen=True, kw_only=True):
 
     route: str
     state: str
+    pause: Pause | None

@@ -27,8 +27,8 @@ class OperatedRoute(Protocol):
     def status(self) -> RouteStatus:
         """Return what people should see now."""
 
-    async def pause(self, *, who: str) -> None:
-        """Stop sending until resumed, also over a restart."""
+    async def pause(self, *, who: str, reason: str = "", until_ms: int | None = None) -> None:
+        """Stop sending until resumed, or until then, also over a restart."""
 
     async def resume(self, *, who: str) -> None:
         """Go on after a pause."""

@@ -144,12 +144,12 @@ class Reporter:
         """Tell that the route, or a family of its calls, waits before its next request."""
         self._log.warning("route.backing_off", route=route.value, scope=scope, reason=reason, after_s=round(after_s, 2))
 
-    def route_paused(self, route: RouteName, *, who: str) -> None:
-        """Tell that somebody paused the route."""
-        self._log.warning("route.paused", route=route.value, who=who)
+    def route_paused(self, route: RouteName, *, who: str, reason: str, until_ms: int | None) -> None:
+        """Tell that somebody paused the route, why in his own words, and until when (None: until it is resumed)."""
+        self._log.warning("route.paused", route=route.value, who=who, reason=reason, until_ms=until_ms)
 
     def route_resumed(self, route: RouteName, *, who: str) -> None:
-        """Tell that somebody resumed the route."""
+        """Tell that somebody resumed the route, or that its pause came to its end."""
         self._log.info("route.resumed", route=route.value, who=who)
 
     def concurrency_changed(self, route: RouteName, *, limit: int) -> None:

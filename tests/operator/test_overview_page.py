@@ -141,13 +141,16 @@ async def test_pausing_asks_first_and_is_written_down(world: Any) -> None:
         asked = await answer.text()
         assert (answer.status, world.routes[OUTBOUND].state) == (200, "running")
     assert 'name="confirmed" value="1"' in asked
-    async with world.http.post(path, data={"confirmed": "1"}) as answer:
+    given = {"confirmed": "1", "reason": "<the plane> moves", "for_s": "900"}
+    async with world.http.post(path, data=given) as answer:
         text = await answer.text()
     assert world.routes[OUTBOUND].state == "paused"
-    assert "Paused." in text
+    assert "Paused by page (127.0.0.1), until 2027-01-15 08:15:00.000 UTC." in text
+    assert "&lt;the plane&gt; moves" in text
     assert "/routes/courier_to_rudderstack/resume" in text
     (row,) = await world.spool.audit(limit=5)
-    assert (row.action, row.detail) == ("pause", "courier_to_rudderstack")
+    assert row.action == "pause"
+    assert row.detail == "courier_to_rudderstack until 2027-01-15 08:15:00.000 UTC: <the plane> moves"
     assert row.who.startswith("page (127.0.0.1")
 
 
@@ -217,7 +220,7 @@ async def test_own_files_are_checked_not_sent_again(world: Any, name: str, path:
 
 @pytest.mark.parametrize(
     ("state", "words"),
-    [("running", ""), ("paused", "Somebody paused"), ("held", "COURIER_API_KEY"), ("backing_off", "tried again")],
+    [("running", ""), ("paused", "Paused by somebody"), ("held", "COURIER_API_KEY"), ("backing_off", "tried again")],
 )
 def test_advice_fits_the_state(state: str, words: str) -> None:
     """Every state but running says what to do."""
