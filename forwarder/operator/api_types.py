@@ -5,6 +5,7 @@ from typing import Annotated, Final
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from forwarder.model import RouteName, State
+from forwarder.operator.incidents.traffic import RejectedRequests
 
 LINKS_CHANGED_MAX: Final = 1_000
 
@@ -127,17 +128,6 @@ class Spool(Struct, frozen=True, kw_only=True):
     sqlite_version: str
 
 
-class Rejected(Struct, frozen=True, kw_only=True):
-    """Requests that an endpoint turned away for one reason, from one network ("" where that is not known)."""
-
-    endpoint: str
-    reason: str
-    network: str
-    last_hour: Count
-    last_day: Count
-    remedy: str
-
-
 class Status(Struct, frozen=True, kw_only=True):
     """How everything is."""
 
@@ -147,7 +137,7 @@ class Status(Struct, frozen=True, kw_only=True):
     uptime_s: float
     spool: Spool
     routes: list[Route]
-    rejected: Annotated[list[Rejected], Meta(description="requests turned away within the day")]
+    rejected: Annotated[list[RejectedRequests], Meta(description="requests turned away within the day")]
 
 
 class LinkWords(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -244,11 +234,9 @@ class Audit(Struct, frozen=True, kw_only=True):
 
 
 class Incident(Struct, frozen=True, kw_only=True):
-    """One thing that went wrong; `ended_at` null: it goes on. `scope` is the route, or a family of calls within it."""
+    """One thing that went wrong; `ended_at` null: it goes on. `scope`: the route, a group of calls, or an endpoint."""
 
-    kind: Annotated[
-        str, Meta(description="hold, back_off, refusal, late, rejected, gap (nothing comes) or dead (events die)")
-    ]
+    kind: Annotated[str, Meta(description="hold, back_off, refusal, late, rejected, gap (nothing comes) or dead")]
     route: RouteName | None
     scope: str
     cause: str

@@ -10,11 +10,9 @@ from forwarder import model, ports
 from forwarder.delivery.route_status import Pause, RouteStatus, ScopeStop
 from forwarder.model import RouteName
 from forwarder.operator import api_types as told
-from forwarder.operator.incidents.incident import Incident, remedy_of_rejection
-from forwarder.operator.incidents.traffic import route_of
+from forwarder.operator.incidents.incident import Incident
 from forwarder.operator.readable import words_of
 from forwarder.operator.text import moment
-from forwarder.telemetry.totals_by_time import Rejected
 
 
 def event(row: ports.EventRow) -> told.Event:
@@ -108,12 +106,6 @@ def reason(group: ports.ReasonGroup) -> told.Reason:
 def audit_line(row: ports.AuditRow) -> told.AuditLine:
     """Show one line of the audit log."""
     return told.AuditLine(at=moment(row.at_ms), who=row.who, action=row.action, detail=row.detail)
-
-
-def rejected(one: Rejected) -> told.Rejected:
-    """Show what was turned away, and what to do about it."""
-    remedy = remedy_of_rejection(route_of(one.endpoint), one.reason)
-    return told.Rejected(**msgspec.structs.asdict(one), remedy=remedy)
 
 
 def incident(one: Incident, *, now_ms: int) -> told.Incident:

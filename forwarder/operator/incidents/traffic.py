@@ -9,9 +9,11 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from msgspec.structs import asdict
+
 from forwarder.model import RouteName
-from forwarder.operator.incidents.incident import Incident, Key
-from forwarder.telemetry.totals_by_time import DAY_MS, FIVE_MS, HOUR_MS, MINUTE_MS, Series, TotalsByTime
+from forwarder.operator.incidents.incident import Incident, Key, remedy_of_rejection
+from forwarder.telemetry.totals_by_time import DAY_MS, FIVE_MS, HOUR_MS, MINUTE_MS, Rejected, Series, TotalsByTime
 
 WEBHOOK: Final = "/webhooks/courier"
 _OUTBOUND: Final = (WEBHOOK, "/events")
@@ -63,6 +65,20 @@ def seen_in_traffic(
     yield from rejected
     yield from _gaps(by_time, open_keys, {one.scope for one in rejected}, own=own, now_ms=now_ms)
     yield from _dying(by_time, open_keys, own=own, now_ms=now_ms)
+
+
+class RejectedRequests(Rejected, frozen=True, kw_only=True):
+    """Requests that were turned away, and what to do about it ("": the reason says it)."""
+
+    remedy: str
+
+
+def rejected_lately(by_time: TotalsByTime) -> list[RejectedRequests]:
+    """Return what was turned away within the day, most of the last hour first."""
+    return [
+        RejectedRequests(**asdict(one), remedy=remedy_of_rejection(route_of(one.endpoint), one.reason))
+        for one in by_time.lately()
+    ]
 
 
 def route_of(endpoint: str) -> RouteName:
