@@ -436,7 +436,6 @@ async def test_keys_never_need_more_than_a_bounded_number_of_tables(
     monkeypatch.setattr(known_keys, "KEYS_IN_MEMORY_MAX", 10)
     monkeypatch.setattr(known_keys, "KEYS_PER_BUCKET_MAX", 20)
     monkeypatch.setattr(known_keys, "BUCKETS_MAX", 8)
-    monkeypatch.setattr(known_keys.KnownKeys.__init__, "__kwdefaults__", {"in_memory_max": 10})
     spool = await open_sqlite()
     for first in range(1, 801, 40):
         await stored(spool, [make_envelope(n) for n in range(first, first + 40)])

@@ -201,13 +201,14 @@ async def test_draining_does_not_slow_down_with_the_backlog(
     assert first_s < alone_s * 4
 
 
-def test_keys_go_into_tables_and_are_known_ever_after(tmp_path: Path) -> None:
+def test_keys_go_into_tables_and_are_known_ever_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key is known while it is in memory, while it is moved, in its table, and again after a restart."""
+    monkeypatch.setattr(keys_module, "KEYS_IN_MEMORY_MAX", 10)
     prepare_folder(tmp_path)
     connection = open_writer(tmp_path)
-    known = KnownKeys(connection, retention_s=800, now_ms=0, in_memory_max=10)
+    known = KnownKeys(connection, retention_s=800, now_ms=0)
     memory = Memory()
-    all_keys = [n.to_bytes(17, "big") for n in range(keys_module.KEYS_IN_MEMORY_MAX // 8)]
+    all_keys = [n.to_bytes(17, "big") for n in range(8_192)]
 
     def commit(work: Callable[[Transaction], None], *, now_ms: int) -> None:
         transaction = Transaction(connection, memory, SpoolLimits(), now_ms=now_ms)
