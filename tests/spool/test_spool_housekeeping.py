@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import apsw
 import pytest
 
 from forwarder.errors import NoSuchEvent, SpoolClosed, SpoolFull
@@ -21,6 +20,7 @@ from forwarder.spool.sqlite.known_keys import KnownKeys
 from forwarder.spool.sqlite.label_index import BLOCK_EVENTS
 from forwarder.spool.sqlite.transaction import Memory, Transaction
 from stand_ins.spool_acts import leased, settle, stored
+from stand_ins.waiting import wait_until
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 IN = RouteName.RUDDERSTACK_TO_COURIER
@@ -34,13 +34,6 @@ async def lease_all(spool: SqliteSpool, route: RouteName = OUT) -> list[int]:
     while more := await leased(spool, route, fresh=1_000, retry=1_000, size=10**9):
         leases += [lease.sequence for lease in more]
     return leases
-
-
-async def eventually(check: Callable[[], Awaitable[bool]], *, within_s: float = 60.0) -> None:
-    """Wait until something holds; the writer tidies when it is idle, at least twice a second."""
-    async with asyncio.timeout(within_s):
-        while not await check():  # noqa: ASYNC110 - another thread's doing is watched from outside
-            await asyncio.sleep(0.02)
 
 
 async def test_settled_events_go_after_the_retention(
@@ -63,7 +56,7 @@ async def test_settled_events_go_after_the_retention(
     async def is_gone() -> bool:
         return len((await spool.events(EventQuery(limit=2_000))).rows) == 101
 
-    await eventually(is_gone)
+    await wait_until(is_gone)
     with pytest.raises(NoSuchEvent):
         await spool.event(2)
     assert await spool.requeue([2]) == 0
@@ -91,7 +84,7 @@ async def test_history_yields_before_new_events_are_refused(
     async def is_within() -> bool:
         return (await spool.facts()).size_bytes <= 2_700_000
 
-    await eventually(is_within)
+    await wait_until(is_within)
     assert any(fact.startswith("yielded") for fact in reporter.facts)
     assert (await spool.event(leases[0])).payload is None
     assert await spool.requeue([leases[0]]) == 0
@@ -150,7 +143,7 @@ async def test_labels_are_found_in_blocks_and_beside_them(
     async def is_built() -> bool:
         return bool(reader.execute("SELECT count(*) FROM label_index WHERE kind = 0").fetchone() == (3,))
 
-    await eventually(is_built)
+    await wait_until(is_built)
     reader.close()
     everything = range(1, count)
 
@@ -268,7 +261,7 @@ async def test_a_poisoned_append_does_not_fail_its_commit_mates(
     assert (await spool.facts()).totals[OUT].accepted == 19
 
 
-async def test_a_cancelled_caller_leaves_nothing_lent(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
+async def test_a_cancelled_caller_leaves_nothing_leased(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
     """A lease that is cancelled while it reads is not lost, and a settlement that was asked for is made."""
     spool = await open_sqlite(limits=SpoolLimits(cache_bytes_max=1))
     await stored(spool, [make_envelope(n) for n in range(1, 4)])
@@ -294,7 +287,7 @@ async def test_the_watchdog_sees_the_writer(open_sqlite: OpenSqlite, make_envelo
     async def is_alive() -> bool:
         return spool.is_alive(now_s=clock.monotonic_s(), within_s=5)
 
-    await eventually(is_alive)
+    await wait_until(is_alive)
     assert "SqliteSpool" in repr(spool)
 
 
@@ -313,86 +306,8 @@ async def test_the_cap_is_reported_once(open_sqlite: OpenSqlite, make_envelope: 
             return True
         return False
 
-    await eventually(is_taken)
+    await wait_until(is_taken)
     assert [fact.split(":")[0] for fact in reporter.facts if "yielded" not in fact] == ["refusing", "accepting"]
-
-
-async def test_a_damaged_head_frees_its_follower(
-    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path
-) -> None:
-    """When a page with a partition's head cannot be read, the next event of the partition is leased all the same."""
-    spool = await open_sqlite(tmp_path / "one")
-    await stored(spool, [make_envelope(1, partition="p", payload=b"x" * 3_000)])
-    await stored(spool, [make_envelope(n, payload=b"x" * 3_000) for n in range(2, 40)])
-    await stored(spool, [make_envelope(40, partition="p", payload=b"x" * 3_000)])
-    await spool.close()
-    connection = apsw.Connection(str(tmp_path / "one" / "spool.db"))
-    pages = connection.execute(
-        "SELECT pageno FROM dbstat WHERE name = 'events_outbound' AND pagetype = 'leaf' ORDER BY path LIMIT 1"
-    )
-    page = next(int(str(row[0])) for row in pages)
-    connection.close()
-    with (tmp_path / "one" / "spool.db").open("r+b") as file:
-        file.seek((page - 1) * 4096)
-        file.write(b"\xff" * 4096)
-    spool = await open_sqlite(tmp_path / "one")
-    leases = await lease_all(spool)
-    assert leases == list(range(2, 41))
-
-
-async def test_a_damaged_page_leaves_the_rest_of_its_block_findable(
-    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path
-) -> None:
-    """Prints are built around rows that cannot be read: filters go on finding the sound ones."""
-    spool = await open_sqlite(tmp_path / "one")
-    # A block is only built once it is full, so the last event is added after the damage.
-    await stored(spool, [make_envelope(n) for n in range(1, BLOCK_EVENTS)])
-    await spool.close()
-    path = tmp_path / "one" / "spool.db"
-    connection = apsw.Connection(str(path))
-    sql = (
-        "SELECT pageno FROM dbstat WHERE name = 'events_outbound' AND pagetype = 'leaf' ORDER BY path LIMIT 1 OFFSET 5"
-    )
-    page = next(int(str(row[0])) for row in connection.execute(sql))
-    connection.close()
-    with path.open("r+b") as file:
-        file.seek((page - 1) * 4096)
-        file.write(b"\xff" * 4096)
-    spool = await open_sqlite(tmp_path / "one")
-    await stored(spool, [make_envelope(n) for n in range(BLOCK_EVENTS, BLOCK_EVENTS + 5)])
-    reader = open_reader(tmp_path / "one")
-
-    async def is_built() -> bool:
-        return bool(reader.execute("SELECT count(*) FROM label_index WHERE kind = 0").fetchone() == (1,))
-
-    await eventually(is_built)
-    reader.close()
-    sound = await lease_all(spool)
-    lost = BLOCK_EVENTS + 4 - len(sound)
-    assert 0 < lost < 100
-    for number in (sound[0], sound[len(sound) // 2], sound[-1]):
-        rows = (await spool.events(EventQuery(message_id=f"m{number}"))).rows
-        assert [row.sequence for row in rows] == [number]
-    dead = (await spool.events(EventQuery(route=OUT, state=State.DEAD, limit=100))).rows
-    assert len(dead) == lost
-    assert await spool.requeue([dead[0].sequence]) == 0
-
-
-async def test_the_newest_is_found_past_damaged_rows(
-    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path
-) -> None:
-    """A probe from the far end skips what turns out to be damaged."""
-    spool = await open_sqlite(tmp_path / "one", limits=SpoolLimits(cache_bytes_max=1))
-    await stored(spool, [make_envelope(n) for n in range(1, 6)])
-    await spool.close()
-    connection = apsw.Connection(str(tmp_path / "one" / "spool.db"))
-    connection.execute("UPDATE events_outbound SET payload = x'00' WHERE sequence >= 4")
-    connection.close()
-    spool = await open_sqlite(tmp_path / "one", limits=SpoolLimits(cache_bytes_max=1))
-    lease = await spool.lease_newest(OUT)
-    assert lease is not None
-    assert lease.sequence == 3
-    assert (await spool.facts()).corrupt_rows == 2
 
 
 async def test_a_text_search_reads_what_can_be_read(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
