@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from forwarder.errors import SpoolClosed, SpoolFull, SpoolUnusable, WorkerEnded
 from forwarder.model import Demand, Envelope, Receipt, Recurrence, RouteName, State
+from forwarder.ports import AuditRow
 from forwarder.spool.lease_window import Wanted
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool, housekeeping, known_keys, transaction
@@ -445,6 +447,22 @@ def test_an_owner_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.M
 
 
 # --- layouts ---
+
+
+async def test_a_spool_of_the_layout_before_is_migrated(open_sqlite: OpenSqlite, tmp_path: Path) -> None:
+    """A folder of layout 2 keeps its audit log, whose new lines have a count and an outcome."""
+    old = AuditRow(at_ms=4_000_000_000_000, who="page", action="replay", detail="1 events: 1")
+    spool = await open_sqlite()
+    await spool.write_audit(old)
+    await spool.close()
+    connection = apsw.Connection(str(tmp_path / "data" / DATABASE_NAME))
+    connection.execute("ALTER TABLE audit DROP COLUMN count; ALTER TABLE audit DROP COLUMN outcome")
+    connection.pragma("user_version", 2)
+    connection.close()
+    spool = await open_sqlite()
+    new = replace(old, count=3, outcome="done")
+    await spool.write_audit(new)
+    assert list(await spool.audit(limit=9)) == [new, old]
 
 
 async def test_a_folder_of_the_first_version_says_what_drains_it(open_sqlite: OpenSqlite, tmp_path: Path) -> None:
