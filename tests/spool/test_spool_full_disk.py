@@ -50,7 +50,7 @@ async def test_settlements_are_kept_until_the_disk_has_room(
     assert refused.value.retry_after_s > 0
     facts = await spool.facts()
     assert not facts.is_accepting
-    assert facts.refusal
+    assert facts.refusal == "the disk is full"
     assert facts.totals[OUT].pending == 5
     assert not any(task.done() for task in settling)
     disk.is_full = False

@@ -16,9 +16,11 @@ from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.spool.sqlite import known_keys as keys_module
 from forwarder.spool.sqlite.database import open_reader, open_writer, prepare_folder
+from forwarder.spool.sqlite.housekeeping import Eviction
 from forwarder.spool.sqlite.known_keys import KnownKeys
 from forwarder.spool.sqlite.label_index import BLOCK_EVENTS
-from forwarder.spool.sqlite.transaction import Memory, Transaction
+from forwarder.spool.sqlite.runs import Run, write_run
+from forwarder.spool.sqlite.transaction import Account, Memory, Transaction
 from stand_ins.spool_acts import leased, settle, stored
 from stand_ins.waiting import wait_until
 
@@ -227,6 +229,48 @@ def test_keys_go_into_tables_and_are_known_ever_after(tmp_path: Path, monkeypatc
     assert known.find([*more, *all_keys], now_ms=800_001) == set(more)
     commit(lambda t: None if known.drop_old(t) else pytest.fail("kept"), now_ms=1_100_000)
     assert known.find([*more, *all_keys], now_ms=0) == set(more)
+    newest = [b"n%016d" % n for n in range(20)]
+    commit(lambda _: known.add(newest, now_ms=1_000_000), now_ms=1_000_000)
+    commit(known.seal, now_ms=1_000_000)
+    assert known.find([*more, *newest], now_ms=0) == {*more, *newest}
+    commit(lambda t: None if known.drop_oldest(t) else pytest.fail("kept"), now_ms=0)
+    assert known.find([*more, *newest], now_ms=0) == set(newest)
+    commit(lambda t: pytest.fail("the newest is open") if known.drop_oldest(t) else None, now_ms=0)
+    connection.close()
+
+
+def test_eviction_ends_where_nothing_is_left_to_evict(tmp_path: Path) -> None:
+    """With no history it is not asked again until there is some; then payloads go, then rows, to the first one."""
+    prepare_folder(tmp_path)
+    connection = open_writer(tmp_path)
+    known = KnownKeys(connection, retention_s=800, now_ms=0)
+    memory = Memory()
+    eviction = Eviction(SpoolLimits(bytes_max=1_000), known)
+
+    def step() -> int:
+        transaction = Transaction(connection, memory, SpoolLimits(), now_ms=0)
+        with connection:
+            evicted = eviction.step(transaction, is_pressed=False)
+        known.keep()
+        return evicted
+
+    def is_due(history: int) -> bool:
+        return eviction.is_due(used_bytes=901, history=history, is_pressed=False)
+
+    assert not eviction.is_due(used_bytes=900, history=0, is_pressed=False)
+    assert is_due(0)
+    assert step() == 0
+    assert not is_due(0)
+    event = (1, b"k" * 16, "", 0, "s", "t", "e", "m", "u", 1, 0, b"x")
+    connection.execute("INSERT INTO events_outbound VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", event)
+    write_run(Transaction(connection, memory, SpoolLimits(), now_ms=0), Run(0, 1, 1, 1, 0, 1, None, None, 0))
+    memory.totals = {(0, Account.DELIVERED): 1, (0, Account.SEQUENCE): 1}
+    steps = []
+    while is_due(1):
+        steps.append(step())
+        assert len(steps) < 10
+    assert steps[0] == 1  # its payload
+    assert connection.execute("SELECT count(*) FROM events_outbound").get == 0
     connection.close()
 
 
