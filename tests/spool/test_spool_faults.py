@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from forwarder.errors import SpoolClosed, SpoolFull, SpoolUnusable, WorkerEnded
 from forwarder.model import Demand, Envelope, Receipt, Recurrence, RouteName, State
+from forwarder.ports import AuditRow
 from forwarder.spool.lease_window import Wanted
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool, housekeeping, known_keys, transaction
@@ -552,6 +554,22 @@ async def test_an_unwritable_reserve_is_no_full_disk(open_sqlite: OpenSqlite, tm
 
 
 # --- layouts ---
+
+
+async def test_a_spool_of_the_layout_before_is_migrated(open_sqlite: OpenSqlite, tmp_path: Path) -> None:
+    """A folder of layout 2 keeps its audit log, whose new lines have a count and an outcome."""
+    old = AuditRow(at_ms=4_000_000_000_000, who="page", action="replay", detail="1 events: 1")
+    spool = await open_sqlite()
+    await spool.write_audit(old)
+    await spool.close()
+    connection = apsw.Connection(str(tmp_path / "data" / DATABASE_NAME))
+    connection.execute("ALTER TABLE audit DROP COLUMN count; ALTER TABLE audit DROP COLUMN outcome")
+    connection.pragma("user_version", 2)
+    connection.close()
+    spool = await open_sqlite()
+    new = replace(old, count=3, outcome="done")
+    await spool.write_audit(new)
+    assert list(await spool.audit(limit=9)) == [new, old]
 
 
 async def test_a_folder_of_the_first_version_says_what_drains_it(open_sqlite: OpenSqlite, tmp_path: Path) -> None:

@@ -27,9 +27,11 @@ from forwarder.spool.sqlite.transaction import PAGE_BYTES, Reader
 
 T = TypeVar("T")
 DATABASE_NAME = "spool.db"
-LAYOUT = 2
+LAYOUT = 3
 # From each layout to the next one, forward only. 1 was never released: it is drained by what wrote it.
-MIGRATIONS: Mapping[int, str] = {}
+MIGRATIONS: Mapping[int, str] = {
+    2: "ALTER TABLE audit ADD COLUMN count INTEGER; ALTER TABLE audit ADD COLUMN outcome TEXT NOT NULL DEFAULT ''"
+}
 _CACHE_KIB = 4_096
 _READER_CACHE_KIB = 4_096
 _BUSY_MS = 5_000
