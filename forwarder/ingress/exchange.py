@@ -18,8 +18,6 @@ from forwarder.model import Envelope, Receipt
 class Answering(Protocol):
     """The connection that a request came on."""
 
-    __slots__ = ()
-
     last: "Exchange | None"  # the last request that was not judged at once
 
     def flush(self) -> None:

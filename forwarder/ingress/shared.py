@@ -34,8 +34,6 @@ class ListenerLimits:
 class Client(Protocol):
     """A connection, as those who count it see it."""
 
-    __slots__ = ()
-
     deadline_s: float
 
     def expire(self) -> None:
