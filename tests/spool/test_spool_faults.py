@@ -7,7 +7,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from importlib import resources
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 
 from forwarder.errors import SpoolClosed, SpoolFull, SpoolUnusable, WorkerEnded
 from forwarder.model import Demand, Envelope, Receipt, Recurrence, RouteName, State
+from forwarder.ports import AuditRow
 from forwarder.spool.lease_window import Wanted
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool, housekeeping, known_keys, transaction
@@ -554,6 +555,44 @@ async def test_an_unwritable_reserve_is_no_full_disk(open_sqlite: OpenSqlite, tm
 
 # --- layouts ---
 
+_TO_LAYOUT_2 = """
+    ALTER TABLE audit DROP COLUMN count;
+    ALTER TABLE audit DROP COLUMN outcome;
+    DROP INDEX settled_troubled;
+    ALTER TABLE settled DROP COLUMN status;
+    ALTER TABLE given_back DROP COLUMN status;
+"""
+
+
+async def test_a_spool_of_the_layout_before_is_migrated(open_sqlite: OpenSqlite, tmp_path: Path) -> None:
+    """A folder of layout 2 keeps its audit log, whose new lines have a count and an outcome.
+
+    Its settled events know the status of the answer they ended with; its tables and indexes are those of a new folder.
+    """
+    old = AuditRow(at_ms=4_000_000_000_000, who="page", action="replay", detail="1 events: 1")
+    spool = await open_sqlite()
+    await spool.write_audit(old)
+    await spool.close()
+    connection = apsw.Connection(str(tmp_path / "data" / DATABASE_NAME))
+    told = "SELECT s.name, c.name FROM sqlite_schema s LEFT JOIN pragma_table_info(s.name) c ORDER BY s.name, c.cid"
+    today = connection.execute(told).fetchall()
+    connection.execute(_TO_LAYOUT_2)
+    connection.execute(
+        "INSERT INTO attempts VALUES (7, 1, 1, 'o', 503, 'x', '', x''), (8, 1, 1, 'o', NULL, 'x', '', x'')"
+    )
+    for last, attempt_id in ((1, 7), (2, 8), (3, None)):
+        connection.execute("INSERT INTO settled VALUES (0, ?, ?, 4, 1, 1, NULL, ?, 0)", (last, last, attempt_id))
+    connection.pragma("user_version", 2)
+    connection.close()
+    spool = await open_sqlite()
+    new = replace(old, count=3, outcome="done")
+    await spool.write_audit(new)
+    assert list(await spool.audit(limit=9)) == [new, old]
+    connection = apsw.Connection(str(tmp_path / "data" / DATABASE_NAME))
+    assert connection.execute(told).fetchall() == today
+    assert connection.execute("SELECT status FROM settled ORDER BY last").fetchall() == [(503,), (0,), (None,)]
+    connection.close()
+
 
 async def test_a_folder_of_the_first_version_says_what_drains_it(open_sqlite: OpenSqlite, tmp_path: Path) -> None:
     """Layout 1 was never released: it is left alone, and drained by what wrote it."""
@@ -667,28 +706,3 @@ async def test_a_backlog_older_than_the_retention_is_not_walked(
     await eventually(lambda: bool(looked) and looked[-1][1] == 1)
     assert all(is_done for _, is_done in looked)
     assert (await spool.facts()).totals[OUT].pending == 4_991
-
-
-def test_a_folder_of_layout_2_becomes_one_of_today() -> None:
-    """Tables and indexes are what a new folder has; settled events know the status of the answer they ended with."""
-    schema = resources.files("forwarder.spool.sqlite").joinpath("schema.sql").read_text("utf-8")
-    old, new = apsw.Connection(":memory:"), apsw.Connection(":memory:")
-    new.execute(schema)
-    old.execute(_without_status(schema))
-    old.execute("INSERT INTO attempts VALUES (7, 1, 1, 'o', 503, 'x', '', x''), (8, 1, 1, 'o', NULL, 'x', '', x'')")
-    for last, attempt_id in ((1, 7), (2, 8), (3, None)):
-        old.execute("INSERT INTO settled VALUES (0, ?, ?, 4, 1, 1, NULL, ?, 0)", (last, last, attempt_id))
-    old.pragma("user_version", 2)
-    _migrate(old)
-    assert old.pragma("user_version") == LAYOUT
-    assert [row[0] for row in old.execute("SELECT status FROM settled ORDER BY last")] == [503, 0, None]
-    for told in ("SELECT name FROM sqlite_schema ORDER BY name", "SELECT name FROM pragma_table_info('given_back')"):
-        assert old.execute(told).fetchall() == new.execute(told).fetchall()
-
-
-def _without_status(schema: str) -> str:
-    marks = ("    status        ", "    status          ")
-    text = "\n".join(line for line in schema.splitlines() if not line.startswith(marks))
-    text = text.replace("    reason_id       INTEGER,\n);", "    reason_id       INTEGER\n);")
-    begin = text.index("CREATE INDEX settled_troubled")
-    return text[:begin] + text[text.index(";", begin) + 1 :]

@@ -213,8 +213,9 @@ class EventList:
             is_followed=act == "replay",
             started_at_ms=self.acts.parts.clock.wall_ms(),
         )
-        todo = partial(self.acts.replay if act == "replay" else self.acts.discard, who=who(request), detail=which)
-        raise see_other(self.jobs.start(job, query, todo).path)
+        line = self.acts.line(who(request), act, which, logged=", ".join(filters.given))
+        todo = partial(self.acts.replay if act == "replay" else self.acts.discard, line=line)
+        raise see_other(self.jobs.start(job, query, todo, on_end=partial(self.acts.end, line)).path)
 
     def _filters(self, parameters: Mapping[str, str]) -> Filters:
         return read_filters(parameters, now_ms=self.acts.parts.clock.wall_ms())

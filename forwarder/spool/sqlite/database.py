@@ -31,6 +31,8 @@ LAYOUT = 3
 # From each layout to the next one, forward only. 1 was never released: it is drained by what wrote it.
 MIGRATIONS: Mapping[int, str] = {
     2: """
+        ALTER TABLE audit ADD COLUMN count INTEGER;
+        ALTER TABLE audit ADD COLUMN outcome TEXT NOT NULL DEFAULT '';
         ALTER TABLE settled ADD COLUMN status INTEGER;
         ALTER TABLE given_back ADD COLUMN status INTEGER;
         UPDATE settled SET status = (
