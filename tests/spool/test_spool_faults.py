@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import pytest
 
 from forwarder.errors import SpoolClosed, SpoolFull, SpoolUnusable, WorkerEnded
 from forwarder.model import Demand, Envelope, Receipt, Recurrence, RouteName, State
-from forwarder.ports import AuditRow
 from forwarder.spool.lease_window import Wanted
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool, housekeeping, known_keys, transaction
@@ -449,20 +448,26 @@ def test_an_owner_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.M
 # --- layouts ---
 
 
-async def test_a_spool_of_the_layout_before_is_migrated(open_sqlite: OpenSqlite, tmp_path: Path) -> None:
-    """A folder of layout 2 keeps its audit log, whose new lines have a count and an outcome."""
-    old = AuditRow(at_ms=4_000_000_000_000, who="page", action="replay", detail="1 events: 1")
-    spool = await open_sqlite()
-    await spool.write_audit(old)
-    await spool.close()
-    connection = apsw.Connection(str(tmp_path / "data" / DATABASE_NAME))
-    connection.execute("ALTER TABLE audit DROP COLUMN count; ALTER TABLE audit DROP COLUMN outcome")
-    connection.pragma("user_version", 2)
-    connection.close()
-    spool = await open_sqlite()
-    new = replace(old, count=3, outcome="done")
-    await spool.write_audit(new)
-    assert list(await spool.audit(limit=9)) == [new, old]
+def test_a_folder_of_layout_2_becomes_one_of_today() -> None:
+    """Tables and indexes are what a new folder has; settled events know the status of the answer they ended with."""
+    old, new = apsw.Connection(":memory:"), apsw.Connection(":memory:")
+    new.execute(resources.files("forwarder.spool.sqlite").joinpath("schema.sql").read_text("utf-8"))
+    old.execute((Path(__file__).parent / "layout_2.sql").read_text("utf-8"))
+    old.execute("INSERT INTO attempts VALUES (7, 1, 1, 'o', 503, 'x', '', x''), (8, 1, 1, 'o', NULL, 'x', '', x'')")
+    for last, attempt_id in ((1, 7), (2, 8), (3, None)):
+        old.execute("INSERT INTO settled VALUES (0, ?, ?, 4, 1, 1, NULL, ?, 0)", (last, last, attempt_id))
+    old.execute("INSERT INTO audit (at_ms, who, action, detail) VALUES (1, 'page', 'replay', '1 events: 1')")
+    old.pragma("user_version", 2)
+    _migrate(old)
+    assert old.pragma("user_version") == LAYOUT
+    assert [row[0] for row in old.execute("SELECT status FROM settled ORDER BY last")] == [503, 0, None]
+    assert old.execute("SELECT count, outcome FROM audit").fetchall() == [(None, "")]
+    names = "SELECT type, name FROM sqlite_schema ORDER BY name"
+    assert old.execute(names).fetchall() == new.execute(names).fetchall()
+    columns = (
+        'SELECT t.name, c.name, c.type, "notnull", pk FROM sqlite_schema t, pragma_table_info(t.name) c ORDER BY 1, 2'
+    )
+    assert old.execute(columns).fetchall() == new.execute(columns).fetchall()
 
 
 async def test_a_folder_of_the_first_version_says_what_drains_it(open_sqlite: OpenSqlite, tmp_path: Path) -> None:
