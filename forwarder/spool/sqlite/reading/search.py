@@ -14,7 +14,7 @@ import apsw
 
 from forwarder.model import State
 from forwarder.ports import EventPage, EventQuery, EventRow
-from forwarder.spool.sqlite.reading.filters import Filters
+from forwarder.spool.sqlite.reading.criteria import Criteria
 from forwarder.spool.sqlite.reading.standing import damaged_row, event_row, event_values, standing_of
 from forwarder.spool.sqlite.transaction import (
     EVENT_TABLES,
@@ -160,9 +160,9 @@ class _Route:
         self._now_s = now_s
         self._deadline_s = deadline_s
         self._is_up = query.after_sequence is not None
-        self._filters = Filters(connection, query, code)
-        self._streams = self._filters.streams()
-        self._sql, self._values = self._filters.statement()
+        self._criteria = Criteria(connection, query, code)
+        self._streams = self._criteria.streams()
+        self._sql, self._values = self._criteria.statement()
 
     def candidates(self, sequence: int) -> Iterator[Found]:
         """Yield the sequences that are in every stream, and now and then how far the walk is."""
@@ -216,7 +216,7 @@ class _Route:
             is_meant = row is not None and query.state in (None, row.state) and query.reason in (None, row.reason)
             return row if is_meant else None
         standing = standing_of(self._connection, self.code, sequence)
-        if values is None or not self._filters.admit(standing):
+        if values is None or not self._criteria.admit(standing):
             return None
         return event_row(self.code, values, standing)
 

@@ -31,8 +31,8 @@ _LABELS = ("event", "message_id", "user_id")
 _ANYTHING = (0, 2**62)
 
 
-class Filters:
-    """The filters of a query, for one route."""
+class Criteria:
+    """The criteria of a query, for one route."""
 
     def __init__(self, connection: Reader, query: EventQuery, code: int) -> None:
         self._connection = connection
