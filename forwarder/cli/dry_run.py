@@ -88,7 +88,7 @@ def map_(
 
 
 def _mapped(file: BinaryIO, route: str, source: str | None, at_ms: int) -> Any:
-    settings = command_settings()
+    settings: Settings = command_settings()
     found, is_one = _elements(file)
     if route == OUTBOUND:
         outbound = outbound_mapper(settings)

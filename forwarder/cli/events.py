@@ -11,7 +11,7 @@ from forwarder.cli import show
 from forwarder.cli.exits import CommandFailed, ending
 from forwarder.cli.filters import STATE, narrowing
 from forwarder.cli.operator_client import OperatorClient, operator
-from forwarder.cli.options import AS_JSON, URL, command_settings
+from forwarder.cli.options import AS_JSON, URL
 
 _FOLLOW_S: Final = 0.5
 _PAGE: Final = 500
@@ -63,7 +63,7 @@ def show_one(*, sequence: int, as_json: bool, url: str | None) -> None:
     """Show one event whole: what is known of it, each attempt with its answer, and its payload."""
 
     async def asked() -> Mapping[str, Any]:
-        async with operator(command_settings(), url) as client:
+        async with operator(url) as client:
             event: Mapping[str, Any] = await client.get(f"/api/events/{sequence}")
             return event
 
@@ -90,7 +90,7 @@ class Search:
 
 
 async def _list(search: Search, filters: Filters, *, limit: int, follow: bool, as_json: bool, url: str | None) -> None:
-    async with operator(command_settings(), url, waits=follow) as client:
+    async with operator(url, waits=follow) as client:
         found = await _newest(client, search, filters, limit=max(limit, _PAGE) if follow else limit)
         for event in reversed(found[:limit]) if follow else found:
             _print(event, as_json=as_json)

@@ -11,7 +11,7 @@ import click
 from forwarder.cli import show
 from forwarder.cli.exits import ending
 from forwarder.cli.operator_client import operator
-from forwarder.cli.options import AS_JSON, URL, command_settings
+from forwarder.cli.options import AS_JSON, URL
 from forwarder.operator import text
 
 Record = Mapping[str, Any]
@@ -46,7 +46,7 @@ def audit(*, limit: int, as_json: bool, url: str | None) -> None:
 
 def _list(what: str, told: Callable[[Record], str], *, limit: int, as_json: bool, url: str | None) -> None:
     async def asked() -> list[Record]:
-        async with operator(command_settings(), url) as client:
+        async with operator(url) as client:
             return list((await client.get(f"/api/{what}", limit=limit))[what])
 
     found = asyncio.run(asked())

@@ -19,13 +19,12 @@ from click.testing import Result
 
 from forwarder import __version__
 from forwarder.cli.filters import Moment
-from forwarder.cli.operator_client import OperatorClient
+from forwarder.cli.operator_client import OperatorClient, Place
 from forwarder.errors import DaemonUnreachable
 
 Shell = Callable[..., Result]
 Daemon = Callable[..., Any]
 
-_SOON = aiohttp.ClientTimeout(total=5)
 _FLAT = ["sequence", "route", "state", "event", "message_id", "user_id", "received_at", "attempts", "reason"]
 
 
@@ -481,13 +480,14 @@ async def test_reading_outlasts_a_restart(capsys: pytest.CaptureFixture[str], mo
 
     app = web.Application()
     app.router.add_get("/api/events", restarting)
-    async with TestServer(app) as server, aiohttp.ClientSession(server.make_url("/"), timeout=_SOON) as http:
-        waiting = OperatorClient(http, is_running=True, waits=True)
+    async with TestServer(app) as server:
+        place = Place(url=str(server.make_url("/")), headers={})
+        waiting = OperatorClient(place, is_running=True, waits=True)
         assert await waiting.get("/api/events") == {"error": "the spool is closed"}
         assert (asked, capsys.readouterr().err.count("waiting for the daemon")) == (3, 1)
         asked = 1
         with pytest.raises(DaemonUnreachable, match="503"):
-            await OperatorClient(http, is_running=True).get("/api/events")
+            await OperatorClient(place, is_running=True).get("/api/events")
 
 
 @pytest.mark.parametrize(
