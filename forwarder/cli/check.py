@@ -62,7 +62,7 @@ async def _connected(settings: Settings, clock: SystemClock) -> list[Finding]:
 def _print(settings: Settings, findings: list[Finding]) -> None:
     for row in settings.rows():
         if row.value:
-            click.echo(f"{row.variable:<30}  {show.plain(row.value, 44)}  {row.origin}")
+            click.echo(show.cut(f"{row.variable:<30}  {show.plain(row.value, 33)}  {row.origin}"))
     click.echo("")
     for finding in findings:
         click.echo(line(finding))

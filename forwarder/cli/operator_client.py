@@ -89,6 +89,7 @@ class OperatorClient:
         self._place = place
         self._waits = waits and is_running
         self.is_running = is_running
+        self.lines_said = 0  # between those of the command
 
     async def get(self, path: str, **parameters: str | int | None) -> Any:
         """Return the JSON at a path; parameters that are None are left out. Raises `CommandFailed`."""
@@ -102,6 +103,7 @@ class OperatorClient:
                     raise
                 if not is_told:
                     click.echo(f"{error}; waiting for the daemon to come back", err=True)
+                    self.lines_said += 1
                 is_told = True
             await asyncio.sleep(_AGAIN_S)
 

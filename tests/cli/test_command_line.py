@@ -14,6 +14,7 @@ from click.testing import Result
 from forwarder import __version__
 from forwarder.cli import show
 from forwarder.cli.command import cli
+from forwarder.cli.log_commands import act_lines, incident_lines
 from forwarder.settings import Address
 
 Shell = Callable[..., Result]
@@ -103,6 +104,33 @@ def test_a_sample_to_nobody_fails(shell: Shell) -> None:
 def test_the_listener_is_reached_from_here(listen: Address, url: str) -> None:
     """A listener on every interface is asked through loopback."""
     assert listen.url() == url
+
+
+def test_every_table_fits_eighty_columns() -> None:
+    """With figures of a year's traffic and long names no line of status, incidents and audit is wider."""
+    many = 123_456_789
+    names = ("accepted", "pending", "delivered", "filtered", "unmapped", "dead")
+    pause = {"who": "alice (token, 10.0.0.7)", "reason": "", "since": None, "until": "2026-01-31T12:00:00.000Z"}
+    route = {
+        "name": "rudderstack_to_courier", "state": "backing_off", "stops": [], "pause": pause, "retrying": many,
+        "oldest_age_s": 1e6, "in_flight": 1_024, "concurrency_limit": 1_024, "open_dead": many, "discarded": many,
+        "totals": dict.fromkeys(names, many) | {"is_balanced": True},
+    }  # fmt: skip
+    spool = {"size_bytes": 2**32, "cap_bytes": 2**40, "is_accepting": True, "refusal": "", "sqlite_version": "3.54.1"}
+    status = {"version": "0.2.0", "uptime_s": 1e6, "spool": spool, "routes": [route]}
+    event = {"received_at": "2026-01-31T12:00:00.000Z", "sequence": many, "route": "rudderstack_to_courier"}
+    event |= {"state": "delivered", "event": "e" * 40, "type": "", "user_id": "u" * 40, "message_id": "", "reason": ""}
+    incident = {
+        "began_at": event["received_at"],
+        "kind": "back_off",
+        "route": "rudderstack_to_courier",
+        "scope": "route",
+    }
+    incident |= {"lasted_s": 1e5, "ended_at": "x", "delayed": many, "dead": many, "cause": "a long cause " * 20}
+    act = {"at": event["received_at"], "action": "discard", "count": many, "who": "alice, cli:root (token, 10.0.0.7)"}
+    act |= {"detail": "state=dead " * 20, "outcome": "done"}
+    told = [*show.status_lines(status), show.event_line(event, 80), *incident_lines(incident), *act_lines(act)]
+    assert [line for line in map(click.unstyle, told) if len(line) > 80] == []
 
 
 def test_a_held_route_says_why() -> None:

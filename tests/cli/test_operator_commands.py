@@ -18,6 +18,8 @@ from aiohttp.test_utils import TestServer
 from click.testing import Result
 
 from forwarder import __version__
+from forwarder.cli import show
+from forwarder.cli.events import Lines
 from forwarder.cli.filters import Moment
 from forwarder.cli.operator_client import OperatorClient, Place
 from forwarder.errors import DaemonUnreachable
@@ -330,6 +332,55 @@ def test_following_prints_what_comes(filled: Shell, daemon: Daemon) -> None:
     assert result.exit_code == 0
     assert [json.loads(text)["event"] for text in printed][-2:] == ["Message Opened", "Message Opened"]
     assert [json.loads(text)["message_id"] for text in printed[:2]] == ["m5", "m6"]
+
+
+def test_following_tells_what_became_of_a_line(filled: Shell, daemon: Daemon) -> None:
+    """An event that was pending when it was printed is told again once it is not, and only then."""
+    running = daemon()
+    printed: list[tuple[int, str]] = []
+
+    def on_print(text: str) -> None:
+        event = json.loads(text)
+        printed.append((event["sequence"], event["state"]))
+        if len(printed) == 1:
+            running.append(77)
+            running.append(78)
+        if printed[-1] == (8, "pending"):
+            running.replay_and_bury([])
+        if (7, "dead") in printed and (8, "dead") in printed:
+            raise KeyboardInterrupt
+
+    environ = {"FORWARDER_OPERATOR_LISTEN": running.address}
+    assert filled("events", "--follow", "--json", "--limit", "1", heard=on_print, **environ).exit_code == 0
+    assert printed == [(n, "pending") for n in (6, 7, 8)] + [(n, "dead") for n in (6, 7, 8)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said", "rewritten"),
+    [(24, 0, "\x1b[3A\r\x1b[2K"), (24, 1, "\x1b[4A\r\x1b[2K"), (2, 0, ""), (0, 0, "")],
+    ids=["on the screen", "below a word about the daemon", "scrolled away", "no terminal"],
+)
+def test_a_line_is_written_again_where_it_stands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rows: int, said: int, rewritten: str
+) -> None:
+    """On a terminal the line itself changes and the cursor returns; a line out of reach is printed anew."""
+    monkeypatch.setattr(show, "rows", lambda: rows)
+    client = OperatorClient(Place(headers={}), is_running=True)
+    lines = Lines(client, as_json=False)
+    event = {"route": "r", "type": "t", "event": "e", "user_id": "u", "message_id": "m", "reason": ""}
+    event |= {"received_at": "2026-01-31T12:00:00.000Z"}
+    for sequence in (1, 2, 3):
+        lines.put(event | {"sequence": sequence, "state": "pending"})
+    client.lines_said = said
+    capsys.readouterr()
+    now = event | {"sequence": 1, "state": "delivered"}
+    assert (lines.is_open(now), lines.reach()) == (True, (1, 3))
+    lines.put(now)
+    out = capsys.readouterr().out
+    assert out.startswith(rewritten)
+    assert out.endswith("\n" if not rewritten else f"\x1b[{3 + said}B\r")
+    assert "delivered" in out
+    assert (lines.is_open(now), lines.reach()) == (False, (2, 3))
 
 
 @pytest.mark.parametrize("page", [500, 3], ids=["all on one page", "a full page"])
