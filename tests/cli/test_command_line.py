@@ -126,7 +126,14 @@ def test_every_table_fits_eighty_columns() -> None:
         "route": "rudderstack_to_courier",
         "scope": "route",
     }
-    incident |= {"lasted_s": 1e5, "ended_at": "x", "delayed": many, "dead": many, "cause": "a long cause " * 20}
+    incident |= {
+        "lasted_s": 1e5,
+        "ended_at": None,
+        "remedy": "a long remedy " * 20,
+        "delayed": many,
+        "dead": many,
+        "cause": "a long cause " * 20,
+    }
     act = {"at": event["received_at"], "action": "discard", "count": many, "who": "alice, cli:root (token, 10.0.0.7)"}
     act |= {"detail": "state=dead " * 20, "outcome": "done"}
     told = [*show.status_lines(status), show.event_line(event, 80), *incident_lines(incident), *act_lines(act)]
