@@ -5,6 +5,7 @@ never stands for other content. The copy's key is made of the old key and the ne
 twice, or again after a crash between the two steps, stores one copy. Deliberately absent: the form.
 """
 
+import asyncio
 import json
 import os
 import re
@@ -16,13 +17,13 @@ from typing import Any, Final, NoReturn
 import msgspec
 
 from forwarder.courier import wire as courier_wire
-from forwarder.model import Envelope, RouteName, State
+from forwarder.errors import SpoolClosed, SpoolFull
+from forwarder.model import Envelope, Receipt, RouteName, State
 from forwarder.operator.acts import Acts
 from forwarder.operator.operation import QueryInvalid
 from forwarder.operator.readable import readable
-from forwarder.ports import Archive, EventDetail, EventQuery
+from forwarder.ports import Archive, EventDetail, EventQuery, Spool
 from forwarder.rudderstack import wire as rudderstack_wire
-from forwarder.spool.appending import stored
 
 EDIT_BYTES_MAX: Final = 1_048_576  # a text field of more helps nobody
 _KEY_SIZE: Final = 16
@@ -82,13 +83,28 @@ async def store_edited(acts: Acts, found: EventDetail, text: str, *, who: str) -
     envelope = edited_envelope(found, text, now_ms=acts.parts.clock.wall_ms())
     if found.payload is not None and _is_same(found.payload, envelope.payload):
         raise QueryInvalid("Nothing was changed: replay the event as it is, or change it first")
-    receipt = await stored(acts.parts.spool, [envelope])
+    receipt = await _stored(acts.parts.spool, envelope)
     sequence = await _sequence_of(acts.parts.archive, envelope, after=found.row.sequence)
     original = found.row.sequence
     named = "an edited copy" if sequence is None else f"event {sequence}, an edited copy"
     await acts.audit(who, _ACT, f"event {original} was replaced by {named}")
     await acts.discard([original], who=who, detail=f"{original}, replaced by {named}")
     return Edited(sequence=sequence, was_known=bool(receipt.duplicates))
+
+
+async def _stored(spool: Spool, envelope: Envelope) -> Receipt:
+    answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+
+    def on_commit(receipt: Receipt) -> None:
+        if not answer.done():  # it is when nobody waits any more
+            answer.set_result(receipt)
+
+    def on_rollback(error: SpoolFull | SpoolClosed) -> None:
+        if not answer.done():
+            answer.set_exception(error)
+
+    spool.append([envelope], on_commit=on_commit, on_rollback=on_rollback)
+    return await answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,13 +39,12 @@ from forwarder.operator.serving import OperatorListener, operator_app
 from forwarder.operator.sessions import Sessions
 from forwarder.ports import EventQuery
 from forwarder.rudderstack import wire as rudderstack_wire
-from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.rates import Rates
 from forwarder.telemetry.reporter import Reporter
 from stand_ins.memory_spool import MemorySpool
-from stand_ins.spool_acts import give_back, leased, settle
+from stand_ins.spool_acts import give_back, leased, settle, stored
 
 NOW_MS = 1_800_000_000_000
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
