@@ -10,7 +10,8 @@ import json
 import os
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Final, NoReturn
 
@@ -20,8 +21,9 @@ from forwarder.courier import wire as courier_wire
 from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.model import Envelope, Receipt, RouteName, State
 from forwarder.operator.acts import Acts
+from forwarder.operator.explain import Explain, Explained
 from forwarder.operator.operation import QueryInvalid
-from forwarder.operator.readable import readable
+from forwarder.operator.readable import difference, readable
 from forwarder.ports import Archive, EventDetail, EventQuery, Spool
 from forwarder.rudderstack import wire as rudderstack_wire
 
@@ -74,15 +76,21 @@ def edited_envelope(found: EventDetail, text: str, *, now_ms: int) -> Envelope:
     return msgspec.structs.replace(wrapped, event_key=key, recurrence=None)
 
 
+def changed_envelope(found: EventDetail, text: str, *, now_ms: int) -> Envelope:
+    """Wrap the edited payload of an event that may be edited; raises `QueryInvalid`, also where nothing was changed."""
+    editable_text(found)  # raises for what cannot be edited
+    envelope = edited_envelope(found, text, now_ms=now_ms)
+    if found.payload is not None and _is_same(found.payload, envelope.payload):
+        raise QueryInvalid("Nothing was changed: replay the event as it is, or change it first")
+    return envelope
+
+
 async def store_edited(acts: Acts, found: EventDetail, text: str, *, who: str) -> Edited:
     """Store the copy, discard the original, write down both; raises `QueryInvalid` and `SpoolFull`.
 
     The copy is stored first: whatever happens between, nothing is lost.
     """
-    editable_text(found)  # raises for what cannot be edited
-    envelope = edited_envelope(found, text, now_ms=acts.parts.clock.wall_ms())
-    if found.payload is not None and _is_same(found.payload, envelope.payload):
-        raise QueryInvalid("Nothing was changed: replay the event as it is, or change it first")
+    envelope = changed_envelope(found, text, now_ms=acts.parts.clock.wall_ms())
     receipt = await _stored(acts.parts.spool, envelope)
     sequence = await _sequence_of(acts.parts.archive, envelope, after=found.row.sequence)
     original = found.row.sequence
@@ -105,6 +113,27 @@ async def _stored(spool: Spool, envelope: Envelope) -> Receipt:
 
     spool.append([envelope], on_commit=on_commit, on_rollback=on_rollback)
     return await answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What an edit would do: what would be sent, and each difference as `readable.difference` tells it."""
+
+    explained: Explained | None  # None: the route does not run
+    payload: Sequence[tuple[str, str]] | None
+    sent: Sequence[tuple[str, str]] | None  # against what the mapping makes of the event as it arrived
+
+
+def preview(found: EventDetail, envelope: Envelope, explain: Explain | None) -> Preview:
+    """Map an edited copy without storing it. It may take a while: not for the loop's thread."""
+    row = replace(found.row, labels=envelope.labels, received_at_ms=envelope.received_at_ms)
+    copy = replace(found, row=row, event_key=envelope.event_key, payload=envelope.payload)
+    before, after = (None, None) if explain is None else (explain(found), explain(copy))
+    return Preview(
+        explained=after,
+        payload=difference(found.payload or b"", envelope.payload),
+        sent=difference(before.as_sent(), after.as_sent()) if before and after else None,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

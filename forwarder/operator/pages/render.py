@@ -32,10 +32,6 @@ NAVIGATION: Final = (
     ("/settings", "Settings", "s"),
     ("/audit", "Audit", "a"),
 )
-ROUTE_LABELS: Final = {
-    RouteName.COURIER_TO_RUDDERSTACK: "Courier → RudderStack",
-    RouteName.RUDDERSTACK_TO_COURIER: "RudderStack → Courier",
-}
 # What a redirect after an act may tell (`?did=…&count=…`): a closed set, so that no link can put words on our page.
 DID: Final = {
     "replayed": "Replayed: {count} event(s) are pending again.",
@@ -188,4 +184,4 @@ def _when(context: Context, at_ms: int | None) -> Markup | str:
 
 
 def _route(name: str) -> str:
-    return ROUTE_LABELS.get(RouteName(name), name) if name in {route.value for route in RouteName} else name
+    return text.ROUTE_LABELS.get(RouteName(name), name) if name in {route.value for route in RouteName} else name
