@@ -95,6 +95,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     progress: bytes = b""  # what `Spool.note` kept last; b"" when nothing
     replay: Replay = Replay.NOT  # only with progress: what was kept before the replay
     is_retry: bool = False  # it was given back before, with a failure or a time: one of `Demand.retry_max`
+    replayed_at_ms: int | None = None  # when people made it pending again; its age counts from then
+    is_beside: bool = False  # a replay that goes beside what arrives: one of `Demand.replay_max`
     follows: int = 0  # the spool's own: the event of this route right before it, 0 when that is not known
 
 
@@ -105,6 +107,7 @@ class Demand:
     fresh_max: int  # events that were never given back, or only as if never leased
     retry_max: int  # events that were given back with a failure or a time (a retry, a rate limit, a held group)
     bytes_max: int  # of the payloads; one event is leased whatever its size
+    replay_max: int = 0  # replayed events that go beside what arrives
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -40,9 +40,11 @@ DAY_MS = 24 * HOUR_MS
 ANY = Demand(fresh_max=100, retry_max=100, bytes_max=10**7)
 
 
-async def numbers(spool: SqliteSpool, route: RouteName = OUT, *, fresh: int = 100, retry: int = 100) -> list[int]:
+async def numbers(
+    spool: SqliteSpool, route: RouteName = OUT, *, fresh: int = 100, retry: int = 100, replay: int | None = None
+) -> list[int]:
     """Lease what there is, and return the sequences."""
-    return [lease.sequence for lease in await leased(spool, route, fresh=fresh, retry=retry)]
+    return [lease.sequence for lease in await leased(spool, route, fresh=fresh, retry=retry, replay=replay)]
 
 
 async def eventually(check: Callable[[], bool], *, within_s: float = 60.0) -> None:
@@ -351,7 +353,7 @@ async def test_a_follower_is_not_read_before_an_older_one_that_was_replayed(
     await stored(spool, [make_envelope(n, partition="u") for n in range(1, 4)])
     assert await numbers(spool) == [1]
     await settle(spool, [1], State.DEAD, reason="refused")
-    wanted = Wanted(after=3, fresh_max=0, bytes_max=10**6, due_max=(-1, -1), promoted=(2,), known=frozenset())
+    wanted = Wanted(after=3, fresh_max=0, bytes_max=10**6, due_max=(-1, -1, -1), promoted=(2,), known=frozenset())
     connection = open_reader(tmp_path / "data")
     assert [lease.sequence for lease in refill(connection, 0, wanted, now_ms=0).promoted] == [2]
     await spool.requeue([1])
@@ -387,7 +389,7 @@ async def test_a_long_replay_does_not_drop_the_window(open_sqlite: OpenSqlite, m
     before = queue.generation
     assert await spool.requeue(range(1, 1_201)) == 1_200
     assert (queue.generation, len(queue.window)) == (before, 100)
-    assert await numbers(spool, fresh=1_000) == list(range(1, 1_001))
+    assert await numbers(spool, fresh=0, replay=1_000) == list(range(1, 1_001))
 
 
 # --- keys and clocks ---
@@ -552,6 +554,36 @@ def test_layouts_are_migrated_forward_step_by_step(tmp_path: Path) -> None:
     assert connection.pragma("user_version") == LAYOUT + 2
     assert connection.execute("SELECT a FROM one").get == 1
     connection.close()
+
+
+async def test_what_layout_2_holds_is_delivered(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path
+) -> None:
+    """A folder of layout 2, which knew no replays beside what arrives, goes on where it stood."""
+    spool = await open_sqlite()
+    await stored(spool, [make_envelope(n) for n in range(1, 5)])
+    await numbers(spool)
+    await give_back(spool, [2], 1)
+    await settle(spool, [1], State.DEAD, reason="refused")
+    await spool.requeue([1])
+    await spool.close()
+    connection = apsw.Connection(str(tmp_path / "data" / DATABASE_NAME))
+    connection.execute("""
+        UPDATE given_back SET lane = 0 WHERE lane = 2;
+        DROP INDEX given_back_by_age;
+        ALTER TABLE given_back DROP COLUMN replayed_ms;
+        ALTER TABLE given_back RENAME COLUMN lane TO is_retry;
+    """)
+    connection.pragma("user_version", 2)
+    connection.close()
+    spool = await open_sqlite()
+    leases = await leased(spool, replay=0)
+    assert [(lease.sequence, lease.attempt, lease.is_retry) for lease in leases] == [
+        (1, 1, False),
+        (2, 2, True),
+        (3, 1, False),
+        (4, 1, False),
+    ]
 
 
 # --- a full disk at the start ---

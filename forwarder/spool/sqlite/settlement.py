@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from forwarder.model import Lease, Replay, Returned, Settled, Settlement
+from forwarder.spool.held_leases import BESIDE, FRESH, RETRY
 from forwarder.spool.limits import event_bytes
 from forwarder.spool.sqlite.runs import (
     Run,
@@ -38,6 +39,11 @@ from forwarder.spool.sqlite.transaction import (
     Transaction,
 )
 
+_LIST = (
+    "INSERT INTO given_back (sequence, route, is_head, lane, not_before_ms, attempts, first_failed_ms, reason_id, "
+    "replayed_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -55,7 +61,7 @@ class GivenBack:
 
     lease: Lease
     is_head: bool
-    is_retry: bool
+    lane: int
     not_before_ms: int
 
 
@@ -65,7 +71,7 @@ class Moves:
 
     given_back: list[tuple[int, GivenBack]] = field(default_factory=list)  # with the route
     promoted: list[tuple[int, int]] = field(default_factory=list)  # route, sequence: the oldest now, and in no list
-    waits: list[tuple[int, bool, int]] = field(default_factory=list)  # route, is_retry, not_before_ms: so, and listed
+    waits: list[tuple[int, int, int]] = field(default_factory=list)  # route, lane, not_before_ms: so, and listed
 
 
 def is_unchanged(settlement: Settlement) -> bool:
@@ -106,8 +112,8 @@ def _settle(transaction: Transaction, claim: Claim, settled: Settled, attempt_id
         run = Run(route, 0, 0, state, transaction.now_ms, attempts, reason_id, attempt_id, 0)
         write_runs(transaction, run, sorted(events))
     for lease in leases:
-        if lease.envelope.partition_key:
-            _leave(transaction, route, lease.sequence, _partition(lease), moves)
+        if number := _partition(lease):
+            _leave(transaction, route, lease.sequence, number, moves)
     transaction.add(route, Account.PENDING, -len(leases))
     transaction.add(route, state, len(leases))
     transaction.add(route, Account.UNSETTLED_BYTES, -size)
@@ -130,24 +136,31 @@ def _give_back(
         if returned.counts and first_failed_ms is None:
             first_failed_ms = transaction.now_ms
         number = _partition(lease)
+        lane = RETRY if attempts > 0 or returned.not_before_ms > 0 else FRESH
+        if lease.replayed_at_ms is not None:  # it steps aside: nothing waits for a replay that did not succeed
+            if number and not lease.is_beside:
+                _leave(transaction, route, lease.sequence, number, moves)
+                join_partition(transaction, -number, lease.sequence)
+                number = -number
+            lane = BESIDE
         is_head = not number or head_of(transaction.connection, number) == lease.sequence
-        is_retry = attempts > 0 or returned.not_before_ms > 0
         retrying += int(attempts > 0)
         rows.append(
             (
                 lease.sequence,
                 route,
                 int(is_head),
-                int(is_retry),
+                lane,
                 returned.not_before_ms,
                 attempts,
                 first_failed_ms,
                 reason_id,
+                lease.replayed_at_ms,
             )
         )
-        back = GivenBack(lease, is_head=is_head, is_retry=is_retry, not_before_ms=returned.not_before_ms)
+        back = GivenBack(lease, is_head=is_head, lane=lane, not_before_ms=returned.not_before_ms)
         moves.given_back.append((route, back))
-    transaction.executemany("INSERT INTO given_back VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    transaction.executemany(_LIST, rows)
     transaction.add(route, Account.RETRYING, retrying)
 
 
@@ -189,15 +202,17 @@ def _leave(transaction: Transaction, route: int, sequence: int, number: int, mov
 
 def tell_head(transaction: Transaction, route: int, head: int, moves: Moves) -> None:
     """Note that an event is the oldest of its partition now."""
-    row = transaction.execute("SELECT is_retry, not_before_ms FROM given_back WHERE sequence = ?", (head,)).fetchone()
+    row = transaction.execute("SELECT lane, not_before_ms FROM given_back WHERE sequence = ?", (head,)).fetchone()
     if row is None:
         moves.promoted.append((route, head))
     else:
-        moves.waits.append((route, bool(row[0]), row[1]))
+        moves.waits.append((route, row[0], row[1]))
 
 
 def _partition(lease: Lease) -> int:
-    return partition_number(lease.envelope.route.value, lease.envelope.partition_key)
+    """Return the number of a lease's partition; replays that go beside have one of their own; 0 for none."""
+    number = partition_number(lease.envelope.route.value, lease.envelope.partition_key)
+    return -number if lease.is_beside else number
 
 
 _CHUNK = 500  # events in one commit, so that a long replay delays nobody
@@ -214,12 +229,14 @@ def requeue(transaction: Transaction, sequences: Sequence[int], *, everything: b
     replay = REPLAY_CODES[Replay.EVERYTHING if everything else Replay.REST]
     counts = [0, 0]
     heads: Heads = ({}, {})
+    in_line_max = transaction.limits.replays_in_line_max
+    are_few = [len(sequences) + _replays(transaction, route, in_line_max) <= in_line_max for route in (0, 1)]
     for run, found in list(find_runs(transaction.connection, sequences)):
         if _is_corrupt(transaction, run):
             continue
         events = _payloads_of(transaction, run, found)
         if events:
-            _requeue(transaction, run, events, replay, heads[run.route])
+            _requeue(transaction, run, events, replay, heads[run.route], are_few=are_few[run.route])
             counts[run.route] += len(events)
     return counts, heads
 
@@ -235,8 +252,20 @@ def discard(transaction: Transaction, sequences: Sequence[int]) -> int:
     return count
 
 
+def _replays(transaction: Transaction, route: int, most: int) -> int:
+    """Return how many replayed events wait, counted no further than this."""
+    sql = "SELECT 1 FROM given_back WHERE route = ? AND replayed_ms IS NOT NULL LIMIT ?"
+    return len(transaction.execute(sql, (route, most)).fetchall())
+
+
 def _requeue(
-    transaction: Transaction, run: Run, events: Sequence[tuple[int, str, int]], replay: int, heads: dict[str, int]
+    transaction: Transaction,
+    run: Run,
+    events: Sequence[tuple[int, str, int]],
+    replay: int,
+    heads: dict[str, int],
+    *,
+    are_few: bool,
 ) -> None:
     route, sequences = run.route, [sequence for sequence, _, _ in events]
     take_out(transaction, run, sequences)
@@ -244,12 +273,14 @@ def _requeue(
     weight = 0
     for sequence, partition, size in events:
         number = partition_number(ROUTES[route].value, partition)
+        is_beside = not (are_few and number and head_of(transaction.connection, number) is not None)
+        number = -number if is_beside else number
         head = join_partition(transaction, number, sequence) if number else sequence
-        if number:
+        if not is_beside:
             heads[partition] = head
-        transaction.execute(
-            "INSERT INTO given_back VALUES (?, ?, ?, 0, 0, 0, NULL, NULL)", (sequence, route, int(head == sequence))
-        )
+        lane = BESIDE if is_beside else FRESH
+        row = (sequence, route, int(head == sequence), lane, 0, 0, None, None, transaction.now_ms)
+        transaction.execute(_LIST, row)
         transaction.execute("DELETE FROM attempt_lists WHERE sequence = ?", (sequence,))
         transaction.execute("UPDATE progress SET replay = ? WHERE sequence = ?", (replay, sequence))
         weight += event_bytes(size)
