@@ -99,6 +99,11 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     is_beside: bool = False  # a replay that goes beside what arrives: one of `Demand.replay_max`
     follows: int = 0  # the spool's own: the event of this route right before it, 0 when that is not known
 
+    @property
+    def since_ms(self) -> int:
+        """When its age began."""
+        return self.envelope.received_at_ms if self.replayed_at_ms is None else self.replayed_at_ms
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:

@@ -109,12 +109,14 @@ class Spool(Protocol):
         own log; on a full disk it is left out in silence.
         """
 
-    async def requeue(self, sequences: Sequence[int], *, everything: bool = False) -> int:
+    async def requeue(self, sequences: Sequence[int], *, everything: bool = False, is_replay: bool = True) -> int:
         """Make settled events pending again at once, as if new (attempts 0); return how many it did.
 
         They go beside what arrives: an event of a partition does not wait for a replayed older one, only among
         themselves they keep their order. While at most `SpoolLimits.replays_in_line_max` of them wait, one whose
         partition has events waiting takes its place before them instead, until it is given back.
+
+        `is_replay` False takes a settlement back instead: they stand among what arrives, as old as they were.
 
         Their key and their progress stay; a lease of one that has progress says `Replay.REST`, or with
         `everything` `Replay.EVERYTHING`, until its progress is noted anew. Totals move with them. Unknown,

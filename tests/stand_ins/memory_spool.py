@@ -164,7 +164,7 @@ class MemorySpool(MemoryArchive):
             if record.first_failed_ms is None:
                 record.first_failed_ms = self._clock.wall_ms()
 
-    async def requeue(self, sequences: Sequence[int], *, everything: bool = False) -> int:
+    async def requeue(self, sequences: Sequence[int], *, everything: bool = False, is_replay: bool = True) -> int:
         """Make settled events pending again; see `ports.Spool.requeue`."""
         self._refuse_closed()
         records = [
@@ -177,8 +177,8 @@ class MemorySpool(MemoryArchive):
             has_line = bool(record.envelope.partition_key) and self._records.is_in_line(record)
             are_few = len(sequences) + waiting[record.envelope.route] <= self._limits.replays_in_line_max
             record.stand_up()
-            record.replayed_ms = self._clock.wall_ms()
-            record.lane = FRESH if are_few and has_line else BESIDE
+            record.replayed_ms = self._clock.wall_ms() if is_replay else None
+            record.lane = BESIDE if is_replay and not (are_few and has_line) else FRESH
             record.replay = Replay.EVERYTHING if everything else Replay.REST
             self._records.stood_up(record)
         self._wake()

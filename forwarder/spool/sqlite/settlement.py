@@ -224,9 +224,12 @@ def chunks(sequences: Sequence[int]) -> list[Sequence[int]]:
     return [sequences[start : start + _CHUNK] for start in range(0, len(sequences), _CHUNK)]
 
 
-def requeue(transaction: Transaction, sequences: Sequence[int], *, everything: bool) -> tuple[list[int], Heads]:
+def requeue(
+    transaction: Transaction, sequences: Sequence[int], *, everything: bool, is_replay: bool
+) -> tuple[list[int], Heads]:
     """Move settled events that still have their payload back to pending; return how many, per route, and who leads."""
     replay = REPLAY_CODES[Replay.EVERYTHING if everything else Replay.REST]
+    replayed_ms = transaction.now_ms if is_replay else None
     counts = [0, 0]
     heads: Heads = ({}, {})
     in_line_max = transaction.limits.replays_in_line_max
@@ -236,7 +239,8 @@ def requeue(transaction: Transaction, sequences: Sequence[int], *, everything: b
             continue
         events = _payloads_of(transaction, run, found)
         if events:
-            _requeue(transaction, run, events, replay, heads[run.route], are_few=are_few[run.route])
+            few = are_few[run.route]
+            _requeue(transaction, run, events, replay, heads[run.route], replayed_ms=replayed_ms, are_few=few)
             counts[run.route] += len(events)
     return counts, heads
 
@@ -265,6 +269,7 @@ def _requeue(
     replay: int,
     heads: dict[str, int],
     *,
+    replayed_ms: int | None,
     are_few: bool,
 ) -> None:
     route, sequences = run.route, [sequence for sequence, _, _ in events]
@@ -273,13 +278,14 @@ def _requeue(
     weight = 0
     for sequence, partition, size in events:
         number = partition_number(ROUTES[route].value, partition)
-        is_beside = not (are_few and number and head_of(transaction.connection, number) is not None)
+        has_line = are_few and number and head_of(transaction.connection, number) is not None
+        is_beside = replayed_ms is not None and not has_line
         number = -number if is_beside else number
         head = join_partition(transaction, number, sequence) if number else sequence
-        if not is_beside:
+        if number > 0:
             heads[partition] = head
         lane = BESIDE if is_beside else FRESH
-        row = (sequence, route, int(head == sequence), lane, 0, 0, None, None, transaction.now_ms)
+        row = (sequence, route, int(head == sequence), lane, 0, 0, None, None, replayed_ms)
         transaction.execute(_LIST, row)
         transaction.execute("DELETE FROM attempt_lists WHERE sequence = ?", (sequence,))
         transaction.execute("UPDATE progress SET replay = ? WHERE sequence = ?", (replay, sequence))

@@ -203,12 +203,12 @@ class SqliteSpool(SqliteArchive):
         with contextlib.suppress(SpoolFull):  # the log of attempts is what a full disk can do without
             await self._work.run(partial(record, sequences=leased, attempt=attempt))
 
-    async def requeue(self, sequences: Sequence[int], *, everything: bool = False) -> int:
+    async def requeue(self, sequences: Sequence[int], *, everything: bool = False, is_replay: bool = True) -> int:
         """Make settled events pending again; see `ports.Spool.requeue`."""
         self._refuse_closed()
         count = 0
         for chunk in chunks(sequences):
-            work = partial(requeue, sequences=chunk, everything=everything)
+            work = partial(requeue, sequences=chunk, everything=everything, is_replay=is_replay)
             counts, _ = await self._work.run(work, on_commit=lambda result: self._leasing.requeued(*result))
             count += sum(counts)
         return count
