@@ -7,8 +7,10 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+import msgspec
+
 from forwarder.delivery.lane import Lane
-from forwarder.delivery.route_status import RouteStatus, scope_stop
+from forwarder.delivery.route_status import Pause, RouteStatus, kept_pause, scope_stop
 from forwarder.model import RouteName
 from forwarder.ports import Clock, Spool
 from forwarder.telemetry.reporter import Reporter
@@ -32,6 +34,7 @@ class Route:
         self._reporter = reporter
         self._clock = clock
         self._pause_key = f"route.{name.value}.paused"
+        self._pause: Pause | None = None
         self._state = ""
         self._state_since_ms = clock.wall_ms()
         self._finished = asyncio.Event()
@@ -45,7 +48,7 @@ class Route:
     async def run(self) -> None:
         """Deliver until drained; see `ports.Worker`."""
         try:
-            self._set_paused(is_paused=bool(await self._spool.get(self._pause_key)))
+            self._set_pause(kept_pause(await self._spool.get(self._pause_key)))
             async with asyncio.TaskGroup() as tasks:
 
                 def spawn(work: Coroutine[Any, Any, None]) -> None:
@@ -55,7 +58,7 @@ class Route:
                     lane.dispatcher.start(spawn=spawn, wake=lane.wake)
                 self._spool.on_work(self._route, self._hear_of_work)
                 spawn(self._lanes[1].run(on_turn=_nothing))
-                await self._live.run(on_turn=self._report_state)
+                await self._live.run(on_turn=self._look_around)
         finally:
             self._finished.set()
 
@@ -71,39 +74,42 @@ class Route:
 
     # --- what people call ---
 
-    async def pause(self, *, who: str) -> None:
-        """Lease nothing until resumed, also after a restart; what is in flight finishes."""
-        await self._spool.put(self._pause_key, b"1")
-        self._set_paused(is_paused=True)
-        self._reporter.route_paused(self._route, who=who)
+    async def pause(self, *, who: str, reason: str = "", until_ms: int | None = None) -> None:
+        """Lease nothing until resumed, or until a wall-clock time, also over a restart; what is in flight finishes."""
+        pause = Pause(who=who, reason=reason, since_ms=self._clock.wall_ms(), until_ms=until_ms)
+        await self._spool.put(self._pause_key, msgspec.json.encode(pause))
+        self._set_pause(pause)
+        self._reporter.route_paused(self._route, who=who, reason=reason, until_ms=until_ms)
 
     async def resume(self, *, who: str) -> None:
         """Go on after a pause."""
         await self._spool.put(self._pause_key, b"")
-        self._set_paused(is_paused=False)
+        self._set_pause(None)
         self._reporter.route_resumed(self._route, who=who)
 
     def status(self) -> RouteStatus:
         """Return what people should see now."""
-        trip = self._live.breaker.trip
+        trip, pause = self._live.breaker.trip, self._pause
         dispatchers = [lane.dispatcher for lane in self._lanes]
         return RouteStatus(
             name=self._route,
             state=self._current_state(),
-            since_ms=trip.since_ms if trip is not None and not self._live.is_paused else self._state_since_ms,
-            reason=trip.reason if trip else "",
+            since_ms=trip.since_ms if trip is not None and pause is None else self._state_since_ms,
+            reason=pause.reason if pause is not None else trip.reason if trip else "",
             stop=scope_stop("route", self._live.breaker, self._clock),
             families=tuple(stop for dispatcher in dispatchers for stop in dispatcher.breakers.stops()),
             in_flight=sum(dispatcher.in_flight for dispatcher in dispatchers),
             in_hand=sum(dispatcher.in_hand for dispatcher in dispatchers),
             concurrency_limit=self._live.dispatcher.limit,
+            pause=pause,
         )
 
     # --- inside ---
 
-    def _set_paused(self, *, is_paused: bool) -> None:
+    def _set_pause(self, pause: Pause | None) -> None:
+        self._pause = pause
         for lane in self._lanes:
-            lane.is_paused = is_paused
+            lane.is_paused = pause is not None
             lane.wake()
 
     def _hear_of_work(self) -> None:
@@ -111,13 +117,18 @@ class Route:
             lane.hear_of_work()
 
     def _current_state(self) -> str:
-        if self._live.is_paused:
+        if self._pause is not None:
             return "paused"
         if self._live.breaker.is_held:
             return "held"
         return "running" if self._live.breaker.is_closed else "backing_off"
 
-    def _report_state(self) -> None:
+    def _look_around(self) -> None:
+        """End a pause whose time is over, and tell of a new state."""
+        if self._pause is not None and self._pause.is_over(now_ms=self._clock.wall_ms()):
+            # What is kept of it says itself that it is over: there is nothing to write.
+            self._set_pause(None)
+            self._reporter.route_resumed(self._route, who="the end of the pause")
         state = self._current_state()
         if state != self._state:
             self._state = state

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from forwarder.operator.parameters import PauseOf
 from forwarder.operator.parts import OperatedRoute, Parts
+from forwarder.operator.text import clock_time
 from forwarder.ports import AuditRow
 
 _LINKS_SHOWN_MAX: Final = 20  # in one line of the audit log
@@ -34,10 +36,12 @@ class Acts:
         await self.audit(who, "discard", f"{count} events: {detail}")
         return count
 
-    async def pause(self, route: OperatedRoute, *, who: str, reason: str = "") -> None:
+    async def pause(self, route: OperatedRoute, given: PauseOf, *, who: str) -> None:
         """Pause a route."""
-        await route.pause(who=who)
-        await self.audit(who, "pause", f"{route.name}: {reason}" if reason else route.name)
+        until_ms = given.until_ms(now_ms=self.parts.clock.wall_ms())
+        await route.pause(who=who, reason=given.reason, until_ms=until_ms)
+        until = f" until {clock_time(until_ms)}" if until_ms is not None else ""
+        await self.audit(who, "pause", f"{route.name}{until}{': ' if given.reason else ''}{given.reason}")
 
     async def resume(self, route: OperatedRoute, *, who: str) -> None:
         """Resume a route."""

@@ -22,7 +22,7 @@ from forwarder.operator.acts import Acts
 from forwarder.operator.incidents.keeper import Incidents
 from forwarder.operator.openapi import document
 from forwarder.operator.operation import Operation, QueryInvalid, sequence_of
-from forwarder.operator.parameters import Chosen, Listing, OfLog, OfReason, OfRoute, Replay, Selection, Why
+from forwarder.operator.parameters import Chosen, Listing, OfLog, OfReason, OfRoute, PauseOf, Replay, Selection
 from forwarder.operator.parts import OperatedRoute
 from forwarder.operator.people import who
 from forwarder.operator.text import moment
@@ -55,7 +55,12 @@ class Api:
             Operation("POST", "/api/replay", "Make settled events pending again", self.replay),
             Operation("POST", "/api/outcome", "Where some events are now; changes nothing", self.outcome, is_act=False),
             Operation("POST", "/api/discard", "Mark dead events as discarded; they stay in the totals", self.discard),
-            Operation("POST", "/api/routes/{route}/pause", "Pause a route, also over a restart", self.pause),
+            Operation(
+                "POST",
+                "/api/routes/{route}/pause",
+                "Pause a route, also over a restart, until resumed or for a time",
+                self.pause,
+            ),
             Operation("POST", "/api/routes/{route}/resume", "Resume a route", self.resume),
         )
 
@@ -81,7 +86,7 @@ class Api:
             started_at=moment(parts.started_at_ms),
             uptime_s=max(0, now_ms - parts.started_at_ms) / 1000,
             spool=views.spool(facts),
-            rejected=list(parts.rejections.lately()),
+            rejected=list(parts.by_time.lately()),
             routes=[views.route(name, facts, states.get(name.value), now_ms=now_ms) for name in RouteName],
         )
 
@@ -151,17 +156,17 @@ class Api:
         count, _, next_after = await self._step(request, given, self.acts.discard)
         return told.Discarded(discarded=count, next_after=next_after)
 
-    async def pause(self, request: web.Request, given: Why) -> told.RouteState:
+    async def pause(self, request: web.Request, given: PauseOf) -> told.RouteState:
         """Pause a route."""
         route = self._route(request)
-        await self.acts.pause(route, who=who(request), reason=given.reason)
-        return told.RouteState(route=route.name, state=route.status().state)
+        await self.acts.pause(route, given, who=who(request))
+        return views.route_state(route.status())
 
     async def resume(self, request: web.Request) -> told.RouteState:
         """Resume a route."""
         route = self._route(request)
         await self.acts.resume(route, who=who(request))
-        return told.RouteState(route=route.name, state=route.status().state)
+        return views.route_state(route.status())
 
     async def _step(self, request: web.Request, given: Selection, act: Act) -> tuple[int, list[int], int | None]:
         archive = self.acts.parts.archive

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from forwarder.model import RouteName, State
-from forwarder.operator.rejections import Rejected
+from forwarder.telemetry.totals_by_time import Rejected
 
 LINKS_CHANGED_MAX: Final = 1_000
 
@@ -89,6 +89,15 @@ class Stop(Struct, frozen=True, kw_only=True):
     next_try_at: Time
 
 
+class Pause(Struct, frozen=True, kw_only=True):
+    """Who paused a route, and why; `until` null: until somebody resumes it."""
+
+    who: str
+    reason: str
+    since: Time
+    until: Time
+
+
 class Route(Struct, frozen=True, kw_only=True):
     """One route; the state is `running`, `paused`, `held`, `backing_off`, or `off` for one that does not run."""
 
@@ -96,6 +105,7 @@ class Route(Struct, frozen=True, kw_only=True):
     state: str
     since: Time
     reason: str
+    pause: Pause | None
     stops: list[Stop]
     in_flight: Count
     concurrency_limit: Count
@@ -127,7 +137,7 @@ class Status(Struct, frozen=True, kw_only=True):
     uptime_s: float
     spool: Spool
     routes: list[Route]
-    rejected: Annotated[list[Rejected], Meta(description="requests turned away since the start, at most a day ago")]
+    rejected: Annotated[list[Rejected], Meta(description="requests turned away within the day")]
 
 
 class LinkWords(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -286,3 +296,4 @@ class RouteState(Struct, frozen=True, kw_only=True):
 
     route: str
     state: str
+    pause: Pause | None

@@ -124,6 +124,7 @@ def test_a_held_route_says_why() -> None:
     route = {
         "name": "r",
         "state": "held",
+        "pause": None,
         "stops": [stop],
         "totals": totals,
         "retrying": 0,

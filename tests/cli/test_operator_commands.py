@@ -271,6 +271,14 @@ def test_a_route_is_paused_and_resumed(filled: Shell, daemon: Daemon) -> None:
     assert filled("pause", "sideways").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    "words", [("--for", "soon"), ("--for", "0m"), ("--until", "noon"), ("--for", "1h", "--until", "2030-01-01")]
+)
+def test_the_end_of_a_pause_is_read_before_anything_is_done(filled: Shell, words: tuple[str, ...]) -> None:
+    """A length or a time that is none, or both, is wrong usage."""
+    assert filled("pause", "outbound", *words).exit_code == 2
+
+
 def test_sequences_that_cannot_be_moved_are_a_failure(filled: Shell) -> None:
     """What is unknown or still waiting is counted, and the exit code is 1."""
     sequences = [str(event["sequence"]) for event in _events(filled("events", "--json"))]

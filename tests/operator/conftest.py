@@ -18,7 +18,7 @@ import pytest
 import structlog
 
 from forwarder.courier import wire as courier_wire
-from forwarder.delivery.route_status import RouteStatus, ScopeStop
+from forwarder.delivery.route_status import Pause, RouteStatus, ScopeStop
 from forwarder.mapping.link_file import read_link_file
 from forwarder.mapping.link_store import LinkStore
 from forwarder.model import Attempt, Envelope, Labels, RouteName, State
@@ -77,6 +77,7 @@ class SetRoute:
         self.reason = ""
         self.stop: ScopeStop | None = None
         self.families: tuple[ScopeStop, ...] = ()
+        self.paused: Pause | None = None
         self.moved_by: list[str] = []
 
     def hold(self, reason: str) -> None:
@@ -98,16 +99,18 @@ class SetRoute:
             in_flight=1,
             in_hand=2,
             concurrency_limit=4,
+            pause=self.paused,
         )
 
-    async def pause(self, *, who: str) -> None:
+    async def pause(self, *, who: str, reason: str = "", until_ms: int | None = None) -> None:
         """Pause."""
-        self.state = "paused"
+        self.state, self.reason = "paused", reason
+        self.paused = Pause(who=who, reason=reason, since_ms=NOW_MS, until_ms=until_ms)
         self.moved_by.append(who)
 
     async def resume(self, *, who: str) -> None:
         """Resume."""
-        self.state = "running"
+        self.state, self.reason, self.paused = "running", "", None
         self.moved_by.append(who)
 
 

@@ -1,6 +1,7 @@
 """What a hostile week found: files that vanish, writers that die, side tables that rot, clocks that go back."""
 
 import asyncio
+import errno
 import os
 import random
 import shutil
@@ -25,7 +26,7 @@ from forwarder.spool.sqlite.database import (
     open_writer,
     prepare_folder,
 )
-from forwarder.spool.sqlite.files import foreign_owner, unusable
+from forwarder.spool.sqlite.files import FileWatch, foreign_owner, unusable
 from forwarder.spool.sqlite.housekeeping import Retention
 from forwarder.spool.sqlite.refill import refill
 from forwarder.spool.sqlite.transaction import Transaction
@@ -99,6 +100,25 @@ async def test_a_file_that_was_replaced_is_noticed_without_any_append(
     aside.rename(path)
     await eventually(lambda: reporter.facts[-1] == "accepting")
     assert (await stored(spool, [make_envelope(2)])).accepted == 1
+
+
+def test_a_file_that_cannot_be_looked_at_was_not_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is told to put back what lies where it lay: the disk's own words are passed on, until it answers again."""
+    path = tmp_path / "spool.db"
+    path.write_bytes(b"")
+    watch = FileWatch((path,))
+
+    def fails(*_: object, **__: object) -> os.stat_result:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", fails)
+        fault = watch.fault()
+        with pytest.raises(OSError, match="Input/output error"):
+            FileWatch((path,))
+    assert "spool.db cannot be looked at (Input/output error)" in fault
+    assert "deleted" not in fault
+    assert watch.fault() == ""
 
 
 # --- writers that die ---
@@ -495,6 +515,16 @@ def test_an_owner_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.M
     assert f"chown -R 4321 {tmp_path}" in owner
     lock = tmp_path / "spool.lock"
     lock.write_text("")
+    path, stat = tmp_path / DATABASE_NAME, os.stat
+
+    def denied(of: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+        if of == path:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return stat(of, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", denied)
+    with pytest.raises(SpoolUnusable, match=f"Permission denied.*chown -R 4321 {tmp_path}`"):
+        open_reader(tmp_path)  # a folder of the daemon's, looked at by somebody else
     assert f"chown -R 4321 {tmp_path}`" in str(unusable(lock, PermissionError(13, "Permission denied")))
 
 

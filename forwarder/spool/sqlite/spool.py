@@ -119,7 +119,7 @@ class SqliteSpool(SqliteArchive):
                 refusal=refusal,
                 callbacks=callbacks,
             )
-        except (apsw.Error, TypeError, ValueError) as error:
+        except (apsw.Error, OSError, TypeError, ValueError) as error:
             raise unusable(self._folder, error) from error
         checkpoints = Checkpoints(
             connection, partial(open_checkpointer, self._folder, vfs=vfs), pages_max=self._limits.wal_pages_max
@@ -272,8 +272,9 @@ class SqliteSpool(SqliteArchive):
         return self._is_closed or self._writer.is_alive(now_s=now_s, within_s=within_s)
 
     async def _quarantine(self, route: int, sequences: Sequence[int]) -> None:
-        with contextlib.suppress(SpoolFull, SpoolClosed):  # then the next read meets them again
-            await self._work.run(partial(quarantine, route=route, sequences=sequences), on_commit=self._leasing.moved)
+        work = partial(quarantine, route=route, sequences=sequences)
+        with contextlib.suppress(SpoolFull, SpoolClosed):
+            await self._work.run(work, on_commit=self._leasing.moved, on_rollback=self._leasing.damage_stays)
 
     def _hear_ended(self, error: BaseException | None) -> None:
         if error is not None:
