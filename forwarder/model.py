@@ -114,6 +114,11 @@ class Demand:
     bytes_max: int  # of the payloads; one event is leased whatever its size
     replay_max: int = 0  # replayed events that go beside what arrives
 
+    @property
+    def by_kind(self) -> tuple[int, int, int]:
+        """The three counts, in this order."""
+        return self.fresh_max, self.retry_max, self.replay_max
+
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One operation at the destination, encoded once, so that its size is a fact.

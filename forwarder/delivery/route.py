@@ -1,6 +1,6 @@
 """One route from the spool to its destination, used twice. Blind to vendors.
 
-It owns the loops (`lane`), keeps a pause over restarts, and says how the route is.
+It owns the loops (`loop`), keeps a pause over restarts, and says how the route is.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from forwarder.delivery.lane import Lane
+from forwarder.delivery.loop import Loop
 from forwarder.delivery.route_status import Pause, RouteStatus, kept_pause, scope_stop
 from forwarder.model import RouteName
 from forwarder.ports import Clock, Spool
@@ -20,17 +20,17 @@ class Route:
     """`ports.Worker` and `ports.Probeable`: move one route's events until drained.
 
     Memory stays flat: the dispatchers' demand bounds what is leased. A pause survives restarts. What people see of
-    the route is how `live` is, the lane of what arrives; where `replays` stands still, that is one scope of it.
+    the route is how `live` is, the loop of what arrives; where `replays` stands still, that is one scope of it.
     """
 
     def __init__(
-        self, *, name: RouteName, spool: Spool, live: Lane, replays: Lane, reporter: Reporter, clock: Clock
+        self, *, name: RouteName, spool: Spool, live: Loop, replays: Loop, reporter: Reporter, clock: Clock
     ) -> None:
         self.name: str = name.value
         self._route = name
         self._spool = spool
         self._live = live
-        self._lanes = (live, replays)
+        self._loops = (live, replays)
         self._reporter = reporter
         self._clock = clock
         self._pause_key = f"route.{name.value}.paused"
@@ -54,23 +54,23 @@ class Route:
                 def spawn(work: Coroutine[Any, Any, None]) -> None:
                     tasks.create_task(work)
 
-                for lane in self._lanes:
-                    lane.dispatcher.start(spawn=spawn, wake=lane.wake)
+                for loop in self._loops:
+                    loop.dispatcher.start(spawn=spawn, wake=loop.wake)
                 self._spool.on_work(self._route, self._hear_of_work)
-                spawn(self._lanes[1].run(on_turn=_nothing))
+                spawn(self._loops[1].run(on_turn=_nothing))
                 await self._live.run(on_turn=self._look_around)
         finally:
             self._finished.set()
 
     async def drain(self) -> None:
         """Lease nothing more, await what is in flight, settle it, return the rest; see `ports.Worker`."""
-        for lane in self._lanes:
-            lane.stop()
+        for loop in self._loops:
+            loop.stop()
         await self._finished.wait()
 
     def is_alive(self, *, now_s: float, within_s: float) -> bool:
         """Tell whether the loops turned lately; see `ports.Probeable`."""
-        return all(now_s - lane.turned_at_s <= within_s for lane in self._lanes)
+        return all(now_s - loop.turned_at_s <= within_s for loop in self._loops)
 
     # --- what people call ---
 
@@ -90,7 +90,7 @@ class Route:
     def status(self) -> RouteStatus:
         """Return what people should see now."""
         trip, pause = self._live.breaker.trip, self._pause
-        dispatchers = [lane.dispatcher for lane in self._lanes]
+        dispatchers = [loop.dispatcher for loop in self._loops]
         return RouteStatus(
             name=self._route,
             state=self._current_state(),
@@ -108,13 +108,13 @@ class Route:
 
     def _set_pause(self, pause: Pause | None) -> None:
         self._pause = pause
-        for lane in self._lanes:
-            lane.is_paused = pause is not None
-            lane.wake()
+        for loop in self._loops:
+            loop.is_paused = pause is not None
+            loop.wake()
 
     def _hear_of_work(self) -> None:
-        for lane in self._lanes:
-            lane.hear_of_work()
+        for loop in self._loops:
+            loop.hear_of_work()
 
     def _current_state(self) -> str:
         if self._pause is not None:

@@ -12,7 +12,7 @@ from forwarder.delivery.concurrency import ConcurrencyLimit
 from forwarder.delivery.dispatch import Dispatcher
 from forwarder.delivery.history import History
 from forwarder.delivery.intake import RequestLimits
-from forwarder.delivery.lane import Lane
+from forwarder.delivery.loop import Loop
 from forwarder.delivery.policy import OutcomePolicy
 from forwarder.delivery.route import Route
 from forwarder.delivery.sending import Exchanges
@@ -46,7 +46,7 @@ def make_route(
     """
     backoff = backoff or Backoff()
 
-    def lane(limits: RequestLimits, concurrency: ConcurrencyLimit, live: Breakers | None = None) -> Lane:
+    def loop(limits: RequestLimits, concurrency: ConcurrencyLimit, live: Breakers | None = None) -> Loop:
         breakers = Breakers(
             route=name,
             make=partial(CircuitBreaker, backoff=backoff, rng=rng, probe_every_s=probe_every_s),
@@ -78,16 +78,12 @@ def make_route(
             breakers=breakers,
             clock=clock,
         )
-        return Lane(
-            route=name, spool=spool, dispatcher=dispatcher, clock=clock, live=None if live is None else live.route
-        )
+        waits_for = None if live is None else live.route
+        return Loop(route=name, spool=spool, dispatcher=dispatcher, clock=clock, live=waits_for)
 
     start, floor = (8, 4) if limits.is_planned else (1, 1)
-    live = lane(limits, ConcurrencyLimit(initial=start, floor=floor, ceiling=concurrency_max))
+    live = loop(limits, ConcurrencyLimit(initial=start, floor=floor, ceiling=concurrency_max))
     few = _REPLAY_CALLS_MAX if limits.is_planned else _REPLAY_BATCHES_MAX
-    replays = lane(
-        replace(limits, are_replays=True),
-        ConcurrencyLimit(initial=few, floor=few, ceiling=few),
-        live.dispatcher.breakers,
-    )
+    concurrency = ConcurrencyLimit(initial=few, floor=few, ceiling=few)
+    replays = loop(replace(limits, are_replays=True), concurrency, live.dispatcher.breakers)
     return Route(name=name, spool=spool, live=live, replays=replays, reporter=reporter, clock=clock)

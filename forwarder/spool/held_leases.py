@@ -9,7 +9,7 @@ from heapq import heappop, heappush
 
 from forwarder.model import Lease
 
-LANES = FRESH, RETRY, BESIDE = 0, 1, 2  # never given back, or as if so · on a retry · replays beside what arrives
+KINDS = FRESH, RETRY, BESIDE = 0, 1, 2  # never given back, or as if so · on a retry · replays beside what arrives
 AHEAD_MS_MAX = 3_600_000  # twelve times the longest backoff and the longest that a destination asks for
 
 
@@ -18,8 +18,8 @@ def is_due(not_before_ms: int, *, now_ms: int) -> bool:
     return not_before_ms <= now_ms or not_before_ms > now_ms + AHEAD_MS_MAX
 
 
-def lane_of(lease: Lease) -> int:
-    """Return the lane in which an event waits."""
+def kind_of(lease: Lease) -> int:
+    """Return which kind of waiting event it is."""
     return BESIDE if lease.is_beside else RETRY if lease.is_retry else FRESH
 
 
@@ -31,44 +31,44 @@ def earlier(one: int | None, other: int | None) -> int | None:
 
 
 class DueTimes:
-    """When the next waiting event of a route is due, in each lane.
+    """When the next waiting event of a route is due, of each kind.
 
     A read of the disk brings the times anew; what is told while it is under way it may not know.
     """
 
     def __init__(self) -> None:
-        self._next_ms: list[int | None] = [0] * len(LANES)  # 0: ask
-        self._told_ms: list[int | None] = [None] * len(LANES)  # since the last read began
+        self._next_ms: list[int | None] = [0] * len(KINDS)  # 0: ask
+        self._told_ms: list[int | None] = [None] * len(KINDS)  # since the last read began
 
     def earliest_ms(self) -> int | None:
         """Return when the next one is due; None when none waits."""
         return reduce(earlier, self._next_ms)
 
-    def is_due(self, lane: int, *, now_ms: int) -> bool:
-        """Tell whether one of this lane is due."""
-        at_ms = self._next_ms[lane]
+    def is_due(self, kind: int, *, now_ms: int) -> bool:
+        """Tell whether one of this kind is due."""
+        at_ms = self._next_ms[kind]
         return at_ms is not None and is_due(at_ms, now_ms=now_ms)
 
     def is_any_due(self, *, now_ms: int) -> bool:
-        """Tell whether one of any lane is due."""
-        return any(self.is_due(lane, now_ms=now_ms) for lane in LANES)
+        """Tell whether one of any kind is due."""
+        return any(self.is_due(kind, now_ms=now_ms) for kind in KINDS)
 
-    def tell(self, lane: int, not_before_ms: int) -> None:
+    def tell(self, kind: int, not_before_ms: int) -> None:
         """Hear of one that waits now."""
         for times in (self._next_ms, self._told_ms):
-            times[lane] = earlier(times[lane], not_before_ms)
+            times[kind] = earlier(times[kind], not_before_ms)
 
     def begin_read(self) -> None:
         """Keep from now on what is told."""
-        self._told_ms = [None] * len(LANES)
+        self._told_ms = [None] * len(KINDS)
 
-    def take_read(self, lane: int, next_ms: int | None) -> None:
-        """Hear what a read found to be the next one of a lane."""
-        self._next_ms[lane] = earlier(next_ms, self._told_ms[lane])
+    def take_read(self, kind: int, next_ms: int | None) -> None:
+        """Hear what a read found to be the next one of a kind."""
+        self._next_ms[kind] = earlier(next_ms, self._told_ms[kind])
 
     def ask_again(self) -> None:
         """Forget what is known: the clock went back, or the disk is read from the start."""
-        self._next_ms = [0] * len(LANES)
+        self._next_ms = [0] * len(KINDS)
 
 
 class HeldLeases:
@@ -90,15 +90,15 @@ class HeldLeases:
         return len(self._ticks)
 
     def counts(self) -> tuple[int, int, int]:
-        """Return how many entries there are in each lane, void ones included."""
+        """Return how many entries there are of each kind, void ones included."""
         return len(self._fresh), len(self._ripe[RETRY]), len(self._ripe[BESIDE])
 
     def hold(self, lease: Lease) -> None:
         """Take an event in; an entry that it has already is void then."""
         self._tick += 1
         self._ticks[lease.sequence] = self._tick
-        if (lane := lane_of(lease)) != FRESH:
-            heappush(self._ripe[lane], (self.listed.get(lease.sequence, 0), lease.sequence, self._tick, lease))
+        if (kind := kind_of(lease)) != FRESH:
+            heappush(self._ripe[kind], (self.listed.get(lease.sequence, 0), lease.sequence, self._tick, lease))
         else:
             heappush(self._fresh, (lease.sequence, self._tick, lease))
 
@@ -115,18 +115,18 @@ class HeldLeases:
         self.listed.pop(sequence, None)
         self._ticks.pop(sequence, None)
 
-    def peek_ripe(self, lane: int) -> Lease | None:
-        """Return what has been due for longest in a lane other than `FRESH`."""
-        ripe = self._ripe[lane]
+    def peek_ripe(self, kind: int) -> Lease | None:
+        """Return what has been due for longest of a kind other than `FRESH`."""
+        ripe = self._ripe[kind]
         while ripe:
             if self._is_valid(*ripe[0][2:]):
                 return ripe[0][3]
             heappop(ripe)
         return None
 
-    def pop_ripe(self, lane: int) -> None:
+    def pop_ripe(self, kind: int) -> None:
         """Let go of what `peek_ripe` returned."""
-        del self._ticks[heappop(self._ripe[lane])[1]]
+        del self._ticks[heappop(self._ripe[kind])[1]]
 
     def peek_fresh(self) -> Lease | None:
         """Return the oldest that is fresh again."""

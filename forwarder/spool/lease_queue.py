@@ -11,17 +11,13 @@ from operator import attrgetter
 import msgspec
 
 from forwarder.model import Demand, Lease, Replay
-from forwarder.spool.held_leases import BESIDE, FRESH, LANES, RETRY, BusyPartitions, DueTimes, HeldLeases
+from forwarder.spool.held_leases import BESIDE, FRESH, KINDS, RETRY, BusyPartitions, DueTimes, HeldLeases
 from forwarder.spool.lease_window import FRESH_MAX, Arrival, LeaseWindow, Meanwhile, Refill, Wanted
 
 BYTES_MAX = 8_388_608
 _BEHIND_MAX = 2_000
 _BEHIND_BYTES_MAX = 8_192
 _sequence = attrgetter("sequence")
-
-
-def _by_lane(demand: Demand) -> tuple[int, int, int]:
-    return demand.fresh_max, demand.retry_max, demand.replay_max
 
 
 class LeaseQueue:
@@ -54,8 +50,8 @@ class LeaseQueue:
         """Tell whether something that the demand asks for must be read first."""
         if demand.fresh_max > 0 and ((not self.window and not self.window.is_caught_up) or self._promoted):
             return True
-        most, held = _by_lane(demand), self._held.counts()
-        return any(most[lane] > held[lane] and self.due.is_due(lane, now_ms=now_ms) for lane in LANES)
+        most, held = demand.by_kind, self._held.counts()
+        return any(most[kind] > held[kind] and self.due.is_due(kind, now_ms=now_ms) for kind in KINDS)
 
     def newest_is_known(self, *, now_ms: int) -> bool:
         """Tell whether the window's end is the newest event that can be leased."""
@@ -71,11 +67,8 @@ class LeaseQueue:
     def wants(self, demand: Demand, *, now_ms: int) -> Wanted:
         """Begin a read: say what to bring. `refilled` or `read_failed` ends it."""
         fresh = self.window.runs_short(FRESH_MAX)
-        most, held = _by_lane(demand), self._held.counts()
-        fresh_due, retry_due, beside_due = (
-            max(0, min(most[lane], FRESH_MAX) - held[lane]) if self.due.is_due(lane, now_ms=now_ms) else -1
-            for lane in LANES
-        )
+        most, held = demand.by_kind, self._held.counts()
+        due = [self.due.is_due(kind, now_ms=now_ms) for kind in KINDS]
         self.due.begin_read()
         if fresh:
             self.window.begin_read()
@@ -84,7 +77,7 @@ class LeaseQueue:
             after=self.window.end,
             fresh_max=FRESH_MAX if fresh else 0,
             bytes_max=BYTES_MAX,
-            due_max=(fresh_due, retry_due, beside_due),
+            due_max=tuple(max(0, min(most[kind], FRESH_MAX) - held[kind]) if due[kind] else -1 for kind in KINDS),
             promoted=tuple(sorted(self._promoted)[:FRESH_MAX]),
             known=frozenset(self._held.listed),
         )
@@ -100,11 +93,11 @@ class LeaseQueue:
     def _take_read(self, refill: Refill, wanted: Wanted) -> None:
         if wanted.fresh_max:
             self.window.take_read(refill, self._is_wanted)
-        for lane in LANES:
-            if wanted.due_max[lane] >= 0:
-                self.due.take_read(lane, refill.next_due_ms[lane])
-            for not_before_ms, lease in refill.due[lane]:
-                self._take_due(lease, lane, not_before_ms)
+        for kind in KINDS:
+            if wanted.due_max[kind] >= 0:
+                self.due.take_read(kind, refill.next_due_ms[kind])
+            for not_before_ms, lease in refill.due[kind]:
+                self._take_due(lease, kind, not_before_ms)
         self._promoted.difference_update(wanted.promoted)
         for lease in refill.promoted:
             if self._is_wanted(lease):
@@ -127,13 +120,13 @@ class LeaseQueue:
     def _is_here(self, lease: Lease) -> bool:
         return lease.sequence in self.leased or lease.sequence in self._held
 
-    def _take_due(self, lease: Lease, lane: int, not_before_ms: int) -> None:
+    def _take_due(self, lease: Lease, kind: int, not_before_ms: int) -> None:
         if self._is_wanted(lease):
             self._held.listed[lease.sequence] = not_before_ms
             self._held.hold(lease)
         elif not self._is_here(lease):
             # Reads overlap, so what happened may lie before this one, not beside it: the next one tells.
-            self.due.tell(lane, not_before_ms)
+            self.due.tell(kind, not_before_ms)
 
     # --- leasing ---
 
@@ -141,13 +134,13 @@ class LeaseQueue:
         """Lease what is at hand, oldest first."""
         leases: list[Lease] = []
         room = demand.bytes_max
-        for lane, most in ((RETRY, demand.retry_max), (BESIDE, demand.replay_max)):
+        for kind, most in ((RETRY, demand.retry_max), (BESIDE, demand.replay_max)):
             end = len(leases) + most
-            while len(leases) < end and (ripe := self._held.peek_ripe(lane)) is not None:
+            while len(leases) < end and (ripe := self._held.peek_ripe(kind)) is not None:
                 size = len(ripe.envelope.payload)
                 if leases and size > room:
                     return sorted(leases, key=_sequence)
-                self._held.pop_ripe(lane)
+                self._held.pop_ripe(kind)
                 if self._lease(ripe):
                     leases.append(ripe)
                     room -= size
@@ -214,17 +207,17 @@ class LeaseQueue:
                 self._held.hold(lease)
             self._free(lease)
 
-    def given_back(self, lease: Lease, *, is_head: bool, lane: int, not_before_ms: int) -> None:
+    def given_back(self, lease: Lease, *, is_head: bool, kind: int, not_before_ms: int) -> None:
         """Hear that a leased event waits on disk now."""
         self.leased.pop(lease.sequence, None)
         self._forget(lease.sequence)
         self._free(lease)
         if is_head:
-            self.waits(lane, not_before_ms)
+            self.waits(kind, not_before_ms)
 
-    def waits(self, lane: int, not_before_ms: int) -> None:
+    def waits(self, kind: int, not_before_ms: int) -> None:
         """Hear that an event on disk has become one that can be leased at this time."""
-        self.due.tell(lane, not_before_ms)
+        self.due.tell(kind, not_before_ms)
 
     def promoted(self, sequence: int) -> None:
         """Hear that an event that never left the queue became the oldest of its partition."""

@@ -409,7 +409,7 @@ async def test_retries_use_at_most_half_of_the_slots(call_bench: Any, spool: Any
     for number in range(30):
         sequence = _add(spool, f"send:old{number}", f"o{number}")
         spool.rows[sequence].attempts = 1
-        spool.rows[sequence].lane = RETRY
+        spool.rows[sequence].kind = RETRY
     gate = asyncio.Event()
 
     async def slow(_batch: Batch) -> Verdict:

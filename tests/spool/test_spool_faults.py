@@ -599,10 +599,10 @@ async def test_what_layout_2_holds_is_delivered(
     await spool.close()
     connection = apsw.Connection(str(tmp_path / "data" / DATABASE_NAME))
     connection.execute("""
-        UPDATE given_back SET lane = 0 WHERE lane = 2;
+        UPDATE given_back SET kind = 0 WHERE kind = 2;
         DROP INDEX given_back_by_age;
         ALTER TABLE given_back DROP COLUMN replayed_ms;
-        ALTER TABLE given_back RENAME COLUMN lane TO is_retry;
+        ALTER TABLE given_back RENAME COLUMN kind TO is_retry;
     """)
     connection.pragma("user_version", 2)
     connection.close()

@@ -48,7 +48,7 @@ class Record:
         self.not_before_ms = 0
         self.reason = ""
         self.tries: list[Attempt] = []  # all, the last ten
-        self.lane = FRESH
+        self.kind = FRESH
         self.settled_at_ms: int | None = None
         self.is_discarded = False
         self.is_leased = False
@@ -174,7 +174,7 @@ class MemoryRecords:
 
     def is_in_line(self, record: Record) -> bool:
         """Tell whether events of its partition wait that are no replays beside."""
-        return any(r.lane != BESIDE for r in self.pending.values() if _partition(r) == _partition(record))
+        return any(r.kind != BESIDE for r in self.pending.values() if _partition(r) == _partition(record))
 
     def replays(self) -> Counter[RouteName]:
         """Return how many replayed events wait."""
@@ -188,7 +188,7 @@ class MemoryRecords:
                 continue
             partition = record.envelope.partition_key
             if partition:
-                line = partition, record.lane == BESIDE
+                line = partition, record.kind == BESIDE
                 if line in seen or partition in busy:
                     continue
                 seen.add(line)

@@ -41,7 +41,7 @@ _RECHECK_S = 1.0
 
 
 def _due_order(record: Record) -> tuple[int, int]:
-    return (record.not_before_ms if record.lane != FRESH else 0), record.sequence
+    return (record.not_before_ms if record.kind != FRESH else 0), record.sequence
 
 
 class MemorySpool(MemoryArchive):
@@ -93,10 +93,10 @@ class MemorySpool(MemoryArchive):
         due = sorted(self._records.due(route, now_ms=self._clock.wall_ms()), key=_due_order)
         leases: list[Lease] = []
         room = demand.bytes_max
-        for lane, most in ((RETRY, demand.retry_max), (BESIDE, demand.replay_max), (FRESH, demand.fresh_max)):
+        for kind, most in ((RETRY, demand.retry_max), (BESIDE, demand.replay_max), (FRESH, demand.fresh_max)):
             end = len(leases) + most
             for record in due:
-                if record.lane != lane or self._records.is_busy(record):
+                if record.kind != kind or self._records.is_busy(record):
                     continue
                 size = len(record.envelope.payload)
                 if len(leases) >= end or (leases and size > room):
@@ -112,7 +112,7 @@ class MemorySpool(MemoryArchive):
     async def lease_newest(self, route: RouteName) -> Lease | None:
         """Lease the newest due event; see `ports.Spool.lease_newest`."""
         self._refuse_closed()
-        due = [r for r in self._records.due(route, now_ms=self._clock.wall_ms()) if r.lane != BESIDE]
+        due = [r for r in self._records.due(route, now_ms=self._clock.wall_ms()) if r.kind != BESIDE]
         return self._lease(due[-1]) if due else None
 
     def on_work(self, route: RouteName, wake: Callable[[], None]) -> None:
@@ -161,7 +161,7 @@ class MemorySpool(MemoryArchive):
         record.not_before_ms = returned.not_before_ms
         record.reason = returned.reason
         is_retry = returned.counts or record.attempts > 0 or returned.not_before_ms > 0
-        record.lane = BESIDE if record.replayed_ms is not None else RETRY if is_retry else FRESH
+        record.kind = BESIDE if record.replayed_ms is not None else RETRY if is_retry else FRESH
         if returned.counts:
             record.attempts += 1
             if record.first_failed_ms is None:
@@ -181,7 +181,7 @@ class MemorySpool(MemoryArchive):
             are_few = len(sequences) + waiting[record.envelope.route] <= self._limits.replays_in_line_max
             record.stand_up()
             record.replayed_ms = self._clock.wall_ms() if is_replay else None
-            record.lane = BESIDE if is_replay and not (are_few and has_line) else FRESH
+            record.kind = BESIDE if is_replay and not (are_few and has_line) else FRESH
             record.replay = Replay.EVERYTHING if everything else Replay.REST
             self._records.stood_up(record)
         self._wake()
@@ -278,8 +278,8 @@ class MemorySpool(MemoryArchive):
             progress=record.progress,
             envelope=record.envelope,
             replay=record.replay if record.progress else Replay.NOT,
-            is_retry=record.lane == RETRY,
-            is_beside=record.lane == BESIDE,
+            is_retry=record.kind == RETRY,
+            is_beside=record.kind == BESIDE,
             replayed_at_ms=record.replayed_ms,
         )
 

@@ -31,7 +31,7 @@ LAYOUT = 3
 # From each layout to the next one, forward only. 1 was never released: it is drained by what wrote it.
 MIGRATIONS: Mapping[int, str] = {
     2: """
-        ALTER TABLE given_back RENAME COLUMN is_retry TO lane;
+        ALTER TABLE given_back RENAME COLUMN is_retry TO kind;
         ALTER TABLE given_back ADD COLUMN replayed_ms INTEGER;
         CREATE INDEX given_back_by_age ON given_back (route, replayed_ms, sequence);
     """,

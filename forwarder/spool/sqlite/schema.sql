@@ -54,14 +54,14 @@ CREATE TABLE given_back (
     sequence        INTEGER PRIMARY KEY,
     route           INTEGER NOT NULL,
     is_head         INTEGER NOT NULL, -- the oldest pending event of its partition, or of none
-    lane            INTEGER NOT NULL, -- 0: as if never leased, 1: with a failure or a time, 2: a replay beside what arrives
+    kind            INTEGER NOT NULL, -- 0: as if never leased, 1: with a failure or a time, 2: a replay beside what arrives
     not_before_ms   INTEGER NOT NULL,
     attempts        INTEGER NOT NULL,
     first_failed_ms INTEGER,
     reason_id       INTEGER,
     replayed_ms     INTEGER           -- when it was requeued, if it was
 );
-CREATE INDEX given_back_due ON given_back (route, lane, not_before_ms, sequence) WHERE is_head;
+CREATE INDEX given_back_due ON given_back (route, kind, not_before_ms, sequence) WHERE is_head;
 CREATE INDEX given_back_by_age ON given_back (route, replayed_ms, sequence);
 CREATE INDEX given_back_by_reason ON given_back (reason_id, sequence) WHERE reason_id IS NOT NULL;
 

@@ -40,7 +40,7 @@ from forwarder.spool.sqlite.transaction import (
 )
 
 _LIST = (
-    "INSERT INTO given_back (sequence, route, is_head, lane, not_before_ms, attempts, first_failed_ms, reason_id, "
+    "INSERT INTO given_back (sequence, route, is_head, kind, not_before_ms, attempts, first_failed_ms, reason_id, "
     "replayed_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
@@ -61,7 +61,7 @@ class GivenBack:
 
     lease: Lease
     is_head: bool
-    lane: int
+    kind: int
     not_before_ms: int
 
 
@@ -71,7 +71,7 @@ class Moves:
 
     given_back: list[tuple[int, GivenBack]] = field(default_factory=list)  # with the route
     promoted: list[tuple[int, int]] = field(default_factory=list)  # route, sequence: the oldest now, and in no list
-    waits: list[tuple[int, int, int]] = field(default_factory=list)  # route, lane, not_before_ms: so, and listed
+    waits: list[tuple[int, int, int]] = field(default_factory=list)  # route, kind, not_before_ms: so, and listed
 
 
 def is_unchanged(settlement: Settlement) -> bool:
@@ -136,29 +136,18 @@ def _give_back(
         if returned.counts and first_failed_ms is None:
             first_failed_ms = transaction.now_ms
         number = _partition(lease)
-        lane = RETRY if attempts > 0 or returned.not_before_ms > 0 else FRESH
+        kind = RETRY if attempts > 0 or returned.not_before_ms > 0 else FRESH
         if lease.replayed_at_ms is not None:  # it steps aside: nothing waits for a replay that did not succeed
             if number and not lease.is_beside:
                 _leave(transaction, route, lease.sequence, number, moves)
                 join_partition(transaction, -number, lease.sequence)
                 number = -number
-            lane = BESIDE
+            kind = BESIDE
         is_head = not number or head_of(transaction.connection, number) == lease.sequence
         retrying += int(attempts > 0)
-        rows.append(
-            (
-                lease.sequence,
-                route,
-                int(is_head),
-                lane,
-                returned.not_before_ms,
-                attempts,
-                first_failed_ms,
-                reason_id,
-                lease.replayed_at_ms,
-            )
-        )
-        back = GivenBack(lease, is_head=is_head, lane=lane, not_before_ms=returned.not_before_ms)
+        where = (lease.sequence, route, int(is_head), kind, returned.not_before_ms)
+        rows.append((*where, attempts, first_failed_ms, reason_id, lease.replayed_at_ms))
+        back = GivenBack(lease, is_head=is_head, kind=kind, not_before_ms=returned.not_before_ms)
         moves.given_back.append((route, back))
     transaction.executemany(_LIST, rows)
     transaction.add(route, Account.RETRYING, retrying)
@@ -202,7 +191,7 @@ def _leave(transaction: Transaction, route: int, sequence: int, number: int, mov
 
 def tell_head(transaction: Transaction, route: int, head: int, moves: Moves) -> None:
     """Note that an event is the oldest of its partition now."""
-    row = transaction.execute("SELECT lane, not_before_ms FROM given_back WHERE sequence = ?", (head,)).fetchone()
+    row = transaction.execute("SELECT kind, not_before_ms FROM given_back WHERE sequence = ?", (head,)).fetchone()
     if row is None:
         moves.promoted.append((route, head))
     else:
@@ -215,13 +204,7 @@ def _partition(lease: Lease) -> int:
     return -number if lease.is_beside else number
 
 
-_CHUNK = 500  # events in one commit, so that a long replay delays nobody
 Heads = tuple[dict[str, int], dict[str, int]]  # per route: partition key, its oldest event now
-
-
-def chunks(sequences: Sequence[int]) -> list[Sequence[int]]:
-    """Return them in parts that fit a commit each."""
-    return [sequences[start : start + _CHUNK] for start in range(0, len(sequences), _CHUNK)]
 
 
 def requeue(
@@ -284,8 +267,8 @@ def _requeue(
         head = join_partition(transaction, number, sequence) if number else sequence
         if number > 0:
             heads[partition] = head
-        lane = BESIDE if is_beside else FRESH
-        row = (sequence, route, int(head == sequence), lane, 0, 0, None, None, replayed_ms)
+        kind = BESIDE if is_beside else FRESH
+        row = (sequence, route, int(head == sequence), kind, 0, 0, None, None, replayed_ms)
         transaction.execute(_LIST, row)
         transaction.execute("DELETE FROM attempt_lists WHERE sequence = ?", (sequence,))
         transaction.execute("UPDATE progress SET replay = ? WHERE sequence = ?", (replay, sequence))

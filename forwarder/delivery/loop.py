@@ -22,8 +22,8 @@ _OLDEST: Final = (Demand(fresh_max=1, retry_max=0, bytes_max=1), Demand(fresh_ma
 _REPLAY: Final = (Demand(fresh_max=0, retry_max=0, bytes_max=1, replay_max=1),)
 
 
-class Lane:
-    """Deliver until stopped. `live` is the breaker of what arrives, for the lane of replays, which waits for it."""
+class Loop:
+    """Deliver until stopped. `live` is the breaker of what arrives, for the loop of replays, which waits for it."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Lane:
 
     def __repr__(self) -> str:
         """Show what it moves."""
-        return f"Lane({self.dispatcher!r}, {self.breaker!r})"
+        return f"Loop({self.dispatcher!r}, {self.breaker!r})"
 
     async def run(self, *, on_turn: Callable[[], None]) -> None:
         """Turn until stopped; what is in flight then is settled or returned by the dispatcher's tasks."""
