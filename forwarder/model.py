@@ -102,7 +102,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def since_ms(self) -> int:
         """When its age began."""
-        return self.envelope.received_at_ms if self.replayed_at_ms is None else self.replayed_at_ms
+        return self.replayed_at_ms or self.envelope.received_at_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,9 +114,8 @@ class Demand:
     bytes_max: int  # of the payloads; one event is leased whatever its size
     replay_max: int = 0  # replayed events that go beside what arrives
 
-    @property
     def by_kind(self) -> tuple[int, int, int]:
-        """The three counts, in this order."""
+        """Return the three counts."""
         return self.fresh_max, self.retry_max, self.replay_max
 
 

@@ -236,12 +236,14 @@ class SpoolFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRow:
-    """Who did what, when: kept for the retention."""
+    """Who did what to which events, and what came of it: kept for the retention. "" while that is not known."""
 
     at_ms: int
     who: str
     action: str
     detail: str
+    count: int | None = None
+    outcome: str = ""
 
 
 class Archive(Protocol):
@@ -268,8 +270,8 @@ class Archive(Protocol):
     async def audit(self, *, limit: int) -> Sequence[AuditRow]:
         """List the audit log, newest first."""
 
-    async def write_audit(self, row: AuditRow) -> None:
-        """Add to the audit log, durable."""
+    async def write_audit(self, row: AuditRow, *, number: int | None = None) -> int:
+        """Add a line to the audit log, durable, or rewrite that of this number; return the number."""
 
 
 Mapped = tuple[Delivery, ...] | Filtered | Unmapped

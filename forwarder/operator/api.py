@@ -142,7 +142,7 @@ class Api:
     async def replay(self, request: web.Request, given: Replay) -> told.Replayed:
         """Replay the chosen events, or the next step of them."""
         act = partial(self.acts.replay, everything=given.everything)
-        count, sequences, next_after = await self._step(request, given, act)
+        count, sequences, next_after = await self._step(request, given, "replay", act)
         return told.Replayed(replayed=count, next_after=next_after, sequences=sequences)
 
     async def outcome(self, _: web.Request, given: Chosen) -> told.Outcome:
@@ -153,7 +153,7 @@ class Api:
 
     async def discard(self, request: web.Request, given: Selection) -> told.Discarded:
         """Discard the chosen events, or the next step of them."""
-        count, _, next_after = await self._step(request, given, self.acts.discard)
+        count, _, next_after = await self._step(request, given, "discard", self.acts.discard)
         return told.Discarded(discarded=count, next_after=next_after)
 
     async def pause(self, request: web.Request, given: PauseOf) -> told.RouteState:
@@ -168,7 +168,9 @@ class Api:
         await self.acts.resume(route, who=who(request))
         return views.route_state(route.status())
 
-    async def _step(self, request: web.Request, given: Selection, act: Act) -> tuple[int, list[int], int | None]:
+    async def _step(
+        self, request: web.Request, given: Selection, action: str, act: Act
+    ) -> tuple[int, list[int], int | None]:
         archive = self.acts.parts.archive
         sequences, next_after = given.sequences, None
         if sequences is None:
@@ -180,7 +182,16 @@ class Api:
             sequences = [sequence for sequence, state in states.items() if state in given.allowed()]
         if given.dry_run:
             return len(sequences), sequences, next_after
-        count = await act(sequences, who=who(request), detail=str(given)) if sequences else 0
+        again = ", with what was done before" if isinstance(given, Replay) and given.everything else ""
+        line = self.acts.line(who(request), action, f"{given}{again}", logged=f"{given.logged()}{again}")
+        line = self.acts.step(given.act, line) if given.act else line
+        count = await act(sequences, line=line) if sequences else 0
+        if given.act and (given.has_more or next_after is not None):
+            self.acts.await_step(given.act, line)
+        elif line.count is not None and action == "replay":
+            self.acts.follow(line)
+        elif line.count is not None:
+            await self.acts.end(line, "done")
         return count, sequences, next_after
 
     def _route(self, request: web.Request) -> OperatedRoute:

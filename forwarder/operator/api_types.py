@@ -1,13 +1,11 @@
 """What the operator's API answers, as types. Times are ISO 8601 in UTC, sizes bytes, ages seconds."""
 
-from typing import Annotated, Final
+from typing import Annotated
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from forwarder.model import RouteName, State
 from forwarder.telemetry.totals_by_time import Rejected
-
-LINKS_CHANGED_MAX: Final = 1_000
 
 Count = Annotated[int, Meta(ge=0)]
 Time = Annotated[str | None, Meta(extra_json_schema={"format": "date-time"})]
@@ -162,7 +160,7 @@ class Links(Struct, frozen=True, kw_only=True):
     links: list[Link]
 
 
-_Changed = Annotated[list[LinkWords], Meta(max_length=LINKS_CHANGED_MAX)]
+_Changed = Annotated[list[LinkWords], Meta(max_length=1_000)]
 
 
 class LinksChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -224,7 +222,9 @@ class AuditLine(Struct, frozen=True, kw_only=True):
     at: Time
     who: str
     action: str
-    detail: str
+    detail: Annotated[str, Meta(description="the selection, or what was changed")]
+    count: Annotated[int | None, Meta(description="events (links) that were changed")]
+    outcome: Annotated[str, Meta(description="what came of it; empty while that is not known")]
 
 
 class Audit(Struct, frozen=True, kw_only=True):

@@ -60,6 +60,7 @@ def operator_workers(
     routes = [one.route() for one in (*operations, described(operations))]
     app = operator_app((*static_routes(), *routes), guard=guard, parts=parts, told=site.told)
     app.on_shutdown.append(lambda _: jobs.close())
+    app.on_cleanup.append(lambda _: acts.close())
     listener = OperatorListener(app, host=settings.operator_listen.host, port=settings.operator_listen.port)
     channels, take_alert_secrets = channels_of(settings, transport, parts.clock)
     swaps.append(take_alert_secrets)
@@ -71,7 +72,9 @@ def api_alone(parts: Parts, *, people: People | None = None) -> web.Application:
     """Return the API without pages, for what is no daemon; without `people` nobody is asked who he is."""
     guard = OperatorGuard(people=people or People(clock=parts.clock), own_hosts=frozenset())
     incidents = Incidents(parts)
-    routes = [one.route() for one in Api(acts=Acts(parts=parts), incidents=incidents).operations()]
+    acts = Acts(parts=parts)
+    routes = [one.route() for one in Api(acts=acts, incidents=incidents).operations()]
     app = operator_app(routes, guard=guard, parts=parts)
+    app.on_cleanup.append(lambda _: acts.close())
     app.on_startup.append(lambda _: incidents.load())
     return app

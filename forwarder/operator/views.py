@@ -105,7 +105,9 @@ def reason(group: ports.ReasonGroup) -> told.Reason:
 
 def audit_line(row: ports.AuditRow) -> told.AuditLine:
     """Show one line of the audit log."""
-    return told.AuditLine(at=moment(row.at_ms), who=row.who, action=row.action, detail=row.detail)
+    return told.AuditLine(
+        at=moment(row.at_ms), who=row.who, action=row.action, detail=row.detail, count=row.count, outcome=row.outcome
+    )
 
 
 def incident(one: Incident, *, now_ms: int) -> told.Incident:

@@ -50,7 +50,7 @@ class LeaseQueue:
         """Tell whether something that the demand asks for must be read first."""
         if demand.fresh_max > 0 and ((not self.window and not self.window.is_caught_up) or self._promoted):
             return True
-        most, held = demand.by_kind, self._held.counts()
+        most, held = demand.by_kind(), self._held.counts()
         return any(most[kind] > held[kind] and self.due.is_due(kind, now_ms=now_ms) for kind in KINDS)
 
     def newest_is_known(self, *, now_ms: int) -> bool:
@@ -67,7 +67,7 @@ class LeaseQueue:
     def wants(self, demand: Demand, *, now_ms: int) -> Wanted:
         """Begin a read: say what to bring. `refilled` or `read_failed` ends it."""
         fresh = self.window.runs_short(FRESH_MAX)
-        most, held = demand.by_kind, self._held.counts()
+        most, held = demand.by_kind(), self._held.counts()
         due = [self.due.is_due(kind, now_ms=now_ms) for kind in KINDS]
         self.due.begin_read()
         if fresh:

@@ -208,6 +208,10 @@ class Reporter:
         self.metrics.alerts.labels(channel, "failed").inc()
         self._log.warning("alert.failed", channel=channel, reason=reason, again_s=round(again_s, 1))
 
+    def operator_acted(self, *, who: str, action: str, selection: str, count: int | None, outcome: str) -> None:
+        """Tell what somebody did to which events, and what came of it; nothing in it is out of a payload."""
+        self._log.info("operator.acted", who=who, action=action, selection=selection, count=count, outcome=outcome)
+
     def operator_failed(self, error: Exception) -> None:
         """Tell that a request of the operator's listener met a bug of ours: by type and place, never by text."""
         self._log.error("operator.failed", reason=type(error).__name__, exc_info=error)

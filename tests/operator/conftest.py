@@ -329,6 +329,11 @@ class World:
         """Return what was written down, oldest first: act and detail."""
         return [(row.action, row.detail) for row in (await self.spool.audit(limit=100))[::-1]]
 
+    async def acts_told(self) -> list[tuple[str, str, int | None, str]]:
+        """Return the same with the count and what came of it."""
+        rows = (await self.spool.audit(limit=100))[::-1]
+        return [(row.action, row.detail, row.count, row.outcome) for row in rows]
+
 
 def an_attempt(*, status: int | None = 200, outcome: str = "delivered", answer: bytes = b"") -> Attempt:
     """Return one exchange."""
@@ -420,7 +425,7 @@ async def _world(
     checked = Checked()
     people = People(clock=parts.clock, shared=token, named=[named_token(one) for one in named])
     guard = _guard(people, proxy)
-    acts, jobs = Acts(parts=parts), Jobs(parts, look_every_s=0.001)
+    acts, jobs = Acts(parts=parts, look_every_s=0.001), Jobs(parts, look_every_s=0.001)
     rates = Rates(metrics=parts.metrics, clock=parts.clock)
     render = Renderer(parts)
     incidents = Incidents(parts)
@@ -438,6 +443,7 @@ async def _world(
     routes_served = [one.route() for one in (*operations, described(operations))]
     app = operator_app((*static_routes(), *routes_served), guard=guard, parts=parts, told=site.told)
     app.on_shutdown.append(lambda _: jobs.close())
+    app.on_cleanup.append(lambda _: acts.close())
     listener = OperatorListener(app, host="127.0.0.1", port=0)
     task = asyncio.create_task(listener.run())
     await asyncio.wait_for(listener.started.wait(), 5)

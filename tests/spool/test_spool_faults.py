@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from forwarder.errors import SpoolClosed, SpoolFull, SpoolUnusable, WorkerEnded
 from forwarder.model import Demand, Envelope, Receipt, Recurrence, RouteName, State
+from forwarder.ports import AuditRow
 from forwarder.spool.lease_window import Wanted
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool, housekeeping, known_keys, transaction
@@ -556,6 +558,22 @@ async def test_an_unwritable_reserve_is_no_full_disk(open_sqlite: OpenSqlite, tm
 # --- layouts ---
 
 
+async def test_a_spool_of_the_layout_before_is_migrated(open_sqlite: OpenSqlite, tmp_path: Path) -> None:
+    """A folder of layout 2 keeps its audit log, whose new lines have a count and an outcome."""
+    old = AuditRow(at_ms=4_000_000_000_000, who="page", action="replay", detail="1 events: 1")
+    spool = await open_sqlite()
+    await spool.write_audit(old)
+    await spool.close()
+    connection = apsw.Connection(str(tmp_path / "data" / DATABASE_NAME))
+    connection.execute("ALTER TABLE audit DROP COLUMN count; ALTER TABLE audit DROP COLUMN outcome")
+    connection.pragma("user_version", 2)
+    connection.close()
+    spool = await open_sqlite()
+    new = replace(old, count=3, outcome="done")
+    await spool.write_audit(new)
+    assert list(await spool.audit(limit=9)) == [new, old]
+
+
 async def test_a_folder_of_the_first_version_says_what_drains_it(open_sqlite: OpenSqlite, tmp_path: Path) -> None:
     """Layout 1 was never released: it is left alone, and drained by what wrote it."""
     (tmp_path / "data").mkdir()
@@ -586,10 +604,10 @@ def test_layouts_are_migrated_forward_step_by_step(tmp_path: Path) -> None:
     connection.close()
 
 
-async def test_what_layout_2_holds_is_delivered(
+async def test_what_layout_3_holds_is_delivered(
     open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path
 ) -> None:
-    """A folder of layout 2, which knew no replays beside what arrives, goes on where it stood."""
+    """A folder of layout 3, which knew no replays beside what arrives, goes on where it stood."""
     spool = await open_sqlite()
     await stored(spool, [make_envelope(n) for n in range(1, 5)])
     await numbers(spool)
@@ -604,7 +622,7 @@ async def test_what_layout_2_holds_is_delivered(
         ALTER TABLE given_back DROP COLUMN replayed_ms;
         ALTER TABLE given_back RENAME COLUMN kind TO is_retry;
     """)
-    connection.pragma("user_version", 2)
+    connection.pragma("user_version", 3)
     connection.close()
     spool = await open_sqlite()
     leases = await leased(spool, replay=0)

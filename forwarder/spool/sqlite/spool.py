@@ -39,6 +39,12 @@ T = TypeVar("T")
 _CHUNK = 500  # events in one commit, so that a long replay delays nobody
 
 
+_WRITE_AUDIT = (
+    "INSERT INTO audit (audit_id, at_ms, who, action, detail, count, outcome) VALUES (?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (audit_id) DO UPDATE SET count = excluded.count, outcome = excluded.outcome RETURNING audit_id"
+)
+
+
 class SqliteSpool(SqliteArchive):
     """A spool, its archive and a `ports.Worker` in one folder: its `run` raises when the writer ended unasked."""
 
@@ -248,13 +254,12 @@ class SqliteSpool(SqliteArchive):
 
     # --- Archive: what `SqliteArchive` does not do ---
 
-    async def write_audit(self, row: AuditRow) -> None:
+    async def write_audit(self, row: AuditRow, *, number: int | None = None) -> int:
         """Add to the audit log; see `ports.Archive.write_audit`."""
         self._refuse_closed()
-        values = (row.at_ms, row.who, row.action, row.detail)
-        await self._work.run(
-            lambda t: t.execute("INSERT INTO audit (at_ms, who, action, detail) VALUES (?, ?, ?, ?)", values)
-        )
+        values = (number, row.at_ms, row.who, row.action, row.detail, row.count, row.outcome)
+        ((written,),) = await self._work.run(lambda t: t.execute(_WRITE_AUDIT, values).fetchall())
+        return int(written)
 
     # --- Worker and Probeable ---
 
