@@ -21,6 +21,7 @@ from forwarder.model import RouteName
 from forwarder.ports import BatchMapper, Clock, Sink, Spool
 from forwarder.telemetry.reporter import Reporter
 
+_BACKOFF: Final = Backoff()
 _REPLAY_CALLS_MAX: Final = 2
 _REPLAY_BATCHES_MAX: Final = 1
 
@@ -36,15 +37,10 @@ def make_route(
     reporter: Reporter,
     clock: Clock,
     rng: Callable[[], float],
-    backoff: Backoff | None = None,
+    backoff: Backoff = _BACKOFF,
     probe_every_s: float = PROBE_EVERY_S,
 ) -> Route:
-    """Make a route; `rng` gives numbers in [0, 1).
-
-    One whose limits say `is_planned` makes the calls of each event one after the other; any other sends batches,
-    without order.
-    """
-    backoff = backoff or Backoff()
+    """Make a route, by planned calls or by batches as its limits say; `rng` gives numbers in [0, 1)."""
 
     def loop(limits: RequestLimits, concurrency: ConcurrencyLimit, live: Breakers | None = None) -> Loop:
         breakers = Breakers(

@@ -558,20 +558,39 @@ async def test_an_unwritable_reserve_is_no_full_disk(open_sqlite: OpenSqlite, tm
 # --- layouts ---
 
 
-async def test_a_spool_of_the_layout_before_is_migrated(open_sqlite: OpenSqlite, tmp_path: Path) -> None:
-    """A folder of layout 2 keeps its audit log, whose new lines have a count and an outcome."""
+# What leads from each layout back to the one before it.
+BACK = {
+    4: "UPDATE given_back SET kind = 0 WHERE kind = 2; DROP INDEX given_back_by_age;"
+    "ALTER TABLE given_back DROP COLUMN replayed_ms; ALTER TABLE given_back RENAME COLUMN kind TO is_retry",
+    3: "ALTER TABLE audit DROP COLUMN count; ALTER TABLE audit DROP COLUMN outcome",
+}
+
+
+@pytest.mark.parametrize("layout", [number - 1 for number in BACK])
+async def test_a_spool_of_a_layout_before_is_migrated(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path, layout: int
+) -> None:
+    """It keeps its audit log, whose new lines have a count and an outcome, and delivers what waits where it stood."""
     old = AuditRow(at_ms=4_000_000_000_000, who="page", action="replay", detail="1 events: 1")
     spool = await open_sqlite()
     await spool.write_audit(old)
+    await stored(spool, [make_envelope(n) for n in range(1, 4)])
+    await numbers(spool)
+    await give_back(spool, [2], 1)
+    await settle(spool, [1], State.DEAD, reason="refused")
+    await spool.requeue([1])
     await spool.close()
     connection = apsw.Connection(str(tmp_path / "data" / DATABASE_NAME))
-    connection.execute("ALTER TABLE audit DROP COLUMN count; ALTER TABLE audit DROP COLUMN outcome")
-    connection.pragma("user_version", 2)
+    for number in range(LAYOUT, layout, -1):
+        connection.execute(BACK[number])
+    connection.pragma("user_version", layout)
     connection.close()
     spool = await open_sqlite()
     new = replace(old, count=3, outcome="done")
     await spool.write_audit(new)
     assert list(await spool.audit(limit=9)) == [new, old]
+    leases = [(lease.sequence, lease.attempt, lease.is_retry) for lease in await leased(spool, replay=0)]
+    assert leases == [(1, 1, False), (2, 2, True), (3, 1, False)]
 
 
 async def test_a_folder_of_the_first_version_says_what_drains_it(open_sqlite: OpenSqlite, tmp_path: Path) -> None:
@@ -602,36 +621,6 @@ def test_layouts_are_migrated_forward_step_by_step(tmp_path: Path) -> None:
     assert connection.pragma("user_version") == LAYOUT + 2
     assert connection.execute("SELECT a FROM one").get == 1
     connection.close()
-
-
-async def test_what_layout_3_holds_is_delivered(
-    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path
-) -> None:
-    """A folder of layout 3, which knew no replays beside what arrives, goes on where it stood."""
-    spool = await open_sqlite()
-    await stored(spool, [make_envelope(n) for n in range(1, 5)])
-    await numbers(spool)
-    await give_back(spool, [2], 1)
-    await settle(spool, [1], State.DEAD, reason="refused")
-    await spool.requeue([1])
-    await spool.close()
-    connection = apsw.Connection(str(tmp_path / "data" / DATABASE_NAME))
-    connection.execute("""
-        UPDATE given_back SET kind = 0 WHERE kind = 2;
-        DROP INDEX given_back_by_age;
-        ALTER TABLE given_back DROP COLUMN replayed_ms;
-        ALTER TABLE given_back RENAME COLUMN kind TO is_retry;
-    """)
-    connection.pragma("user_version", 3)
-    connection.close()
-    spool = await open_sqlite()
-    leases = await leased(spool, replay=0)
-    assert [(lease.sequence, lease.attempt, lease.is_retry) for lease in leases] == [
-        (1, 1, False),
-        (2, 2, True),
-        (3, 1, False),
-        (4, 1, False),
-    ]
 
 
 # --- a full disk at the start ---
