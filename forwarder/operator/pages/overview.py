@@ -12,6 +12,7 @@ from forwarder.model import RouteName, State
 from forwarder.operator import text
 from forwarder.operator.acts import Acts
 from forwarder.operator.incidents.keeper import Incidents
+from forwarder.operator.incidents.traffic import rejected_lately
 from forwarder.operator.operation import FORM, Operation
 from forwarder.operator.pages.chart import RANGES, Range, draw
 from forwarder.operator.pages.render import Renderer, see_other
@@ -77,7 +78,7 @@ class Overview:
             ranges=tuple(RANGES.values()),
             of=of,
             view=given.view,
-            rejected=[one for one in parts.by_time.lately() if one.endpoint != "operator"],
+            rejected=[one for one in rejected_lately(parts.by_time) if one.endpoint != "operator"],
             incidents=self.incidents.watch.newest(_INCIDENTS_SHOWN),
             facts=facts,
             started_at_ms=parts.started_at_ms,

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from forwarder.model import Lease, Replay, Returned, Settled, Settlement
+from forwarder.model import Attempt, Lease, Replay, Returned, Settled, Settlement
 from forwarder.spool.held_leases import BESIDE, FRESH, RETRY
 from forwarder.spool.limits import event_bytes
 from forwarder.spool.sqlite.runs import (
@@ -41,8 +41,9 @@ from forwarder.spool.sqlite.transaction import (
 
 _LIST = (
     "INSERT INTO given_back (sequence, route, is_head, kind, not_before_ms, attempts, first_failed_ms, reason_id, "
-    "replayed_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "status, replayed_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_REPLAYS = "SELECT 1 FROM given_back WHERE route = ? AND replayed_ms IS NOT NULL LIMIT ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +109,9 @@ def _settle(transaction: Transaction, claim: Claim, settled: Settled, attempt_id
     if claim.listed:
         for sequence in claim.listed:
             _unlist(transaction, route, sequence)
+    status = _status(settled.attempt)
     for attempts, events in by_attempts.items():
-        run = Run(route, 0, 0, state, transaction.now_ms, attempts, reason_id, attempt_id, 0)
+        run = Run(route, 0, 0, state, transaction.now_ms, attempts, reason_id, attempt_id, 0, status)
         write_runs(transaction, run, sorted(events))
     for lease in leases:
         if number := _partition(lease):
@@ -126,8 +128,7 @@ def _give_back(
 ) -> None:
     route, leases = claim.route, claim.leases
     list_attempt(transaction, [lease.sequence for lease in leases], attempt_id)
-    for sequence in claim.listed:
-        _unlist(transaction, route, sequence)
+    status, before = _status(returned.attempt), {one: _unlist(transaction, route, one) for one in claim.listed}
     reason_id = intern_reason(transaction, route, PENDING, returned.reason, count=len(leases))
     rows = []
     retrying = 0
@@ -145,8 +146,9 @@ def _give_back(
             kind = BESIDE
         is_head = not number or head_of(transaction.connection, number) == lease.sequence
         retrying += int(attempts > 0)
+        answered = before.get(lease.sequence) if attempt_id is None else status
         where = (lease.sequence, route, int(is_head), kind, returned.not_before_ms)
-        rows.append((*where, attempts, first_failed_ms, reason_id, lease.replayed_at_ms))
+        rows.append((*where, attempts, first_failed_ms, reason_id, answered, lease.replayed_at_ms))
         back = GivenBack(lease, is_head=is_head, kind=kind, not_before_ms=returned.not_before_ms)
         moves.given_back.append((route, back))
     transaction.executemany(_LIST, rows)
@@ -161,7 +163,7 @@ def quarantine(transaction: Transaction, route: int, sequences: Sequence[int]) -
             continue
         _unlist(transaction, route, sequence)
         reason_id = intern_reason(transaction, route, DEAD, CORRUPT_ROW, count=1)
-        write_run(transaction, Run(route, sequence, sequence, DEAD, transaction.now_ms, 0, reason_id, None, 0))
+        write_run(transaction, Run(route, sequence, sequence, DEAD, transaction.now_ms, 0, reason_id, None, 0, None))
         # The row that would name its partition cannot be trusted: the partitions are asked instead.
         number = transaction.execute("SELECT number FROM partitions WHERE sequence = ?", (sequence,)).fetchone()
         if number is not None:
@@ -174,13 +176,22 @@ def quarantine(transaction: Transaction, route: int, sequences: Sequence[int]) -
     return moves
 
 
-def _unlist(transaction: Transaction, route: int, sequence: int) -> None:
+def _unlist(transaction: Transaction, route: int, sequence: int) -> int | None:
+    """Take an event off the list; return the status of its last answer."""
     row = transaction.execute(
-        "DELETE FROM given_back WHERE sequence = ? RETURNING attempts, reason_id", (sequence,)
+        "DELETE FROM given_back WHERE sequence = ? RETURNING attempts, reason_id, status", (sequence,)
     ).fetchone()
-    if row is not None:
-        drop_reason(transaction, row[1], count=1, held=1)
-        transaction.add(route, Account.RETRYING, -int(row[0] > 0))
+    if row is None:
+        return None
+    drop_reason(transaction, row[1], count=1, held=1)
+    transaction.add(route, Account.RETRYING, -int(row[0] > 0))
+    status: int | None = row[2]
+    return status
+
+
+def _status(attempt: Attempt | None) -> int | None:
+    """Return the HTTP status of an exchange; 0 where no answer came."""
+    return None if attempt is None else attempt.status or 0
 
 
 def _leave(transaction: Transaction, route: int, sequence: int, number: int, moves: Moves) -> None:
@@ -215,8 +226,9 @@ def requeue(
     replayed_ms = transaction.now_ms if is_replay else None
     counts = [0, 0]
     heads: Heads = ({}, {})
-    in_line_max = transaction.limits.replays_in_line_max
-    are_few = [len(sequences) + _replays(transaction, route, in_line_max) <= in_line_max for route in (0, 1)]
+    most = transaction.limits.replays_in_line_max
+    waiting = [transaction.execute(_REPLAYS, (route, most)).fetchall() for route in (0, 1)]
+    are_few = [len(sequences) + len(replays) <= most for replays in waiting]
     for run, found in list(find_runs(transaction.connection, sequences)):
         if _is_corrupt(transaction, run):
             continue
@@ -237,12 +249,6 @@ def discard(transaction: Transaction, sequences: Sequence[int]) -> int:
             drop_reason(transaction, run.reason_id, count=len(found), held=0)
             count += len(found)
     return count
-
-
-def _replays(transaction: Transaction, route: int, most: int) -> int:
-    """Return how many replayed events wait, counted no further than this."""
-    sql = "SELECT 1 FROM given_back WHERE route = ? AND replayed_ms IS NOT NULL LIMIT ?"
-    return len(transaction.execute(sql, (route, most)).fetchall())
 
 
 def _requeue(
@@ -268,7 +274,7 @@ def _requeue(
         if number > 0:
             heads[partition] = head
         kind = BESIDE if is_beside else FRESH
-        row = (sequence, route, int(head == sequence), kind, 0, 0, None, None, replayed_ms)
+        row = (sequence, route, int(head == sequence), kind, 0, 0, None, None, None, replayed_ms)
         transaction.execute(_LIST, row)
         transaction.execute("DELETE FROM attempt_lists WHERE sequence = ?", (sequence,))
         transaction.execute("UPDATE progress SET replay = ? WHERE sequence = ?", (replay, sequence))
