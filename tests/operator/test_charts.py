@@ -146,4 +146,6 @@ async def test_rejected_requests_are_shown_where_people_look(world: Any) -> None
     (told,) = (await world.api("/api/status"))["rejected"]
     assert (told["endpoint"], told["reason"], told["network"]) == ("/v1", "key_unknown", "192.0.2.0/24")
     assert (told["last_hour"], told["last_day"]) == (1, 1)
-    assert "1 request was rejected in the last hour" in (await world.get("/events?message=lost")).words
+    for path in ("/events?message=lost", "/messages/lost"):
+        assert "1 request was rejected in the last hour" in (await world.get(path)).words
+    assert "1 rejected in the last hour" in words.partition("Rejected requests")[0]

@@ -7,6 +7,7 @@ from typing import Final
 from aiohttp import web
 
 from forwarder.model import RouteName, State
+from forwarder.operator.incidents.traffic import rejected_within_hour
 from forwarder.operator.operation import Operation, read
 from forwarder.operator.pages.export import export
 from forwarder.operator.pages.overview import endpoint_urls
@@ -85,7 +86,7 @@ class EventList:
             names=sorted({row.event for row in seen}),
             states=[state.value for state in State],
             route_names=[route.value for route in RouteName],
-            rejected=sum(one.last_hour for one in self.parts.by_time.lately() if one.endpoint != "operator"),
+            rejected=rejected_within_hour(self.parts.by_time),
             older=_older(filters, page),
             endpoints=endpoint_urls(self.parts, request),
         )
