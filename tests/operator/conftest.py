@@ -159,7 +159,7 @@ class Page:
     def words(self) -> str:
         """Return the text that people read, blanks run together."""
         parser = _Texts()
-        parser.feed(self.html)
+        parser.feed(re.sub(r"</?[bius](?: [^>]*)?>", "", self.html))  # JSON's colours cut no word in two
         return " ".join(" ".join(parser.texts).split())
 
     def forms(self, action: str) -> list[dict[str, str]]:

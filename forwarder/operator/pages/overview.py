@@ -16,6 +16,7 @@ from forwarder.operator.operation import FORM, Operation
 from forwarder.operator.pages.chart import hour_chart
 from forwarder.operator.pages.render import ROUTE_LABELS, Question, Renderer, operator_name, see_other
 from forwarder.operator.parts import OperatedRoute, Parts
+from forwarder.operator.rejections import Rejected
 from forwarder.ports import SpoolFacts
 from forwarder.telemetry.rates import Rates
 
@@ -33,6 +34,17 @@ _GROUPS_MAX: Final = 100
 _INCIDENTS_SHOWN: Final = 3
 _INCIDENTS_MARKED: Final = 50
 _KEPT: Final = "Nothing is lost: every event is kept."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToDo:
+    """What waits for a person: how many, what they are, what to do, and where."""
+
+    path: str
+    count: int
+    words: str
+    act: str
+    is_bad: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,13 +69,14 @@ class Overview:
         parts = self.acts.parts
         facts, now_ms = await parts.archive.facts(), parts.clock.wall_ms()
         running = {route.name: route.status() for route in parts.routes}
+        rejected = [one for one in parts.rejections.lately() if one.endpoint != "operator"]
         return await self.render.page(
             request,
             "overview.html",
             summary=summary(running, facts),
-            to_do=await self._to_do(facts),
+            to_do=await self._to_do(facts, rejected),
             routes=[self._route_shown(name, facts, running.get(name.value), now_ms) for name in RouteName],
-            rejected=[one for one in parts.rejections.lately() if one.endpoint != "operator"],
+            rejected=rejected,
             incidents=self.incidents.watch.newest(_INCIDENTS_SHOWN),
             facts=facts,
             started_at_ms=parts.started_at_ms,
@@ -95,14 +108,19 @@ class Overview:
         known = self.incidents.watch.newest(_INCIDENTS_MARKED)
         return [(one.began_ms, one.ended_ms or now_ms) for one in known if one.route in (None, name)]
 
-    async def _to_do(self, facts: SpoolFacts) -> Sequence[Mapping[str, object]]:
+    async def _to_do(self, facts: SpoolFacts, rejected: Sequence[Rejected]) -> Sequence[ToDo]:
         """Return what waits for a person, with the page where it is done."""
         groups = await self.acts.parts.archive.reasons(None, State.UNMAPPED, limit=_GROUPS_MAX)
+        dead, unmapped = sum(facts.open_dead.values()), sum(group.count for group in groups)
+        turned_away = sum(one.last_hour for one in rejected)
         found = (
-            ("/dead-letters", sum(facts.open_dead.values()), "dead"),
-            ("/destination-events", sum(group.count for group in groups), "unmapped"),
+            ToDo(path="/dead-letters", count=dead, words="dead-lettered", act="Put the cause right, then replay"),
+            ToDo(
+                path="/dead-letters#unmapped", count=unmapped, words="unmapped", act="Link, then replay", is_bad=False
+            ),
+            ToDo(path="#rejected", count=turned_away, words="rejected in the last hour", act="See why", is_bad=False),
         )
-        return [{"path": path, "count": count, "words": words} for path, count, words in found if count]
+        return [one for one in found if one.count]
 
     def _route(self, request: web.Request) -> OperatedRoute:
         route = self.acts.parts.route(request.match_info["route"])
@@ -140,7 +158,7 @@ class Summary:
 def summary(running: Mapping[str, RouteStatus], facts: SpoolFacts) -> Summary:
     """Say the worst first: refusing, then what stands still, then what is pending."""
     pending = sum(totals.pending for totals in facts.totals.values())
-    waits = f"{text.plural(pending, 'event')} pending" if pending else "nothing is pending"
+    waits = f"{text.plural(pending, 'event')} pending" if pending else "queue empty"
     if not facts.is_accepting:
         return Summary(state="refusing", text=f"New events are refused: {facts.refusal}; {waits}.")
     for state, words in (("held", "is held"), ("paused", "is paused"), ("backing_off", "backs off")):
