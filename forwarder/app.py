@@ -26,7 +26,6 @@ from forwarder.ingress.http1.listener import PublicListener
 from forwarder.ingress.http1.shared import ListenerLimits
 from forwarder.ingress.receiver import Receiver
 from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack
-from forwarder.mapping.event_time import stated_time_ms
 from forwarder.mapping.link_store import LinkStore
 from forwarder.mapping.rudderstack_to_courier import RudderstackToCourier
 from forwarder.mapping.rules import Rules
@@ -222,13 +221,21 @@ def inbound_mapper(
     return RudderstackToCourier.of(links.table.links, links.table.file, is_relay=is_relay, on_loop=on_loop)
 
 
-def explainers(settings: Settings, rules: Rules, links: LinkStore) -> dict[RouteName, Explain]:
-    """Return what tells people how an event is mapped, for each route that runs; with mappers of their own."""
+def explainers(settings: Settings, base: Foundation, rules: Rules, links: LinkStore) -> dict[RouteName, Explain]:
+    """Return what tells people how an event is mapped and sent, for each route that runs; no secret is in reach."""
     made: dict[RouteName, Explain] = {}
     if RouteName.COURIER_TO_RUDDERSTACK in settings.routes:
-        made[RouteName.COURIER_TO_RUDDERSTACK] = explainer(outbound_mapper(settings, rules))
+        url = settings.rudderstack_data_plane_url or ""
+        sink = RudderstackSink(transport=base.transport, url=url, write_key=WriteKey(""), clock=base.clock)
+        made[RouteName.COURIER_TO_RUDDERSTACK] = explainer(
+            outbound_mapper(settings, rules), lambda one: sink.request(one.body, is_packed=True)
+        )
     if RouteName.RUDDERSTACK_TO_COURIER in settings.routes:
-        made[RouteName.RUDDERSTACK_TO_COURIER] = explainer(inbound_mapper(settings, links))
+        client = CourierClient(base.transport, base_url=settings.courier_api_url, api_key="", clock=base.clock)
+        made[RouteName.RUDDERSTACK_TO_COURIER] = explainer(
+            inbound_mapper(settings, links),
+            lambda one: client.request(one.operation, one.body, idempotency_key=one.idempotency_key),
+        )
     return made
 
 
@@ -247,9 +254,9 @@ def operator(
             routes=routes,
             links=links,
             settings_rows=[asdict(row) for row in settings.rows()],
-            explain=explainers(settings, rules, links),
-            time_of={RouteName.COURIER_TO_RUDDERSTACK: stated_time_ms},
+            explain=explainers(settings, base, rules, links),
         ),
+        transport=base.transport,
         swaps=base.swaps,
     )
 

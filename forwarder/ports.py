@@ -66,7 +66,7 @@ class Spool(Protocol):
         Returns at once. Exactly one of the two is called, once, on the event loop's thread: `on_commit` after the
         commit that holds the envelopes (a duplicate's: after the commit of the first copy), `on_rollback` when
         nothing was stored: `SpoolFull` (cap or disk; come back) or `SpoolClosed`. It may be called before `append`
-        returns. Neither may raise or block. `spool.appending.stored` is the form that awaits.
+        returns. Neither may raise or block.
         """
 
     def lease(self, route: RouteName, demand: Demand) -> Sequence[Lease]:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 from forwarder.errors import NoAnswer
 from forwarder.model import HttpRequest, HttpResponse, RouteName
@@ -29,9 +30,21 @@ async def vendor_findings(settings: Settings, transport: Transport, clock: Clock
     if RouteName.COURIER_TO_RUDDERSTACK in settings.routes:
         async for finding in _asked("rudderstack", _of_rudderstack(settings), transport, clock):
             yield finding
-    if RouteName.RUDDERSTACK_TO_COURIER in settings.routes:
+    if RouteName.RUDDERSTACK_TO_COURIER in settings.routes or settings.alert_template:
         async for finding in _asked("courier", _of_courier(settings), transport, clock):
             yield finding
+    if settings.alert_url:
+        yield await _alert_host(settings.alert_url.get_secret_value(), transport)
+
+
+async def _alert_host(url: str, transport: Transport) -> Finding:
+    """Reach the host of the alerts without telling it anything; whatever it answers, it is there."""
+    host = urlsplit(url).hostname
+    try:
+        await transport.exchange(HttpRequest(method="HEAD", url=url, headers={}, body=b"", timeout_s=_TIMEOUT_S))
+    except NoAnswer as error:
+        return Finding("fail", "alerts", f"{host}: {error}. Check FORWARDER_ALERT_URL, the network and the proxy")
+    return Finding("ok", "alerts", f"{host} is reached; whether it takes alerts, `forwarder alert --test` says")
 
 
 async def _asked(name: str, request: HttpRequest, transport: Transport, clock: Clock) -> AsyncIterator[Finding]:

@@ -14,6 +14,7 @@ _VERBS = {
     "replay": "forwarder.cli.act:replay",
     "discard": "forwarder.cli.act:discard",
     "incidents": "forwarder.cli.incident_list:incidents",
+    "alert": "forwarder.cli.alert:alert",
     "pause": "forwarder.cli.pause:pause",
     "resume": "forwarder.cli.pause:resume",
     "map": "forwarder.cli.dry_run:map_",

@@ -98,7 +98,7 @@ def event_lines(event: Mapping[str, Any]) -> Sequence[str]:
     for attempt in reversed(event["attempt_log"]):
         status = attempt["status"] if attempt["status"] is not None else "no answer"
         lines.append(f"attempt   {local(attempt['at'])}  {attempt['outcome']}  {status}  {plain(attempt['operation'])}")
-        lines += [f"  {plain(said)}" for said in (attempt["reason"], attempt["answer"]) if said]
+        lines += [f"  {plain(said)}" for said in (attempt["words"] or attempt["answer"], attempt["reason"]) if said]
     if event["payload"] is None:
         return [*lines, "its payload is no longer kept"]
     encoding = "" if event["payload_encoding"] == "utf-8" else f" in {event['payload_encoding']}"

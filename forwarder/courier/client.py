@@ -36,10 +36,11 @@ class CourierClient:
         self._authorization = f"Bearer {api_key}"
 
     async def call(self, operation: str, body: bytes, *, idempotency_key: str = "") -> HttpResponse:
-        """Make one request; `operation` is method and percent-encoded path, `POST /profiles/u1`.
+        """Make one request; `operation` is method and percent-encoded path, `POST /profiles/u1`. Raises `NoAnswer`."""
+        return await self._transport.exchange(self.request(operation, body, idempotency_key=idempotency_key))
 
-        The idempotency key counts on POST alone, as Courier has it. Raises `NoAnswer`.
-        """
+    def request(self, operation: str, body: bytes, *, idempotency_key: str = "") -> HttpRequest:
+        """Return a request as it is sent. The idempotency key counts on POST alone, as Courier has it."""
         method, _, path = operation.partition(" ")
         headers = {"Authorization": self._authorization, "Accept": "application/json"}
         if body:
@@ -47,7 +48,6 @@ class CourierClient:
         if idempotency_key and method == "POST":
             headers["Idempotency-Key"] = idempotency_key
             headers["x-idempotency-expiration"] = str(self._clock.wall_ms() + KEY_LIFE_MS)
-        request = HttpRequest(
+        return HttpRequest(
             method=method, url=f"{self._base_url}{path}", headers=headers, body=body, timeout_s=TIMEOUT_S
         )
-        return await self._transport.exchange(request)

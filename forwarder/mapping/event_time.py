@@ -2,14 +2,27 @@
 
 from typing import Any
 
+from msgspec import Struct
+
 from forwarder.courier import vocabulary
-from forwarder.courier.event import CourierEvent, read
+from forwarder.courier.event import CourierEvent, channel_of, read
 from forwarder.errors import Unmappable
 from forwarder.mapping.fields import time_ms
 
 _PROGRESS_FIELDS = tuple(vocabulary.TIME_FIELDS.values())
 # In the order of preference: `submission_id` is the time of the submission.
 _TEMPLATE_FIELDS = ("published_at", "canceled_at", "submission_id")
+
+
+class Stated(Struct, frozen=True, kw_only=True):
+    """What a webhook event says of its message; "" and None for what it does not say."""
+
+    at_ms: int | None  # when it happened
+    status: str  # at Courier
+    channel: str
+    provider: str
+    template: str
+    reason: str  # of a status that is no success
 
 
 def event_time_ms(event: CourierEvent, entry: dict[str, Any], *, received_at_ms: int) -> int:
@@ -37,13 +50,24 @@ def event_time_ms(event: CourierEvent, entry: dict[str, Any], *, received_at_ms:
     return time_ms(event.timestamp) or received_at_ms
 
 
-def stated_time_ms(payload: bytes) -> int | None:
-    """Return when a stored webhook event happened, by its own words; None when it does not say."""
+def stated(payload: bytes) -> Stated | None:
+    """Return what a stored webhook event says, for people; None for what is no event."""
     try:
         event = read(payload)
     except Unmappable:
         return None
-    return event_time_ms(event, event.deciding_provider(), received_at_ms=0) or None
+    entry = event.deciding_provider()
+    said = {
+        "provider": entry.get("provider"),
+        "template": event.data.get("notification"),
+        "reason": event.data.get("reason") or entry.get("reason"),
+    }
+    return Stated(
+        at_ms=event_time_ms(event, entry, received_at_ms=0) or None,
+        status=event.status.capitalize(),
+        channel=channel_of(entry),
+        **{name: value if isinstance(value, str) else "" for name, value in said.items()},
+    )
 
 
 def _newest(data: dict[str, Any], entries: list[dict[str, Any]]) -> int | None:

@@ -20,7 +20,7 @@ from forwarder.model import RouteName, State
 from forwarder.operator import api_types as told
 from forwarder.operator import views
 from forwarder.operator.acts import Acts
-from forwarder.operator.incidents import Incidents
+from forwarder.operator.incidents.keeper import Incidents
 from forwarder.operator.openapi import document
 from forwarder.operator.operation import Operation, QueryInvalid, sequence_of
 from forwarder.operator.parameters import Chosen, Listing, OfLog, OfReason, OfRoute, Replay, Selection, Why

@@ -53,6 +53,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
     status: int | None
     outcome: str
     reason: str
+    words: Annotated[str, Meta(description="the destination's own, out of its answer")]
     answer: str
 
 

@@ -8,7 +8,8 @@ from forwarder.operator.acts import Acts
 from forwarder.operator.api import Api, described
 from forwarder.operator.checks import LocalCheck
 from forwarder.operator.guard import OperatorGuard
-from forwarder.operator.incidents import Incidents
+from forwarder.operator.incidents.alerting import Alerting, channels_of
+from forwarder.operator.incidents.keeper import Incidents
 from forwarder.operator.pages.bulk import Jobs
 from forwarder.operator.pages.login import PUBLIC_PATHS
 from forwarder.operator.pages.render import Renderer
@@ -16,13 +17,18 @@ from forwarder.operator.pages.site import Site, static_routes
 from forwarder.operator.parts import Parts
 from forwarder.operator.serving import OperatorListener, operator_app
 from forwarder.operator.sessions import Sessions
-from forwarder.ports import Worker
+from forwarder.ports import Transport, Worker
 from forwarder.settings import Settings
 from forwarder.telemetry.rates import Rates
 
 
-def operator_workers(settings: Settings, parts: Parts, *, swaps: list[Callable[[Settings], None]]) -> Sequence[Worker]:
-    """Return the listener and the sampler of rates; the daemon must run both. Adds to `swaps` who takes a new token."""
+def operator_workers(
+    settings: Settings, parts: Parts, *, transport: Transport, swaps: list[Callable[[Settings], None]]
+) -> Sequence[Worker]:
+    """Return the listener and what watches and alerts beside it; the daemon must run all.
+
+    Adds to `swaps` who takes new secrets.
+    """
     token = settings.operator_token.get_secret_value() if settings.operator_token else None
     sessions = Sessions(clock=parts.clock)
     guard = OperatorGuard(
@@ -56,7 +62,10 @@ def operator_workers(settings: Settings, parts: Parts, *, swaps: list[Callable[[
     app = operator_app((*static_routes(), *routes), guard=guard, parts=parts, told=site.told)
     app.on_shutdown.append(lambda _: jobs.close())
     listener = OperatorListener(app, host=settings.operator_listen.host, port=settings.operator_listen.port)
-    return listener, rates, incidents
+    channels, take_alert_secrets = channels_of(settings, transport, parts.clock)
+    swaps.append(take_alert_secrets)
+    alerting = Alerting(channels, incidents, reporter=parts.reporter, clock=parts.clock)
+    return listener, rates, incidents, alerting
 
 
 def api_alone(parts: Parts, *, token: str | None = None) -> web.Application:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import apsw
 
@@ -59,6 +60,8 @@ def local_findings(settings: Settings, *, now_ms: int, reads_spool: bool = True)
         yield Finding("warn", "settings", doubt)
     if keys := len(settings.inbound_keys):
         yield Finding("ok", "inbound keys", f"{keys} {'is' if keys == 1 else 'are'} taken; {KEEP_OLD_INBOUND_KEYS}")
+    if alerts := _alerts(settings):
+        yield Finding("ok", "alerts", f"incidents are told {' and '.join(alerts)}; `forwarder alert --test` tries it")
     yield from _files(settings)
     yield from _folder(settings)
     if volume := volume_doubt(settings.data_dir):
@@ -77,6 +80,11 @@ class LocalCheck:
     def __call__(self, *, is_thorough: bool) -> Sequence[Finding]:
         """Look; `is_thorough` also reads the whole spool."""
         return tuple(local_findings(self.settings, now_ms=self.clock.wall_ms(), reads_spool=is_thorough))
+
+
+def _alerts(settings: Settings) -> list[str]:
+    told = [f"to {urlsplit(settings.alert_url.get_secret_value()).hostname}"] if settings.alert_url else []
+    return told + ([f"through Courier to {len(settings.alert_to)}"] if settings.alert_to else [])
 
 
 def _files(settings: Settings) -> Iterator[Finding]:

@@ -5,24 +5,27 @@ never stands for other content. The copy's key is made of the old key and the ne
 twice, or again after a crash between the two steps, stores one copy. Deliberately absent: the form.
 """
 
+import asyncio
 import json
 import os
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Final, NoReturn
 
 import msgspec
 
 from forwarder.courier import wire as courier_wire
-from forwarder.model import Envelope, RouteName, State
+from forwarder.errors import SpoolClosed, SpoolFull
+from forwarder.model import Envelope, Receipt, RouteName, State
 from forwarder.operator.acts import Acts
+from forwarder.operator.explain import Explain, Explained
 from forwarder.operator.operation import QueryInvalid
-from forwarder.operator.readable import readable
-from forwarder.ports import Archive, EventDetail, EventQuery
+from forwarder.operator.readable import difference, readable
+from forwarder.ports import Archive, EventDetail, EventQuery, Spool
 from forwarder.rudderstack import wire as rudderstack_wire
-from forwarder.spool.appending import stored
 
 EDIT_BYTES_MAX: Final = 1_048_576  # a text field of more helps nobody
 _KEY_SIZE: Final = 16
@@ -73,22 +76,64 @@ def edited_envelope(found: EventDetail, text: str, *, now_ms: int) -> Envelope:
     return msgspec.structs.replace(wrapped, event_key=key, recurrence=None)
 
 
+def changed_envelope(found: EventDetail, text: str, *, now_ms: int) -> Envelope:
+    """Wrap the edited payload of an event that may be edited; raises `QueryInvalid`, also where nothing was changed."""
+    editable_text(found)  # raises for what cannot be edited
+    envelope = edited_envelope(found, text, now_ms=now_ms)
+    if found.payload is not None and _is_same(found.payload, envelope.payload):
+        raise QueryInvalid("Nothing was changed: replay the event as it is, or change it first")
+    return envelope
+
+
 async def store_edited(acts: Acts, found: EventDetail, text: str, *, who: str) -> Edited:
     """Store the copy, discard the original, write down both; raises `QueryInvalid` and `SpoolFull`.
 
     The copy is stored first: whatever happens between, nothing is lost.
     """
-    editable_text(found)  # raises for what cannot be edited
-    envelope = edited_envelope(found, text, now_ms=acts.parts.clock.wall_ms())
-    if found.payload is not None and _is_same(found.payload, envelope.payload):
-        raise QueryInvalid("Nothing was changed: replay the event as it is, or change it first")
-    receipt = await stored(acts.parts.spool, [envelope])
+    envelope = changed_envelope(found, text, now_ms=acts.parts.clock.wall_ms())
+    receipt = await _stored(acts.parts.spool, envelope)
     sequence = await _sequence_of(acts.parts.archive, envelope, after=found.row.sequence)
     original = found.row.sequence
     named = "an edited copy" if sequence is None else f"event {sequence}, an edited copy"
     await acts.audit(who, _ACT, f"event {original} was replaced by {named}")
     await acts.discard([original], who=who, detail=f"{original}, replaced by {named}")
     return Edited(sequence=sequence, was_known=bool(receipt.duplicates))
+
+
+async def _stored(spool: Spool, envelope: Envelope) -> Receipt:
+    answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+
+    def on_commit(receipt: Receipt) -> None:
+        if not answer.done():  # it is when nobody waits any more
+            answer.set_result(receipt)
+
+    def on_rollback(error: SpoolFull | SpoolClosed) -> None:
+        if not answer.done():
+            answer.set_exception(error)
+
+    spool.append([envelope], on_commit=on_commit, on_rollback=on_rollback)
+    return await answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What an edit would do: what would be sent, and each difference as `readable.difference` tells it."""
+
+    explained: Explained | None  # None: the route does not run
+    payload: Sequence[tuple[str, str]] | None
+    sent: Sequence[tuple[str, str]] | None  # against what the mapping makes of the event as it arrived
+
+
+def preview(found: EventDetail, envelope: Envelope, explain: Explain | None) -> Preview:
+    """Map an edited copy without storing it. It may take a while: not for the loop's thread."""
+    row = replace(found.row, labels=envelope.labels, received_at_ms=envelope.received_at_ms)
+    copy = replace(found, row=row, event_key=envelope.event_key, payload=envelope.payload)
+    before, after = (None, None) if explain is None else (explain(found), explain(copy))
+    return Preview(
+        explained=after,
+        payload=difference(found.payload or b"", envelope.payload),
+        sent=difference(before.as_sent(), after.as_sent()) if before and after else None,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

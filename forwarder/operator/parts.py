@@ -7,7 +7,7 @@ from typing import Protocol
 from forwarder.delivery.route_status import RouteStatus
 from forwarder.mapping.link_store import LinkStore
 from forwarder.model import RouteName
-from forwarder.operator.explain import Explain, TimeOf
+from forwarder.operator.explain import Explain
 from forwarder.operator.rejections import Rejections
 from forwarder.ports import Archive, Clock, EventTypeRow, Spool
 from forwarder.telemetry.collector import TotalsCollector
@@ -47,7 +47,6 @@ class Parts:
     routes: Sequence[OperatedRoute] = ()
     settings_rows: Sequence[Mapping[str, object]] = ()  # variable, value (masked), origin, is_secret
     explain: Mapping[RouteName, Explain] = field(default_factory=dict)  # of routes that run
-    time_of: Mapping[RouteName, TimeOf] = field(default_factory=dict)  # of routes whose events state their own time
     totals: TotalsCollector = field(default_factory=TotalsCollector)
     rejections: Rejections = field(init=False)
     started_at_ms: int = field(init=False)

@@ -7,6 +7,12 @@ Deliberately absent: HTML escaping, which the template engine does to whatever i
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from forwarder.model import RouteName
+
+ROUTE_LABELS: Final = {
+    RouteName.COURIER_TO_RUDDERSTACK: "Courier → RudderStack",
+    RouteName.RUDDERSTACK_TO_COURIER: "RudderStack → Courier",
+}
 _KEPT: Final = frozenset("\n\t")
 # Directional marks and overrides, zero-width space, joiner of words, byte order mark: seen by nobody, and they lie.
 _HIDDEN: Final = frozenset(

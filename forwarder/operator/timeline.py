@@ -1,7 +1,7 @@
 """A message's timeline: its events in the order in which they happened, which is not the order of their arrival.
 
-Only small payloads are read, and only so many: a page must not grow with what strangers send. Where in
-a payload its time is, the parts tell.
+Only small payloads are read, and only so many: a page must not grow with what strangers send. How the message fares at
+Courier and what became of each event here are two things.
 """
 
 import asyncio
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from forwarder.errors import NoSuchEvent
-from forwarder.model import RouteName
-from forwarder.operator.explain import TimeOf
+from forwarder.mapping.event_time import Stated, stated
+from forwarder.model import RouteName, State
 from forwarder.operator.parts import LABEL_CHARACTERS_MAX, Parts
 from forwarder.ports import Archive, EventQuery, EventRow
 
@@ -25,6 +25,7 @@ class Moment:
 
     row: EventRow
     happened_at_ms: int
+    stated: Stated | None = None  # of Courier's events
 
     @property
     def late_ms(self) -> int | None:
@@ -40,13 +41,27 @@ class Timeline:
     moments: Sequence[Moment]
     is_cut: bool
 
+    @property
+    def arrived(self) -> int:
+        """Return how many of the events arrived in RudderStack."""
+        return sum(one.row.state is State.DELIVERED for one in self.moments if one.stated)
+
+    @property
+    def latest(self) -> Stated | None:
+        """Return what Courier said last of the message; None where it said nothing."""
+        return next((one.stated for one in reversed(self.moments) if one.stated and one.stated.status), None)
+
 
 async def timeline_of(parts: Parts, message_id: str, *, events_max: int) -> Timeline:
     """Return the timeline of a message; of very many events the newest arrivals."""
     query = EventQuery(message_id=message_id[:LABEL_CHARACTERS_MAX], limit=events_max)
     page = await parts.archive.events(query)
-    payloads = {row.sequence: await _payload(parts.archive, row) for row in page.rows if row.route in parts.time_of}
-    moments = await asyncio.to_thread(_ordered, page.rows, payloads, parts.time_of)
+    payloads = {
+        row.sequence: await _payload(parts.archive, row)
+        for row in page.rows
+        if row.route is RouteName.COURIER_TO_RUDDERSTACK
+    }
+    moments = await asyncio.to_thread(_ordered, page.rows, payloads)
     return Timeline(moments=moments, is_cut=page.next_before is not None)
 
 
@@ -59,12 +74,11 @@ async def _payload(archive: Archive, row: EventRow) -> bytes | None:
         return None  # purged since it was listed
 
 
-def _ordered(
-    rows: Sequence[EventRow], payloads: Mapping[int, bytes | None], time_of: Mapping[RouteName, TimeOf]
-) -> Sequence[Moment]:
+def _ordered(rows: Sequence[EventRow], payloads: Mapping[int, bytes | None]) -> Sequence[Moment]:
     moments = []
     for row in rows:
         payload = payloads.get(row.sequence)
-        stated_ms = time_of[row.route](payload) if payload is not None else None
-        moments.append(Moment(row=row, happened_at_ms=stated_ms or row.received_at_ms))
+        said = stated(payload) if payload is not None else None
+        happened_at_ms = said.at_ms if said is not None and said.at_ms else row.received_at_ms
+        moments.append(Moment(row=row, happened_at_ms=happened_at_ms, stated=said))
     return sorted(moments, key=lambda one: (one.happened_at_ms, one.row.sequence))

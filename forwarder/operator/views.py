@@ -10,7 +10,8 @@ from forwarder import model, ports
 from forwarder.delivery.route_status import RouteStatus, ScopeStop
 from forwarder.model import RouteName
 from forwarder.operator import api_types as told
-from forwarder.operator.incidents import Incident
+from forwarder.operator.incidents.incident import Incident
+from forwarder.operator.readable import words_of
 from forwarder.operator.text import moment
 
 
@@ -109,7 +110,7 @@ def incident(one: Incident, *, now_ms: int) -> told.Incident:
         remedy=one.remedy,
         began_at=moment(one.began_ms),
         ended_at=moment(one.ended_ms),
-        lasted_s=max(0, (one.ended_ms or now_ms) - one.began_ms) / 1000,
+        lasted_s=one.lasted_ms(now_ms=now_ms) / 1000,
         delayed=one.delayed,
         dead=one.dead,
     )
@@ -144,6 +145,7 @@ def _attempt(made: model.Attempt) -> told.Attempt:
         status=made.status,
         outcome=made.outcome,
         reason=made.reason,
+        words=words_of(made.answer),
         answer=made.answer.decode(errors="replace"),
     )
 

@@ -79,7 +79,7 @@ class RudderstackSink:
         started_s = self._clock.monotonic_s()
         first = batch.deliveries[0].sequence
         is_packed = self._packing.is_packed(first, now_s=started_s)
-        request = self._request(frame(batch, sent_at_ms=at_ms), is_packed=is_packed)
+        request = self.request(frame(batch, sent_at_ms=at_ms), is_packed=is_packed)
         response: HttpResponse | None = None
         verdict: Verdict
         try:
@@ -100,7 +100,8 @@ class RudderstackSink:
         )
         return Answer(verdict=verdict, attempt=attempt)
 
-    def _request(self, body: bytes, *, is_packed: bool) -> HttpRequest:
+    def request(self, body: bytes, *, is_packed: bool) -> HttpRequest:
+        """Return a request as it is sent."""
         # Asked for each request: the key may have been replaced.
         headers = {"Authorization": self._write_key.authorization(), "Content-Type": "application/json"}
         if is_packed:

@@ -53,7 +53,6 @@ LATER = {
     "FORWARDER_NATS_": "NATS source",
     "FORWARDER_KAFKA_": "Kafka source",
     "FORWARDER_REDIS_": "Redis source",
-    "FORWARDER_ALERT_": "alerts",
     "FORWARDER_OPERATOR_TOKENS": "named tokens",
     "FORWARDER_OPERATOR_USER_HEADER": "users named by a proxy",
 }

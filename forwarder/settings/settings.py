@@ -119,6 +119,15 @@ class Settings(BaseSettings):
     operator_token: HeaderSecret | None = Field(
         None, description="Set a long random token of printable characters (openssl rand -hex 32)."
     )
+    alert_url: Annotated[SecretStr, BeforeValidator(values.alert_url)] | None = Field(
+        None, description="Set where incidents are posted to, such as a Slack or Teams webhook; https."
+    )
+    alert_template: Annotated[str, AfterValidator(values.no_blank)] | None = Field(
+        None, description="Set the id of a Courier template that tells of incidents."
+    )
+    alert_to: Annotated[tuple[str, ...], BeforeValidator(values.recipients)] = Field(
+        (), description="Set who is told through Courier: e-mail addresses or user ids, comma-separated, at most 10."
+    )
     data_dir: Path = Field(Path("data"), description="Set the folder of the spool.")
     spool: Annotated[Literal["sqlite", "postgres"], Word] = Field(
         "sqlite", description="Set sqlite, or leave it unset."

@@ -25,6 +25,12 @@ def conflicts(settings: Settings, *, given: Collection[str], wrong: Collection[s
         problems += [f"FORWARDER_ROUTES: {text}" for text in route_problems(given, settings.routes_asked)]
     if settings.spool == "postgres":
         problems.append("FORWARDER_SPOOL: this version has no postgres spool yet. Set sqlite, or leave it unset.")
+    through_courier = {"FORWARDER_ALERT_TEMPLATE", "FORWARDER_ALERT_TO"}
+    if through_courier & set(given) and (missing := (through_courier | {"COURIER_API_KEY"}) - set(given)):
+        problems.append(
+            f"{min(through_courier & set(given))}: alerts through Courier also need {' and '.join(sorted(missing))}. "
+            "Set what is missing, or use FORWARDER_ALERT_URL alone."
+        )
     if not settings.operator_listen.is_loopback() and "FORWARDER_OPERATOR_TOKEN" not in given:
         problems.append(
             f"FORWARDER_OPERATOR_TOKEN: it is unset while FORWARDER_OPERATOR_LISTEN ({settings.operator_listen}) can "
@@ -39,12 +45,16 @@ def conflicts(settings: Settings, *, given: Collection[str], wrong: Collection[s
 
 
 def destinations(settings: Settings) -> list[str]:
-    """Return the vendors' URLs that the routes that run send to."""
+    """Return the URLs that routes and alerts send to."""
     asked = (
-        (RouteName.COURIER_TO_RUDDERSTACK, settings.rudderstack_data_plane_url),
-        (RouteName.RUDDERSTACK_TO_COURIER, settings.courier_api_url),
+        (RouteName.COURIER_TO_RUDDERSTACK in settings.routes, settings.rudderstack_data_plane_url),
+        (
+            RouteName.RUDDERSTACK_TO_COURIER in settings.routes or settings.alert_template is not None,
+            settings.courier_api_url,
+        ),
+        (True, settings.alert_url.get_secret_value() if settings.alert_url else None),
     )
-    return [url for route, url in asked if url and route in settings.routes]
+    return [url for is_used, url in asked if url and is_used]
 
 
 def _unusable_proxies(settings: Settings) -> list[str]:
@@ -58,7 +68,7 @@ def doubts(settings: Settings) -> list[str]:
     token = settings.operator_token
     judged = (
         (
-            "COURIER_API_KEY" in given and "FORWARDER_INBOUND_KEYS" not in given,
+            "COURIER_API_KEY" in given and not {"FORWARDER_INBOUND_KEYS", "FORWARDER_ALERT_TEMPLATE"} & given,
             "COURIER_API_KEY is set but FORWARDER_INBOUND_KEYS is not: the route rudderstack_to_courier is off.",
         ),
         (

@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import SecretStr
 
 _PORT_MAX = 65_535
+_RECIPIENTS_MAX = 10
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]+")
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019"
 _PLACEHOLDER = re.compile(r"replace-me.*|.*….*|change-?me", re.IGNORECASE)
@@ -109,6 +110,33 @@ def base_url(text: str) -> str:
     if _GATEWAY_PATH.search(parts.path):
         raise ValueError("it names an endpoint instead of the base URL")
     return text.rstrip("/")
+
+
+def alert_url(text: str) -> SecretStr:
+    """Read where alerts are posted to. All of it is a secret: the path or the query of such an address is its key."""
+    parts = _url(text)
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("it does not start with https://")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("it contains credentials")
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise ValueError("plain http would send its key unencrypted")
+    return SecretStr(text)
+
+
+def no_blank(text: str) -> str:
+    """Read an id."""
+    if any(character.isspace() for character in text):
+        raise ValueError("it contains a blank")
+    return text
+
+
+def recipients(text: str) -> tuple[str, ...]:
+    """Read users' ids and e-mail addresses separated by commas."""
+    found = tuple(no_blank(name) for name in names(text))
+    if len(found) > _RECIPIENTS_MAX:
+        raise ValueError(f"it names more than {_RECIPIENTS_MAX}")
+    return found
 
 
 def public_url(text: str) -> str:

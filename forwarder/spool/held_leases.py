@@ -1,12 +1,67 @@
-"""What came back to a lease queue: fresh again, or on a retry whose time has come.
+"""What a lease queue knows beside its window: what came back, when the next is due, whose partition is busy.
 
-Two heaps with void entries: what is leased, settled or forgotten is not searched for in them, its entry is passed over.
+Pure: the time is given. Due times are kept on disk, so they outlive the clock that they were made with.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from heapq import heappop, heappush
 
 from forwarder.model import Lease
+
+AHEAD_MS_MAX = 3_600_000  # twelve times the longest backoff and the longest that a destination asks for
+
+
+def is_due(not_before_ms: int, *, now_ms: int) -> bool:
+    """Tell whether it is due: its time has come, or is so far ahead that the clock was wrong when it was made."""
+    return not_before_ms <= now_ms or not_before_ms > now_ms + AHEAD_MS_MAX
+
+
+def earlier(one: int | None, other: int | None) -> int | None:
+    """Return the earlier of two times; None is never."""
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
+
+
+class DueTimes:
+    """When the next waiting event of a route is due, for the two kinds: 0 fresh again, 1 on a retry.
+
+    A read of the disk brings the times anew; what is told while it is under way it may not know.
+    """
+
+    def __init__(self) -> None:
+        self._next_ms: list[int | None] = [0, 0]  # 0: ask
+        self._told_ms: list[int | None] = [None, None]  # since the last read began
+
+    def earliest_ms(self) -> int | None:
+        """Return when the next one is due; None when none waits."""
+        return earlier(*self._next_ms)
+
+    def is_due(self, kind: int, *, now_ms: int) -> bool:
+        """Tell whether one of this kind is due."""
+        at_ms = self._next_ms[kind]
+        return at_ms is not None and is_due(at_ms, now_ms=now_ms)
+
+    def is_any_due(self, *, now_ms: int) -> bool:
+        """Tell whether one of any kind is due."""
+        return self.is_due(0, now_ms=now_ms) or self.is_due(1, now_ms=now_ms)
+
+    def tell(self, kind: int, not_before_ms: int) -> None:
+        """Hear of one that waits now."""
+        for times in (self._next_ms, self._told_ms):
+            times[kind] = earlier(times[kind], not_before_ms)
+
+    def begin_read(self) -> None:
+        """Keep from now on what is told."""
+        self._told_ms = [None, None]
+
+    def take_read(self, kind: int, next_ms: int | None) -> None:
+        """Hear what a read found to be the next one of a kind."""
+        self._next_ms[kind] = earlier(next_ms, self._told_ms[kind])
+
+    def ask_again(self) -> None:
+        """Forget what is known: the clock went back, or the disk is read from the start."""
+        self._next_ms = [0, 0]
 
 
 class HeldLeases:
@@ -99,3 +154,44 @@ class HeldLeases:
 
     def _is_valid(self, tick: int, lease: Lease) -> bool:
         return self._ticks.get(lease.sequence) == tick
+
+
+class BusyPartitions:
+    """The partitions of what is leased, by their keys; events without one are never in the way."""
+
+    def __init__(self) -> None:
+        self._busy: dict[str, int] = {}  # to the sequence that is leased
+        self._overtaken: set[str] = set()  # of which an older event became pending
+        self._parked: dict[str, list[Lease]] = {}
+
+    def take(self, lease: Lease) -> bool:
+        """Take an event's partition; False parks it, behind the one in flight. That happens only after a replay."""
+        partition = lease.envelope.partition_key
+        if partition in self._busy:
+            self._parked.setdefault(partition, []).append(lease)
+            return False
+        self._busy[partition] = lease.sequence
+        return True
+
+    def free(self, partition: str) -> list[Lease]:
+        """Hear that nothing of a partition is in flight; return who was parked behind it."""
+        self._busy.pop(partition, None)
+        self._overtaken.discard(partition)
+        return self._parked.pop(partition, [])
+
+    def is_overtaken(self, partition: str) -> bool:
+        """Tell whether an event older than the one in flight is pending."""
+        return partition in self._overtaken
+
+    def moved(self, heads: Mapping[str, int]) -> list[Lease]:
+        """Hear who is the oldest of partitions now; return who was parked in them."""
+        self._overtaken |= {key for key, head in heads.items() if head < self._busy.get(key, head)}
+        return [lease for key in heads for lease in self._parked.pop(key, [])]
+
+    def parked(self) -> list[int]:
+        """Return the sequences that are parked."""
+        return [lease.sequence for parked in self._parked.values() for lease in parked]
+
+    def forget_parked(self) -> None:
+        """Let go of who is parked."""
+        self._parked.clear()

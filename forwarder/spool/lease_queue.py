@@ -11,11 +11,8 @@ from operator import attrgetter
 import msgspec
 
 from forwarder.model import Demand, Lease, Replay
-from forwarder.spool.busy_partitions import BusyPartitions
-from forwarder.spool.due import DueTimes
-from forwarder.spool.held_leases import HeldLeases
-from forwarder.spool.lease_reads import Arrival, Meanwhile, Refill, Wanted
-from forwarder.spool.lease_window import FRESH_MAX, LeaseWindow
+from forwarder.spool.held_leases import BusyPartitions, DueTimes, HeldLeases
+from forwarder.spool.lease_window import FRESH_MAX, Arrival, LeaseWindow, Meanwhile, Refill, Wanted
 
 BYTES_MAX = 8_388_608
 _BEHIND_MAX = 2_000

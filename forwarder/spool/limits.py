@@ -1,6 +1,13 @@
-"""The ceilings of a spool, one frozen value given at the start."""
+"""How much a spool may hold, and whether new events fit: pure.
 
+History (what is settled and not dead) is evicted for new events, so it never counts against them; what is unsettled or
+dead does.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from forwarder.model import Envelope, RouteName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,3 +28,34 @@ class SpoolLimits:
     answer_bytes_max: int = 2_048  # of an attempt's answer
     attempts_max: int = 10  # kept per event
     wal_pages_max: int = 2_000  # then the log is folded back into the database
+
+
+EVENT_OVERHEAD_BYTES = 384  # a row's share of pages, keys and bookkeeping beside its payload
+EVICTION_FRACTION = 0.9  # of the cap: from here on history is evicted
+ROUTE_FRACTION = 0.75  # of the cap: what one route's unsettled events may take while both run
+CAP_RETRY_AFTER_S = 30
+
+
+def event_bytes(payload_bytes: int) -> int:
+    """Return what an event is counted as."""
+    return payload_bytes + EVENT_OVERHEAD_BYTES
+
+
+def incoming_bytes(envelopes: Iterable[Envelope]) -> dict[RouteName, int]:
+    """Return what an append adds to each route it has events of."""
+    incoming: dict[RouteName, int] = {}
+    for envelope in envelopes:
+        incoming[envelope.route] = incoming.get(envelope.route, 0) + event_bytes(len(envelope.payload))
+    return incoming
+
+
+def refusal(
+    limits: SpoolLimits, *, unsettled: Mapping[RouteName, int], dead: int, incoming: Mapping[RouteName, int]
+) -> str:
+    """Return why `incoming` more bytes do not fit, or "" when they do; all in bytes as `event_bytes` counts them."""
+    if incoming and sum(unsettled.values()) + dead + sum(incoming.values()) > limits.bytes_max * EVICTION_FRACTION:
+        return "the spool has reached its cap: what waits and what is dead fills it"
+    for route, size in incoming.items():
+        if limits.is_shared and unsettled[route] + size > limits.bytes_max * ROUTE_FRACTION:
+            return "this route's waiting events have reached three quarters of the spool's cap"
+    return ""

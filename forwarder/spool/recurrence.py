@@ -44,14 +44,3 @@ def is_resend(
 def occurrence_key(base_key: bytes, first_sequence: int) -> bytes:
     """Return the true 16-byte key of the occurrence that began with this sequence."""
     return blake2b(base_key + first_sequence.to_bytes(8, "big"), digest_size=16).digest()
-
-
-def partition_number(route: str, partition_key: str) -> int:
-    """Return the 62-bit number of a partition; 0 for events without order.
-
-    Two partitions that met in one number would only wait for each other.
-    """
-    if not partition_key:
-        return 0
-    digest = blake2b(f"{route}\0{partition_key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return (int.from_bytes(digest, "big") >> 2) or 1

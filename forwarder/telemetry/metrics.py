@@ -25,6 +25,7 @@ from forwarder.telemetry.answer_times import Answers
 
 ROUTE_STATES = ("running", "paused", "held", "backing_off")
 INCIDENT_KINDS = ("hold", "back_off", "refusal", "late")
+ALERT_CHANNELS = ("url", "courier")
 VERDICTS = ("delivered", "filtered", "try_later", "refused", "held")
 
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600, 86400)
@@ -96,6 +97,15 @@ class Metrics:
         self.incidents_open = Gauge(
             "forwarder_incidents_open", "Incidents that have begun and not ended, by kind.", ["kind"], registry=r
         )
+        self.alerts = Counter(
+            "forwarder_alerts",
+            "Alerts of incidents, by channel and whether they arrived.",
+            ["channel", "outcome"],
+            registry=r,
+        )
+        for channel in ALERT_CHANNELS:
+            for outcome in ("sent", "failed"):
+                self.alerts.labels(channel, outcome)
         for kind in INCIDENT_KINDS:
             self.incidents_open.labels(kind)
         self.route_state = Gauge(

@@ -190,6 +190,16 @@ class Reporter:
         """Tell that it is over, and how long it was."""
         self._log.warning("incident.ended", kind=kind, route=route, scope=scope, lasted_s=round(lasted_s, 1))
 
+    def alert_sent(self, channel: str, *, began: int, ended: int) -> None:
+        """Tell that people were told of incidents."""
+        self.metrics.alerts.labels(channel, "sent").inc()
+        self._log.info("alert.sent", channel=channel, began=began, ended=ended)
+
+    def alert_failed(self, channel: str, *, reason: str, again_s: float) -> None:
+        """Tell that they could not be told yet; `reason` holds no address."""
+        self.metrics.alerts.labels(channel, "failed").inc()
+        self._log.warning("alert.failed", channel=channel, reason=reason, again_s=round(again_s, 1))
+
     def operator_failed(self, error: Exception) -> None:
         """Tell that a request of the operator's listener met a bug of ours: by type and place, never by text."""
         self._log.error("operator.failed", reason=type(error).__name__, exc_info=error)

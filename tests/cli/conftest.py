@@ -20,12 +20,11 @@ from forwarder.operator.assembly import api_alone
 from forwarder.operator.parts import Parts
 from forwarder.operator.serving import OperatorListener
 from forwarder.settings.sources import PREFIXES
-from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
-from stand_ins.spool_acts import leased, settle
+from stand_ins.spool_acts import leased, settle, stored
 
 ROUTE = RouteName.COURIER_TO_RUDDERSTACK
 _NOBODY_LISTENS = "127.0.0.1:1"

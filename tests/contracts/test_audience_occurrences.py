@@ -13,11 +13,10 @@ from forwarder.mapping.rules import Rules
 from forwarder.mapping.selection import EventSelection
 from forwarder.model import Receipt, RouteName
 from forwarder.rudderstack.calls import TrackCalls
-from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from stand_ins.memory_spool import MemorySpool
-from stand_ins.spool_acts import give_back, leased
+from stand_ins.spool_acts import give_back, leased, stored
 
 AnySpool = MemorySpool | SqliteSpool
 OUT = RouteName.COURIER_TO_RUDDERSTACK

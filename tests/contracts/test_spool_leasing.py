@@ -10,11 +10,10 @@ import pytest
 from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.model import Attempt, Demand, Envelope, Lease, Receipt, Replay, RouteName, State
 from forwarder.ports import EventQuery
-from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from stand_ins.memory_spool import MemorySpool
-from stand_ins.spool_acts import Work, give_back, leased, settle
+from stand_ins.spool_acts import Work, give_back, leased, settle, stored
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 IN = RouteName.RUDDERSTACK_TO_COURIER

@@ -9,11 +9,10 @@ import pytest
 from forwarder.errors import NoSuchEvent
 from forwarder.model import Envelope, Labels, Lease, RouteName, State
 from forwarder.ports import AuditRow, EventQuery, EventRow, EventTypeRow, ReasonGroup
-from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from stand_ins.memory_spool import MemorySpool
-from stand_ins.spool_acts import give_back, leased, settle
+from stand_ins.spool_acts import give_back, leased, settle, stored
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 IN = RouteName.RUDDERSTACK_TO_COURIER

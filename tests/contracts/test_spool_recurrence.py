@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 
 from forwarder.model import Envelope, Receipt, Recurrence, RouteName
-from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from stand_ins.memory_spool import MemorySpool
-from stand_ins.spool_acts import leased
+from stand_ins.spool_acts import leased, stored
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 NEW = Receipt(accepted=1, duplicates=0)

@@ -21,7 +21,6 @@ from forwarder.model import Delivery, Envelope, Lease, RouteName, State, Totals
 from forwarder.ports import EventQuery, Mapped
 from forwarder.rudderstack.credential import WriteKey
 from forwarder.rudderstack.sink import RudderstackSink, framing_bytes
-from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
@@ -29,7 +28,7 @@ from forwarder.transport import AiohttpTransport
 from stand_ins.behaviour import LOGIN_PAGE, MOVED, UNAVAILABLE, WRONG_KEY, Behaviour, CutsOff, Hangs, HangsUp
 from stand_ins.data_plane import DataPlane
 from stand_ins.memory_spool import MemorySpool
-from stand_ins.spool_acts import leased
+from stand_ins.spool_acts import leased, stored
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 

@@ -7,10 +7,10 @@ import aiohttp
 import pytest
 
 from forwarder.model import RouteName
-from stand_ins.behaviour import UNAVAILABLE, WRONG_KEY, Behaviour
+from stand_ins.behaviour import UNAVAILABLE, WRONG_KEY, Behaviour, Script
 from stand_ins.courier_api import CourierApi
 from stand_ins.data_plane import DataPlane
-from stand_ins.listener import Asked
+from stand_ins.listener import Asked, Listener, Said
 from stand_ins.process import DaemonProcess
 
 pytestmark = pytest.mark.journey
@@ -125,3 +125,48 @@ async def test_a_replay_does_nothing_twice_unless_asked(
     keys = [one.headers.get("idempotency-key") for one in asked]
     assert keys[0] is not None
     assert len(set(keys)) == len(keys)
+
+
+async def test_a_hold_is_told_to_people(
+    make_daemon: MakeDaemon,
+    plane: DataPlane,
+    courier: CourierApi,
+    inbound: dict[str, str],
+    outbound: dict[str, str],
+) -> None:
+    """A wrong write key is told at the address and through Courier, which fails at first; no log knows the address."""
+    posted: list[Asked] = []
+    sent: list[Asked] = []
+
+    async def take(asked: Asked) -> Said:
+        posted.append(asked)
+        return Said(status=200, body=b"")
+
+    people = Listener(take, Script())
+    await people.listen()
+    plane.script.behave(WRONG_KEY)
+    courier.script.once(UNAVAILABLE)
+    courier.on_request = sent.append
+    alerts = {
+        "FORWARDER_ALERT_URL": f"{people.url}/hush-4711",
+        "FORWARDER_ALERT_TEMPLATE": "ALERT",
+        "FORWARDER_ALERT_TO": "ops",
+    }
+    daemon = make_daemon(outbound | inbound | alerts)
+    try:
+        await daemon.start()
+        async with aiohttp.ClientSession() as http:
+            await post_events(http, daemon, outbound["FORWARDER_EVENTS_KEY"], range(3))
+        assert await people.wait_for_requests(1, timeout_s=60)
+        assert await courier.wait_for_requests(2, timeout_s=60)
+    finally:
+        await daemon.stop()
+        await people.refuse()
+    assert (posted[0].path, json.loads(posted[0].body)["began"][0]["kind"]) == ("/hush-4711", "hold")
+    message = json.loads(sent[-1].body)["message"]
+    assert (message["template"], message["to"], message["data"]["began"][0]["kind"]) == (
+        "ALERT",
+        {"user_id": "ops"},
+        "hold",
+    )
+    assert daemon.marks_in_logs(("hush-4711",)) == []

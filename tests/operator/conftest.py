@@ -19,7 +19,6 @@ import structlog
 
 from forwarder.courier import wire as courier_wire
 from forwarder.delivery.route_status import RouteStatus, ScopeStop
-from forwarder.mapping.event_time import stated_time_ms
 from forwarder.mapping.link_file import read_link_file
 from forwarder.mapping.link_store import LinkStore
 from forwarder.model import Attempt, Envelope, Labels, RouteName, State
@@ -28,7 +27,7 @@ from forwarder.operator.api import Api, described
 from forwarder.operator.checks import Finding
 from forwarder.operator.explain import Explain
 from forwarder.operator.guard import OperatorGuard
-from forwarder.operator.incidents import Incidents
+from forwarder.operator.incidents.keeper import Incidents
 from forwarder.operator.operation import Operation
 from forwarder.operator.pages.bulk import Jobs
 from forwarder.operator.pages.login import PUBLIC_PATHS
@@ -39,13 +38,12 @@ from forwarder.operator.serving import OperatorListener, operator_app
 from forwarder.operator.sessions import Sessions
 from forwarder.ports import EventQuery
 from forwarder.rudderstack import wire as rudderstack_wire
-from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.rates import Rates
 from forwarder.telemetry.reporter import Reporter
 from stand_ins.memory_spool import MemorySpool
-from stand_ins.spool_acts import give_back, leased, settle
+from stand_ins.spool_acts import give_back, leased, settle, stored
 
 NOW_MS = 1_800_000_000_000
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
@@ -391,7 +389,6 @@ async def _parts(
             {"variable": "COURIER_API_KEY", "value": "(set)", "origin": ".env", "is_secret": True},
         ),
         explain=explain,
-        time_of={OUTBOUND: stated_time_ms},
     )
 
 

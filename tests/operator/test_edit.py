@@ -8,18 +8,35 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forwarder.errors import SpoolFull
-from forwarder.model import Labels, RouteName, State
+from forwarder.errors import SpoolFull, Unmappable
+from forwarder.model import Delivery, Labels, Lease, RouteName, State
 from forwarder.operator.edits import EDIT_BYTES_MAX, Edits, edited_envelope, edits_of
-from forwarder.ports import EventDetail, EventQuery, EventRow
+from forwarder.operator.explain import explainer
+from forwarder.ports import EventDetail, EventQuery, EventRow, Mapped
 from stand_ins.spool_acts import leased
 
 SENT = {"type": "message:updated", "data": {"id": "m1", "status": "SENT", "recipient": "u1"}}
 TRACK = {"type": "track", "event": "E", "userId": "u1", "messageId": "x", "properties": {"n": 1}}
 
 
+class Repeating:
+    """Sends the payload as it is, but for what asks to be refused."""
+
+    def map(self, lease: Lease) -> Mapped:
+        """Repeat the payload."""
+        if b"refuse" in lease.envelope.payload:
+            raise Unmappable("no such thing")
+        return (Delivery(sequence=lease.sequence, operation="track", body=lease.envelope.payload),)
+
+
 async def _edit(desk: Any, sequence: int, typed: str) -> Any:
-    return await desk.post(f"/dead-letters/{sequence}/edit", {"payload": typed}, is_multipart=True)
+    """Look at what would be sent, then agree to it."""
+    path = f"/dead-letters/{sequence}/edit"
+    shown = await desk.post(path, {"payload": typed}, is_multipart=True)
+    if shown.status != 200:
+        return shown
+    (fields,) = shown.forms(path)
+    return await desk.post(path, {"payload": typed} | fields, is_multipart=True)
 
 
 async def test_the_form_shows_the_payload(start: Any) -> None:
@@ -54,6 +71,34 @@ async def test_an_edited_copy_is_a_new_event(start: Any, event: dict[str, Any]) 
         ("edit", "event 1 was replaced by event 2, an edited copy"),
         ("discard", "1 events: 1, replaced by event 2, an edited copy"),
     ]
+
+
+async def test_what_would_be_sent_is_seen_before_it_is(start: Any) -> None:
+    """The first answer shows what the mapping makes of the edit and both differences; only what was seen is stored."""
+    desk = await start(explain={RouteName.COURIER_TO_RUDDERSTACK: explainer(Repeating())})
+    sequence = await desk.put(SENT, State.DEAD, "r")
+    path = f"/dead-letters/{sequence}/edit"
+    typed = json.dumps(SENT | {"edited": "<b>"})
+    shown = await desk.post(path, {"payload": typed}, is_multipart=True)
+    assert shown.status == 200
+    assert "What would be sent 1 request" in shown.words
+    assert shown.html.count("<ins>+  &#34;edited&#34;: &#34;&lt;b&gt;&#34;</ins>") == 2
+    assert await desk.states() == {sequence: "dead"}
+    (fields,) = shown.forms(path)
+    other = await desk.post(path, {"payload": typed.replace("b", "i")} | fields, is_multipart=True)
+    assert (other.status, "&lt;i&gt;" in other.html) == (200, True)
+    assert await desk.states() == {sequence: "dead"}
+    assert (await desk.post(path, {"payload": typed} | fields, is_multipart=True)).status == 303
+
+
+async def test_an_edit_that_would_not_be_sent_says_so(start: Any) -> None:
+    """Where the mapping refuses the edit, too, that is said before it is stored."""
+    desk = await start(explain={RouteName.COURIER_TO_RUDDERSTACK: explainer(Repeating())})
+    sequence = await desk.put(SENT, State.DEAD, "r")
+    typed = json.dumps({"refuse": True})
+    shown = await desk.post(f"/dead-letters/{sequence}/edit", {"payload": typed}, is_multipart=True)
+    assert "Nothing: it would end" in shown.words
+    assert "no such thing" in shown.words
 
 
 async def test_an_edited_event_keeps_its_users_order(start: Any) -> None:

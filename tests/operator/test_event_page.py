@@ -10,12 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from forwarder.delivery.plan import Fate, Plan, PlannedCall
+from forwarder.delivery.plan import Fate, Plan, PlannedCall, idempotency_key
 from forwarder.errors import Unmappable
-from forwarder.model import Attempt, Delivery, Filtered, Lease, Replay, RouteName, State, Unmapped
+from forwarder.model import Attempt, Delivery, Filtered, HttpRequest, Lease, Replay, RouteName, State, Unmapped
 from forwarder.operator.edits import store_edited
 from forwarder.operator.explain import explainer
 from forwarder.operator.pages.render import coloured
+from forwarder.operator.readable import words_of
 from forwarder.ports import Mapped
 from stand_ins.spool_acts import leased
 
@@ -54,7 +55,7 @@ async def test_what_arrived_what_is_sent_and_every_attempt(start: Start) -> None
     sequence = await world.arrive(b'{"a":{"b":1}}', state=State.DEAD, reason="answered 400", attempt=attempt)
     text = await world.page(f"/events/{sequence}")
     assert text.count("{\n  <b>&#34;a&#34;</b>: {\n    <b>&#34;b&#34;</b>: <u>1</u>\n  }\n}") == 2
-    for words in ("What would be sent now", "refused", "400", "in 37 ms", "&lt;b&gt;no&lt;/b&gt;", "Message Sent"):
+    for words in ("Preview with current mapping", "refused", "400", "in 37 ms", "&lt;b&gt;no&lt;/b&gt;", "Message Sent"):
         assert words in text
     assert 'href="/messages/m1"' in text
     assert 'href="/events?user=u1"' in text
@@ -194,6 +195,68 @@ async def test_a_message_has_one_timeline(world: Any) -> None:
     assert text.index("Message Enqueued") < text.index("Message Sent")
     assert "+ 1.5 s" in text
     assert "Of another" not in text
+
+
+async def test_how_a_message_fares_and_what_arrived_are_two_things(world: Any) -> None:
+    """An undeliverable message whose event was delivered is not shown as delivered; channel, provider, template are."""
+    entry = {"channel": {"key": "email:sendgrid"}, "provider": "sendgrid", "status": "UNDELIVERABLE"}
+    data = {"id": "m1", "status": "UNDELIVERABLE", "notification": "T1", "reason": "BOUNCED", "providers": [entry]}
+    world.clock.now_ms += 1_809_000
+    payload = json.dumps({"type": "message:updated", "data": data}).encode()
+    sequence = await world.arrive(payload, event="Message Undeliverable", state=State.DELIVERED)
+    await world.arrive(event="Message Enqueued", state=State.FILTERED, reason="not wanted")
+    words = (await world.get("/messages/m1")).words
+    assert "At Courier Undeliverable : BOUNCED In RudderStack 1 of 2 events" in words
+    assert "Channel email, by sendgrid Template T1" in words
+    assert "In RudderStack: yes , 08:30:09" in words
+    assert "In RudderStack: no , filtered" in words
+    for path in ("/messages/m1", f"/events/{sequence}"):
+        assert "✓ delivered" not in (await world.get(path)).words
+    assert "Message Undeliverable In RudderStack: yes , 08:30:09" in (await world.get(f"/events/{sequence}")).words
+
+
+async def test_the_destinations_own_words_come_first(world: Any) -> None:
+    """What RudderStack said stands before our reason, at the head of the page and with the attempt."""
+    answer = b"event is not a valid rudder event"
+    attempt = Attempt(at_ms=1, duration_ms=1, operation="o", status=400, outcome="refused", reason="r", answer=answer)
+    sequence = await world.arrive(state=State.DEAD, reason="400: not an object", attempt=attempt)
+    words = (await world.get(f"/events/{sequence}")).words
+    assert "“event is not a valid rudder event” said RudderStack. 400: not an object" in words
+    (shown,) = (await world.api(f"/api/events/{sequence}"))["attempt_log"]
+    assert shown["words"] == answer.decode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b'{"type":"invalid","message":"no such list"}', "no such list"),
+        (b'{"error":{"message":"a\\nb"}}', "a b"),
+        (b'{"errors":[{"detail":"x"}]}', "x"),
+        (b"<!doctype html><p>no", ""),
+        (b'{"cut', '{"cut'),
+        (b"null", ""),
+        (b"\xff", "\ufffd"),
+    ],
+)
+def test_words_are_found_in_an_answer(answer: bytes, words: str) -> None:
+    """A JSON error's message, however it is wrapped; a page has none."""
+    assert words_of(answer) == words
+
+
+async def test_the_request_is_shown_without_secrets(start: Start) -> None:
+    """Line and headers are those of the sink, the key hidden; an inbound call has the key that its retries have."""
+
+    def request_of(one: Delivery) -> HttpRequest:
+        headers = {"Authorization": "Bearer secret", "Idempotency-Key": one.idempotency_key}
+        return HttpRequest(method="POST", url="https://c/x", headers=headers, body=one.body, timeout_s=1)
+
+    world = await start(explain={INBOUND: explainer(SayingMapper(), request_of)})
+    plan = Plan(calls=[PlannedCall(operation="POST /v1/batch", group="", suffix=3)])
+    sequence = await world.arrive(route=INBOUND, progress=plan.encoded())
+    text = await world.page(f"/events/{sequence}")
+    key = idempotency_key((await world.spool.event(sequence)).event_key, plan.calls[0])
+    assert f"POST https://c/x\nAuthorization: Bearer •••\nIdempotency-Key: {key}</pre>" in text
+    assert "secret" not in text
 
 
 async def test_a_message_that_is_unknown_says_so(world: Any) -> None:

@@ -7,7 +7,9 @@ import pytest
 
 from forwarder.delivery.route_status import RouteStatus, ScopeStop
 from forwarder.model import RouteName, State, Totals
-from forwarder.operator.incidents import KEPT_MAX, LATE_MS, STORE_KEY, Incident, Incidents, Watch
+from forwarder.operator.incidents.incident import Incident
+from forwarder.operator.incidents.keeper import STORE_KEY, Incidents
+from forwarder.operator.incidents.watch import KEPT_MAX, LATE_MS, Watch
 from forwarder.ports import SpoolFacts
 
 ROUTE = RouteName.COURIER_TO_RUDDERSTACK

@@ -16,13 +16,12 @@ import structlog
 
 from forwarder.model import Envelope, Labels, RouteName, State, Totals
 from forwarder.ports import EventQuery
-from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
 from stand_ins.disk import Disk
-from stand_ins.spool_acts import give_back, leased, settle
+from stand_ins.spool_acts import give_back, leased, settle, stored
 
 PROGRESS_EVERY = 100
 LINEAGE = 20  # cuts until the next disk is a new one

@@ -135,6 +135,12 @@ def test_an_incomplete_route_says_what_is_missing(environ: dict[str, str], said:
         ("FORWARDER_PUBLIC_URL", "ftp://bridge.example.com", "https://"),
         ("FORWARDER_PUBLIC_URL", "https://u:hunter2@bridge.example.com", "credentials"),
         ("FORWARDER_PUBLIC_URL", "https://bridge.example.com/?a", "query"),
+        ("FORWARDER_ALERT_URL", "http://alerts.example.org/hunter2", "unencrypted"),
+        ("FORWARDER_ALERT_URL", "ftp://alerts.example.org/hunter2", "https://"),
+        ("FORWARDER_ALERT_URL", "https://u:hunter2@alerts.example.org", "credentials"),
+        ("FORWARDER_ALERT_URL", "hunter2", "no URL"),
+        ("FORWARDER_ALERT_TEMPLATE", "T1", "also need COURIER_API_KEY and FORWARDER_ALERT_TO"),
+        ("FORWARDER_ALERT_TO", "u1", "also need COURIER_API_KEY and FORWARDER_ALERT_TEMPLATE"),
         ("FORWARDER_PROXY_PROTOCOL", "v2", "Set true"),
         ("FORWARDER_IDLE_MAX_S", "0", "load balancer"),
         ("FORWARDER_SEGMENT_SIGNATURE", "firs", "did you mean first?"),
@@ -153,6 +159,25 @@ def test_a_wrong_value_is_named_with_its_remedy(variable: str, value: str, said:
     assert said in text
     assert "hunter2" not in text
     assert text.startswith("1 problem in the settings:")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("FORWARDER_ALERT_TEMPLATE", "a b", "a blank"),
+        ("FORWARDER_ALERT_TO", "u1,a b", "a blank"),
+        ("FORWARDER_ALERT_TO", ",", "no name"),
+        ("FORWARDER_ALERT_TO", ",".join(map(str, range(11))), "more than 10"),
+    ],
+)
+def test_a_wrong_recipient_is_named(variable: str, value: str, said: str, tmp_path: Path) -> None:
+    """Alerts through Courier go to a few recipients that exist as ids."""
+    through = {"COURIER_API_KEY": "k", "FORWARDER_ALERT_TEMPLATE": "T", "FORWARDER_ALERT_TO": "ops@acme.org"}
+    assert load(_OUTBOUND | through, tmp_path).alert_to == ("ops@acme.org",)
+    text = _problems(_OUTBOUND | through | {variable: value}, tmp_path)
+    assert text.startswith("1 problem")
+    assert f"{variable}: " in text
+    assert said in text
 
 
 def test_all_problems_come_together(tmp_path: Path) -> None:

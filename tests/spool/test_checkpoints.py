@@ -5,7 +5,7 @@ from pathlib import Path
 
 import apsw
 
-from forwarder.spool.sqlite.checkpoints import Checkpoints
+from forwarder.spool.sqlite.writer import Checkpoints
 
 
 def test_a_connection_that_could_not_be_opened_is_opened_later(tmp_path: Path) -> None:

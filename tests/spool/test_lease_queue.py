@@ -4,7 +4,7 @@ import pytest
 
 from forwarder.model import Demand, Envelope, Lease, RouteName
 from forwarder.spool.lease_queue import LeaseQueue
-from forwarder.spool.lease_reads import Arrival, Refill, Wanted
+from forwarder.spool.lease_window import Arrival, Refill, Wanted
 
 ANY = Demand(fresh_max=100, retry_max=100, bytes_max=10**6)
 

@@ -18,7 +18,7 @@ CHILD = """
 import asyncio, random, sys
 from pathlib import Path
 import structlog
-from forwarder.spool.appending import stored
+from stand_ins.spool_acts import stored
 from forwarder.clock import SystemClock
 from forwarder.model import Envelope, RouteName, State
 from forwarder.ports import EventQuery

@@ -13,11 +13,10 @@ import pytest
 
 from forwarder.errors import SpoolLocked, SpoolUnusable
 from forwarder.model import Envelope, RouteName, State
-from forwarder.ports import AuditRow, EventQuery
-from forwarder.spool.appending import stored
+from forwarder.ports import EventQuery
 from forwarder.spool.sqlite import SqliteSpool
-from forwarder.spool.sqlite.reading.archive import SqliteArchive
-from stand_ins.spool_acts import give_back, leased, settle
+from forwarder.spool.sqlite.database import open_reader
+from stand_ins.spool_acts import give_back, leased, settle, stored
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 
@@ -155,7 +154,7 @@ async def test_a_newer_schema_is_refused(open_sqlite: Callable[..., Awaitable[Sq
     with pytest.raises(SpoolUnusable, match="newer"):
         await open_sqlite(tmp_path / "one")
     with pytest.raises(SpoolUnusable, match="newer"):
-        await SqliteArchive.open(tmp_path / "one")
+        open_reader(tmp_path / "one")
 
 
 async def test_a_folder_has_one_owner(open_sqlite: Callable[..., Awaitable[SqliteSpool]], tmp_path: Path) -> None:
@@ -189,28 +188,9 @@ async def test_a_path_that_cannot_be_a_folder_is_refused(
         await open_sqlite(tmp_path / "file")
 
 
-async def test_a_stopped_daemons_folder_can_be_read(
-    open_sqlite: Callable[..., Awaitable[SqliteSpool]], make_envelope: Callable[..., Envelope], tmp_path: Path
+async def test_a_killed_daemons_folder_can_be_read(
+    open_sqlite: Callable[..., Awaitable[SqliteSpool]], tmp_path: Path
 ) -> None:
-    """An archive needs no daemon, takes no lock and changes nothing."""
-    with pytest.raises(SpoolUnusable, match="holds no spool"):
-        await SqliteArchive.open(tmp_path)
-    spool = await open_sqlite(tmp_path / "one")
-    await stored(spool, [make_envelope(1), make_envelope(2)])
-    await lease(spool, fresh=1)
-    await settle(spool, [1], State.DELIVERED)
-    archive = await SqliteArchive.open(tmp_path / "one")
-    await spool.close()
-    facts = await archive.facts()
-    assert (facts.totals[OUT].accepted, facts.totals[OUT].pending) == (2, 1)
-    assert [row.sequence for row in (await archive.events(EventQuery())).rows] == [2, 1]
-    with pytest.raises(SpoolUnusable):
-        await archive.write_audit(AuditRow(at_ms=1, who="cli", action="replay", detail=""))
-    await archive.close()
-    await archive.close()
-
-
-async def test_a_killed_daemons_folder_can_be_read(tmp_path: Path) -> None:
     """What is only in the log of a killed daemon is read too, and its lock is gone with it."""
     code = (
         "import sys; from pathlib import Path; from forwarder.spool.sqlite.database import open_writer\n"
@@ -225,6 +205,5 @@ async def test_a_killed_daemons_folder_can_be_read(tmp_path: Path) -> None:
         sys.executable, "-c", code, folder, env={**os.environ, "PYTHONPATH": root}
     )
     await child.wait()
-    archive = await SqliteArchive.open(folder)
-    assert len(await archive.audit(limit=5)) == 1
-    await archive.close()
+    spool = await open_sqlite(folder)
+    assert len(await spool.audit(limit=5)) == 1

@@ -11,10 +11,9 @@ from typing import Any
 from forwarder.errors import ForwarderError
 from forwarder.model import Envelope, Lease, RouteName, State
 from forwarder.ports import EventQuery
-from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
-from stand_ins.spool_acts import give_back, leased, settle
+from stand_ins.spool_acts import give_back, leased, settle, stored
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 IN = RouteName.RUDDERSTACK_TO_COURIER
@@ -105,7 +104,7 @@ import structlog
 from forwarder.clock import SystemClock
 from forwarder.model import Envelope, RouteName, State
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.appending import stored
+from stand_ins.spool_acts import stored
 from forwarder.spool.sqlite import SqliteSpool
 from stand_ins.spool_acts import Work, give_back, leased, settle
 from forwarder.telemetry.metrics import Metrics

@@ -14,8 +14,7 @@ import pytest
 
 from forwarder.errors import SpoolClosed, SpoolFull, SpoolUnusable, WorkerEnded
 from forwarder.model import Demand, Envelope, Receipt, Recurrence, RouteName, State
-from forwarder.spool.appending import stored
-from forwarder.spool.lease_reads import Wanted
+from forwarder.spool.lease_window import Wanted
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool, housekeeping, known_keys, transaction
 from forwarder.spool.sqlite.database import (
@@ -26,11 +25,11 @@ from forwarder.spool.sqlite.database import (
     open_writer,
     prepare_folder,
 )
-from forwarder.spool.sqlite.eviction import Retention
-from forwarder.spool.sqlite.faults import foreign_owner, unusable
+from forwarder.spool.sqlite.files import foreign_owner, unusable
+from forwarder.spool.sqlite.housekeeping import Retention
 from forwarder.spool.sqlite.refill import refill
 from forwarder.spool.sqlite.transaction import Transaction
-from stand_ins.spool_acts import give_back, leased, settle
+from stand_ins.spool_acts import give_back, leased, settle, stored
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 IN = RouteName.RUDDERSTACK_TO_COURIER

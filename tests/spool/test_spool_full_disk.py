@@ -14,10 +14,9 @@ import pytest
 from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.model import Envelope, RouteName, State
 from forwarder.ports import EventQuery
-from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
-from stand_ins.spool_acts import give_back, leased, settle
+from stand_ins.spool_acts import give_back, leased, settle, stored
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 SMALL = SpoolLimits(reserve_bytes=65_536)

@@ -13,7 +13,6 @@ import pytest
 from forwarder.errors import NoSuchEvent, SpoolClosed, SpoolFull
 from forwarder.model import Envelope, Labels, Receipt, RouteName, State
 from forwarder.ports import AuditRow, EventQuery
-from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.spool.sqlite import known_keys as keys_module
@@ -21,7 +20,7 @@ from forwarder.spool.sqlite.database import open_reader, open_writer, prepare_fo
 from forwarder.spool.sqlite.known_keys import KnownKeys
 from forwarder.spool.sqlite.label_index import BLOCK_EVENTS
 from forwarder.spool.sqlite.transaction import Memory, Transaction
-from stand_ins.spool_acts import leased, settle
+from stand_ins.spool_acts import leased, settle, stored
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 IN = RouteName.RUDDERSTACK_TO_COURIER

@@ -24,13 +24,12 @@ from forwarder.model import (
     State,
 )
 from forwarder.ports import EventQuery
-from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
 from stand_ins.memory_spool import MemorySpool
-from stand_ins.spool_acts import leased
+from stand_ins.spool_acts import leased, stored
 
 # A small cache and few events per key, so that cursors, partitions and duplicates all meet.
 LIMITS = SpoolLimits(cache_bytes_max=60, reserve_bytes=4_096)

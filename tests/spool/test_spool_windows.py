@@ -10,15 +10,13 @@ import pytest
 
 from forwarder.errors import NoSuchEvent, SpoolClosed, SpoolFull, SpoolUnusable
 from forwarder.model import Envelope, Labels, Lease, RouteName, State
-from forwarder.spool.appending import stored
-from forwarder.spool.due import AHEAD_MS_MAX, is_due
+from forwarder.spool.held_leases import AHEAD_MS_MAX, is_due
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
-from forwarder.spool.sqlite.codes import Account
-from forwarder.spool.sqlite.faults import words
-from forwarder.spool.sqlite.files import LOCK_NAME, FolderLock, Reserve
+from forwarder.spool.sqlite.files import LOCK_NAME, FolderLock, Reserve, words
+from forwarder.spool.sqlite.transaction import Account
 from stand_ins.memory_spool import MemorySpool
-from stand_ins.spool_acts import Work, give_back, leased, settle
+from stand_ins.spool_acts import Work, give_back, leased, settle, stored
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 OpenSqlite = Callable[..., Awaitable[SqliteSpool]]

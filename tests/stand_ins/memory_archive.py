@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from forwarder.errors import NoSuchEvent
+from forwarder.errors import NoSuchEvent, SpoolClosed
 from forwarder.model import RouteName, State, Totals
 from forwarder.ports import (
     AuditRow,
@@ -15,8 +15,7 @@ from forwarder.ports import (
     ReasonGroup,
     SpoolFacts,
 )
-from forwarder.spool.capacity import standing_refusal
-from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.limits import SpoolLimits, refusal
 from stand_ins.memory_records import MemoryRecords, Record
 
 
@@ -26,20 +25,24 @@ class MemoryArchive:
     def __init__(self, records: MemoryRecords, limits: SpoolLimits) -> None:
         self._records = records
         self._limits = limits
+        self._is_closed = False
         self.refused: dict[RouteName, int] = {}  # what the last append would have added, if it was refused
 
-    def refusal(self, incoming: Mapping[RouteName, int]) -> str:
+    def _refuse_closed(self) -> None:
+        if self._is_closed:
+            raise SpoolClosed("the spool is closed")
+
+    def refusal_of(self, incoming: Mapping[RouteName, int]) -> str:
         """Return why an append of so much would be refused now, or ""."""
         records = self._records
-        return standing_refusal(
-            self._limits, unsettled=records.unsettled_bytes, dead=records.dead_bytes, incoming=incoming
-        )
+        return refusal(self._limits, unsettled=records.unsettled_bytes, dead=records.dead_bytes, incoming=incoming)
 
     async def facts(self) -> SpoolFacts:
         """Return the state."""
+        self._refuse_closed()
         records = self._records
         pending = records.pending.values()
-        refusal = self.refusal(self.refused)
+        reason = self.refusal_of(self.refused)
         return SpoolFacts(
             size_bytes=records.held_bytes(),
             cap_bytes=self._limits.bytes_max,
@@ -55,8 +58,8 @@ class MemoryArchive:
             open_dead={route: self._dead(route, is_discarded=False) for route in RouteName},
             discarded={route: self._dead(route, is_discarded=True) for route in RouteName},
             corrupt_rows=0,
-            is_accepting=not refusal,
-            refusal=refusal,
+            is_accepting=not reason,
+            refusal=reason,
             sqlite_version="",
         )
 
@@ -68,6 +71,7 @@ class MemoryArchive:
 
     async def events(self, query: EventQuery) -> EventPage:
         """List events."""
+        self._refuse_closed()
         is_tail = query.after_sequence is not None
         order = self._records.by_sequence if is_tail else reversed(self._records.by_sequence)
         matching = (r for s in order if _matches(r := self._records.by_sequence[s], query))
@@ -97,6 +101,7 @@ class MemoryArchive:
 
     async def event(self, sequence: int) -> EventDetail:
         """Return one event whole."""
+        self._refuse_closed()
         record = self._records.by_sequence.get(sequence)
         if record is None:
             raise NoSuchEvent(f"no event {sequence} in this spool: it never was, or its history was purged")
@@ -110,17 +115,20 @@ class MemoryArchive:
 
     async def states(self, sequences: Sequence[int]) -> Mapping[int, State]:
         """Return the state of each of these events."""
+        self._refuse_closed()
         known = self._records.by_sequence
         return {sequence: known[sequence].row().state for sequence in sequences if sequence in known}
 
     async def event_types(self, route: RouteName | None, *, limit: int) -> Sequence[EventTypeRow]:
         """List the types."""
+        self._refuse_closed()
         rows = [row for row in self._records.types.values() if route is None or row.route is route]
         order = list(RouteName)
         return sorted(rows, key=lambda r: (-r.last_at_ms, order.index(r.route), r.type, r.event))[:limit]
 
     async def reasons(self, route: RouteName | None, state: State, *, limit: int) -> Sequence[ReasonGroup]:
         """Group by reason."""
+        self._refuse_closed()
         groups: dict[str, list[Record]] = {}
         for record in self._records.by_sequence.values():
             is_meant = record.is_settled and record.state is state and record.reason and not record.is_discarded
@@ -139,10 +147,12 @@ class MemoryArchive:
 
     async def audit(self, *, limit: int) -> Sequence[AuditRow]:
         """List the audit log, newest first."""
+        self._refuse_closed()
         return self._records.audit[::-1][:limit]
 
     async def write_audit(self, row: AuditRow) -> None:
         """Add to the audit log."""
+        self._refuse_closed()
         self._records.audit.append(row)
 
     def _books(self, route: RouteName) -> Totals:

@@ -10,8 +10,8 @@ from forwarder.ports import (
     EventRow,
     EventTypeRow,
 )
-from forwarder.spool.capacity import event_bytes
-from forwarder.spool.due import is_due
+from forwarder.spool.held_leases import is_due
+from forwarder.spool.limits import event_bytes
 
 
 class Record:

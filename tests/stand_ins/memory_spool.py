@@ -24,10 +24,8 @@ from forwarder.model import (
     Settlement,
     State,
 )
-from forwarder.ports import AuditRow, Clock
-from forwarder.spool.capacity import EVICTION_FRACTION, RETRY_AFTER_S, incoming_bytes
-from forwarder.spool.front import ArchiveFront
-from forwarder.spool.limits import SpoolLimits
+from forwarder.ports import Clock
+from forwarder.spool.limits import CAP_RETRY_AFTER_S, EVICTION_FRACTION, SpoolLimits, incoming_bytes
 from forwarder.spool.recurrence import Occurrence, is_resend, occurrence_key
 from stand_ins.memory_archive import MemoryArchive
 from stand_ins.memory_records import MemoryRecords, Record
@@ -35,22 +33,19 @@ from stand_ins.memory_records import MemoryRecords, Record
 _RECHECK_S = 1.0
 
 
-class MemorySpool(ArchiveFront):
+class MemorySpool(MemoryArchive):
     """A spool and its archive in memory. See `ports.Spool` and `ports.Archive`."""
 
     name = "spool writer"
 
     def __init__(self, *, limits: SpoolLimits, clock: Clock) -> None:
-        self._limits = limits
+        super().__init__(MemoryRecords(), limits)
         self._clock = clock
-        self._records = MemoryRecords()
-        self._archive: MemoryArchive = MemoryArchive(self._records, limits)
         self._keys: dict[tuple[RouteName, bytes], int] = {}  # to when it was learnt
         self._occurrences: dict[tuple[RouteName, bytes], tuple[Occurrence, bytes | None, str]] = {}
         self._values: dict[str, bytes] = {}
         self._listeners: dict[RouteName, Callable[[], None]] = {}
         self._timers: dict[RouteName, asyncio.TimerHandle] = {}
-        self._is_closed = False
 
     def __repr__(self) -> str:
         """Show how many events are held."""
@@ -195,13 +190,6 @@ class MemorySpool(ArchiveFront):
         self._is_closed = True
         self._wake()
 
-    # --- Archive: what `ArchiveFront` does not do ---
-
-    async def write_audit(self, row: AuditRow) -> None:
-        """Add to the audit log; see `ports.Archive.write_audit`."""
-        self._refuse_closed()
-        await self._archive.write_audit(row)
-
     # --- Probeable ---
 
     def is_alive(self, *, now_s: float, within_s: float) -> bool:  # noqa: ARG002 - the port's signature
@@ -212,10 +200,10 @@ class MemorySpool(ArchiveFront):
 
     def _refuse_full(self, envelopes: Sequence[Envelope]) -> None:
         incoming = incoming_bytes(envelopes)
-        reason = self._archive.refusal(incoming)
-        self._archive.refused = incoming if reason else {}
+        reason = self.refusal_of(incoming)
+        self.refused = incoming if reason else {}
         if reason:
-            raise SpoolFull(reason, retry_after_s=RETRY_AFTER_S)
+            raise SpoolFull(reason, retry_after_s=CAP_RETRY_AFTER_S)
 
     def _append_one(self, envelope: Envelope) -> bool:
         if envelope.recurrence is not None:

@@ -24,6 +24,8 @@ from stand_ins.listener import HOST
 
 _OURS = ("FORWARDER_", "COURIER_", "RUDDERSTACK_")
 _LOOK_AGAIN_S = 0.01
+_RANDOM = random.SystemRandom()
+_WORKERS_MAX = 16
 _LAST_WORDS = 4_000  # characters of the log that an error quotes
 
 
@@ -35,10 +37,12 @@ def free_port() -> int:
     """Return a port on loopback that was free a moment ago.
 
     From below the range that the system takes for outgoing connections: a daemon that is started again on its port must
-    not find one of them there.
+    not find one of them there. Test workers that run side by side draw from ports of their own, and from the system's
+    randomness: plugins give every worker the same seed.
     """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS_MAX
     while True:
-        port = random.randrange(10_000, 32_000)  # noqa: S311 - no secret
+        port = _RANDOM.randrange(10_000 + worker, 32_000, _WORKERS_MAX)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((HOST, port))
             return port

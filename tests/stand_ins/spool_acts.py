@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from forwarder.model import Attempt, Demand, Lease, Returned, RouteName, Settled, State
+from forwarder.errors import SpoolClosed, SpoolFull
+from forwarder.model import Attempt, Demand, Envelope, Lease, Receipt, Returned, RouteName, Settled, State
 from forwarder.ports import Spool
 
 
@@ -47,6 +48,22 @@ async def give_back(
 ) -> None:
     """Give leased events back."""
     await spool.settle([Returned(sequences, not_before_ms, reason, attempt, counts)])
+
+
+async def stored(spool: Spool, envelopes: Sequence[Envelope]) -> Receipt:
+    """Append the envelopes and return once they are on disk; raises `SpoolFull` or `SpoolClosed`."""
+    answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+
+    def on_commit(receipt: Receipt) -> None:
+        if not answer.done():  # it is when nobody waits any more
+            answer.set_result(receipt)
+
+    def on_rollback(error: SpoolFull | SpoolClosed) -> None:
+        if not answer.done():
+            answer.set_exception(error)
+
+    spool.append(envelopes, on_commit=on_commit, on_rollback=on_rollback)
+    return await answer
 
 
 class Work:

@@ -4,6 +4,7 @@ Beside them what waits for a link (unmapped), because it is looked after in the 
 a job.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,11 +18,18 @@ from forwarder.errors import NoSuchEvent
 from forwarder.model import RouteName, State
 from forwarder.operator import text
 from forwarder.operator.acts import Acts
-from forwarder.operator.edits import EDIT_BYTES_MAX, editable_text, store_edited
+from forwarder.operator.edits import (
+    EDIT_BYTES_MAX,
+    Preview,
+    changed_envelope,
+    editable_text,
+    preview,
+    store_edited,
+)
 from forwarder.operator.operation import FORM, MULTIPART, Operation, QueryInvalid, sequence_of
 from forwarder.operator.pages.bulk import Act, Job, Jobs
 from forwarder.operator.pages.export import export
-from forwarder.operator.pages.render import ROUTE_LABELS, Question, Renderer, operator_name, see_other
+from forwarder.operator.pages.render import Question, Renderer, operator_name, see_other
 from forwarder.ports import EventDetail, EventQuery, ReasonGroup
 
 PATH: Final = "/dead-letters"
@@ -42,9 +50,10 @@ class GroupForm(Struct, frozen=True, kw_only=True):
 
 
 class EditForm(Struct, frozen=True, kw_only=True):
-    """The edited payload: one JSON object."""
+    """The edited payload: one JSON object. Only what was shown before is stored: `seen` is the preview's mark."""
 
     payload: str = ""
+    seen: str = ""
 
 
 class Confirmed(Struct, frozen=True, kw_only=True):
@@ -134,7 +143,7 @@ class DeadLetters:
         one = await self._chosen(chosen)
         question = Question(
             title="Replay this group?",
-            text=f"{one.count_words()} on {ROUTE_LABELS[one.route]} will be tried again: “{one.seen.reason}”. "
+            text=f"{one.count_words()} on {text.ROUTE_LABELS[one.route]} will be tried again: “{one.seen.reason}”. "
             "What has not been put right will fail again.",
             act=f"Replay {one.count_words()}",
             back=PATH,
@@ -151,7 +160,7 @@ class DeadLetters:
             raise QueryInvalid("only dead events can be discarded")
         question = Question(
             title="Discard this group?",
-            text=f"{one.count_words()} on {ROUTE_LABELS[one.route]} will be put aside: “{one.seen.reason}”. "
+            text=f"{one.count_words()} on {text.ROUTE_LABELS[one.route]} will be put aside: “{one.seen.reason}”. "
             "They stay in the totals as dead, and in the log until the retention ends.",
             act=f"Discard {one.count_words()}",
             back=PATH,
@@ -227,15 +236,29 @@ class DeadLetters:
         return await self._form(request, found, editable_text(found))
 
     async def store(self, request: web.Request, form: EditForm) -> web.Response:
-        """Store the edited copy."""
+        """Show what would be sent; what was shown is stored."""
         found = await self.acts.parts.archive.event(sequence_of(request))
         try:
+            envelope = changed_envelope(found, form.payload, now_ms=self.acts.parts.clock.wall_ms())
+            if form.seen != envelope.event_key.hex():
+                explain = self.acts.parts.explain.get(found.row.route)
+                shown = await asyncio.to_thread(preview, found, envelope, explain)
+                return await self._form(request, found, form.payload, preview=shown, seen=envelope.event_key.hex())
             edited = await store_edited(self.acts, found, form.payload, who=operator_name(request))
         except QueryInvalid as error:
             return await self._form(request, found, form.payload, problem=str(error))
         raise see_other(f"/events/{edited.sequence}" if edited.sequence is not None else PATH, did="edited", count=1)
 
-    async def _form(self, request: web.Request, found: EventDetail, given: str, *, problem: str = "") -> web.Response:
+    async def _form(
+        self,
+        request: web.Request,
+        found: EventDetail,
+        given: str,
+        *,
+        problem: str = "",
+        preview: Preview | None = None,
+        seen: str = "",
+    ) -> web.Response:
         return await self.render.page(
             request,
             "dead_letter_edit.html",
@@ -243,6 +266,8 @@ class DeadLetters:
             found=found,
             given=given,
             problem=problem,
+            preview=preview,
+            seen=seen,
             path=PATH,
             bytes_max=EDIT_BYTES_MAX,
         )

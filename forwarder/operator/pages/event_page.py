@@ -19,7 +19,7 @@ from forwarder.operator.edits import edits_of
 from forwarder.operator.explain import EXPLAINED_BYTES_MAX, Explained
 from forwarder.operator.operation import FORM, Operation, sequence_of
 from forwarder.operator.pages.render import Question, Renderer, operator_name, see_other
-from forwarder.operator.readable import Readable, readable
+from forwarder.operator.readable import Readable, readable, words_of
 from forwarder.operator.timeline import Moment, timeline_of
 from forwarder.ports import EventDetail, EventRow
 
@@ -37,6 +37,7 @@ class Call:
     """One request to the destination, as the page shows it."""
 
     operation: str
+    head: str
     body: Readable
 
 
@@ -78,7 +79,11 @@ class EventPages:
             payload=readable(found.payload) if found.payload is not None else None,
             explained=explained,
             calls=_calls(explained),
-            attempts=[(one, readable(one.answer, shown_max=_ANSWER_SHOWN_MAX)) for one in reversed(found.attempts)],
+            attempts=[
+                (one, readable(one.answer, shown_max=_ANSWER_SHOWN_MAX), words_of(one.answer))
+                for one in reversed(found.attempts)
+            ],
+            said=words_of(found.attempts[-1].answer) if found.attempts else "",
             plan=plan,
             beside=await self._beside(found.row),
             edits=await edits_of(archive, found.row.sequence),
@@ -161,7 +166,11 @@ def _calls(explained: Explained | None) -> Sequence[Call]:
     if explained is None:
         return ()
     shown = explained.deliveries[:_CALLS_SHOWN_MAX]
-    return [Call(operation=one.operation, body=readable(one.body, shown_max=_CALL_SHOWN_MAX)) for one in shown]
+    heads = explained.heads or [""] * len(shown)
+    return [
+        Call(operation=one.operation, head=head, body=readable(one.body, shown_max=_CALL_SHOWN_MAX))
+        for one, head in zip(shown, heads, strict=False)
+    ]
 
 
 def _planned(found: EventDetail) -> Plan | None:

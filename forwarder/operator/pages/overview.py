@@ -11,10 +11,10 @@ from forwarder.delivery.route_status import RouteStatus
 from forwarder.model import RouteName, State
 from forwarder.operator import text
 from forwarder.operator.acts import Acts
-from forwarder.operator.incidents import Incidents
+from forwarder.operator.incidents.keeper import Incidents
 from forwarder.operator.operation import FORM, Operation
 from forwarder.operator.pages.chart import hour_chart
-from forwarder.operator.pages.render import ROUTE_LABELS, Question, Renderer, operator_name, see_other
+from forwarder.operator.pages.render import Question, Renderer, operator_name, see_other
 from forwarder.operator.parts import OperatedRoute, Parts
 from forwarder.operator.rejections import Rejected
 from forwarder.ports import SpoolFacts
@@ -134,7 +134,7 @@ class Overview:
         oldest_ms = facts.oldest_pending_ms.get(name)
         return {
             "name": name.value,
-            "label": ROUTE_LABELS[name],
+            "label": text.ROUTE_LABELS[name],
             "state": status.state if status else "off",
             "status": status,
             "advice": advice(name, status),
@@ -162,13 +162,13 @@ def summary(running: Mapping[str, RouteStatus], facts: SpoolFacts) -> Summary:
     if not facts.is_accepting:
         return Summary(state="refusing", text=f"New events are refused: {facts.refusal}; {waits}.")
     for state, words in (("held", "is held"), ("paused", "is paused"), ("backing_off", "backs off")):
-        still = [ROUTE_LABELS[RouteName(name)] for name, status in running.items() if status.state == state]
+        still = [text.ROUTE_LABELS[RouteName(name)] for name, status in running.items() if status.state == state]
         if still:
             why = next(status.reason for status in running.values() if status.state == state)
             return Summary(state=state, text=f"{' and '.join(still)} {words}{f': {why}' if why else ''}; {waits}.")
     if not running:
         return Summary(state="off", text="No route runs.")
-    which = "Both routes run" if len(running) > 1 else f"{ROUTE_LABELS[RouteName(next(iter(running)))]} runs"
+    which = "Both routes run" if len(running) > 1 else f"{text.ROUTE_LABELS[RouteName(next(iter(running)))]} runs"
     return Summary(state="running", text=f"{which}; {waits}.")
 
 

@@ -11,7 +11,8 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from forwarder.operator.checks import Finding
-from forwarder.operator.incidents import KEPT_MAX, Incidents
+from forwarder.operator.incidents.keeper import Incidents
+from forwarder.operator.incidents.watch import KEPT_MAX
 from forwarder.operator.operation import FORM, Operation, QueryInvalid
 from forwarder.operator.pages.render import Renderer
 from forwarder.operator.parameters import OfLog

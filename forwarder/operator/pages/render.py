@@ -33,10 +33,6 @@ NAVIGATION: Final = (
     ("/settings", "Settings", "s"),
     ("/audit", "Audit", "a"),
 )
-ROUTE_LABELS: Final = {
-    RouteName.COURIER_TO_RUDDERSTACK: "Courier → RudderStack",
-    RouteName.RUDDERSTACK_TO_COURIER: "RudderStack → Courier",
-}
 # What a redirect after an act may tell (`?did=…&count=…`): a closed set, so that no link can put words on our page.
 DID: Final = {
     "replayed": "Replayed: {count} event(s) are pending again.",
@@ -188,7 +184,8 @@ def _path(value: object) -> str:
 
 def coloured(written: str) -> Markup:
     """Colour JSON, whatever of it there is: names, texts, numbers, words; a time in it is told beside the text."""
-    shown, made, end = text.visible(written), [], 0
+    shown, end = text.visible(written), 0
+    made: list[str] = []
     if len(shown) > _COLOURED_MAX:
         return escape(shown)
     for token in _JSON.finditer(shown):
@@ -211,4 +208,4 @@ def _when(context: Context, at_ms: int | None) -> Markup | str:
 
 
 def _route(name: str) -> str:
-    return ROUTE_LABELS.get(RouteName(name), name) if name in {route.value for route in RouteName} else name
+    return text.ROUTE_LABELS.get(RouteName(name), name) if name in {route.value for route in RouteName} else name

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from forwarder.operator.acts import Acts
 from forwarder.operator.guard import OperatorGuard
-from forwarder.operator.incidents import Incidents
+from forwarder.operator.incidents.keeper import Incidents
 from forwarder.operator.operation import Operation
 from forwarder.operator.pages.bulk import Jobs, job_operations
 from forwarder.operator.pages.dead_letters import DeadLetters

@@ -12,12 +12,12 @@ import msgspec
 
 from forwarder.errors import SpoolFull
 from forwarder.model import Envelope, Lease, Receipt
-from forwarder.spool.capacity import RETRY_AFTER_S, Load, event_bytes, refusal
-from forwarder.spool.lease_reads import Arrival
-from forwarder.spool.recurrence import Occurrence, is_resend, occurrence_key, partition_number
-from forwarder.spool.sqlite.codes import EVENT_TABLES, ROUTE_CODES, Account
+from forwarder.spool.lease_window import Arrival
+from forwarder.spool.limits import CAP_RETRY_AFTER_S, event_bytes, incoming_bytes, refusal
+from forwarder.spool.recurrence import Occurrence, is_resend, occurrence_key
 from forwarder.spool.sqlite.known_keys import KnownKeys
-from forwarder.spool.sqlite.transaction import Transaction, text
+from forwarder.spool.sqlite.runs import partition_number
+from forwarder.spool.sqlite.transaction import EVENT_TABLES, ROUTE_CODES, Account, Transaction, text
 
 _EVENT = tuple(f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)" for table in EVENT_TABLES)  # noqa: S608 - our own words
 _ROUTE_BYTES = {route: bytes((code,)) for route, code in ROUTE_CODES.items()}
@@ -65,7 +65,7 @@ class _Taking:
             # Where all of them fit together, which is nearly always, none is judged alone.
             reason = "" if fits else self._refusal(batch)
             if reason:
-                full = SpoolFull(reason, retry_after_s=RETRY_AFTER_S)
+                full = SpoolFull(reason, retry_after_s=CAP_RETRY_AFTER_S)
                 self._intake.answers.append(full)
                 self._intake.refusals.append((batch, full))
                 continue
@@ -95,19 +95,13 @@ class _Taking:
 
     def _refusal(self, batch: Sequence[Envelope]) -> str:
         transaction = self._transaction
-        if batch and transaction.memory.used_bytes > transaction.limits.bytes_max:
+        if not batch:
+            return ""
+        if transaction.memory.used_bytes > transaction.limits.bytes_max:
             return "the spool has reached its cap: history is being evicted"
-        unsettled = [transaction.balance(route, Account.UNSETTLED_BYTES) for route in (0, 1)]
+        unsettled = {name: transaction.balance(code, Account.UNSETTLED_BYTES) for name, code in ROUTE_CODES.items()}
         dead = sum(transaction.balance(route, Account.DEAD_BYTES) for route in (0, 1))
-        incoming = [0, 0]
-        for envelope in batch:
-            incoming[ROUTE_CODES[envelope.route]] += event_bytes(len(envelope.payload))
-        for route in (0, 1):
-            load = Load(unsettled_route=unsettled[route], unsettled=sum(unsettled), dead=dead)
-            reason = refusal(transaction.limits, load, incoming=incoming[route]) if incoming[route] else ""
-            if reason:
-                return reason
-        return ""
+        return refusal(transaction.limits, unsettled=unsettled, dead=dead, incoming=incoming_bytes(batch))
 
     def _count(self) -> None:
         """Add what was stored since the last call to the totals."""

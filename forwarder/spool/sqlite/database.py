@@ -1,17 +1,31 @@
-"""Open the spool's database: pragmas, the layout and its migrations, and who may."""
+"""Open the spool's database: pragmas, the layout and its migrations, and who may; a thread to read with."""
 
+import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import resources
 from pathlib import Path
+from typing import TypeVar
 
 import apsw
 
 from forwarder.errors import SpoolUnusable
-from forwarder.spool.sqlite.faults import DISK_ERRORS, DISK_FULL, is_no_room, unusable
-from forwarder.spool.sqlite.files import FileWatch, FolderLock, Reserve
-from forwarder.spool.sqlite.transaction import PAGE_BYTES
+from forwarder.spool.sqlite.files import (
+    DAMAGE_ERRORS,
+    DISK_ERRORS,
+    DISK_FULL,
+    FileWatch,
+    FolderLock,
+    Reserve,
+    is_no_room,
+    unusable,
+    words,
+)
+from forwarder.spool.sqlite.transaction import PAGE_BYTES, Reader
 
+T = TypeVar("T")
 DATABASE_NAME = "spool.db"
 LAYOUT = 2
 # From each layout to the next one, forward only. 1 was never released: it is drained by what wrote it.
@@ -144,3 +158,40 @@ def _refuse_foreign(connection: apsw.Connection, path: Path) -> None:
             f"{path} has the layout of forwarder 0.1, which this version cannot read: run 0.1 on it until "
             "`forwarder status` shows nothing waiting, then move the folder away or give FORWARDER_DATA_DIR another one"
         )
+
+
+class ReadThread:
+    """A connection that cannot change anything, on a thread of its own: one read after the other."""
+
+    def __init__(self, connection: apsw.Connection, executor: ThreadPoolExecutor) -> None:
+        self._connection = connection
+        self._executor = executor
+
+    @classmethod
+    async def open(cls, folder: Path, *, name: str, vfs: str | None = None) -> "ReadThread":
+        """Open a folder for reading; raises what `open_reader` raises."""
+        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+        try:
+            opened = asyncio.get_running_loop().run_in_executor(executor, partial(open_reader, folder, vfs=vfs))
+            return cls(await opened, executor)
+        except BaseException:
+            executor.shutdown(wait=False)
+            raise
+
+    async def read(self, work: Callable[[Reader], T]) -> T:
+        """Do work over one moment of the database; raises `SpoolUnusable` for what damage brings to light."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, partial(self._in_one_view, work))
+
+    async def close(self) -> None:
+        """Wait for what is under way, and close the connection. Once."""
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._connection.close)
+        self._executor.shutdown(wait=False)
+
+    def _in_one_view(self, work: Callable[[Reader], T]) -> T:
+        self._connection.execute("BEGIN")
+        try:
+            return work(self._connection)
+        except DAMAGE_ERRORS as error:
+            raise SpoolUnusable(words(error)) from error
+        finally:
+            self._connection.execute("ROLLBACK")

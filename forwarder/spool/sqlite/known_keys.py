@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import apsw
 
-from forwarder.spool.sqlite.codes import EVENT_TABLES
-from forwarder.spool.sqlite.transaction import Reader, Transaction, read_mark, write_mark
+from forwarder.spool.sqlite.transaction import EVENT_TABLES, Reader, Transaction, read_mark, write_mark
 
 BUCKETS_PER_RETENTION = 16
 KEYS_PER_BUCKET_MAX = 1_000_000

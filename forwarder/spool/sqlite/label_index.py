@@ -13,8 +13,7 @@ from zlib import crc32
 
 import apsw
 
-from forwarder.spool.sqlite.codes import EVENT_TABLES
-from forwarder.spool.sqlite.transaction import Reader, Transaction, read_mark, write_mark
+from forwarder.spool.sqlite.transaction import EVENT_TABLES, Reader, Transaction, read_mark, write_mark
 
 BLOCK_EVENTS = 2_048
 KIND_EVENT, KIND_USER, KIND_MESSAGE, KIND_ROUTE = range(4)

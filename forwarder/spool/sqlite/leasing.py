@@ -13,14 +13,13 @@ from forwarder.errors import SpoolUnusable
 from forwarder.model import Demand, Lease, Returned
 from forwarder.ports import Clock
 from forwarder.spool.lease_queue import LeaseQueue
-from forwarder.spool.lease_reads import Refill, Wanted
+from forwarder.spool.lease_window import Refill, Wanted
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite.appends import Intake
-from forwarder.spool.sqlite.backlog_reader import BacklogReader
 from forwarder.spool.sqlite.claims import Claims
+from forwarder.spool.sqlite.database import ReadThread
 from forwarder.spool.sqlite.refill import newest, refill
-from forwarder.spool.sqlite.requeue import Heads
-from forwarder.spool.sqlite.settlement import Claim, Moves, is_unchanged
+from forwarder.spool.sqlite.settlement import Claim, Heads, Moves, is_unchanged
 
 T = TypeVar("T")
 _RECHECK_S = 1.0  # wall clocks jump: a due time is looked at again at least this often
@@ -35,7 +34,7 @@ class Leasing:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        connection: apsw.Connection,
+        reads: ReadThread,
         *,
         limits: SpoolLimits,
         clock: Clock,
@@ -44,14 +43,14 @@ class Leasing:
         read_failed: Callable[[Exception], None],
     ) -> None:
         self._loop = loop
-        self._reader = BacklogReader(connection)
+        self._reads = reads
         self._clock = clock
         self._damaged = damaged
         self._read_failed = read_failed
         self.queues = tuple(
             LeaseQueue(last_sequence=last_sequence, cache_bytes_max=limits.cache_bytes_max) for _ in (0, 1)
         )
-        self._reads: list[asyncio.Future[None] | None] = [None, None]
+        self._under_way: list[asyncio.Future[None] | None] = [None, None]
         self._read_again_s = [0.0, 0.0]
         self._listeners: list[Callable[[], None] | None] = [None, None]
         self._timers: list[asyncio.TimerHandle | None] = [None, None]
@@ -79,7 +78,7 @@ class Leasing:
 
     async def end(self) -> None:
         """Wait for the reads that are under way, and close the connection."""
-        await self._reader.close()
+        await self._reads.close()
 
     # --- leasing ---
 
@@ -123,7 +122,7 @@ class Leasing:
         known, now_ms, generation = queue.out_of_reach(), self._now_ms(), queue.generation
         queue.meanwhile.begin()
         try:
-            read = await self._reader.read(lambda connection: newest(connection, route, known=known, now_ms=now_ms))
+            read = await self._reads.read(lambda connection: newest(connection, route, known=known, now_ms=now_ms))
             lease, is_listed, damaged = read
             await self._hear_damaged(route, damaged)
             if lease is None or not self._may_lease(route) or generation != queue.generation:
@@ -212,22 +211,20 @@ class Leasing:
 
     def _refill(self, route: int, demand: Demand) -> "asyncio.Future[None]":
         """Have the queue filled; one read at a time. The future never fails."""
-        under_way = self._reads[route]
+        under_way = self._under_way[route]
         if under_way is not None and not under_way.done():
             return under_way
         now_ms = self._now_ms()
         wanted = self.queues[route].wants(demand, now_ms=now_ms)
         task = self._loop.create_task(self._read_wanted(route, wanted, now_ms))
-        self._reads[route] = task
+        self._under_way[route] = task
         return task
 
     async def _read_wanted(self, route: int, wanted: Wanted, now_ms: int) -> None:
         queue = self.queues[route]
         generation = queue.generation
         try:
-            result: Refill = await self._reader.read(
-                lambda connection: refill(connection, route, wanted, now_ms=now_ms)
-            )
+            result: Refill = await self._reads.read(lambda connection: refill(connection, route, wanted, now_ms=now_ms))
         except Exception as error:  # noqa: BLE001 - whatever it was, the next read may do
             queue.read_failed(wanted)
             self._hear_failure(route, error)

@@ -13,15 +13,12 @@ import msgspec
 
 from forwarder.errors import SpoolUnusable
 from forwarder.model import Envelope, Labels, Lease
-from forwarder.spool.due import AHEAD_MS_MAX
-from forwarder.spool.lease_reads import Refill, Wanted
-from forwarder.spool.recurrence import partition_number
-from forwarder.spool.sqlite.codes import EVENT_TABLES, REPLAYS, ROUTES
-from forwarder.spool.sqlite.faults import DAMAGE_ERRORS
+from forwarder.spool.held_leases import AHEAD_MS_MAX
+from forwarder.spool.lease_window import Refill, Wanted
+from forwarder.spool.sqlite.files import DAMAGE_ERRORS
 from forwarder.spool.sqlite.label_index import route_of
-from forwarder.spool.sqlite.partitions import head_of
-from forwarder.spool.sqlite.runs import gaps, run_at
-from forwarder.spool.sqlite.transaction import Reader, floor_mark, read_mark
+from forwarder.spool.sqlite.runs import gaps, head_of, partition_number, run_at
+from forwarder.spool.sqlite.transaction import EVENT_TABLES, REPLAYS, ROUTES, Reader, floor_mark, read_mark
 
 _COLUMNS = (
     "sequence, event_key, partition, received_at_ms, source, type, event, message_id, user_id, size, checksum, payload"

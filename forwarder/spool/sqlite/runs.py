@@ -1,14 +1,23 @@
-"""The settled events, as runs: one row for all events of a route between two sequences that were settled alike.
+"""Where an event stands: in its partition while pending, in a run once settled; with its reason and attempts.
 
-Runs of a route never overlap, so whether an event is settled is one look-up. A replay or a discard takes events out of
-their run, and leaves what is left of it in shorter ones.
+A run is one row for all events of a route between two sequences that were settled alike. Runs of a route never overlap,
+so whether an event is settled is one look-up. A replay or a discard takes events out of their run, and leaves what is
+left of it in shorter ones. Of a partition only the oldest pending event can be leased.
+
+Attempts have one row per batch, named by a list per event, the last ten each. An outage must not fill the spool
+with its own log, so all attempts together have a ceiling too. Reasons are stored once, with how many events have
+each now: groups are read, not counted.
 """
 
+from array import array
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from typing import NamedTuple
 
-from forwarder.spool.sqlite.codes import EVENT_TABLES
-from forwarder.spool.sqlite.transaction import Reader, Transaction
+import apsw
+
+from forwarder.model import Attempt
+from forwarder.spool.sqlite.transaction import EVENT_TABLES, Reader, Transaction, text
 
 _COLUMNS = "route, last, first, state, settled_at_ms, attempts, reason_id, attempt_id, is_discarded"
 _AT = f"SELECT {_COLUMNS} FROM settled WHERE route = ? AND last >= ? ORDER BY last LIMIT 1"  # noqa: S608 - our own words
@@ -110,3 +119,123 @@ def find_runs(connection: Reader, sequences: Sequence[int]) -> Iterator[tuple[Ru
                 found.append(sequence)
         if run is not None and found:
             yield run, found
+
+
+def partition_number(route: str, partition_key: str) -> int:
+    """Return the 62-bit number of a partition; 0 for events without order.
+
+    Two partitions that met in one number would only wait for each other.
+    """
+    if not partition_key:
+        return 0
+    digest = blake2b(f"{route}\0{partition_key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 2) or 1
+
+
+def head_of(connection: Reader, number: int) -> int | None:
+    """Return the oldest pending event of a partition."""
+    row = connection.execute("SELECT min(sequence) FROM partitions WHERE number = ?", (number,)).fetchone()
+    return None if row is None or row[0] is None else int(row[0])
+
+
+def leave_partition(transaction: Transaction, number: int, sequence: int) -> int | None:
+    """Take a settled event out of its partition; return who is its oldest now."""
+    transaction.execute("DELETE FROM partitions WHERE number = ? AND sequence = ?", (number, sequence))
+    head = head_of(transaction.connection, number)
+    if head is not None:
+        transaction.execute("UPDATE given_back SET is_head = 1 WHERE sequence = ?", (head,))
+    return head
+
+
+def join_partition(transaction: Transaction, number: int, sequence: int) -> int:
+    """Put an event back into its partition, in its place; return who is its oldest now."""
+    head = head_of(transaction.connection, number)
+    transaction.execute("INSERT OR IGNORE INTO partitions VALUES (?, ?)", (number, sequence))
+    if head is None or sequence < head:
+        if head is not None:
+            transaction.execute("UPDATE given_back SET is_head = 0 WHERE sequence = ?", (head,))
+        return sequence
+    return head
+
+
+_ROWS_MAX = 100_000
+_CAP_SHARE = 20  # attempts take at most a twentieth of the cap
+
+
+def write_attempt(transaction: Transaction, attempt: Attempt | None) -> int | None:
+    """Keep an attempt and return its id."""
+    if attempt is None:
+        return None
+    limits = transaction.limits
+    transaction.execute(
+        "INSERT INTO attempts (at_ms, duration_ms, operation, status, outcome, reason, answer) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            attempt.at_ms,
+            attempt.duration_ms,
+            text(attempt.operation),
+            attempt.status,
+            text(attempt.outcome),
+            text(attempt.reason),
+            bytes(attempt.answer[: limits.answer_bytes_max]),
+        ),
+    )
+    attempt_id = transaction.connection.last_insert_rowid()
+    # Ids are dense, so this drops one row at most: the log cannot grow, whatever the outage.
+    rows_max = min(_ROWS_MAX, limits.bytes_max // _CAP_SHARE // limits.answer_bytes_max)
+    transaction.execute("DELETE FROM attempts WHERE attempt_id <= ?", (attempt_id - max(1, rows_max),))
+    return attempt_id
+
+
+def list_attempt(transaction: Transaction, sequences: Sequence[int], attempt_id: int | None) -> None:
+    """Add an attempt to the lists of pending events."""
+    if attempt_id is None or not sequences:
+        return
+    known: dict[int, bytes] = dict(
+        transaction.execute(
+            "SELECT sequence, attempt_ids FROM attempt_lists WHERE sequence IN carray(?)",
+            (apsw.carray(array("q", sequences)),),
+        )
+    )
+    one, kept = array("q", (attempt_id,)).tobytes(), 8 * transaction.limits.attempts_max
+    transaction.executemany(
+        "INSERT OR REPLACE INTO attempt_lists VALUES (?, ?)",
+        [(sequence, (known.get(sequence, b"") + one)[-kept:]) for sequence in sequences],
+    )
+
+
+def record(transaction: Transaction, sequences: Sequence[int], attempt: Attempt) -> None:
+    """Keep an attempt of events that stay leased."""
+    if sequences:
+        list_attempt(transaction, sequences, write_attempt(transaction, attempt))
+
+
+def drop_old_attempts(transaction: Transaction, *, before_ms: int, limit: int) -> None:
+    """Drop attempts that are past the retention, at most so many."""
+    transaction.execute(
+        "DELETE FROM attempts WHERE attempt_id IN (SELECT attempt_id FROM attempts ORDER BY attempt_id LIMIT ?) "
+        "AND at_ms < ?",
+        (limit, before_ms),
+    )
+
+
+def intern_reason(transaction: Transaction, route: int, state: int, reason: str, *, count: int) -> int | None:
+    """Return the reason's id and add `count` events to it; None for no reason."""
+    if not reason:
+        return None
+    row = transaction.execute(
+        "INSERT INTO reasons (route, state, reason, count, held) VALUES (?1, ?2, ?3, ?4, ?4) "
+        "ON CONFLICT DO UPDATE SET count = count + ?4, held = held + ?4 RETURNING reason_id",
+        (route, state, text(reason), count),
+    ).fetchone()
+    return int(row[0])
+
+
+def drop_reason(transaction: Transaction, reason_id: int | None, *, count: int, held: int) -> None:
+    """Take events from a reason; one that nobody has any more goes."""
+    if reason_id is None:
+        return
+    transaction.execute(
+        "UPDATE reasons SET count = count - ?, held = held - ? WHERE reason_id = ?", (count, held, reason_id)
+    )
+    transaction.execute("DELETE FROM reasons WHERE reason_id = ? AND held <= 0", (reason_id,))

@@ -120,7 +120,7 @@ CREATE TABLE event_types (
     PRIMARY KEY (route, type, event)
 ) WITHOUT ROWID;
 
--- The known keys that are no longer in memory, see `keys.py`: each bucket is a table keys_<bucket>, dropped whole.
+-- The known keys that are no longer in memory, see `known_keys.py`: each bucket is a table keys_<bucket>, dropped whole.
 CREATE TABLE key_buckets (
     bucket    INTEGER PRIMARY KEY,
     opened_ms INTEGER NOT NULL,

@@ -1,4 +1,4 @@
-"""Move leased events on: settle them, give them back, set damaged ones aside. SQL only; memory is told afterwards.
+"""Move events on: settle leased ones, give them back, set damaged ones aside, requeue and discard. SQL only.
 
 An event that was never given back and has no partition, which is nearly every one, costs its share of a run: one row
 for all that were settled together. What was given back or stands in a partition takes the longer way, one by one.
@@ -8,14 +8,35 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from forwarder.model import Lease, Returned, Settled, Settlement
-from forwarder.spool.capacity import event_bytes
-from forwarder.spool.recurrence import partition_number
-from forwarder.spool.sqlite import partitions
-from forwarder.spool.sqlite.attempts import drop_reason, intern_reason, list_attempt, write_attempt
-from forwarder.spool.sqlite.codes import CORRUPT_ROW, DEAD, PENDING, STATE_CODES, Account
-from forwarder.spool.sqlite.runs import Run, run_at, write_run, write_runs
-from forwarder.spool.sqlite.transaction import Transaction
+from forwarder.model import Lease, Replay, Returned, Settled, Settlement
+from forwarder.spool.limits import event_bytes
+from forwarder.spool.sqlite.runs import (
+    Run,
+    drop_reason,
+    find_runs,
+    head_of,
+    intern_reason,
+    join_partition,
+    leave_partition,
+    list_attempt,
+    partition_number,
+    run_at,
+    take_out,
+    write_attempt,
+    write_run,
+    write_runs,
+)
+from forwarder.spool.sqlite.transaction import (
+    CORRUPT_ROW,
+    DEAD,
+    EVENT_TABLES,
+    PENDING,
+    REPLAY_CODES,
+    ROUTES,
+    STATE_CODES,
+    Account,
+    Transaction,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +130,7 @@ def _give_back(
         if returned.counts and first_failed_ms is None:
             first_failed_ms = transaction.now_ms
         number = _partition(lease)
-        is_head = not number or partitions.head_of(transaction.connection, number) == lease.sequence
+        is_head = not number or head_of(transaction.connection, number) == lease.sequence
         is_retry = attempts > 0 or returned.not_before_ms > 0
         retrying += int(attempts > 0)
         rows.append(
@@ -161,7 +182,7 @@ def _unlist(transaction: Transaction, route: int, sequence: int) -> None:
 
 
 def _leave(transaction: Transaction, route: int, sequence: int, number: int, moves: Moves) -> None:
-    head = partitions.leave(transaction, number, sequence)
+    head = leave_partition(transaction, number, sequence)
     if head is not None:
         tell_head(transaction, route, head, moves)
 
@@ -177,3 +198,77 @@ def tell_head(transaction: Transaction, route: int, head: int, moves: Moves) -> 
 
 def _partition(lease: Lease) -> int:
     return partition_number(lease.envelope.route.value, lease.envelope.partition_key)
+
+
+_CHUNK = 500  # events in one commit, so that a long replay delays nobody
+Heads = tuple[dict[str, int], dict[str, int]]  # per route: partition key, its oldest event now
+
+
+def chunks(sequences: Sequence[int]) -> list[Sequence[int]]:
+    """Return them in parts that fit a commit each."""
+    return [sequences[start : start + _CHUNK] for start in range(0, len(sequences), _CHUNK)]
+
+
+def requeue(transaction: Transaction, sequences: Sequence[int], *, everything: bool) -> tuple[list[int], Heads]:
+    """Move settled events that still have their payload back to pending; return how many, per route, and who leads."""
+    replay = REPLAY_CODES[Replay.EVERYTHING if everything else Replay.REST]
+    counts = [0, 0]
+    heads: Heads = ({}, {})
+    for run, found in list(find_runs(transaction.connection, sequences)):
+        if _is_corrupt(transaction, run):
+            continue
+        events = _payloads_of(transaction, run, found)
+        if events:
+            _requeue(transaction, run, events, replay, heads[run.route])
+            counts[run.route] += len(events)
+    return counts, heads
+
+
+def discard(transaction: Transaction, sequences: Sequence[int]) -> int:
+    """Mark dead events as discarded; return how many were not so before."""
+    count = 0
+    for run, found in list(find_runs(transaction.connection, sequences)):
+        if run.state == DEAD and not run.is_discarded:
+            write_runs(transaction, run._replace(is_discarded=1), take_out(transaction, run, found))
+            drop_reason(transaction, run.reason_id, count=len(found), held=0)
+            count += len(found)
+    return count
+
+
+def _requeue(
+    transaction: Transaction, run: Run, events: Sequence[tuple[int, str, int]], replay: int, heads: dict[str, int]
+) -> None:
+    route, sequences = run.route, [sequence for sequence, _, _ in events]
+    take_out(transaction, run, sequences)
+    drop_reason(transaction, run.reason_id, count=0 if run.is_discarded else len(events), held=len(events))
+    weight = 0
+    for sequence, partition, size in events:
+        number = partition_number(ROUTES[route].value, partition)
+        head = join_partition(transaction, number, sequence) if number else sequence
+        if number:
+            heads[partition] = head
+        transaction.execute(
+            "INSERT INTO given_back VALUES (?, ?, ?, 0, 0, 0, NULL, NULL)", (sequence, route, int(head == sequence))
+        )
+        transaction.execute("DELETE FROM attempt_lists WHERE sequence = ?", (sequence,))
+        transaction.execute("UPDATE progress SET replay = ? WHERE sequence = ?", (replay, sequence))
+        weight += event_bytes(size)
+    transaction.add(route, run.state, -len(events))
+    transaction.add(route, PENDING, len(events))
+    transaction.add(route, Account.UNSETTLED_BYTES, weight)
+    if run.state == DEAD:
+        transaction.add(route, Account.DEAD_BYTES, -weight)
+
+
+def _is_corrupt(transaction: Transaction, run: Run) -> bool:
+    if run.state != DEAD or run.reason_id is None:
+        return False
+    row = transaction.execute("SELECT reason FROM reasons WHERE reason_id = ?", (run.reason_id,)).fetchone()
+    return row is not None and row[0] == CORRUPT_ROW
+
+
+def _payloads_of(transaction: Transaction, run: Run, sequences: Sequence[int]) -> list[tuple[int, str, int]]:
+    """Return sequence, partition and size of those that still have their payload."""
+    sql = f"SELECT sequence, partition, size FROM {EVENT_TABLES[run.route]} WHERE sequence = ? AND payload IS NOT NULL"  # noqa: S608 - our own words
+    rows = (transaction.execute(sql, (sequence,)).fetchone() for sequence in sequences)
+    return [(row[0], row[1], row[2]) for row in rows if row is not None]

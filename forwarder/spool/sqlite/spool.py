@@ -16,48 +16,41 @@ import apsw
 from forwarder.errors import SpoolClosed, SpoolFull, WorkerEnded
 from forwarder.model import Attempt, Demand, Envelope, Lease, Receipt, RouteName, Settlement
 from forwarder.ports import AuditRow, Clock
-from forwarder.spool.front import ArchiveFront
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.sqlite.attempts import record
-from forwarder.spool.sqlite.awaited import AwaitedWork
-from forwarder.spool.sqlite.checkpoints import Checkpoints
-from forwarder.spool.sqlite.codes import ROUTE_CODES
 from forwarder.spool.sqlite.database import (
+    ReadThread,
     open_checkpointer,
     open_folder,
-    open_reader,
     prepare_folder,
     watch_files,
 )
-from forwarder.spool.sqlite.faults import RETRY_AFTER_S, unusable
-from forwarder.spool.sqlite.files import FolderLock, Reserve
+from forwarder.spool.sqlite.files import DISK_RETRY_AFTER_S, FolderLock, Reserve, unusable
+from forwarder.spool.sqlite.group_commit import GroupCommit
+from forwarder.spool.sqlite.jobs import AppendJob, AwaitedWork, Callbacks, News
 from forwarder.spool.sqlite.leasing import Leasing
-from forwarder.spool.sqlite.news import News
 from forwarder.spool.sqlite.reading.archive import Live, SqliteArchive
-from forwarder.spool.sqlite.requeue import chunks, discard, requeue
-from forwarder.spool.sqlite.settlement import quarantine, settle
-from forwarder.spool.sqlite.transaction import Transaction
-from forwarder.spool.sqlite.writer import Writer
-from forwarder.spool.sqlite.writer_jobs import AppendJob
+from forwarder.spool.sqlite.runs import record
+from forwarder.spool.sqlite.settlement import chunks, discard, quarantine, requeue, settle
+from forwarder.spool.sqlite.transaction import ROUTE_CODES, Transaction
+from forwarder.spool.sqlite.writer import Checkpoints, Writer
 from forwarder.telemetry.reporter import Reporter
 
 T = TypeVar("T")
 
 
-class SqliteSpool(ArchiveFront):
+class SqliteSpool(SqliteArchive):
     """A spool, its archive and a `ports.Worker` in one folder: its `run` raises when the writer ended unasked."""
 
     name = "spool writer"
 
     def __init__(self, folder: Path, lock: FolderLock, limits: SpoolLimits, clock: Clock, reporter: Reporter) -> None:
+        super().__init__(live=self._live_facts, clock=clock)
         self._folder = folder
         self._lock = lock
         self._limits = limits
-        self._clock = clock
         self._reporter = reporter
         self._loop = asyncio.get_running_loop()
         self._news = News(self._loop, reporter)
-        self._is_closed = False
         self._is_done = asyncio.Event()  # drained, or the writer ended
         self._failure: BaseException | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -95,43 +88,43 @@ class SqliteSpool(ArchiveFront):
             connection.close()
             raise
         self._work = AwaitedWork(self._loop, self._writer.submit)
-        self._archive = self._reader = await SqliteArchive.open(
-            self._folder, vfs=vfs, live=self._live, clock=self._clock
-        )
+        self._reads = await ReadThread.open(self._folder, name="spool-reader", vfs=vfs)
         self._leasing = self._news.leasing = Leasing(
             self._loop,
-            await asyncio.to_thread(open_reader, self._folder, vfs=vfs),
+            await ReadThread.open(self._folder, name="spool-refill", vfs=vfs),
             limits=self._limits,
             clock=self._clock,
-            last_sequence=self._writer.memory.sequence,
+            last_sequence=self._group.memory.sequence,
             damaged=self._quarantine,
             read_failed=self._news.hear_read_failure,
         )
-        self._news.hear_condition(self._writer.condition)
+        self._news.hear_condition(self._group.condition)
         self._writer.start()
         await self._leasing.start()
 
     def _make_writer(self, connection: apsw.Connection, reserve: Reserve, refusal: str, vfs: str | None) -> Writer:
+        callbacks = Callbacks(
+            on_commit=self._post(self._news.hear),
+            on_synced=lambda duration_s: self._reporter.spool_committed(duration_s=duration_s),
+            on_condition=self._post(self._news.hear_condition),
+            on_end=self._post(self._hear_ended),
+        )
         try:
-            return Writer(
+            self._group = GroupCommit(
                 connection,
                 limits=self._limits,
                 clock=self._clock,
                 reserve=reserve,
                 watch=watch_files(self._folder, self._lock),
-                checkpoints=Checkpoints(
-                    connection,
-                    partial(open_checkpointer, self._folder, vfs=vfs),
-                    pages_max=self._limits.wal_pages_max,
-                ),
                 refusal=refusal,
-                tell=self._post(self._news.hear),
-                committed=lambda duration_s: self._reporter.spool_committed(duration_s=duration_s),
-                condition_changed=self._post(self._news.hear_condition),
-                ended=self._post(self._hear_ended),
+                callbacks=callbacks,
             )
         except (apsw.Error, TypeError, ValueError) as error:
             raise unusable(self._folder, error) from error
+        checkpoints = Checkpoints(
+            connection, partial(open_checkpointer, self._folder, vfs=vfs), pages_max=self._limits.wal_pages_max
+        )
+        return Writer(connection, self._group, checkpoints=checkpoints, clock=self._clock, callbacks=callbacks)
 
     def _post(self, hear: Callable[[T], None]) -> Callable[[T], None]:
         """Return how the writer thread tells something to the loop's."""
@@ -154,7 +147,7 @@ class SqliteSpool(ArchiveFront):
         if self._is_closed or self._failure is not None:
             on_rollback(SpoolClosed("the spool is closed"))
         elif self._news.condition.refusal:
-            on_rollback(SpoolFull(self._news.condition.refusal, retry_after_s=RETRY_AFTER_S))
+            on_rollback(SpoolFull(self._news.condition.refusal, retry_after_s=DISK_RETRY_AFTER_S))
         else:
             self._writer.submit(AppendJob(envelopes, on_commit, on_rollback))
 
@@ -183,8 +176,8 @@ class SqliteSpool(ArchiveFront):
         if claims:
             await self._work.run(
                 partial(settle, claims=claims),
-                heard=partial(self._leasing.settled, claims),
-                missed=partial(self._leasing.claims.drop, claims),
+                on_commit=partial(self._leasing.settled, claims),
+                on_rollback=partial(self._leasing.claims.drop, claims),
                 is_settlement=True,
             )
 
@@ -198,8 +191,8 @@ class SqliteSpool(ArchiveFront):
         self._leasing.claims.note_begins(sequence)
         await self._work.run(
             work,
-            heard=lambda _: self._leasing.noted(sequence, progress),
-            missed=lambda: self._leasing.claims.note_ended(sequence),
+            on_commit=lambda _: self._leasing.noted(sequence, progress),
+            on_rollback=lambda: self._leasing.claims.note_ended(sequence),
             is_settlement=True,
         )
 
@@ -216,7 +209,7 @@ class SqliteSpool(ArchiveFront):
         count = 0
         for chunk in chunks(sequences):
             work = partial(requeue, sequences=chunk, everything=everything)
-            counts, _ = await self._work.run(work, heard=lambda result: self._leasing.requeued(*result))
+            counts, _ = await self._work.run(work, on_commit=lambda result: self._leasing.requeued(*result))
             count += sum(counts)
         return count
 
@@ -232,11 +225,6 @@ class SqliteSpool(ArchiveFront):
             raise ValueError(f"{key}: {len(value)} bytes are more than {self._limits.value_bytes_max}")
         await self._work.run(lambda t: t.execute("INSERT OR REPLACE INTO kept_values VALUES (?, ?)", (key, value)))
 
-    async def get(self, key: str) -> bytes | None:
-        """Return what `put` kept, or None."""
-        self._refuse_closed()
-        return await self._reader.get(key)
-
     async def close(self) -> None:
         """Refuse what comes, commit what is in hand, checkpoint, release the lock. Idempotent."""
         if self._closing is None:
@@ -249,7 +237,7 @@ class SqliteSpool(ArchiveFront):
         self._is_done.set()
         self._leasing.close()
         await self._leasing.end()
-        await self._reader.close()
+        await self._reads.close()
         self._writer.stop()
         await asyncio.to_thread(self._writer.join)
         # What the thread told last was posted before it ended; let it be heard.
@@ -257,7 +245,7 @@ class SqliteSpool(ArchiveFront):
         self._work.end()
         self._lock.release()
 
-    # --- Archive: what `ArchiveFront` does not do ---
+    # --- Archive: what `SqliteArchive` does not do ---
 
     async def write_audit(self, row: AuditRow) -> None:
         """Add to the audit log; see `ports.Archive.write_audit`."""
@@ -285,7 +273,7 @@ class SqliteSpool(ArchiveFront):
 
     async def _quarantine(self, route: int, sequences: Sequence[int]) -> None:
         with contextlib.suppress(SpoolFull, SpoolClosed):  # then the next read meets them again
-            await self._work.run(partial(quarantine, route=route, sequences=sequences), heard=self._leasing.moved)
+            await self._work.run(partial(quarantine, route=route, sequences=sequences), on_commit=self._leasing.moved)
 
     def _hear_ended(self, error: BaseException | None) -> None:
         if error is not None:
@@ -295,6 +283,6 @@ class SqliteSpool(ArchiveFront):
             self._is_done.set()
             self._writer.abandon()  # what was queued while the news of the end was on its way
 
-    def _live(self) -> Live:
+    def _live_facts(self) -> Live:
         """Return what the archive cannot read: the totals of the last commit as one, and how the writer is."""
-        return Live(self._writer.memory.totals, self._writer.condition.refusal, self._limits, self._news.refused)
+        return Live(self._group.memory.totals, self._group.condition.refusal, self._limits, self._news.refused)

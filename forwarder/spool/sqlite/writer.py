@@ -1,32 +1,25 @@
-"""The one thread that writes: it takes what is queued, commits it together, and tells the event loop once.
+"""The one thread that writes, and what keeps its log short.
 
-Group commit is sized by what is queued, never by a timer: while one commit syncs, the next one gathers.
-A job that fails does not fail its commit-mates: the group is rolled back and each tried alone. A full
-disk shuts the endpoints and defers settlements until they can be written. No error of a job or of housekeeping ends the
-thread; should it end all the same, everything that waits is rolled back, and the spool hears of it.
+It takes what is queued and has it committed together: sized by what is queued, never by a timer, for while one
+commit syncs, the next one gathers. No error of a job or of housekeeping ends the thread; should it end all the same,
+everything that waits is rolled back, and the spool hears of it.
 """
 
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from typing import Any
 
 import apsw
 
-from forwarder.errors import SpoolClosed, SpoolFull
+from forwarder.errors import SpoolUnusable
 from forwarder.ports import Clock
-from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.sqlite.appends import Intake
-from forwarder.spool.sqlite.checkpoints import Checkpoints
-from forwarder.spool.sqlite.faults import DAMAGE_ERRORS, DISK_ERRORS, RETRY_AFTER_S, words
-from forwarder.spool.sqlite.files import FileWatch, Reserve
 from forwarder.spool.sqlite.group_commit import GroupCommit
-from forwarder.spool.sqlite.transaction import Memory
-from forwarder.spool.sqlite.writer_jobs import AppendJob, Commit, Condition, Job
+from forwarder.spool.sqlite.jobs import AppendJob, Callbacks, Job
 
 _GROUP_MAX = 2_000  # jobs in one commit
 _IDLE_S = 0.5
+_REST_PAGES_MAX = 500  # of the log, that the writer may move itself
 
 
 class Writer:
@@ -35,40 +28,22 @@ class Writer:
     def __init__(
         self,
         connection: apsw.Connection,
+        group: GroupCommit,
         *,
-        limits: SpoolLimits,
+        checkpoints: "Checkpoints",
         clock: Clock,
-        reserve: Reserve,
-        watch: FileWatch,
-        checkpoints: Checkpoints,
-        refusal: str,
-        tell: Callable[[Commit], None],
-        committed: Callable[[float], None],
-        condition_changed: Callable[[Condition], None],
-        ended: Callable[[BaseException | None], None],
+        callbacks: Callbacks,
     ) -> None:
         self._connection = connection
-        self._clock = clock
-        self._reserve = reserve
-        self._watch = watch
+        self._group = group
         self._checkpoints = checkpoints
-        self._tell = tell
-        self._condition_changed = condition_changed
-        self._ended = ended
-        self._group = GroupCommit(connection, limits=limits, clock=clock, committed=committed)
-        self.condition = Condition(refusal)
+        self._clock = clock
+        self._callbacks = callbacks
         self._queue: SimpleQueue[AppendJob | Job | None] = SimpleQueue()
         self._in_hand: Sequence[AppendJob | Job] = ()
-        self._deferred: list[Job] = []
-        self._file_fault = ""
         self._busy_since_s: float | None = None
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
-
-    @property
-    def memory(self) -> Memory:
-        """Return what the thread knows as of its last commit."""
-        return self._group.memory
 
     def start(self) -> None:
         """Start the threads."""
@@ -92,6 +67,15 @@ class Writer:
         busy_since_s = self._busy_since_s
         return self._thread.is_alive() and (busy_since_s is None or now_s - busy_since_s < within_s)
 
+    def abandon(self) -> None:
+        """Tell whoever still waits that nothing will come of it. The thread's last act; after it anybody's."""
+        left, self._in_hand = list(self._in_hand), ()
+        with contextlib.suppress(Empty):
+            while True:
+                job = self._queue.get_nowait()
+                left += [job] if job is not None else []
+        self._group.abandon(left)
+
     # --- the thread ---
 
     def _run(self) -> None:
@@ -106,21 +90,21 @@ class Writer:
             self._connection.close()
         finally:
             self.abandon()
-            self._ended(error)
+            self._callbacks.on_end(error)
 
     def _turn(self) -> None:
         jobs = self._in_hand = self._take()
         self._busy_since_s = self._clock.monotonic_s()
         self._group.look_at_clock()
-        if not jobs:
-            self._look_at_files()
+        if jobs:
+            self._group.work_off(jobs)
         else:
-            self._commit(jobs)
+            self._group.look_at_files()
         self._in_hand = ()
-        if self._deferred or self.condition.refusal:
-            self._recover()
+        self._group.recover(self._checkpoints.checkpoint)
         self._checkpoints.look()
-        self._tidy()
+        while self._group.tidy(is_idle=self._queue.empty()) and self._queue.empty():
+            self._busy_since_s = self._clock.monotonic_s()
         self._busy_since_s = None
 
     def _take(self) -> list[AppendJob | Job]:
@@ -139,153 +123,89 @@ class Writer:
         except Empty:
             return jobs
 
-    def _commit(self, jobs: Sequence[AppendJob | Job]) -> None:
-        if self._deferred or self.condition.refusal:
-            jobs = self._turn_away(jobs)
-            if not jobs:
-                return
-        try:
-            commit = self._attempt(jobs)
-        except DISK_ERRORS as error:
-            self._meet_full_disk(error)
-            self._commit_singly(self._turn_away(jobs))
-        except Exception:  # noqa: BLE001 - one of them is the culprit: each is tried alone and hears its own error
-            self._commit_singly(jobs)
-        else:
-            self._tell(commit)
-
-    def _commit_singly(self, jobs: Sequence[AppendJob | Job]) -> None:
-        for job in jobs:
-            try:
-                self._tell(self._attempt([job]))
-            except DISK_ERRORS as error:
-                self._meet_full_disk(error)
-                self._defer_or_fail(job, error, self._no_room())
-            except apsw.Error as error:
-                self._meet_damage(error)
-                cannot = SpoolFull(f"the spool cannot write ({type(error).__name__})", retry_after_s=RETRY_AFTER_S)
-                self._defer_or_fail(job, error, cannot)
-            except Exception as error:  # noqa: BLE001 - the thread must outlive any one job
-                self._fail(job, error)
-
-    def _attempt(self, jobs: Sequence[AppendJob | Job]) -> Commit:
-        commit = self._group.commit(jobs)
-        if commit.intake is not None:
-            self._answer([job for job in jobs if type(job) is AppendJob], commit.intake, commit)
-        return commit
-
-    def _answer(self, appends: Sequence[AppendJob], intake: Intake, commit: Commit) -> None:
-        """Answer the appends of a commit, if it is in the files that a restart will find."""
-        self._look_at_files()
-        if self._file_fault:
-            refusal = SpoolFull(self._file_fault, retry_after_s=RETRY_AFTER_S)
-            commit.answers = [(job.on_rollback, refusal) for job in appends]
-            return
-        commit.answers = [
-            (job.on_rollback if type(answer) is SpoolFull else job.on_commit, answer)
-            for job, answer in zip(appends, intake.answers, strict=True)
-        ]
-
-    def _turn_away(self, jobs: Sequence[AppendJob | Job]) -> list[Job]:
-        """Refuse what would fill the disk further; return the settlements."""
-        kept: list[Job] = []
-        for job in jobs:
-            if isinstance(job, Job) and job.is_settlement:
-                kept.append(job)
-            else:
-                self._fail(job, self._no_room())
-        return kept
-
-    def _no_room(self) -> SpoolFull:
-        return SpoolFull(self.condition.refusal or "the disk is full", retry_after_s=RETRY_AFTER_S)
-
-    def _fail(self, job: AppendJob | Job, error: Exception) -> None:
-        call: Callable[[Any], None]
-        if isinstance(job, AppendJob):
-            call = job.on_rollback
-            if not isinstance(error, SpoolFull | SpoolClosed):
-                error = SpoolClosed(f"the spool could not take this ({type(error).__name__})")
-        else:
-            call = job.failed
-        self._tell(Commit(calls=[(call, error)], last_sequence=self.memory.sequence))
-
-    def _defer_or_fail(self, job: AppendJob | Job, error: Exception, refusal: SpoolFull) -> None:
-        if isinstance(job, Job) and job.is_settlement:
-            self._deferred.append(job)
-            self._set_condition(words(error), len(self._deferred))
-        else:
-            self._fail(job, refusal)
-
-    def _meet_damage(self, error: Exception) -> None:
-        if isinstance(error, DAMAGE_ERRORS):
-            self._tell(Commit(last_sequence=self.memory.sequence, is_damaged=True))
-
-    def _meet_full_disk(self, error: Exception) -> None:
-        self._reserve.give_up()
-        self._set_condition(words(error), len(self._deferred))
-
-    def _look_at_files(self) -> None:
-        fault = self._watch.fault()
-        if fault != self._file_fault:
-            self._file_fault = fault
-            self._set_condition(fault, len(self._deferred))
-
-    def _recover(self) -> None:
-        """Write down what was deferred, oldest first; then take new events again once the reserve is back."""
-        while self._deferred:
-            try:
-                self._tell(self._attempt([self._deferred[0]]))
-            except Exception as error:  # noqa: BLE001 - still no room; tried again at the next turn
-                self._meet_damage(error)
-                self._set_condition(words(error), len(self._deferred))
-                return
-            self._deferred.pop(0)
-            self._set_condition(self.condition.refusal, len(self._deferred))
-        self._look_at_files()
-        if self._file_fault:
-            return
-        self._checkpoints.checkpoint()
-        self._set_condition(self._reserve.build(), 0)
-
-    def _set_condition(self, refusal: str, deferred: int) -> None:
-        condition = Condition(refusal, deferred)
-        if condition != self.condition:
-            self.condition = condition
-            self._condition_changed(condition)
-
-    def _tidy(self) -> None:
-        """Tidy as long as nobody waits; what cannot be tidied now is tidied later, and the thread goes on."""
-        if self._deferred or self._file_fault:
-            return
-        try:
-            while True:
-                done = self._group.tidy(is_idle=self._queue.empty(), is_pressed=bool(self.condition.refusal))
-                if done is None:
-                    return
-                if done.evicted:
-                    self._tell(done)
-                self._busy_since_s = self._clock.monotonic_s()
-                # On a full disk each step is moved into the database first: room may be what the next one waits for.
-                if self.condition.refusal or not self._queue.empty():
-                    return
-        except Exception as error:  # noqa: BLE001 - whatever it was
-            self._meet_damage(error)
-
     def _finish(self) -> None:
-        if self._deferred:
-            self._recover()
+        self._group.recover(self._checkpoints.checkpoint)
         self._checkpoints.stop()
         self._checkpoints.checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
         with contextlib.suppress(apsw.Error):  # a full disk: the log is left beside the database, nothing is lost
             self._connection.close()
 
-    def abandon(self) -> None:
-        """Tell whoever still waits that nothing will come of it. The thread's last act; after it anybody's."""
-        left: list[AppendJob | Job] = [*self._in_hand, *self._deferred]
-        self._in_hand, self._deferred = (), []
-        with contextlib.suppress(Empty):
-            while True:
-                job = self._queue.get_nowait()
-                left += [job] if job is not None else []
-        for job in left:
-            self._fail(job, SpoolClosed("the spool closed before this could be written"))
+
+class Checkpoints:
+    """Move SQLite's write-ahead log back into the database, on a connection and a thread of its own.
+
+    SQLite's own way of doing so is off: it would happen within whichever commit is the thousandth. A checkpoint
+    beside a busy writer never reaches the log's end, and a log whose end was not reached grows: so the thread does
+    the bulk, and the writer the few pages that are left. Everything but the thread's own work is on the writer thread.
+    """
+
+    def __init__(
+        self, connection: apsw.Connection, open_connection: Callable[[], apsw.Connection], *, pages_max: int
+    ) -> None:
+        self._connection = connection
+        self._open_connection = open_connection
+        self._pages_max = pages_max
+        self._pages = 0  # in the log
+        self._moved = 0  # of them, in the database
+        self._wanted = threading.Event()
+        self._is_running = False
+        self._is_ended = False
+        connection.set_wal_hook(self._count)
+        self._thread = threading.Thread(target=self._run, name="spool-checkpoints", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._is_ended = True
+        self._wanted.set()
+        self._thread.join()
+
+    def look(self) -> None:
+        """See to the log after a commit; returns at once."""
+        if self._pages < self._pages_max or self._is_running:
+            return
+        if 0 < self._moved <= self._pages <= self._moved + _REST_PAGES_MAX:
+            self.checkpoint()
+        else:
+            self._is_running = True
+            self._wanted.set()
+
+    def checkpoint(self, mode: int = apsw.SQLITE_CHECKPOINT_PASSIVE) -> None:
+        """Do it here and now, as far as readers allow; a disk that refuses leaves the log as it is."""
+        self._moved = 0
+        try:
+            self._connection.wal_checkpoint(mode=mode)
+        except apsw.Error:
+            return
+        self._pages = 0
+
+    def _run(self) -> None:
+        connection = self._opened()
+        while True:
+            self._wanted.wait()
+            self._wanted.clear()
+            if self._is_ended:
+                break
+            connection = connection or self._opened()
+            self._moved = 0
+            if connection is not None:
+                with contextlib.suppress(apsw.Error):
+                    _, self._moved = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            self._is_running = False
+        if connection is not None:
+            connection.close()
+
+    def _opened(self) -> apsw.Connection | None:
+        try:
+            return self._open_connection()
+        except (apsw.Error, SpoolUnusable):  # too many open files, say: tried again when the log is long
+            return None
+
+    def _count(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        if pages < self._pages:
+            self._moved = 0  # the log began anew
+        self._pages = pages
+        return apsw.SQLITE_OK

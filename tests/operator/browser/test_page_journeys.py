@@ -134,10 +134,12 @@ def test_a_dead_letter_is_edited_and_replayed(page: Page, world: World) -> None:
     field = page.find("textarea")
     field.clear()
     field.send_keys("no JSON")
-    page.click("button.primary", "Store the copy")
+    page.click("button.primary", "Preview what would be sent")
     page.find('[role="alert"]')
     right = {"type": "message:updated", "data": {"id": "put-right", "status": "SENT", "recipient": "user-3"}}
     page.script("arguments[0].value = arguments[1]", page.find("textarea"), json.dumps(right))
+    page.click("button.primary", "Preview what would be sent")
+    page.find("ins", "put-right")
     page.click("button.primary", "Store the copy")
 
     page.find("h1", "Message Sent")

@@ -11,13 +11,12 @@ import uvloop
 
 from forwarder.clock import SystemClock
 from forwarder.model import Attempt, Envelope, Labels, RouteName, Settled, State
-from forwarder.spool.appending import stored
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
 from stand_ins.process import DaemonProcess
-from stand_ins.spool_acts import leased
+from stand_ins.spool_acts import leased, stored
 
 EVENTS = 1_000_000
 RARE = 17  # the sequence of an event that has its name, user, message and reason to itself, at the far end

@@ -1,19 +1,12 @@
-"""Read a spool's folder, beside its daemon or without one, on a connection and a thread of its own.
+"""The reading half of the spool: what people and programs ask of what it holds."""
 
-Nothing here writes: `write_audit` needs the spool itself.
-"""
-
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import apsw
 
-from forwarder.clock import SystemClock
-from forwarder.errors import NoSuchEvent, SpoolClosed, SpoolUnusable
+from forwarder.errors import NoSuchEvent, SpoolClosed
 from forwarder.model import RouteName, State, Totals
 from forwarder.ports import (
     AuditRow,
@@ -25,15 +18,23 @@ from forwarder.ports import (
     ReasonGroup,
     SpoolFacts,
 )
-from forwarder.spool.capacity import standing_refusal
-from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.sqlite.codes import EVENT_TABLES, PENDING, ROUTE_CODES, ROUTES, STATE_CODES, Account
-from forwarder.spool.sqlite.database import open_reader
-from forwarder.spool.sqlite.faults import DAMAGE_ERRORS, words
+from forwarder.spool.limits import SpoolLimits, refusal
+from forwarder.spool.sqlite.database import ReadThread
+from forwarder.spool.sqlite.files import DAMAGE_ERRORS
 from forwarder.spool.sqlite.reading.search import search
 from forwarder.spool.sqlite.reading.standing import read_detail, states_of
 from forwarder.spool.sqlite.refill import oldest_fresh
-from forwarder.spool.sqlite.transaction import Amounts, Reader, used_bytes
+from forwarder.spool.sqlite.transaction import (
+    EVENT_TABLES,
+    PENDING,
+    ROUTE_CODES,
+    ROUTES,
+    STATE_CODES,
+    Account,
+    Amounts,
+    Reader,
+    used_bytes,
+)
 
 T = TypeVar("T")
 _DEAD = "SELECT route, sum(count), sum(held - count) FROM reasons WHERE state = ? GROUP BY route"
@@ -59,52 +60,14 @@ class Live:
 
 
 class SqliteArchive:
-    """`ports.Archive` over a folder, read-only."""
+    """`ports.Archive` of a spool that runs, on a thread of its own, which `SqliteSpool` opens and closes."""
 
-    def __init__(
-        self,
-        connection: apsw.Connection,
-        executor: ThreadPoolExecutor,
-        *,
-        live: Callable[[], Live] | None,
-        clock: Clock,
-    ) -> None:
-        self._connection = connection
-        self._executor = executor
+    _reads: ReadThread
+
+    def __init__(self, *, live: Callable[[], Live], clock: Clock) -> None:
         self._live = live
         self._clock = clock
         self._is_closed = False
-
-    @classmethod
-    async def open(
-        cls,
-        data_dir: Path,
-        *,
-        live: Callable[[], Live] | None = None,
-        clock: Clock | None = None,
-        vfs: str | None = None,
-    ) -> "SqliteArchive":
-        """Open a folder for reading; raises `SpoolUnusable` where there is no spool to read.
-
-        `live` gives the totals, the refusal and the cap of the spool that runs; without it they are read.
-        """
-        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool-reader")
-        try:
-            connection = await asyncio.get_running_loop().run_in_executor(
-                executor, lambda: open_reader(data_dir, vfs=vfs)
-            )
-        except BaseException:
-            executor.shutdown(wait=False)
-            raise
-        return cls(connection, executor, live=live, clock=clock or SystemClock())
-
-    async def close(self) -> None:
-        """Close the connection. Idempotent."""
-        if self._is_closed:
-            return
-        self._is_closed = True
-        await asyncio.get_running_loop().run_in_executor(self._executor, self._connection.close)
-        self._executor.shutdown(wait=False)
 
     async def facts(self) -> SpoolFacts:
         """Return the spool's state; see `ports.Archive.facts`."""
@@ -156,10 +119,6 @@ class SqliteArchive:
         )
         return [AuditRow(at_ms=row[0], who=row[1], action=row[2], detail=row[3]) for row in rows]
 
-    async def write_audit(self, row: AuditRow) -> None:
-        """Refuse: this reads only."""
-        raise SpoolUnusable(f"the audit entry {row.action!r} needs the spool itself, not its archive")
-
     async def get(self, key: str) -> bytes | None:
         """Return a kept value, or None; see `ports.Spool.get`."""
         row = await self._read(
@@ -167,35 +126,24 @@ class SqliteArchive:
         )
         return None if row is None else bytes(row[0])
 
-    async def _read(self, work: Callable[[Reader], T]) -> T:
+    def _refuse_closed(self) -> None:
         if self._is_closed:
             raise SpoolClosed("the spool is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._executor, lambda: self._in_one_view(work))
 
-    def _in_one_view(self, work: Callable[[Reader], T]) -> T:
-        """Run several statements over one moment of the database."""
-        self._connection.execute("BEGIN")
-        try:
-            return work(self._connection)
-        except DAMAGE_ERRORS as error:
-            raise SpoolUnusable(words(error)) from error
-        finally:
-            self._connection.execute("ROLLBACK")
+    async def _read(self, work: Callable[[Reader], T]) -> T:
+        self._refuse_closed()
+        return await self._reads.read(work)
 
     def _facts(self, connection: Reader) -> SpoolFacts:
-        live = self._live() if self._live is not None else None
-        if live is None:
-            rows = connection.execute("SELECT route, account, amount FROM totals")
-            amounts = {(route, account): amount for route, account, amount in rows}
-        else:
-            amounts = live.totals
-        refusal = "" if live is None else live.refusal or _cap_refusal(live)
+        live = self._live()
+        amounts = live.totals
+        reason = live.refusal or _cap_refusal(live)
         dead = {
             route: (kept, put_aside) for route, kept, put_aside in connection.execute(_DEAD, (STATE_CODES[State.DEAD],))
         }
         return SpoolFacts(
             size_bytes=used_bytes(connection),
-            cap_bytes=0 if live is None else live.limits.bytes_max,
+            cap_bytes=live.limits.bytes_max,
             unsettled_bytes={name: amounts.get((code, Account.UNSETTLED_BYTES), 0) for name, code in _codes()},
             totals={name: _totals(amounts, code) for name, code in _codes()},
             oldest_pending_ms={name: _oldest_ms(connection, code) for name, code in _codes()},
@@ -203,8 +151,8 @@ class SqliteArchive:
             open_dead={name: dead.get(code, (0, 0))[0] for name, code in _codes()},
             discarded={name: dead.get(code, (0, 0))[1] for name, code in _codes()},
             corrupt_rows=sum(amounts.get((code, Account.CORRUPT), 0) for _, code in _codes()),
-            is_accepting=not refusal,
-            refusal=refusal,
+            is_accepting=not reason,
+            refusal=reason,
             sqlite_version=apsw.sqlite_lib_version(),
         )
 
@@ -212,7 +160,7 @@ class SqliteArchive:
 def _cap_refusal(live: Live) -> str:
     unsettled = {name: live.totals.get((code, Account.UNSETTLED_BYTES), 0) for name, code in _codes()}
     dead = sum(live.totals.get((code, Account.DEAD_BYTES), 0) for _, code in _codes())
-    return standing_refusal(live.limits, unsettled=unsettled, dead=dead, incoming=live.refused)
+    return refusal(live.limits, unsettled=unsettled, dead=dead, incoming=live.refused)
 
 
 def _codes() -> list[tuple[RouteName, int]]:

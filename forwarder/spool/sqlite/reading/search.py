@@ -10,7 +10,6 @@ import apsw
 
 from forwarder.model import State
 from forwarder.ports import EventPage, EventQuery, EventRow
-from forwarder.spool.sqlite.codes import EVENT_TABLES, PENDING, ROUTE_CODES, STATE_CODES
 from forwarder.spool.sqlite.label_index import KIND_EVENT, KIND_MESSAGE, KIND_ROUTE, KIND_USER, built_to
 from forwarder.spool.sqlite.reading.standing import EventValues, damaged_row, event_row, event_values, standing_of
 from forwarder.spool.sqlite.reading.streams import (
@@ -23,7 +22,15 @@ from forwarder.spool.sqlite.reading.streams import (
     UnsettledStream,
     label_needle,
 )
-from forwarder.spool.sqlite.transaction import Reader, floor_mark, read_mark
+from forwarder.spool.sqlite.transaction import (
+    EVENT_TABLES,
+    PENDING,
+    ROUTE_CODES,
+    STATE_CODES,
+    Reader,
+    floor_mark,
+    read_mark,
+)
 
 _BUDGET_S = 0.12
 

@@ -9,9 +9,8 @@ import apsw
 
 from forwarder.model import Attempt, Labels, State
 from forwarder.ports import EventDetail, EventRow
-from forwarder.spool.sqlite.codes import EVENT_TABLES, PENDING, ROUTES, STATES
 from forwarder.spool.sqlite.runs import run_at
-from forwarder.spool.sqlite.transaction import Reader
+from forwarder.spool.sqlite.transaction import EVENT_TABLES, PENDING, ROUTES, STATES, Reader
 
 _COLUMNS = "sequence, received_at_ms, source, type, event, message_id, user_id, size"
 _BACK = (

@@ -10,9 +10,8 @@ from typing import Protocol
 import apsw
 
 from forwarder.ports import EventQuery
-from forwarder.spool.sqlite.codes import EVENT_TABLES
 from forwarder.spool.sqlite.label_index import BLOCK_EVENTS, KIND_ROUTE, label_hash
-from forwarder.spool.sqlite.transaction import Reader
+from forwarder.spool.sqlite.transaction import EVENT_TABLES, Reader
 
 _CHUNK = 64
 _HASH_BYTES = 4

@@ -1,0 +1,1 @@
+"""What went wrong, from its beginning to its end, and who is told of it."""

@@ -1,0 +1,114 @@
+"""Tell people of incidents, each channel by itself: one that fails or hangs delays no other, and never a route."""
+
+import asyncio
+import random
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from forwarder.courier.client import CourierClient
+from forwarder.errors import ForwarderError
+from forwarder.operator.incidents.alerts import Alert, Pace, due, mark
+from forwarder.operator.incidents.channels import AlertFailed, Channel, CourierChannel, UrlChannel
+from forwarder.operator.incidents.keeper import Incidents
+from forwarder.ports import Clock, Transport
+from forwarder.settings import Settings
+from forwarder.telemetry.reporter import Reporter
+
+_LOOK_EVERY_S: Final = 1.0
+_FINISH_S: Final = 1.0  # a drain waits so long for an alert that is under way
+
+
+class Alerting:
+    """`ports.Worker`: look at the incidents each second, and tell each channel what it does not know yet."""
+
+    name = "alerts"
+
+    def __init__(
+        self,
+        channels: Sequence[Channel],
+        incidents: Incidents,
+        *,
+        reporter: Reporter,
+        clock: Clock,
+        rng: Callable[[], float] = random.random,
+    ) -> None:
+        self._channels = channels
+        self._incidents = incidents
+        self._reporter = reporter
+        self._clock = clock
+        self._paces = [Pace(rng) for _ in channels]
+        self._drained = asyncio.Event()
+
+    async def run(self) -> None:
+        """Tell until drained; see `ports.Worker`. What is not told by then is told after the next start."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._serve(channel, pace))
+                for channel, pace in zip(self._channels, self._paces, strict=True)
+            ]
+            await self._drained.wait()
+            for task in (await asyncio.wait(tasks, timeout=_FINISH_S))[1] if tasks else ():
+                task.cancel()
+
+    async def drain(self) -> None:
+        """Make `run` return."""
+        self._drained.set()
+
+    async def tell(self, channel: Channel, pace: Pace) -> None:
+        """Tell one channel what is due, if it may be used now."""
+        if not pace.may_tell(now_s=self._clock.monotonic_s()):
+            return
+        alert = due(self._incidents.known(), channel.name, instance=instance(), now_ms=self._clock.wall_ms())
+        if alert is None:
+            return
+        try:
+            message_id = await channel.send(alert)
+        except AlertFailed as error:
+            again_s = pace.failed(now_s=self._clock.monotonic_s())
+            self._reporter.alert_failed(channel.kind, reason=str(error), again_s=again_s)
+            return
+        pace.told(now_s=self._clock.monotonic_s())
+        mark(alert, channel.name)
+        self._reporter.alert_sent(channel.kind, began=len(alert.began), ended=len(alert.ended))
+        with suppress(ForwarderError):  # the spool is shut: after a restart it is told once more
+            await self._incidents.alert_sent(message_id)
+
+    async def _serve(self, channel: Channel, pace: Pace) -> None:
+        while not self._drained.is_set():
+            await self.tell(channel, pace)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_EVERY_S):
+                    await self._drained.wait()
+
+
+def instance() -> str:
+    """Return what this daemon is called among others."""
+    return socket.gethostname()
+
+
+def channels_of(
+    settings: Settings, transport: Transport, clock: Clock
+) -> tuple[Sequence[Channel], Callable[[Settings], None]]:
+    """Return the channels that are set, and what takes settings whose secrets changed."""
+    url = UrlChannel(transport, settings.alert_url.get_secret_value()) if settings.alert_url else None
+    key = settings.courier_api_key.get_secret_value() if settings.courier_api_key else ""
+    client = CourierClient(transport, base_url=settings.courier_api_url, api_key=key, clock=clock)
+    through_courier = [
+        CourierChannel(client=client, template=settings.alert_template or "", recipient=one)
+        for one in settings.alert_to
+    ]
+
+    def take(new: Settings) -> None:
+        if url is not None and new.alert_url is not None:
+            url.url = new.alert_url.get_secret_value()
+        if new.courier_api_key is not None:
+            client.replace_key(new.courier_api_key.get_secret_value())
+
+    return [*([url] if url else []), *through_courier], take
+
+
+def a_test(clock: Clock) -> Alert:
+    """Return an alert that says that it is a test."""
+    return Alert(instance=instance(), at_ms=clock.wall_ms(), is_test=True)

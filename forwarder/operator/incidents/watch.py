@@ -1,0 +1,73 @@
+"""Decide what is wrong, from what the parts say of themselves. Pure: everything is given."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from forwarder.delivery.route_status import RouteStatus
+from forwarder.model import RouteName
+from forwarder.operator.incidents.incident import Incident
+from forwarder.ports import SpoolFacts
+
+KEPT_MAX: Final = 500
+LATE_MS: Final = 300_000
+_KEPT_MS: Final = 604_800_000
+# A hold is one from its first second; a back-off of less than this is daily life.
+_WORTH_MS: Final = {"hold": 0, "back_off": 10_000}
+
+
+class Watch:
+    """The incidents so far. Pure but for its memory: everything is given."""
+
+    def __init__(self, known: Sequence[Incident] = ()) -> None:
+        self.known = list(known)  # oldest first
+        self._open = {one.key: one for one in known if one.ended_ms is None}
+
+    def look(
+        self, statuses: Mapping[RouteName, RouteStatus], facts: SpoolFacts, *, now_ms: int
+    ) -> tuple[Sequence[Incident], Sequence[Incident]]:
+        """Note what is wrong now; return what began and what ended since the last look."""
+        seen = {one.key: one for one in _seen(statuses, facts, now_ms=now_ms)}
+        began = [one for key, one in seen.items() if key not in self._open]
+        ended = [one for key, one in self._open.items() if key not in seen]
+        for one in ended:
+            one.ended_ms = now_ms
+            del self._open[one.key]
+        for one in began:
+            one.dead_before = _dead(facts, one.route)
+            self._open[one.key] = one
+        for one in self._open.values():
+            one.delayed = max(one.delayed, _pending(facts, one.route))
+            one.dead = max(one.dead, _dead(facts, one.route) - one.dead_before)
+        kept = [one for one in self.known if one.ended_ms is None or one.ended_ms > now_ms - _KEPT_MS]
+        self.known = [*kept, *began][-KEPT_MAX:]
+        return began, ended
+
+    def count_open(self, kind: str) -> int:
+        """Return how many of a kind have not ended."""
+        return sum(one.kind == kind for one in self._open.values())
+
+    def newest(self, limit: int) -> Sequence[Incident]:
+        """Return the newest first."""
+        return self.known[::-1][:limit]
+
+
+def _seen(statuses: Mapping[RouteName, RouteStatus], facts: SpoolFacts, *, now_ms: int) -> Iterator[Incident]:
+    for route, status in statuses.items():
+        for stop in (status.stop, *status.families):
+            kind = {"held": "hold", "backing_off": "back_off"}.get(stop.state, "") if stop is not None else ""
+            if stop is not None and kind and now_ms - stop.since_ms >= _WORTH_MS[kind]:
+                yield Incident(kind=kind, route=route, scope=stop.scope, cause=stop.reason, began_ms=stop.since_ms)
+        oldest_ms = facts.oldest_pending_ms.get(route)
+        if status.state == "running" and oldest_ms is not None and now_ms - oldest_ms >= LATE_MS:
+            cause = "the oldest pending event is older than five minutes though the route runs"
+            yield Incident(kind="late", route=route, scope="route", cause=cause, began_ms=now_ms)
+    if not facts.is_accepting:
+        yield Incident(kind="refusal", route=None, scope="", cause=facts.refusal, began_ms=now_ms)
+
+
+def _pending(facts: SpoolFacts, route: RouteName | None) -> int:
+    return sum(totals.pending for name, totals in facts.totals.items() if route in (None, name))
+
+
+def _dead(facts: SpoolFacts, route: RouteName | None) -> int:
+    return sum(totals.dead for name, totals in facts.totals.items() if route in (None, name))
