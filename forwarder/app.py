@@ -40,7 +40,7 @@ from forwarder.rudderstack.credential import WriteKey
 from forwarder.rudderstack.sink import REQUEST_BYTES_MAX, RudderstackSink, framing_bytes
 from forwarder.settings import Settings
 from forwarder.settings.data_volume import start_doubts
-from forwarder.settings.rotation import Rotation
+from forwarder.settings.rotation import rotation
 from forwarder.settings.toml_files import read_links, read_rules
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
@@ -127,7 +127,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio
     helpers = (
         *operator(settings, base, routes, rules, links),
         RepeatSummaries(logs),
-        *rotation(settings, base, hangup),
+        *rotation(settings, base.swaps, asked=hangup, reporter=reporter),
     )
     return Daemon(
         stages=((listener,), routes, helpers, (spool,)),
@@ -148,14 +148,6 @@ def begin_logs(settings: Settings, stack: AsyncExitStack, *, metrics: Metrics, c
     stack.callback(logs.close)
     stack.enter_context(foreign_logs_captured(logs.logger))
     return logs
-
-
-def rotation(settings: Settings, base: Foundation, hangup: asyncio.Event) -> Sequence[Worker]:
-    """Make what reads the secrets again; nothing for settings that were read nowhere (the demo's)."""
-    place = settings.reading.place
-    if place is None:
-        return ()
-    return (Rotation(settings, place, swaps=base.swaps, asked=hangup, reporter=base.reporter),)
 
 
 def outbound_route(settings: Settings, base: Foundation, rules: Rules) -> Route:

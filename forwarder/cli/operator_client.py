@@ -67,7 +67,7 @@ class OperatorClient:
         except ValueError:
             raise CommandFailed("what answers there is not this daemon: it speaks no JSON") from None
         if answer.status == HTTPStatus.UNAUTHORIZED:
-            raise CommandFailed("the daemon asks for its token: set FORWARDER_OPERATOR_TOKEN as the daemon has it")
+            raise CommandFailed("the daemon asks who you are: set FORWARDER_OPERATOR_TOKEN to its token, or to yours")
         if answer.status >= HTTPStatus.BAD_REQUEST:
             what = said.get("error", "") if isinstance(said, dict) else ""
             is_away = answer.status == HTTPStatus.SERVICE_UNAVAILABLE

@@ -31,11 +31,11 @@ class _Group:
     in_flight: int = 0
     parked: int = 0  # since its breaker tripped, or a probe failed
     waiting: set[int] = field(default_factory=set)  # events, each of another user
-    probed: set[int] = field(default_factory=set)  # those that were answered with a hold's status
+    probed: set[int] = field(default_factory=set)  # those that met the trouble: perhaps it is theirs alone
     probes: int = 0
 
     def is_turn_of(self, sequence: int) -> bool:
-        """Tell whether this event may probe a hold: different ones take turns, or one culprit keeps all others away."""
+        """Tell whether this event may probe: different ones take turns, or one culprit keeps all others away."""
         if sequence not in self.probed:
             return True
         if any(other not in self.probed for other in self.waiting):
@@ -76,7 +76,7 @@ class Breakers:
             return True
         if not known.breaker.admits(now_s=self._clock.monotonic_s(), in_flight=known.in_flight):
             return False
-        return not known.breaker.is_held or known.is_turn_of(sequence)
+        return known.is_turn_of(sequence)
 
     def sent(self, group: str) -> None:
         """Count a call as under way until `answered`."""
@@ -125,7 +125,7 @@ class Breakers:
                     if self._breaker(scope).is_held:
                         self._breaker(scope).postpone(now_s=self._clock.monotonic_s())
             case Change.BACK_OFF:
-                self._back_off(decision, started_s=started_s)
+                self._back_off(decision, sequence=sequence, started_s=started_s)
             case Change.HOLD | Change.HOLD_FOR_REFUSALS:
                 return self._hold(decision, sequence=sequence, status=status, started_s=started_s)
             case Change.NONE:
@@ -137,9 +137,11 @@ class Breakers:
         found = (scope_stop(name, group.breaker, self._clock) for name, group in sorted(self._groups.items()))
         return [stop for stop in found if stop is not None]
 
-    def _back_off(self, decision: Decision, *, started_s: float) -> None:
-        if decision.scope != ROUTE:
+    def _back_off(self, decision: Decision, *, sequence: int, started_s: float) -> None:
+        if decision.shows_route:
             self._close(ROUTE, started_s=started_s)  # it is there: only this group waits
+        elif decision.scope != ROUTE:
+            self._group(decision.scope).probed.add(sequence)
         now_s, now_ms = self._clock.monotonic_s(), self._clock.wall_ms()
         trip = self._breaker(decision.scope).back_off(
             decision.reason, after_s=decision.retry_after_s, started_s=started_s, now_s=now_s, now_ms=now_ms
@@ -153,9 +155,9 @@ class Breakers:
 
     def _hold(self, decision: Decision, *, sequence: int, status: int | None, started_s: float) -> bool:
         probe_s = None
+        if decision.shows_route:
+            self._close(ROUTE, started_s=started_s)
         if decision.scope != ROUTE:
-            if status is not None:
-                self._close(ROUTE, started_s=started_s)
             group = self._group(decision.scope)
             group.parked = 0
             group.probed.add(sequence)

@@ -31,7 +31,7 @@ class Flight:
     batch: Batch
     failures: int = 0  # in a row, for whatever reason
     failed_alone: int = 0  # of these, how many while others succeeded
-    passes_seen: int = -1  # how many requests of the route had succeeded at its last failure
+    passes_seen: tuple[str, int] | None = None  # the group of its last failure, and how many of that had passed then
     is_probe: bool = False
     attempts: list[Attempt] = field(default_factory=list)  # of its calls before the last, to be recorded
     _holds: int | None = None  # how many holds the lone event began, when that is news

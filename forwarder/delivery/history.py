@@ -4,9 +4,9 @@ Kept in memory, for at most so many events: after a restart an event is merely j
 one is the attempts and the progress in the spool.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Final, assert_never
 
 from forwarder.delivery.circuit import TripKind
@@ -16,6 +16,25 @@ from forwarder.model import Answer, Delivered, Filtered, Held, Lease, Refused, T
 
 EVENTS_MAX: Final = 10_000
 LATELY_S: Final = 60.0
+
+
+@dataclass(slots=True)
+class _Group:
+    """What is known of the calls of one rate-limit group; where batches go, of all requests."""
+
+    passes: int = 0  # that the destination took
+    passed_at_s: float = float("-inf")
+    passes_at_hold: int | None = None  # when a hold over it began last
+    answers: int = 0  # passes and refusals: of either the destination has made up its mind
+    answers_elsewhere: int | None = None  # of the other groups, when the trouble of this one began
+    failing: set[int] = field(default_factory=set)  # events in a row
+    held: set[int] = field(default_factory=set)  # events in a row that were answered with a hold's status
+
+    def answered(self) -> None:
+        """Hear an answer that shows the way to be open."""
+        self.answers += 1
+        self.answers_elsewhere = None
+        self.failing.clear()
 
 
 class History:
@@ -28,13 +47,8 @@ class History:
     def __init__(self, *, counts_refusals: bool, forgives_lone_holds: bool) -> None:
         self._counts_refusals = counts_refusals
         self._forgives_lone_holds = forgives_lone_holds
-        self._passes = 0  # requests that the destination took
-        self._passes_of: Counter[str] = Counter()  # of these, the calls of each rate-limit group
-        self._passes_at_hold: dict[str, int] = {}
-        self._passed_at_s: dict[str, float] = {}
-        self._failing: dict[int, tuple[int, int]] = {}  # event in the spool → failures in a row, passes at the last
-        self._failing_row: set[int] = set()
-        self._held_row: dict[str, set[int]] = {}
+        self._groups: defaultdict[str, _Group] = defaultdict(_Group)
+        self._failing: dict[int, tuple[int, tuple[str, int] | None]] = {}  # event → failures in a row, passes seen
         self._refused_row: list[int] = []
         self._refused_before: set[int] = set()
         self._suspects: dict[int, int] = {}  # event → how many may travel together with it, itself included
@@ -56,36 +70,38 @@ class History:
 
         `held` is the hold over what was asked.
         """
-        lease, verdict = flight.leases[0], answer.verdict
+        lease, verdict, calls = flight.leases[0], answer.verdict, self._groups[group]
         known = Case(
             verdict=verdict,
             status=answer.attempt.status,
             events=len(flight.leases),
+            group=group,
             is_probe=flight.is_probe,
             held=held,
             failures=flight.failures,
             failed_alone=flight.failed_alone,
-            others_passed=self._passes > flight.passes_seen,
+            others_passed=self._others_passed(flight, group, calls),
             attempt=lease.attempt,
             failing_since_ms=lease.first_failed_at_ms,
         )
         match verdict:
             case Delivered() | Filtered():
-                self._passed(flight.sequences, group=group, now_s=now_s)
+                self._passed(flight.sequences, calls, now_s=now_s)
                 return known
             case Refused():
-                self._failing_row.clear()
+                calls.answered()
                 is_counted = self._counts_refusals and known.events == 1 and held is not TripKind.REFUSALS
                 return replace(known, refused_in_a_row=self._refused(lease.sequence)) if is_counted else known
             case TryLater():
                 flight.failures += 1
                 flight.failed_alone += known.failures > 0 and known.others_passed
-                flight.passes_seen = self._passes
-                if verdict.scope == EVENT and len(self._failing_row) < OUTAGE_EVENTS_MIN:
-                    self._failing_row.add(lease.sequence)
-                return replace(known, failing_in_a_row=len(self._failing_row))
+                flight.passes_seen = (group, calls.passes)
+                if verdict.scope == EVENT and len(calls.failing) < OUTAGE_EVENTS_MIN:
+                    calls.failing.add(lease.sequence)
+                is_groups_own = verdict.scope == EVENT and self._is_groups_own(calls)
+                return replace(known, failing_in_a_row=len(calls.failing), is_groups_own=is_groups_own)
             case Held():
-                return self._held(known, flight, verdict, group=group, now_s=now_s)
+                return self._held(known, flight, calls, now_s=now_s)
             case _ as unreachable:
                 assert_never(unreachable)
 
@@ -97,7 +113,8 @@ class History:
 
     def began_hold(self, scope: str, flight: Flight) -> None:
         """Keep who began a hold: they travel in ever smaller company until one is found out."""
-        self._passes_at_hold[scope] = self._passes_in(scope)
+        for calls in self._groups.values() if scope == ROUTE else (self._groups[scope],):
+            calls.passes_at_hold = calls.passes
         if len(self._suspects) + len(flight.leases) > EVENTS_MAX:
             self._suspects.clear()
         for sequence in flight.sequences:
@@ -108,18 +125,26 @@ class History:
         row, self._refused_row = self._refused_row, []
         return row
 
-    def _passed(self, sequences: Sequence[int], *, group: str, now_s: float) -> None:
-        self._passes += 1
-        self._passes_of[group] += 1
-        self._passed_at_s[group] = now_s
-        self._failing_row.clear()
-        self._held_row.pop(group, None)
+    def _others_passed(self, flight: Flight, group: str, calls: _Group) -> bool:
+        if flight.passes_seen is not None and flight.passes_seen[0] == group:
+            return calls.passes > flight.passes_seen[1]
+        # The first failure that is known of: one that is on disk may have been before a restart.
+        return flight.leases[0].attempt == 1 or calls.passes > 0
+
+    def _is_groups_own(self, calls: _Group) -> bool:
+        """Tell whether other groups were answered since the trouble of this one began, which may be now."""
+        elsewhere = sum(other.answers for other in self._groups.values() if other is not calls)
+        if calls.answers_elsewhere is None:
+            calls.answers_elsewhere = elsewhere
+        return elsewhere > calls.answers_elsewhere
+
+    def _passed(self, sequences: Sequence[int], calls: _Group, *, now_s: float) -> None:
+        calls.answered()
+        calls.passes += 1
+        calls.passed_at_s = now_s
+        calls.held.clear()
         self._refused_row.clear()
         self._forget(sequences)
-
-    def _passes_in(self, scope: str) -> int:
-        # That profiles pass says nothing of lists.
-        return self._passes if scope == ROUTE else self._passes_of[scope]
 
     def _forget(self, sequences: Sequence[int]) -> None:
         for known in (self._failing, self._suspects):
@@ -143,19 +168,15 @@ class History:
         self._refused_row.append(sequence)
         return len(self._refused_row)
 
-    def _held(self, known: Case, flight: Flight, held: Held, *, group: str, now_s: float) -> Case:
+    def _held(self, known: Case, flight: Flight, calls: _Group, *, now_s: float) -> Case:
         flight.failures += 1
-        row = self._held_row.setdefault(group, set())
-        if len(row) < SINGLE_HOLDS_MAX:
-            row.add(flight.leases[0].sequence)
-        passed_at_s = self._passed_at_s.get(group)
-        passes_before = self._passes_at_hold.get(held.scope)
+        if len(calls.held) < SINGLE_HOLDS_MAX:
+            calls.held.add(flight.leases[0].sequence)
         return replace(
             known,
+            is_groups_own=self._is_groups_own(calls),
             holds=flight.holds,
-            others_passed_between_holds=passes_before is not None and self._passes_in(held.scope) > passes_before,
-            others_passed_lately=self._forgives_lone_holds
-            and passed_at_s is not None
-            and now_s - passed_at_s <= LATELY_S,
-            held_in_a_row=len(row),
+            others_passed_between_holds=calls.passes_at_hold is not None and calls.passes > calls.passes_at_hold,
+            others_passed_lately=self._forgives_lone_holds and now_s - calls.passed_at_s <= LATELY_S,
+            held_in_a_row=len(calls.held),
         )

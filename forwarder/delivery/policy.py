@@ -61,12 +61,13 @@ class Case:
     held: TripKind | None = None  # the hold over what was asked; for `Held`, over the very scope that it names
     failures: int = 0  # of this request in a row, for whatever reason, before this answer
     failed_alone: int = 0  # of these, how many while others succeeded
-    others_passed: bool = False  # since its last failure; True for its first
-    failing_in_a_row: int = 0  # different events, this one included, while nothing succeeded between
+    others_passed: bool = False  # calls of its group, since its last failure; True for its first
+    failing_in_a_row: int = 0  # different events, this one included, while none of its group succeeded between
+    is_groups_own: bool = False  # other groups were answered since the trouble of this one began
     attempt: int = 1  # of the lone event: counts the failures before, plus one
     failing_since_ms: int | None = None  # of the lone event
     holds: int = 0  # how many holds the lone event began while others passed between
-    others_passed_between_holds: bool = False  # since a hold of this scope began last
+    others_passed_between_holds: bool = False  # calls of its group, since a hold over it began last
     others_passed_lately: bool = False  # calls of its group, within the last minute
     held_in_a_row: int = 0  # different lone events with a hold's status, this one included, while none passed
     refused_in_a_row: int = 0  # lone events, this one included; 0 when this one's refusal does not count
@@ -85,6 +86,7 @@ class Decision:
     holds: int | None = None  # how many holds the event has begun, when this is one more
     retry_after_s: float | None = None  # what the destination asked of everybody; None: the breaker's own backoff
     ends_hold: bool = False  # the hold over what was asked ends before anything changes
+    shows_route: bool = False  # the answer is for its group alone: whatever else waits for the destination may go
 
 
 class OutcomePolicy:
@@ -120,7 +122,9 @@ class OutcomePolicy:
             return _backing_off(Outcome.RETURNED, later)
         if later.scope == EVENT and case.events == 1:
             if case.failing_in_a_row >= OUTAGE_EVENTS_MIN:
-                return _backing_off(Outcome.WAITS, later)
+                # Courier's `/send` may be down while profiles pass: no event's fault, and no reason to stop those.
+                backing_off = _backing_off(Outcome.WAITS, later)
+                return replace(backing_off, scope=case.group) if case.is_groups_own else backing_off
             return self._fails_alone(case, later, now_ms, counts=case.others_passed)
         is_nobodys_fault = later.effect is Effect.NONE or case.status == HTTPStatus.TOO_MANY_REQUESTS
         if is_nobodys_fault or not case.failures or not case.others_passed:
@@ -159,12 +163,15 @@ class OutcomePolicy:
     # --- held: the set-up is wrong ---
 
     def _held(self, case: Case, held: Held, now_ms: int) -> Decision:
+        # A key that is refused by one group only is no reason to stop the others.
+        scope = case.group if case.is_groups_own and case.held is None else held.scope
         # What waits for a route is leased again when it goes; what waits for a group is not leased before.
         holding = Decision(
-            outcome=Outcome.RETURNED if held.scope == ROUTE else Outcome.WAITS,
+            outcome=Outcome.RETURNED if scope == ROUTE else Outcome.WAITS,
             change=Change.HOLD,
-            scope=held.scope,
+            scope=scope,
             reason=held.reason,
+            shows_route=scope != ROUTE and case.status is not None,
         )
         if case.held is not None or case.events > 1:
             return holding
@@ -173,7 +180,7 @@ class OutcomePolicy:
         if not case.others_passed_between_holds:
             return holding
         if case.holds + 1 >= HOLDS_MAX:
-            what = "the route" if held.scope == ROUTE else f"{held.scope} calls"
+            what = "the route" if scope == ROUTE else f"{scope} calls"
             return Decision(outcome=Outcome.DEAD, reason=f"keeps holding {what}: {case.status or held.reason}")
         # Others go first once the hold is over: this one alone seems to bring it about.
         return replace(
@@ -188,6 +195,7 @@ def _backing_off(outcome: Outcome, later: TryLater) -> Decision:
         scope=ROUTE if later.scope == EVENT else later.scope,
         reason=later.reason,
         retry_after_s=later.after_s,
+        shows_route=later.scope not in {ROUTE, EVENT},
     )
 
 

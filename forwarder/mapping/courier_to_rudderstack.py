@@ -6,6 +6,7 @@ is dropped: what is not sent is `Filtered` or `Unmappable`, with its reason.
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
@@ -16,7 +17,7 @@ from forwarder.errors import Unmappable
 from forwarder.mapping.channel_names import channel_name, undeliverable
 from forwarder.mapping.channel_properties import campaign_context, message_properties
 from forwarder.mapping.event_time import event_time_ms
-from forwarder.mapping.identity import USER_ID_TYPE, Identity, identity_of
+from forwarder.mapping.identity import USER_ID_TYPE, identity_of
 from forwarder.mapping.mapped import MappedEvent
 from forwarder.mapping.rules import Rules
 from forwarder.mapping.selection import NOT_SELECTED, EventSelection
@@ -32,6 +33,7 @@ MESSAGE_ID_PREFIX = "courier-"
 _GOOD_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*(?::[A-Za-z0-9_.-]+)*")
 _GOOD_STATUS = re.compile(r"[A-Z][A-Z0-9_ -]*")
 _WORD_CHARACTERS_MAX = 100
+_NAMES_MAX = 256
 
 
 class CourierToRudderStack:
@@ -43,15 +45,18 @@ class CourierToRudderStack:
         self._is_channel = preset == "channel"
         self._selection = selection
         self._rules = rules
+        self._name = lru_cache(maxsize=_NAMES_MAX)(self._native_name)  # there are few, and many events of each
 
     def map_batch(self, leases: Sequence[Lease]) -> list[tuple[Delivery, ...] | Filtered | Unmappable]:
         """Map each of them; what `map` raises stands in its place."""
         mapped: list[tuple[Delivery, ...] | Filtered | Unmappable] = []
         for lease in leases:
             try:
-                mapped.append(self.map(lease))
+                delivery = self.delivery(lease.sequence, lease.envelope)
             except Unmappable as error:
                 mapped.append(error)
+            else:
+                mapped.append(delivery if isinstance(delivery, Filtered) else (delivery,))
         return mapped
 
     def map(self, lease: Lease) -> tuple[Delivery, ...] | Filtered:
@@ -61,87 +66,97 @@ class CourierToRudderStack:
 
     def delivery(self, sequence: int, envelope: Envelope) -> Delivery | Filtered:
         """Return the track call, complete but for `sentAt`; else as `map`."""
-        event = _good(read(envelope.payload))
-        is_message = event.type == vocabulary.MESSAGE_UPDATED
-        entry = event.deciding_provider() if is_message else {}
-        native = event_name(event.type, event.status) if is_message else vocabulary.type_name(event.type)
-        by_channel = _name_on_channel(event, entry) if self._is_channel or self._selection.words else ""
-        if not self._selection.admits(kind=event.type, status=event.status, names=(native, by_channel)):
+        event = read(envelope.payload)
+        name, is_selected = self._name(event.type, event.status)
+        if self._is_channel or (self._selection.words and not is_selected):
+            by_channel = _name_on_channel(event)
+            is_selected = is_selected or self._admits(event.type, event.status, by_channel)
+            name = (by_channel if self._is_channel else "") or name
+        if not is_selected:
             return Filtered(reason=NOT_SELECTED)
         key = envelope.event_key.hex()
-        mapped = self._mapped(event, entry, identity_of(event, fallback=key), native, by_channel)
-        is_ruled = bool(self._rules.rules)
-        ruled = self._rules.apply(mapped) if is_ruled else mapped
-        if isinstance(ruled, Filtered):
-            return ruled
+        identity = identity_of(event, fallback=key)
         # Where nothing changed it, `data` is sent in the bytes that it came in.
-        is_spliced = bool(event.raw) and not is_ruled and ruled.properties is event.data
+        properties = event.data if event.raw is None else event.raw
+        user_id, anonymous_id, context = identity.user_id, identity.anonymous_id, {}
+        if identity.email or identity.phone:
+            context["traits"] = identity.traits
+        if self._is_channel or self._rules.rules:
+            mapped = self._rules.apply(self._mapped(event, name, user_id, anonymous_id, context))
+            if isinstance(mapped, Filtered):
+                return mapped
+            name, user_id, context = mapped.event, mapped.user_id, mapped.context
+            anonymous_id = mapped.anonymous_id or ("" if user_id else _anonymous_after_rules(event, key))
+            if self._rules.rules or mapped.properties is not event.data:
+                properties = mapped.properties
         body = self._calls.encode(
             TrackCall(
-                event=ruled.event,
-                user_id=ruled.user_id or None,
-                anonymous_id=ruled.anonymous_id or _anonymous_after_rules(ruled, event, key),
+                event=name,
+                user_id=user_id or None,
+                anonymous_id=anonymous_id or None,
                 message_id=MESSAGE_ID_PREFIX + key,
-                timestamp_ms=event_time_ms(event, entry, received_at_ms=envelope.received_at_ms),
-                properties=msgspec.Raw(event.raw) if is_spliced else ruled.properties,
-                context=ruled.context,
+                timestamp_ms=event_time_ms(event, received_at_ms=envelope.received_at_ms),
+                properties=properties,
+                context=context,
             )
         )
-        if is_ruled and is_too_deep(body):  # rules may have put one thing into another
-            raise Unmappable(TOO_DEEP)
-        if is_spliced:
+        if isinstance(properties, msgspec.Raw):
             return Delivery(sequence=sequence, operation=OPERATION, body=body)
+        if self._rules.rules and is_too_deep(body):  # rules may have put one thing into another
+            raise Unmappable(TOO_DEEP)
         harmless = without_forbidden_keys(body)
         note = FORBIDDEN_KEY_NOTE if harmless != body else ""
         return Delivery(sequence=sequence, operation=OPERATION, body=harmless, note=note)
 
+    def _native_name(self, kind: str, status: str) -> tuple[str, bool]:
+        """Return what an event is called without its channel, and whether it goes out whatever its channel is.
+
+        Raises `Unmappable` for words that are none of Courier's.
+        """
+        _refuse_malformed(kind, status)
+        name = event_name(kind, status) if kind == vocabulary.MESSAGE_UPDATED else vocabulary.type_name(kind)
+        return name, self._admits(kind, status, name)
+
+    def _admits(self, kind: str, status: str, name: str) -> bool:
+        return self._selection.admits(kind=kind, status=status, names=(name,))
+
     def _mapped(
-        self,
-        event: CourierEvent,
-        entry: dict[str, Any],
-        identity: Identity,
-        native: str,
-        by_channel: str,
+        self, event: CourierEvent, name: str, user_id: str, anonymous_id: str, context: dict[str, Any]
     ) -> MappedEvent:
-        context: dict[str, Any] = {}
-        if traits := identity.traits:
-            context["traits"] = traits
         properties = event.data
         if self._is_channel:
-            if identity.user_id:
-                context["externalId"] = [{"type": USER_ID_TYPE, "id": identity.user_id}]
+            if user_id:
+                context["externalId"] = [{"type": USER_ID_TYPE, "id": user_id}]
             if campaign := campaign_context(event.data):
                 context["campaign"] = campaign
             if event.type == vocabulary.MESSAGE_UPDATED:
+                entry = event.deciding_provider()
                 properties = message_properties(event, entry, channel=channel_of(entry))
         return MappedEvent(
             kind=event.type,
             data=event.data,
-            event=(by_channel if self._is_channel else "") or native,
-            user_id=identity.user_id,
-            anonymous_id=identity.anonymous_id,
+            event=name,
+            user_id=user_id,
+            anonymous_id=anonymous_id,
             properties=properties,
             context=context,
         )
 
 
-def _good(event: CourierEvent) -> CourierEvent:
-    if event.type == vocabulary.MESSAGE_UPDATED and event.status in vocabulary.MESSAGE_NAMES:
-        return event
-    if len(event.type) > _WORD_CHARACTERS_MAX or not _GOOD_TYPE.fullmatch(event.type):
-        raise Unmappable("`type` is not of Courier's form")
-    if event.type == vocabulary.MESSAGE_UPDATED:
-        status = event.status
+def _refuse_malformed(kind: str, status: str) -> None:
+    if kind == vocabulary.MESSAGE_UPDATED:
         if not status:
             raise Unmappable("`data.status` is missing or not a text")
         if status not in vocabulary.MESSAGE_NAMES and (
             len(status) > _WORD_CHARACTERS_MAX or not _GOOD_STATUS.fullmatch(status)
         ):
             raise Unmappable("`data.status` is not of Courier's form")
-    return event
+    elif len(kind) > _WORD_CHARACTERS_MAX or not _GOOD_TYPE.fullmatch(kind):
+        raise Unmappable("`type` is not of Courier's form")
 
 
-def _name_on_channel(event: CourierEvent, entry: dict[str, Any]) -> str:
+def _name_on_channel(event: CourierEvent) -> str:
+    entry = event.deciding_provider() if event.type == vocabulary.MESSAGE_UPDATED else {}
     channel = channel_of(entry)
     if not channel:
         return ""
@@ -161,9 +176,7 @@ def _name_on_channel(event: CourierEvent, entry: dict[str, Any]) -> str:
     )
 
 
-def _anonymous_after_rules(mapped: MappedEvent, event: CourierEvent, key: str) -> str | None:
+def _anonymous_after_rules(event: CourierEvent, key: str) -> str:
     """Return the id of an event whose ids a rule removed: the gateway refuses one that has none."""
-    if mapped.user_id:
-        return None
     nobody = CourierEvent(type=event.type, data={"id": event.data.get("id")}, status="")
     return identity_of(nobody, fallback=key).anonymous_id

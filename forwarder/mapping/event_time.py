@@ -25,10 +25,10 @@ class Stated(Struct, frozen=True, kw_only=True):
     reason: str  # of a status that is no success
 
 
-def event_time_ms(event: CourierEvent, entry: dict[str, Any], *, received_at_ms: int) -> int:
+def event_time_ms(event: CourierEvent, *, received_at_ms: int) -> int:
     """Return the event's time in epoch milliseconds.
 
-    The status' own field; else that of `entry`, the provider's entry it came from; else
+    The status' own field; else that of the provider's entry it came from; else
     `data.timestamp`, which one page of Courier's documentation shows; else the newest time that is
     there; else the receipt. Garbage, zero and negative times count as absent.
     """
@@ -36,7 +36,7 @@ def event_time_ms(event: CourierEvent, entry: dict[str, Any], *, received_at_ms:
     if event.type == vocabulary.MESSAGE_UPDATED:
         field = event.time_field
         if field:
-            own = time_ms(data.get(field)) or time_ms(entry.get(field))
+            own = time_ms(data.get(field)) or time_ms(event.deciding_provider().get(field))
             if own:
                 return own
         if stated := time_ms(data.get("timestamp")):
@@ -63,7 +63,7 @@ def stated(payload: bytes) -> Stated | None:
         "reason": event.data.get("reason") or entry.get("reason"),
     }
     return Stated(
-        at_ms=event_time_ms(event, entry, received_at_ms=0) or None,
+        at_ms=event_time_ms(event, received_at_ms=0) or None,
         status=event.status.capitalize(),
         channel=channel_of(entry),
         **{name: value if isinstance(value, str) else "" for name, value in said.items()},

@@ -45,8 +45,8 @@ def identity_of(event: CourierEvent, *, fallback: str) -> Identity:
     """
     user_id = email = phone = ""
     for name in _fields(event.type):
-        text = id_text(event.data.get(name))
-        if not text or text == user_id:
+        value = event.data.get(name)
+        if value == user_id or not (text := id_text(value)) or text == user_id:
             continue
         is_address = False
         if "@" in text and (found := email_in(text)):

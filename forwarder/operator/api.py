@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
 
 import msgspec
 from aiohttp import web
@@ -25,10 +24,9 @@ from forwarder.operator.openapi import document
 from forwarder.operator.operation import Operation, QueryInvalid, sequence_of
 from forwarder.operator.parameters import Chosen, Listing, OfLog, OfReason, OfRoute, Replay, Selection, Why
 from forwarder.operator.parts import OperatedRoute
+from forwarder.operator.people import who
 from forwarder.operator.text import moment
 from forwarder.operator.walk import step
-
-_WHO_MAX: Final = 64
 
 Act = Callable[..., Awaitable[int]]
 
@@ -55,7 +53,7 @@ class Api:
             Operation("GET", "/api/links", "Links between events and what they start, pinned ones first", self.links),
             Operation("POST", "/api/links", "Add and remove links, all or none", self.change_links),
             Operation("POST", "/api/replay", "Make settled events pending again", self.replay),
-            Operation("POST", "/api/outcome", "Where some events are now; changes nothing", self.outcome),
+            Operation("POST", "/api/outcome", "Where some events are now; changes nothing", self.outcome, is_act=False),
             Operation("POST", "/api/discard", "Mark dead events as discarded; they stay in the totals", self.discard),
             Operation("POST", "/api/routes/{route}/pause", "Pause a route, also over a restart", self.pause),
             Operation("POST", "/api/routes/{route}/resume", "Resume a route", self.resume),
@@ -197,9 +195,3 @@ def described(operations: Sequence[Operation]) -> Operation:
     own = Operation("GET", "/api/openapi.json", "This document", show)
     text = msgspec.json.encode(document(__version__, (*operations, own))).decode()
     return own
-
-
-def who(request: web.Request) -> str:
-    """Return who asks, for the audit log: what a program says of itself, and its address."""
-    said = "".join(c for c in request.headers.get("X-Forwarder-Operator", "api") if c.isprintable())
-    return f"{said[:_WHO_MAX]} ({request.remote or 'unknown'})"

@@ -15,8 +15,8 @@ from forwarder.operator.pages.login import PUBLIC_PATHS
 from forwarder.operator.pages.render import Renderer
 from forwarder.operator.pages.site import Site, static_routes
 from forwarder.operator.parts import Parts
+from forwarder.operator.people import People
 from forwarder.operator.serving import OperatorListener, operator_app
-from forwarder.operator.sessions import Sessions
 from forwarder.ports import Transport, Worker
 from forwarder.settings import Settings
 from forwarder.telemetry.rates import Rates
@@ -29,32 +29,31 @@ def operator_workers(
 
     Adds to `swaps` who takes new secrets.
     """
-    token = settings.operator_token.get_secret_value() if settings.operator_token else None
-    sessions = Sessions(clock=parts.clock)
+    people = People(clock=parts.clock)
+
+    def take_tokens(new: Settings) -> None:
+        shared = new.operator_token
+        people.replace_tokens(shared.get_secret_value() if shared else None, new.named_tokens())
+
+    take_tokens(settings)
+    swaps.append(take_tokens)
     guard = OperatorGuard(
-        token=token,
+        people=people,
         own_hosts=frozenset({settings.operator_listen.host.casefold()}),
-        sessions=sessions,
+        user_header=settings.operator_user_header,
         public_paths=PUBLIC_PATHS,
     )
-
-    def take_token(new: Settings) -> None:
-        if new.operator_token is not None and not guard.token_matches(new.operator_token.get_secret_value()):
-            guard.replace_token(new.operator_token.get_secret_value())
-            sessions.close_all()  # who knew the old token alone is out
-
-    swaps.append(take_token)
     acts, rates = Acts(parts=parts), Rates(metrics=parts.metrics, clock=parts.clock)
     incidents = Incidents(parts)
     jobs = Jobs(parts)
     site = Site(
         acts=acts,
-        render=Renderer(parts, can_log_out=guard.has_token),
+        render=Renderer(parts),
         jobs=jobs,
         rates=rates,
         incidents=incidents,
         guard=guard,
-        sessions=sessions,
+        people=people,
         check=LocalCheck(settings, parts.clock),
     )
     operations = (*Api(acts=acts, incidents=incidents).operations(), *site.operations())
@@ -68,9 +67,9 @@ def operator_workers(
     return listener, rates, incidents, alerting
 
 
-def api_alone(parts: Parts, *, token: str | None = None) -> web.Application:
-    """Return the API without pages, for what is no daemon."""
-    guard = OperatorGuard(token=token, own_hosts=frozenset())
+def api_alone(parts: Parts, *, people: People | None = None) -> web.Application:
+    """Return the API without pages, for what is no daemon; without `people` nobody is asked who he is."""
+    guard = OperatorGuard(people=people or People(clock=parts.clock), own_hosts=frozenset())
     incidents = Incidents(parts)
     routes = [one.route() for one in Api(acts=Acts(parts=parts), incidents=incidents).operations()]
     app = operator_app(routes, guard=guard, parts=parts)

@@ -1,16 +1,18 @@
-"""Who may use the operator's listener: origin first, then the host's name, then the token.
+"""Who may use the operator's listener: origin first, then the proxy's word, the host's name, the login, the token.
 
 Pure but for the throttle's memory; the time is given. The listener makes an answer of a `Denial`.
 """
 
-import hmac
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
-from forwarder.operator.sessions import Sessions
+from aiohttp import web
+
+from forwarder.operator.people import ANYBODY, NOBODY, People, Person, cleaned
+from forwarder.settings.operators import UserHeader
 
 FAILURES_MAX: Final = 10
 FAILURES_WINDOW_S: Final = 60.0
@@ -27,6 +29,7 @@ class Denial:
     status: int
     message: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    rejected: str = ""  # why, where the log shall tell of it
 
 
 class Throttle:
@@ -56,60 +59,60 @@ class Throttle:
 
 
 class OperatorGuard:
-    """Judge every request before anything else looks at it; `judge` returns None when it may go on."""
+    """Judge every request before anything else looks at it: say who asks, or why it goes no further.
+
+    `public_paths` need nobody; one with a trailing slash means all below it.
+    """
 
     def __init__(
         self,
         *,
-        token: str | None,
+        people: People,
         own_hosts: frozenset[str],
-        sessions: Sessions | None = None,
+        user_header: UserHeader | None = None,
         public_paths: tuple[str, ...] = (),
     ) -> None:
-        self._token = token.encode() if token else None
+        self._people = people
         self._own_hosts = own_hosts
-        self._sessions = sessions
+        self._user_header = user_header
         self._public_paths = public_paths
         self.throttle = Throttle()
 
-    def judge(
-        self,
-        *,
-        method: str,
-        path: str,
-        headers: Mapping[str, str],
-        cookies: Mapping[str, str],
-        remote: str,
-        now_s: float,
-    ) -> Denial | None:
-        """Return why the request is denied, or None.
-
-        `public_paths` need no token; one with a trailing slash means all below it.
-        """
-        if method not in _SAFE_METHODS and not is_own_origin(headers):
+    def judge(self, request: web.Request, *, now_s: float) -> Denial | Person:
+        """Return who asks, or why the request is denied."""
+        headers = request.headers
+        if request.method not in _SAFE_METHODS and not is_own_origin(headers):
             return Denial(status=403, message="this change comes from another origin")
         if is_embedded_elsewhere(headers):
             return Denial(status=403, message="another site asks for this in the background; open it as a page")
-        if self._token is None:
-            return None if self._is_own_host(headers.get("Host", "")) else _FOREIGN_HOST
-        if self._is_public(path) or (self._sessions is not None and self._sessions.is_logged_in(cookies)):
+        if not self._people.have_tokens and self._user_header is None:
+            return ANYBODY if self._is_own_host(headers.get("Host", "")) else _FOREIGN_HOST
+        person = self._named_by_proxy(request) or self._people.logged_in(request.cookies)
+        if person is None and self._is_public(request.path):
+            return NOBODY
+        return person or self._judge_bearer(headers, request.remote or "", now_s)
+
+    def _named_by_proxy(self, request: web.Request) -> Denial | Person | None:
+        """Return whom the proxy names; None without its header. Whoever else sends it is refused, whatever he holds."""
+        header = self._user_header
+        if header is None or not (given := request.headers.getall(header.name, ())):
             return None
-        return self._judge_bearer(headers, remote, now_s)
+        if not header.trusts(request.remote or ""):
+            return Denial(
+                status=403,
+                message=f"{header.name} is believed from the proxy of FORWARDER_OPERATOR_USER_HEADER alone",
+                rejected="untrusted_user_header",
+            )
+        name = cleaned(given[0])
+        if len(given) > 1 or not name:
+            return Denial(
+                status=403,
+                message=f"the proxy must send {header.name} once, with a name in it, and drop what clients send",
+                rejected="untrusted_user_header",
+            )
+        return Person(name=name, role=header.role, way="proxy")
 
-    @property
-    def has_token(self) -> bool:
-        """Tell whether there is a token, and so a login."""
-        return self._token is not None
-
-    def replace_token(self, token: str) -> None:
-        """Take another token; sessions are not its business."""
-        self._token = token.encode()
-
-    def token_matches(self, given: str) -> bool:
-        """Compare a token in constant time; for the page's login, which asks `throttle` first."""
-        return self._token is not None and hmac.compare_digest(given.encode(errors="replace"), self._token)
-
-    def _judge_bearer(self, headers: Mapping[str, str], remote: str, now_s: float) -> Denial | None:
+    def _judge_bearer(self, headers: Mapping[str, str], remote: str, now_s: float) -> Denial | Person:
         scheme, _, given = headers.get("Authorization", "").partition(" ")
         if scheme.casefold() != "bearer" or not given.strip():
             return _NO_TOKEN
@@ -119,8 +122,8 @@ class OperatorGuard:
                 message="too many wrong tokens from this address",
                 headers={"Retry-After": str(int(wait_s) + 1)},
             )
-        if self.token_matches(given.strip()):
-            return None
+        if (person := self._people.by_token(given.strip())) is not None:
+            return person
         self.throttle.failed(remote, now_s=now_s)
         return _NO_TOKEN
 
@@ -193,7 +196,7 @@ def _is_loopback(name: str) -> bool:
 
 _NO_TOKEN: Final = Denial(
     status=401,
-    message="send the operator's token as Authorization: Bearer",
+    message="send an operator's token as Authorization: Bearer",
     headers={"WWW-Authenticate": 'Bearer realm="forwarder"'},
 )
 _FOREIGN_HOST: Final = Denial(

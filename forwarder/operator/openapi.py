@@ -38,7 +38,8 @@ def document(version: str, operations: Sequence[Operation]) -> Json:
         "info": {
             "title": "forwarder, operator API",
             "version": version,
-            "description": "Loopback by default. With FORWARDER_OPERATOR_TOKEN set, every request needs the token.",
+            "description": "Loopback by default. With a token set every request needs one; one of the role view "
+            "changes nothing (403).",
         },
         "security": [{}, {"token": []}],
         "components": {
@@ -53,9 +54,10 @@ def document(version: str, operations: Sequence[Operation]) -> Json:
 def _described(one: Operation, schemas: Json) -> Json:
     is_change = one.method == "POST"
     origin = "Answers 403 when the request comes from another origin." if is_change else ""
+    role = "Needs the role operate." if one.needs_operate else ""
     described: Json = {
         "summary": one.summary,
-        "description": " ".join(filter(None, (one.description, origin))),
+        "description": " ".join(filter(None, (one.description, role, origin))),
         "parameters": [
             {"name": name, "in": "path", "required": True, "schema": _IN_PATH[name]}
             for name in re.findall(r"\{(\w+)\}", one.path)

@@ -14,12 +14,14 @@ import msgspec
 from aiohttp import web
 
 from forwarder.errors import ForwarderError
+from forwarder.operator.people import person_of
 
 _SEQUENCE_DIGITS_MAX: Final = 18
 _ECHO_MAX: Final = 40
 _PLACE = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?", re.DOTALL)
 FORM: Final = "application/x-www-form-urlencoded"
 MULTIPART: Final = "multipart/form-data"
+VIEW_ONLY: Final = "your role is view: you may look at everything and change nothing. This needs the role operate."
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
 
 Taken = TypeVar("Taken", bound=msgspec.Struct)
@@ -44,6 +46,12 @@ class Operation:
     handler: Handler
     form: str = ""  # media type of the form that is posted; "" for JSON
     description: str = ""
+    is_act: bool | None = None  # whether only who may act may ask; None: every POST is an act
+
+    @property
+    def needs_operate(self) -> bool:
+        """Tell whether somebody who may only look is refused."""
+        return self.method == "POST" if self.is_act is None else self.is_act
 
     @property
     def takes(self) -> type[msgspec.Struct] | None:
@@ -65,6 +73,8 @@ class Operation:
         takes = self.takes
 
         async def carried_out(request: web.Request) -> web.StreamResponse:
+            if self.needs_operate and not person_of(request).may_act:
+                raise web.HTTPForbidden(reason=VIEW_ONLY)
             given = () if takes is None else (await self._read(request, takes),)
             made = await self.handler(request, *given)
             if isinstance(made, web.StreamResponse):

@@ -8,9 +8,10 @@ from typing import Final
 from aiohttp import web, web_response
 
 from forwarder.errors import ForwarderError, NoSuchEvent, SettingsInvalid
-from forwarder.operator.guard import OperatorGuard
+from forwarder.operator.guard import Denial, OperatorGuard
 from forwarder.operator.operation import QueryInvalid
 from forwarder.operator.parts import Parts
+from forwarder.operator.people import set_person
 
 _BODY_BYTES_MAX: Final = 8_388_608
 _SHUTDOWN_S: Final = 1.0  # what is open then (a page that follows) is cut: nothing is lost by it
@@ -52,16 +53,12 @@ def operator_app(
 
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-        denial = guard.judge(
-            method=request.method,
-            path=request.path,
-            headers=request.headers,
-            cookies=request.cookies,
-            remote=request.remote or "",
-            now_s=parts.clock.monotonic_s(),
-        )
-        if denial is not None:
-            return await error(request, denial.status, denial.message, **denial.headers)
+        person = guard.judge(request, now_s=parts.clock.monotonic_s())
+        if isinstance(person, Denial):
+            if person.rejected:
+                parts.reporter.request_rejected("operator", person.rejected)
+            return await error(request, person.status, person.message, **person.headers)
+        set_person(request, person)
         try:
             return await handler(request)
         except web.HTTPRedirection:

@@ -51,7 +51,9 @@ _MARKER_TIME = _EPOCH + timedelta(days=20_000, milliseconds=1)
 _FORBIDDEN_KEYS = ((b'{"__proto__":', b'{"_proto_":'), (b',"__proto__":', b',"_proto_":'))
 FORBIDDEN_KEY_NOTE = "a key named __proto__ left as _proto_"
 
+# In the order in which `TrackCalls.encode` gives their values; `originalTimestamp` gets the value of `timestamp`.
 _STAMPED = ("event", "userId", "anonymousId", "messageId", "timestamp", "properties", "context")
+_FRACTIONS = (b'+00:00"', *(b'.%03d000+00:00"' % milliseconds for milliseconds in range(1, 1_000)))
 
 
 class TrackCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,18 +97,16 @@ class TrackCalls:
         Raises `Unmappable` for an event that the gateway would refuse whatever the batch.
         """
         encode = self._encode
-        timestamp = b'"' + timestamp_text(call.timestamp_ms).encode() + b'"'
-        properties = call.properties
-        values = {
-            "event": encode(call.event),
-            "userId": encode(call.user_id),
-            "anonymousId": b"null" if call.anonymous_id is None else encode(call.anonymous_id),
-            "messageId": encode(call.message_id),
-            "timestamp": timestamp,
-            "originalTimestamp": timestamp,
-            "properties": properties if isinstance(properties, msgspec.Raw) else encode(properties),
-            "context": self._context(call.context) if call.context else self._plain_context,
-        }
+        anonymous_id, properties = call.anonymous_id, call.properties
+        values = (
+            encode(call.event),
+            encode(call.user_id),
+            b"null" if anonymous_id is None else encode(anonymous_id),
+            encode(call.message_id),
+            timestamp_json(call.timestamp_ms),
+            properties if isinstance(properties, msgspec.Raw) else encode(properties),
+            self._context(call.context) if call.context else self._plain_context,
+        )
         body: bytes = self._template % self._in_order(values)
         if len(body) > EVENT_BYTES_MAX:
             raise Unmappable(f"larger than {EVENT_BYTES_MAX} bytes, the most that the data plane takes")
@@ -138,8 +138,8 @@ class TrackCalls:
             return self._plain_context
         return self._encode(extra)[:-1] + b"," + self._context_tail
 
-    def _make_template(self) -> tuple[bytes, list[str]]:
-        """Turn a message of the SDK's into a `%` template: what varies is a slot, the rest is as built."""
+    def _make_template(self) -> tuple[bytes, list[int]]:
+        """Turn a message of the SDK's into a `%` template: what varies is a slot, in this order."""
         marker = self.build(
             TrackCall(
                 event="event",
@@ -158,7 +158,11 @@ class TrackCalls:
             self._encode(name) + b":" + (b"%b" if name in slots else self._encode(value).replace(b"%", b"%%"))
             for name, value in marker.items()
         ]
-        return b"{" + b",".join(pairs) + b"}", [name for name in marker if name in slots]
+        places = {
+            **{name: place for place, name in enumerate(_STAMPED)},
+            "originalTimestamp": _STAMPED.index("timestamp"),
+        }
+        return b"{" + b",".join(pairs) + b"}", [places[name] for name in marker if name in slots]
 
 
 def without_forbidden_keys(body: bytes) -> bytes:
@@ -169,12 +173,11 @@ def without_forbidden_keys(body: bytes) -> bytes:
 
 
 @lru_cache(maxsize=4_096)  # events of a batch share few seconds
-def _second_text(second: int) -> str:
-    return (_EPOCH + timedelta(seconds=second)).isoformat()[: -len("+00:00")]
+def _second(second: int) -> bytes:
+    return b'"' + (_EPOCH + timedelta(seconds=second)).isoformat()[: -len("+00:00")].encode()
 
 
-def timestamp_text(timestamp_ms: int) -> str:
-    """Return a time as the SDK writes it: `2025-01-02T03:04:05.678000+00:00`."""
+def timestamp_json(timestamp_ms: int) -> bytes:
+    """Return a time as the SDK writes it, as a JSON string: `"2025-01-02T03:04:05.678000+00:00"`."""
     second, milliseconds = divmod(timestamp_ms, 1_000)
-    fraction = f".{milliseconds:03d}000" if milliseconds else ""
-    return f"{_second_text(second)}{fraction}+00:00"
+    return _second(second) + _FRACTIONS[milliseconds]

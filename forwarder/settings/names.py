@@ -53,8 +53,6 @@ LATER = {
     "FORWARDER_NATS_": "NATS source",
     "FORWARDER_KAFKA_": "Kafka source",
     "FORWARDER_REDIS_": "Redis source",
-    "FORWARDER_OPERATOR_TOKENS": "named tokens",
-    "FORWARDER_OPERATOR_USER_HEADER": "users named by a proxy",
 }
 
 # What Kubernetes injects into every container for services that happen to be named like our prefixes.

@@ -98,3 +98,11 @@ class Rotation:
         self._reporter.secrets_read(replaced=secrets)
         if others := [variable for variable in changed if variable not in secrets]:
             self._reporter.restart_needed(variables=others)
+
+
+def rotation(
+    settings: Settings, swaps: Sequence[Callable[[Settings], None]], *, asked: asyncio.Event, reporter: Reporter
+) -> Sequence[Rotation]:
+    """Make what reads the secrets again; nothing for settings that were read nowhere (the demo's)."""
+    place = settings.reading.place
+    return () if place is None else (Rotation(settings, place, swaps=swaps, asked=asked, reporter=reporter),)

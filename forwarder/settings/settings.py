@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from forwarder.model import RouteName
 from forwarder.settings import values
 from forwarder.settings.choices import event_words, readable_file, route_names, word
+from forwarder.settings.operators import NamedToken, UserHeader, named_token, named_tokens, user_header
 from forwarder.settings.proxies import NO_PROXIES, Proxies
 from forwarder.settings.route_choice import routes_that_run
 from forwarder.settings.sources import DEFAULT, Origin, Place, TextSource
@@ -119,6 +120,13 @@ class Settings(BaseSettings):
     operator_token: HeaderSecret | None = Field(
         None, description="Set a long random token of printable characters (openssl rand -hex 32)."
     )
+    operator_tokens: Annotated[tuple[SecretStr, ...], BeforeValidator(named_tokens)] = Field(
+        (), description="Set name:role:token, role view or operate, such as alice:operate:…; several comma-separated."
+    )
+    operator_user_header: Annotated[UserHeader, BeforeValidator(user_header)] | None = Field(
+        None,
+        description="Set header=addresses of the proxy that sets it, such as X-Forwarded-User=10.0.0.7,10.1.0.0/24.",
+    )
     alert_url: Annotated[SecretStr, BeforeValidator(values.alert_url)] | None = Field(
         None, description="Set where incidents are posted to, such as a Slack or Teams webhook; https."
     )
@@ -193,6 +201,10 @@ class Settings(BaseSettings):
     def routes(self) -> tuple[RouteName, ...]:
         """Return the routes that run: those asked for, else every one whose settings are given."""
         return self.routes_asked if self.routes_asked is not None else routes_that_run(self.given())
+
+    def named_tokens(self) -> tuple[NamedToken, ...]:
+        """Return whose tokens the operator's listener takes, beside the shared one."""
+        return tuple(named_token(entry.get_secret_value()) for entry in self.operator_tokens)
 
     @classmethod
     def variables(cls) -> dict[str, str]:

@@ -3,13 +3,16 @@
 `conflicts` are errors: the daemon would run into them. `doubts` are what `forwarder check` warns of.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from forwarder.model import RouteName
+from forwarder.settings.operators import Role
 from forwarder.settings.route_choice import route_problems
 from forwarder.settings.settings import Settings
 
 _TOKEN_CHARACTERS_MIN = 16
+_LONGER = "Set a long random one (openssl rand -hex 32)."
+_WHO = frozenset(("FORWARDER_OPERATOR_TOKEN", "FORWARDER_OPERATOR_TOKENS", "FORWARDER_OPERATOR_USER_HEADER"))
 # Tried: after a rotation as it is usually done, 0 of 60 waiting events were accepted.
 KEEP_OLD_INBOUND_KEYS = (
     "when you rotate a key, keep naming the old one beside the new until RudderStack has nothing left to deliver: its "
@@ -31,10 +34,17 @@ def conflicts(settings: Settings, *, given: Collection[str], wrong: Collection[s
             f"{min(through_courier & set(given))}: alerts through Courier also need {' and '.join(sorted(missing))}. "
             "Set what is missing, or use FORWARDER_ALERT_URL alone."
         )
-    if not settings.operator_listen.is_loopback() and "FORWARDER_OPERATOR_TOKEN" not in given:
+    if not settings.operator_listen.is_loopback() and not _WHO.intersection(given):
         problems.append(
             f"FORWARDER_OPERATOR_TOKEN: it is unset while FORWARDER_OPERATOR_LISTEN ({settings.operator_listen}) can "
-            "be reached from other machines. Set a long random token (openssl rand -hex 32), or listen on 127.0.0.1."
+            "be reached from other machines. Set a long random token (openssl rand -hex 32), or "
+            "FORWARDER_OPERATOR_TOKENS or _USER_HEADER, or listen on 127.0.0.1."
+        )
+    shared = settings.operator_token
+    if shared is not None and shared in [one.token for one in settings.named_tokens() if one.role is not Role.OPERATE]:
+        problems.append(
+            "FORWARDER_OPERATOR_TOKEN: it is also in FORWARDER_OPERATOR_TOKENS with the role view, so nobody could "
+            "tell which is meant. Set another one."
         )
     problems += [
         f"FORWARDER_OPERATOR_LISTEN: {settings.operator_listen} is taken by FORWARDER_LISTEN ({one}). Set another port."
@@ -57,6 +67,14 @@ def destinations(settings: Settings) -> list[str]:
     return [url for is_used, url in asked if url and is_used]
 
 
+def _tokens(settings: Settings) -> Iterator[tuple[str, int]]:
+    """Yield what each token is called and how long it is."""
+    if settings.operator_token is not None:
+        yield "FORWARDER_OPERATOR_TOKEN", len(settings.operator_token)
+    for one in settings.named_tokens():
+        yield f"FORWARDER_OPERATOR_TOKENS: the token of {one.name}", len(one.token)
+
+
 def _unusable_proxies(settings: Settings) -> list[str]:
     used = [proxy for url in destinations(settings) if (proxy := settings.reading.proxies.of(url))]
     return list(dict.fromkeys(problem for proxy in used if (problem := proxy.problem())))
@@ -65,7 +83,6 @@ def _unusable_proxies(settings: Settings) -> list[str]:
 def doubts(settings: Settings) -> list[str]:
     """Return what is allowed but probably not meant, each naming its variable and the remedy."""
     given = settings.given()
-    token = settings.operator_token
     judged = (
         (
             "COURIER_API_KEY" in given and not {"FORWARDER_INBOUND_KEYS", "FORWARDER_ALERT_TEMPLATE"} & given,
@@ -85,12 +102,12 @@ def doubts(settings: Settings) -> list[str]:
                 "spool. Raise the spool's cap."
             ),
         ),
-        (
-            token is not None and len(token.get_secret_value()) < _TOKEN_CHARACTERS_MIN,
+        *(
             (
-                f"FORWARDER_OPERATOR_TOKEN has fewer than {_TOKEN_CHARACTERS_MIN} characters. "
-                "Set a long random one (openssl rand -hex 32)."
-            ),
+                length < _TOKEN_CHARACTERS_MIN,
+                f"{variable} has fewer than {_TOKEN_CHARACTERS_MIN} characters. {_LONGER}",
+            )
+            for variable, length in _tokens(settings)
         ),
         (
             "FORWARDER_LINKS" in given and "FORWARDER_INBOUND_KEYS" not in given,

@@ -18,6 +18,7 @@ from forwarder.mapping.link_store import LinkStore
 from forwarder.model import Envelope, Labels, RouteName, State
 from forwarder.operator.assembly import api_alone
 from forwarder.operator.parts import Parts
+from forwarder.operator.people import People
 from forwarder.operator.serving import OperatorListener
 from forwarder.settings.sources import PREFIXES
 from forwarder.spool.limits import SpoolLimits
@@ -147,7 +148,7 @@ class DaemonThread:
             reporter=reporter,
             clock=clock,
         )
-        app = api_alone(parts, token=self._token)
+        app = api_alone(parts, people=People(clock=parts.clock, shared=self._token))
         self._listener = OperatorListener(app, host="127.0.0.1", port=0)
         running = asyncio.create_task(self._listener.run())
         await self._listener.started.wait()

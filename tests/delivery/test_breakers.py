@@ -125,14 +125,15 @@ def test_a_request_from_before_a_standstill_changes_little(make_reporter: Any) -
     assert bench.breakers.route.is_closed
 
 
-def test_an_answer_of_a_group_shows_that_the_route_is_there(make_reporter: Any) -> None:
-    """A limit, or a hold with an answer, of one group ends the route's own standstill; silence does not."""
-    for change, status, closes in ((Change.BACK_OFF, 429, True), (Change.HOLD, 403, True), (Change.HOLD, None, False)):
+@pytest.mark.parametrize("shows_route", [True, False])
+def test_an_answer_of_a_group_may_show_that_the_route_is_there(make_reporter: Any, *, shows_route: bool) -> None:
+    """A standstill of one group ends the route's own one when its answer was said to show that."""
+    for change in (Change.BACK_OFF, Change.HOLD):
         bench = Bench(make_reporter(None))
         bench.apply(Change.BACK_OFF)
         assert not bench.breakers.route.is_closed
-        bench.apply(change, scope="lists", group="lists", status=status)
-        assert bench.breakers.route.is_closed is closes
+        bench.apply(change, scope="lists", group="lists", shows_route=shows_route)
+        assert bench.breakers.route.is_closed is shows_route
         assert [stop.scope for stop in bench.breakers.stops()] == ["lists"]
 
 
@@ -221,6 +222,18 @@ def test_different_users_probe_a_hold_in_turn(make_reporter: Any) -> None:
     bench.hold(1)
     bench.clock.now_s += 30
     assert not bench.breakers.admits("lists", 1)
+
+
+def test_different_users_probe_an_outage_of_a_group_in_turn(make_reporter: Any) -> None:
+    """An event that failed may be its own trouble: others ask first; where a limit was reached, anybody does."""
+    for is_limit in (False, True):
+        bench = Bench(make_reporter(None))
+        bench.apply(Change.BACK_OFF, scope="send", group="send", sequence=1, retry_after_s=1.0, shows_route=is_limit)
+        for sequence in (1, 2):
+            bench.breakers.park_s("send", sequence)
+        bench.clock.now_s += 1.0
+        assert bench.breakers.admits("send", 1) is is_limit
+        assert bench.breakers.admits("send", 2)
 
 
 def test_a_lone_culprit_may_ask_again(make_reporter: Any) -> None:

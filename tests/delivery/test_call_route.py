@@ -308,6 +308,43 @@ async def test_unauthorised_holds_the_route(call_bench: Any, spool: Any) -> None
     assert len(delivered) == len(set(delivered)) == 40
 
 
+@pytest.mark.parametrize(
+    ("trouble", "state"),
+    [
+        (_later(), "backing_off"),
+        (_later(effect=Effect.UNKNOWN), "backing_off"),
+        (Held(reason="401: the key", scope="route"), "held"),
+        (Held(reason="403: the key", scope="send"), "held"),
+    ],
+    ids=["500", "no answer", "401", "403"],
+)
+async def test_a_group_that_is_down_is_nobodys_fault(call_bench: Any, spool: Any, trouble: Verdict, state: str) -> None:
+    """Where `/send` alone is away for hours while profiles pass, it waits alone, and no event of it is given up."""
+    is_down = True
+
+    def judge(batch: Batch) -> Verdict:
+        return trouble if is_down and batch.deliveries[0].group == "send" else Delivered()
+
+    run = call_bench(judge)
+    old = [_add(spool, f"send:{number}", f"s{number}") for number in range(6)]
+    for sequence in old:
+        row = spool.rows[sequence]
+        row.attempts, row.first_failed_ms = 30, SystemClock().wall_ms() - 4 * 3_600_000
+    async with run.running():
+        for number in range(40):
+            passing = _add(spool, f"profiles:{number}", f"p{number}")
+            await run.until(lambda passing=passing: spool.rows[passing].state is State.DELIVERED)
+            calls = len(run.sink.batches)
+            if number < 25:
+                await run.until(lambda calls=calls: len(run.sink.batches) > calls)
+        assert [(stop.scope, stop.state) for stop in run.route.status().families] == [("send", state)]
+        assert run.route.status().state == "running"
+        assert spool.counts() == {State.DELIVERED: 40, State.PENDING: 6}
+        is_down = False
+        await run.settled()
+    assert spool.counts() == {State.DELIVERED: 46}
+
+
 async def test_silence_does_not_end_a_hold(call_bench: Any, spool: Any) -> None:
     """A probe without an answer puts the next one off; one with another answer ends the hold."""
     _add(spool, "send:a", "u")
@@ -391,6 +428,7 @@ async def test_retries_use_at_most_half_of_the_slots(call_bench: Any, spool: Any
 
 async def test_event_that_keeps_failing_is_given_up(call_bench: Any, spool: Any) -> None:
     """After twenty failures over three hours while others succeeded, the event is dead and frees its user."""
+    _add(spool, "send:good", "well")
     sequence = _add(spool, "send:bad", "sick")
     follower = _add(spool, "send:next", "sick")
     row = spool.rows[sequence]

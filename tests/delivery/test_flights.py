@@ -196,12 +196,12 @@ def test_halves_are_halves() -> None:
     """A flight is cut in the middle, and each half knows what the whole knew."""
     pairs = [_pair(sequence, sequence) for sequence in range(1, 7)]
     whole = Flight(leases=tuple(lease for lease, _ in pairs), batch=batch_of([body for _, body in pairs]))
-    whole.failures, whole.failed_alone, whole.passes_seen = 3, 2, 9
+    whole.failures, whole.failed_alone, whole.passes_seen = 3, 2, ("send", 9)
     first, second = whole.halves()
     assert (first.sequences, second.sequences) == ([1, 2, 3], [4, 5, 6])
     assert (first.batch.size_bytes, second.batch.size_bytes) == (6, 15)
     for half in (first, second):
-        assert (half.failures, half.failed_alone, half.passes_seen) == (3, 2, 9)
+        assert (half.failures, half.failed_alone, half.passes_seen) == (3, 2, ("send", 9))
 
 
 @pytest.mark.parametrize(("progress", "holds"), [(b"", 0), (b"{}", 0), (b'{"holds":3}', 3), (b"[", 0), (b"[1]", 0)])

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from forwarder.delivery.circuit import TripKind
 from forwarder.delivery.flights import Flight, batch_of
 from forwarder.delivery.history import EVENTS_MAX, History
@@ -138,7 +140,7 @@ def test_suspicion_is_bounded() -> None:
 
 
 def test_others_passed() -> None:
-    """A failure counts when something succeeded since the last one of the same request."""
+    """A failure counts when something of its group succeeded since the last one of the same request."""
     history = _batches()
     flight = _flight(1)
     first = _observe(history, flight, LATER)
@@ -152,6 +154,47 @@ def test_others_passed() -> None:
     assert _observe(history, flight, LATER).others_passed
 
 
+def test_what_passes_in_another_group_is_no_other() -> None:
+    """That profiles pass does not bring an event nearer to its end which `/send` has no answer for."""
+    history = _calls()
+    flight = _flight(1)
+    for group in ("send", "send", "lists"):
+        _observe(history, flight, LATER, group=group)
+        _observe(history, _flight(2), Delivered(), group="profiles")
+    assert _observe(history, flight, LATER, group="lists").others_passed is False
+    assert _observe(history, flight, LATER, group="send").others_passed  # its first there since
+    _observe(history, _flight(3), Delivered(), group="send")
+    assert _observe(history, flight, LATER, group="send").others_passed
+
+
+def test_after_a_restart_others_must_have_passed() -> None:
+    """The first failure since a start counts for an event that never failed, else only when others passed since."""
+    history = _calls()
+    assert _observe(history, _flight(1), LATER, group="send").others_passed
+    assert not _observe(history, _flight(2, attempt=19), LATER, group="send").others_passed
+    _observe(history, _flight(3), Delivered(), group="profiles")
+    assert not _observe(history, _flight(4, attempt=19), LATER, group="send").others_passed
+    _observe(history, _flight(5), Delivered(), group="send")
+    assert _observe(history, _flight(6, attempt=19), LATER, group="send").others_passed
+
+
+@pytest.mark.parametrize("trouble", [LATER, Held(reason="401", scope=ROUTE)], ids=["failures", "a hold's status"])
+@pytest.mark.parametrize("answer", [Delivered(), REFUSED], ids=["a pass", "a refusal"])
+def test_the_trouble_of_one_group(trouble: Verdict, answer: Verdict) -> None:
+    """It is the group's own as soon as another one is answered after it began, until it is answered itself."""
+    history = _calls()
+    _observe(history, _flight(8), Delivered(), group="profiles")
+    assert not _observe(history, _flight(1), trouble, group="send").is_groups_own
+    assert not _observe(history, _flight(2), trouble, group="lists").is_groups_own
+    _observe(history, _flight(9), answer, group="profiles")
+    assert _observe(history, _flight(1), trouble, group="send").is_groups_own
+    _observe(history, _flight(9), answer, group="send")
+    assert not _observe(history, _flight(1), trouble, group="send").is_groups_own
+    assert _observe(history, _flight(2), trouble, group="lists").is_groups_own
+    limited = TryLater(reason="429", after_s=None, scope="lists", effect=Effect.NONE)
+    assert not _observe(history, _flight(2), limited, group="lists").is_groups_own
+
+
 def test_a_failure_is_recalled_when_the_event_comes_back() -> None:
     """What goes back to the spool is known again when it is leased again, until it passes."""
     history = _calls()
@@ -161,10 +204,10 @@ def test_a_failure_is_recalled_when_the_event_comes_back() -> None:
     history.set_aside(flight)
     again = _flight(1)
     history.restore(again)
-    assert (again.failures, again.passes_seen) == (3, 0)
+    assert (again.failures, again.passes_seen) == (3, (ROUTE, 0))
     other = _flight(2)
     history.restore(other)
-    assert (other.failures, other.passes_seen) == (0, -1)
+    assert (other.failures, other.passes_seen) == (0, None)
     _observe(history, again, Delivered())
     fresh = _flight(1)
     history.restore(fresh)
@@ -189,6 +232,9 @@ def test_different_events_make_an_outage() -> None:
     history = _calls()
     assert [_observe(history, _flight(1), LATER).failing_in_a_row for _ in range(5)] == [1] * 5
     assert [_observe(history, _flight(n), LATER).failing_in_a_row for n in (2, 3, 4)] == [2, 3, 3]
+    assert _observe(history, _flight(4), LATER, group="send").failing_in_a_row == 1
+    _observe(history, _flight(9), Delivered(), group="send")
+    assert _observe(history, _flight(5), LATER).failing_in_a_row == 3
     for verdict in (Delivered(), REFUSED):
         _observe(history, _flight(9), verdict)
         assert _observe(history, _flight(1), LATER).failing_in_a_row == 1
@@ -197,15 +243,15 @@ def test_different_events_make_an_outage() -> None:
     assert _observe(history, _flight(3), scoped).failing_in_a_row == 2
 
 
-def test_others_passed_between_holds_of_a_scope() -> None:
-    """A hold counts against an event when others passed since the last hold of that scope began."""
+def test_others_passed_between_holds() -> None:
+    """A hold counts against an event when others of its group passed since the last hold over it began."""
     history = _calls()
     assert not _observe(history, _flight(1), HELD, group="lists").others_passed_between_holds
     history.began_hold("lists", _flight(1))
     assert not _observe(history, _flight(1), HELD, group="lists").others_passed_between_holds
     _observe(history, _flight(2), Delivered(), group="lists")
     assert _observe(history, _flight(1), HELD, group="lists").others_passed_between_holds
-    assert not _observe(history, _flight(1), Held(reason="401", scope=ROUTE), group="lists").others_passed_between_holds
+    assert not _observe(history, _flight(1), HELD, group="send").others_passed_between_holds
 
 
 def test_what_passes_in_another_group_is_no_other_of_a_groups_hold() -> None:
@@ -218,7 +264,9 @@ def test_what_passes_in_another_group_is_no_other_of_a_groups_hold() -> None:
     assert _observe(history, _flight(1), HELD, group="lists").others_passed_between_holds
     history.began_hold(ROUTE, _flight(1))
     _observe(history, _flight(4), Delivered(), group="profiles")
-    assert _observe(history, _flight(1), Held(reason="401", scope=ROUTE), group="lists").others_passed_between_holds
+    unauthorised = Held(reason="401", scope=ROUTE)
+    assert not _observe(history, _flight(1), unauthorised, group="lists").others_passed_between_holds
+    assert _observe(history, _flight(1), unauthorised, group="profiles").others_passed_between_holds
 
 
 def test_others_of_the_group_passed_within_the_last_minute() -> None:

@@ -21,6 +21,7 @@ from forwarder.delivery.policy import (
 from forwarder.model import Delivered, Effect, Filtered, Held, Refused, TryLater, Verdict
 
 HOURS_3_MS = 3 * 3_600_000
+HOPELESS: dict[str, Any] = {"attempt": 500, "failing_since_ms": 0, "now_ms": HOURS_3_MS * 9}
 REFUSED = Refused(reason="400: refused", words="said by them")
 
 
@@ -125,6 +126,7 @@ def test_what_the_destination_asks_of_all_is_passed_on(after_s: float | None) ->
         decision = _decided(_later(scope, after_s=after_s, effect=Effect.NONE), status=429)
         assert (decision.outcome, decision.change, decision.scope) == (Outcome.WAITS, Change.BACK_OFF, scope)
         assert decision.retry_after_s == after_s
+        assert decision.shows_route is (scope == "lists")
 
 
 @pytest.mark.parametrize(
@@ -216,20 +218,26 @@ def test_a_lone_request_that_asks_for_time_asks_for_all() -> None:
 
 def test_a_failure_counts_only_while_others_pass() -> None:
     """In an outage nobody's attempts are counted, so that nobody is given up for it."""
-    hopeless = {"attempt": 500, "failing_since_ms": 0, "now_ms": HOURS_3_MS * 9}
-    decision = _decided(_later(EVENT), failures=3, others_passed=False, **hopeless)
+    decision = _decided(_later(EVENT), failures=3, others_passed=False, **HOPELESS)
     assert (decision.outcome, decision.counts) == (Outcome.SET_ASIDE, False)
 
 
 @pytest.mark.parametrize(("events", "is_outage"), [(2, False), (3, True)])
 @pytest.mark.parametrize("after_s", [None, 9.0])
 def test_three_events_in_a_row_are_an_outage(events: int, after_s: float | None, *, is_outage: bool) -> None:
-    """One user's trouble stops nobody; that of three different ones, with nothing between, backs the route off."""
+    """One user's trouble stops nobody; that of three different ones, with nothing between, backs the route off.
+
+    Or their group alone, while others are answered: then `/send` is down, and nobody's attempts are counted.
+    """
     decision = _decided(_later(EVENT, after_s=after_s), failing_in_a_row=events, others_passed=True)
     if is_outage:
         assert decision == Decision(
             outcome=Outcome.WAITS, change=Change.BACK_OFF, reason="answered 500", retry_after_s=after_s
         )
+        own = _decided(
+            _later(EVENT, after_s=after_s), failing_in_a_row=events, group="send", is_groups_own=True, **HOPELESS
+        )
+        assert own == replace(decision, scope="send")
     else:
         assert (decision.outcome, decision.change) == (Outcome.SET_ASIDE, Change.NONE)
 
@@ -274,7 +282,19 @@ def test_an_outage_during_a_hold(held: TripKind, status: int | None, scope: str,
 def test_a_wrong_set_up_holds_its_scope(known: dict[str, Any], scope: str, outcome: Outcome) -> None:
     """It is no event's fault: everything of that scope waits, uncounted."""
     decision = _decided(_held(scope), status=403, attempt=500, failing_since_ms=0, now_ms=HOURS_3_MS * 9, **known)
-    assert decision == Decision(outcome=outcome, change=Change.HOLD, scope=scope, reason="403: forbidden")
+    assert decision == Decision(
+        outcome=outcome, change=Change.HOLD, scope=scope, reason="403: forbidden", shows_route=scope != ROUTE
+    )
+
+
+@pytest.mark.parametrize(("held", "scope"), [(None, "send"), (TripKind.HELD, ROUTE)])
+@pytest.mark.parametrize("status", [401, None])
+def test_a_key_that_one_group_refuses_stops_that_group(held: TripKind | None, scope: str, status: int | None) -> None:
+    """A 401 for one group of calls, while others are answered, holds that group; a route that is held stays it."""
+    decision = _decided(_held(), status=status, held=held, group="send", is_groups_own=True)
+    assert (decision.change, decision.scope) == (Change.HOLD, scope)
+    assert decision.shows_route is (scope != ROUTE and status is not None)
+    assert decision.outcome is (Outcome.RETURNED if scope == ROUTE else Outcome.WAITS)
 
 
 def test_a_lone_culprit_holds_nobody() -> None:
@@ -335,6 +355,8 @@ _cases = st.builds(
     failed_alone=st.integers(0, 30),
     others_passed=st.booleans(),
     failing_in_a_row=st.integers(0, 5),
+    group=st.sampled_from([ROUTE, "lists", "send"]),
+    is_groups_own=st.booleans(),
     attempt=st.integers(1, 30),
     failing_since_ms=st.none() | st.integers(0, HOURS_3_MS * 2),
     holds=st.integers(0, 12),

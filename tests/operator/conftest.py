@@ -34,10 +34,11 @@ from forwarder.operator.pages.login import PUBLIC_PATHS
 from forwarder.operator.pages.render import Renderer
 from forwarder.operator.pages.site import Site, static_routes
 from forwarder.operator.parts import Parts
+from forwarder.operator.people import People
 from forwarder.operator.serving import OperatorListener, operator_app
-from forwarder.operator.sessions import Sessions
 from forwarder.ports import EventQuery
 from forwarder.rudderstack import wire as rudderstack_wire
+from forwarder.settings.operators import named_token, user_header
 from forwarder.spool.limits import SpoolLimits
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.rates import Rates
@@ -180,7 +181,7 @@ class World:
     rates: Rates
     incidents: Incidents
     metrics: Metrics
-    sessions: Sessions
+    people: People
     checked: Checked
     routes: Mapping[RouteName, SetRoute]
     operations: Sequence[Operation]
@@ -392,25 +393,33 @@ async def _parts(
     )
 
 
+def _guard(people: People, proxy: str) -> OperatorGuard:
+    header = user_header(proxy) if proxy else None
+    own_hosts = frozenset({"bridge.internal"})
+    return OperatorGuard(people=people, own_hosts=own_hosts, user_header=header, public_paths=PUBLIC_PATHS)
+
+
 @asynccontextmanager
 async def _world(
-    *, token: str | None, mode: str, running: Sequence[RouteName], explain: Mapping[RouteName, Explain]
+    *,
+    token: str | None,
+    named: Sequence[str],
+    proxy: str,
+    mode: str,
+    running: Sequence[RouteName],
+    explain: Mapping[RouteName, Explain],
 ) -> AsyncIterator[World]:
     log: list[dict[str, object]] = []
     routes = {name: SetRoute(name) for name in running}
     parts = await _parts(tuple(routes.values()), mode=mode, explain=explain, log=log)
     assert isinstance(parts.spool, MemorySpool)
     assert isinstance(parts.clock, HandClock)
-    checked, sessions = Checked(), Sessions(clock=parts.clock)
-    guard = OperatorGuard(
-        token=token, own_hosts=frozenset({"bridge.internal"}), sessions=sessions, public_paths=PUBLIC_PATHS
-    )
-    acts, jobs, rates = (
-        Acts(parts=parts),
-        Jobs(parts, look_every_s=0.001),
-        Rates(metrics=parts.metrics, clock=parts.clock),
-    )
-    render = Renderer(parts, can_log_out=guard.has_token)
+    checked = Checked()
+    people = People(clock=parts.clock, shared=token, named=[named_token(one) for one in named])
+    guard = _guard(people, proxy)
+    acts, jobs = Acts(parts=parts), Jobs(parts, look_every_s=0.001)
+    rates = Rates(metrics=parts.metrics, clock=parts.clock)
+    render = Renderer(parts)
     incidents = Incidents(parts)
     site = Site(
         acts=acts,
@@ -419,7 +428,7 @@ async def _world(
         rates=rates,
         incidents=incidents,
         guard=guard,
-        sessions=sessions,
+        people=people,
         check=checked,
     )
     operations = (*Api(acts=acts, incidents=incidents).operations(), *site.operations())
@@ -442,7 +451,7 @@ async def _world(
             rates=rates,
             incidents=incidents,
             metrics=parts.metrics,
-            sessions=sessions,
+            people=people,
             checked=checked,
             routes=routes,
             operations=operations,
@@ -463,12 +472,14 @@ async def start() -> AsyncIterator[Start]:
         async def make(
             *,
             token: str | None = None,
+            named: Sequence[str] = (),
+            proxy: str = "",
             mode: str = "direct",
             running: Sequence[RouteName] = (OUTBOUND, INBOUND),
             explain: Mapping[RouteName, Explain] | None = None,
         ) -> World:
             return await stack.enter_async_context(
-                _world(token=token, mode=mode, running=running, explain=dict(explain or {}))
+                _world(token=token, named=named, proxy=proxy, mode=mode, running=running, explain=dict(explain or {}))
             )
 
         yield make

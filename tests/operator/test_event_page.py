@@ -55,7 +55,14 @@ async def test_what_arrived_what_is_sent_and_every_attempt(start: Start) -> None
     sequence = await world.arrive(b'{"a":{"b":1}}', state=State.DEAD, reason="answered 400", attempt=attempt)
     text = await world.page(f"/events/{sequence}")
     assert text.count("{\n  <b>&#34;a&#34;</b>: {\n    <b>&#34;b&#34;</b>: <u>1</u>\n  }\n}") == 2
-    for words in ("Preview with current mapping", "refused", "400", "in 37 ms", "&lt;b&gt;no&lt;/b&gt;", "Message Sent"):
+    for words in (
+        "Preview with current mapping",
+        "refused",
+        "400",
+        "in 37 ms",
+        "&lt;b&gt;no&lt;/b&gt;",
+        "Message Sent",
+    ):
         assert words in text
     assert 'href="/messages/m1"' in text
     assert 'href="/events?user=u1"' in text

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forwarder.operator.guard import OperatorGuard, Throttle, host_name, is_own_origin
-from forwarder.operator.sessions import COOKIE
+from forwarder.operator.guard import Throttle, host_name, is_own_origin
+from forwarder.operator.people import COOKIE
 
 Start = Callable[..., Awaitable[Any]]
 
@@ -151,7 +151,7 @@ async def test_other_sites_may_link_here_but_not_load(start: Start, site: str, m
 async def test_a_login_is_as_good_as_the_token(start: Start) -> None:
     """The page's session opens the API; paths of the login itself need none."""
     world = await start(token="secret")
-    for cookie, status in ((world.sessions.open(), 200), ("bad", 401)):
+    for cookie, status in ((world.people.log_in("secret"), 200), ("bad", 401)):
         async with world.http.get("/api/status", headers={"Cookie": f"{COOKIE}={cookie}"}) as answer:
             assert answer.status == status
     for path, status in (("/login", 200), ("/static/x.css", 404), ("/login2", 401), ("/static", 401)):
@@ -186,8 +186,3 @@ async def test_no_answer_tells_a_version(start: Start, head: str) -> None:
     writer.close()
     assert b"Server: forwarder\r\n" in answer
     assert b"aiohttp" not in answer
-
-
-def test_no_token_matches_when_none_is_set() -> None:
-    """A listener without a token has no login that could be guessed."""
-    assert not OperatorGuard(token=None, own_hosts=frozenset()).token_matches("")

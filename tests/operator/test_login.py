@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from forwarder.operator.guard import FAILURES_MAX
 from forwarder.operator.pages.login import own_path
-from forwarder.operator.sessions import COOKIE, LIFETIME_S, SESSIONS_MAX, Sessions
+from forwarder.operator.people import COOKIE, LIFETIME_S, SESSIONS_MAX, People
 
 TOKEN = "sesame-opens"
 
@@ -46,7 +46,7 @@ async def test_the_cookie_is_out_of_reach(start: Any, headers: dict[str, str], s
     assert name == COOKIE
     assert {"httponly", "samesite=strict", "path=/", f"max-age={LIFETIME_S}"} <= attributes
     assert attributes & {"secure"} == secure
-    assert rest.split(";")[0] not in repr(desk.sessions.__dict__), "only a digest is kept"
+    assert rest.split(";")[0] not in repr(desk.people.__dict__), "only a digest is kept"
 
 
 async def test_an_https_origin_makes_the_cookie_secure(start: Any) -> None:
@@ -61,7 +61,7 @@ async def test_a_wrong_token_opens_nothing(start: Any) -> None:
     desk = await start(token=TOKEN)
     page = await desk.post("/login", {"token": "sesame", "next": "/dead-letters"})
     assert page.status == 401
-    assert "That is not the token." in page.words
+    assert "That is no token of this daemon." in page.words
     assert "Set-Cookie" not in page.headers
     assert page.forms("/login")[0]["next"] == "/dead-letters"
     assert await desk.audits() == []
@@ -100,18 +100,18 @@ async def test_a_session_ends(start: Any) -> None:
 async def test_sessions_are_few(start: Any) -> None:
     """Beyond the limit the oldest session goes; those that ended go first."""
     desk = await start()
-    sessions = Sessions(clock=desk.clock)
-    first, second = sessions.open(), sessions.open()
+    people = People(clock=desk.clock, shared=TOKEN)
+    first, second = people.log_in(TOKEN), people.log_in(TOKEN)
     for _ in range(SESSIONS_MAX - 1):
-        sessions.open()
-    assert not sessions.is_logged_in({COOKIE: first})
-    assert sessions.is_logged_in({COOKIE: second})
-    assert not sessions.is_logged_in({})
-    assert not sessions.is_logged_in({COOKIE: ""})
-    assert repr(sessions) == f"Sessions({SESSIONS_MAX})"
+        people.log_in(TOKEN)
+    assert people.logged_in({COOKIE: first}) is None
+    assert people.logged_in({COOKIE: second}) is not None
+    assert people.logged_in({}) is None
+    assert people.logged_in({COOKIE: ""}) is None
+    assert repr(people) == f"People(1 tokens, {SESSIONS_MAX} logins)"
     desk.clock.now_ms += LIFETIME_S * 1000
-    sessions.open()
-    assert repr(sessions) == "Sessions(1)"
+    people.log_in(TOKEN)
+    assert repr(people) == "People(1 tokens, 1 logins)"
 
 
 @pytest.mark.parametrize("path", ["/dead-letters", "/settings", "/audit", "/destination-events?sort=time", "/jobs/1"])

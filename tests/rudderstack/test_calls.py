@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from rudderstack.analytics import Client
 
 from forwarder.errors import Unmappable
-from forwarder.rudderstack.calls import EVENT_BYTES_MAX, TrackCall, TrackCalls, timestamp_text
+from forwarder.rudderstack.calls import EVENT_BYTES_MAX, TrackCall, TrackCalls, timestamp_json
 
 _CALLS = TrackCalls(version="1.2.3")
 
@@ -131,7 +131,7 @@ def test_what_the_gateway_would_never_take_is_refused() -> None:
 )
 def test_times_are_written_as_the_sdk_does(timestamp_ms: int, text: str) -> None:
     """A time is exact to the millisecond, in UTC, in Python's own ISO form."""
-    assert timestamp_text(timestamp_ms) == text
+    assert timestamp_json(timestamp_ms).decode() == f'"{text}"'
 
 
 class _Recorder(BaseHTTPRequestHandler):

@@ -99,8 +99,6 @@ def test_what_kubernetes_injects_is_no_setting(variable: str, tmp_path: Path) ->
         ("FORWARDER_NATS_URL", "this version has no NATS source yet"),
         ("FORWARDER_KAFKA_PASSWORD", "this version has no Kafka source yet"),
         ("FORWARDER_REDIS_URL", "this version has no Redis source yet"),
-        ("FORWARDER_OPERATOR_TOKENS", "this version has no named tokens yet"),
-        ("FORWARDER_OPERATOR_USER_HEADER", "this version has no users named by a proxy yet"),
     ],
 )
 def test_what_is_not_in_this_version_is_said(variable: str, said: str, tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ from forwarder.operator.edits import (
 from forwarder.operator.operation import FORM, MULTIPART, Operation, QueryInvalid, sequence_of
 from forwarder.operator.pages.bulk import Act, Job, Jobs
 from forwarder.operator.pages.export import export
-from forwarder.operator.pages.render import Question, Renderer, operator_name, see_other
+from forwarder.operator.pages.render import Question, Renderer, see_other
+from forwarder.operator.people import who
 from forwarder.ports import EventDetail, EventQuery, ReasonGroup
 
 PATH: Final = "/dead-letters"
@@ -112,7 +113,7 @@ class DeadLetters:
             Operation("GET", f"{PATH}/export", "Dead letters as NDJSON", self.export),
             Operation("POST", f"{PATH}/replay", "Replay a group", self.replay, form=FORM),
             Operation("POST", f"{PATH}/discard", "Discard a group of dead events", self.discard, form=FORM),
-            Operation("GET", f"{one}/edit", "Edit a dead event", self.edit),
+            Operation("GET", f"{one}/edit", "Edit a dead event", self.edit, is_act=True),
             Operation("POST", f"{one}/edit", edited, self.store, form=MULTIPART),
             Operation("POST", f"{one}/discard", "Discard one dead event", self.discard_one, form=FORM),
         )
@@ -150,7 +151,7 @@ class DeadLetters:
         )
         if (asked := await self.render.ask(request, question)) is not None:
             return asked
-        act = partial(self.acts.replay, who=operator_name(request), detail=str(one))
+        act = partial(self.acts.replay, who=who(request), detail=str(one))
         raise self._started(one, act, did="replayed", doing="Replaying")
 
     async def discard(self, request: web.Request, chosen: GroupForm) -> web.StreamResponse:
@@ -168,7 +169,7 @@ class DeadLetters:
         )
         if (asked := await self.render.ask(request, question)) is not None:
             return asked
-        act = partial(self.acts.discard, who=operator_name(request), detail=str(one))
+        act = partial(self.acts.discard, who=who(request), detail=str(one))
         raise self._started(one, act, did="discarded", doing="Discarding")
 
     def _started(self, one: Group, act: Act, *, did: str, doing: str) -> web.HTTPSeeOther:
@@ -227,7 +228,7 @@ class DeadLetters:
         )
         if (asked := await self.render.ask(request, question)) is not None:
             return asked
-        count = await self.acts.discard([sequence], who=operator_name(request), detail=str(sequence))
+        count = await self.acts.discard([sequence], who=who(request), detail=str(sequence))
         raise see_other(f"/events/{sequence}", did="discarded", count=count)
 
     async def edit(self, request: web.Request) -> web.Response:
@@ -244,7 +245,7 @@ class DeadLetters:
                 explain = self.acts.parts.explain.get(found.row.route)
                 shown = await asyncio.to_thread(preview, found, envelope, explain)
                 return await self._form(request, found, form.payload, preview=shown, seen=envelope.event_key.hex())
-            edited = await store_edited(self.acts, found, form.payload, who=operator_name(request))
+            edited = await store_edited(self.acts, found, form.payload, who=who(request))
         except QueryInvalid as error:
             return await self._form(request, found, form.payload, problem=str(error))
         raise see_other(f"/events/{edited.sequence}" if edited.sequence is not None else PATH, did="edited", count=1)

@@ -20,8 +20,9 @@ from forwarder.operator.acts import Acts
 from forwarder.operator.operation import FORM, Operation, QueryInvalid
 from forwarder.operator.pages.bulk import Job, Jobs
 from forwarder.operator.pages.overview import endpoint_urls
-from forwarder.operator.pages.render import Question, Renderer, operator_name, see_other
+from forwarder.operator.pages.render import Question, Renderer, see_other
 from forwarder.operator.parts import LABEL_CHARACTERS_MAX
+from forwarder.operator.people import who
 from forwarder.ports import EventQuery, EventRow, EventTypeRow
 
 PATH: Final = "/destination-events"
@@ -99,7 +100,7 @@ class DestinationEvents:
         """Return them."""
         return (
             Operation("GET", PATH, "Destination events", self.show),
-            Operation("GET", f"{PATH}/link", "Link an event", self.ask_link),
+            Operation("GET", f"{PATH}/link", "Link an event", self.ask_link, is_act=True),
             Operation("POST", f"{PATH}/link", "Link an event (the page's form)", self.link, form=FORM),
             Operation("POST", f"{PATH}/unlink", "Remove a link (the page's form)", self.unlink, form=FORM),
             Operation("POST", f"{PATH}/replay", "Replay what was unmapped of one event", self.replay, form=FORM),
@@ -137,7 +138,7 @@ class DestinationEvents:
         """Add a link."""
         given = form.words() | {"target": form.target.strip()}
         try:
-            added, _ = await self.acts.change_links(add=[given], remove=[], who=operator_name(request))
+            added, _ = await self.acts.change_links(add=[given], remove=[], who=who(request))
         except RulesInvalid as error:
             return await self._form(request, given, is_fixed=form.is_fixed == "1", problem=str(error))
         raise see_other(PATH, did="linked", count=added)
@@ -155,7 +156,7 @@ class DestinationEvents:
         if (asked := await self.render.ask(request, question)) is not None:
             return asked
         try:
-            _, removed = await self.acts.change_links(add=[], remove=[form.words()], who=operator_name(request))
+            _, removed = await self.acts.change_links(add=[], remove=[form.words()], who=who(request))
         except RulesInvalid as error:
             raise QueryInvalid(str(error)) from None
         raise see_other(PATH, did="unlinked", count=removed)
@@ -186,7 +187,7 @@ class DestinationEvents:
             started_at_ms=self.acts.parts.clock.wall_ms(),
         )
         detail = f"state=unmapped {form.type} {form.event}"
-        act = partial(self.acts.replay, who=operator_name(request), detail=detail)
+        act = partial(self.acts.replay, who=who(request), detail=detail)
         query = EventQuery(route=_INBOUND, state=State.UNMAPPED, event=form.event)
         raise see_other(self.jobs.start(job, query, act, is_meant=is_meant).path)
 

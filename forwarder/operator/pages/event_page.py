@@ -18,7 +18,8 @@ from forwarder.operator.acts import Acts
 from forwarder.operator.edits import edits_of
 from forwarder.operator.explain import EXPLAINED_BYTES_MAX, Explained
 from forwarder.operator.operation import FORM, Operation, sequence_of
-from forwarder.operator.pages.render import Question, Renderer, operator_name, see_other
+from forwarder.operator.pages.render import Question, Renderer, see_other
+from forwarder.operator.people import who
 from forwarder.operator.readable import Readable, readable, words_of
 from forwarder.operator.timeline import Moment, timeline_of
 from forwarder.ports import EventDetail, EventRow
@@ -114,8 +115,8 @@ class EventPages:
         )
         if (asked := await self.render.ask(request, question)) is not None:
             return asked
-        who = operator_name(request)
-        count = await self.acts.replay([sequence], who=who, detail=str(sequence), everything=again is not None)
+        everything = again is not None
+        count = await self.acts.replay([sequence], who=who(request), detail=str(sequence), everything=everything)
         raise see_other(back, did="replayed", count=count)
 
     async def timeline(self, request: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""Log in with the operator's token and out again; only where a token is set.
+"""Log in with a token, by name, and out again; only where a token is set.
 
 A wrong token counts against the sender's address as one in a header does. Origins are judged before anything gets
 here.
@@ -12,10 +12,10 @@ from urllib.parse import urlencode, urlsplit
 from aiohttp import web
 
 from forwarder.operator.acts import Acts
-from forwarder.operator.guard import OperatorGuard
+from forwarder.operator.guard import Throttle
 from forwarder.operator.operation import FORM, Operation, fields_of
-from forwarder.operator.pages.render import Renderer, operator_name, see_other
-from forwarder.operator.sessions import COOKIE, LIFETIME_S, Sessions
+from forwarder.operator.pages.render import Renderer, see_other
+from forwarder.operator.people import COOKIE, LIFETIME_S, NOBODY, People, person_of, set_person, who
 
 PATH: Final = "/login"
 PUBLIC_PATHS: Final = (PATH, "/static/")
@@ -44,31 +44,36 @@ class Login:
 
     acts: Acts
     render: Renderer
-    guard: OperatorGuard
-    sessions: Sessions
+    throttle: Throttle
+    people: People
 
     def operations(self) -> Sequence[Operation]:
         """Return the page and its two acts."""
-        refused = "Fields: token, next (a path). 401: not the token; 429: too many wrong ones, see Retry-After."
+        refused = (
+            "Fields: token, name (counts with the shared token), next (a path). "
+            "401: no token; 429: too many wrong ones, see Retry-After."
+        )
         return (
             Operation("GET", PATH, "Log in", self.show),
-            Operation("POST", PATH, "Log in: opens a session, sets its cookie", self.log_in, FORM, refused),
-            Operation("POST", "/logout", "Log out: ends the session", self.log_out, FORM),
+            Operation(
+                "POST", PATH, "Log in: opens a session, sets its cookie", self.log_in, FORM, refused, is_act=False
+            ),
+            Operation("POST", "/logout", "Log out: ends the session", self.log_out, FORM, is_act=False),
         )
 
     async def show(self, request: web.Request) -> web.Response:
         """Show the form."""
         target = own_path(request.query.get("next", "/"))
-        if not self.guard.has_token or self.sessions.is_logged_in(request.cookies):
+        if not self.people.have_tokens or person_of(request).way:
             raise see_other(target)
         return await self._form(request, target)
 
     async def log_in(self, request: web.Request) -> web.Response:
         """Open a session; a form that is larger than a login is not read."""
-        if not self.guard.has_token:
+        if not self.people.have_tokens:
             raise see_other("/")
         remote, now_s = request.remote or "", self.acts.parts.clock.monotonic_s()
-        if wait_s := self.guard.throttle.wait_s(remote, now_s=now_s):
+        if wait_s := self.throttle.wait_s(remote, now_s=now_s):
             self.acts.parts.reporter.request_rejected("operator", "login_throttled")
             seconds = int(wait_s) + 1
             return await self._refused(
@@ -80,16 +85,20 @@ class Login:
         if request.content_length is None or request.content_length > _FORM_BYTES_MAX:
             return await self._refused(request, 413, "This form is larger than a login.", {})
         fields = await fields_of(request)
-        if not self.guard.token_matches(fields.get("token", "").strip()):
-            self.guard.throttle.failed(remote, now_s=now_s)
+        token = fields.get("token", "").strip()
+        if self.people.by_token(token) is None:
+            self.throttle.failed(remote, now_s=now_s)
             self.acts.parts.reporter.request_rejected("operator", "login_wrong")
             target = own_path(fields.get("next", "/"))
-            return await self._refused(request, 401, "That is not the token.", {}, target=target)
-        await self.acts.audit(operator_name(request), "login", "logged in with the token")
+            return await self._refused(request, 401, "That is no token of this daemon.", {}, target=target)
+        session = self.people.log_in(token, fields.get("name", ""))
+        person = self.people.logged_in({COOKIE: session}) or NOBODY
+        set_person(request, person)
+        await self.acts.audit(who(request), "login", f"logged in, role {person.role.value}")
         response = web.Response(status=303, headers={"Location": own_path(fields.get("next", "/"))})
         response.set_cookie(
             COOKIE,
-            self.sessions.open(),
+            session,
             max_age=LIFETIME_S,
             path="/",
             httponly=True,
@@ -100,9 +109,9 @@ class Login:
 
     async def log_out(self, request: web.Request) -> web.Response:
         """End the session."""
-        if self.sessions.is_logged_in(request.cookies):
-            self.sessions.close(request.cookies)
-            await self.acts.audit(operator_name(request), "logout", "logged out")
+        if person_of(request).is_logged_in:
+            self.people.log_out(request.cookies)
+            await self.acts.audit(who(request), "logout", "logged out")
         response = web.Response(status=303, headers={"Location": PATH})
         secure = is_behind_tls(request.headers)
         response.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict", secure=secure)
@@ -123,7 +132,9 @@ class Login:
             target=target,
             problem=problem,
             navigation=(),
-            can_log_out=False,
+            person=NOBODY,
+            asks_name=self.people.have_shared_token,
+            needs_name=not self.people.have_named_tokens,
             facts=None,
             alarm="",
         )

@@ -14,8 +14,9 @@ from forwarder.operator.acts import Acts
 from forwarder.operator.incidents.keeper import Incidents
 from forwarder.operator.operation import FORM, Operation
 from forwarder.operator.pages.chart import hour_chart
-from forwarder.operator.pages.render import Question, Renderer, operator_name, see_other
+from forwarder.operator.pages.render import Question, Renderer, see_other
 from forwarder.operator.parts import OperatedRoute, Parts
+from forwarder.operator.people import who
 from forwarder.operator.rejections import Rejected
 from forwarder.ports import SpoolFacts
 from forwarder.telemetry.rates import Rates
@@ -95,13 +96,13 @@ class Overview:
         )
         if (asked := await self.render.ask(request, question)) is not None:
             return asked
-        await self.acts.pause(route, who=operator_name(request))
+        await self.acts.pause(route, who=who(request))
         raise see_other("/", did="paused")
 
     async def resume(self, request: web.Request) -> web.StreamResponse:
         """Resume a route: destroys nothing, asks nothing."""
         route = self._route(request)
-        await self.acts.resume(route, who=operator_name(request))
+        await self.acts.resume(route, who=who(request))
         raise see_other("/", did="resumed")
 
     def _stood_still(self, name: RouteName, now_ms: int) -> Sequence[tuple[int, int]]:

@@ -44,7 +44,7 @@ class Records:
         thorough = "Check settings, files and the whole spool (the page's form)"
         return (
             Operation("GET", "/settings", "Settings", self.settings),
-            Operation("POST", "/settings/check", thorough, self.look_closely, FORM, about),
+            Operation("POST", "/settings/check", thorough, self.look_closely, FORM, about, is_act=False),
             Operation("GET", "/incidents", "Incidents", self.list_incidents),
             Operation("GET", "/audit", "Audit log", self.audit),
         )

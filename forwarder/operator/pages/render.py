@@ -21,6 +21,7 @@ from forwarder.model import RouteName
 from forwarder.operator import text
 from forwarder.operator.operation import fields_of
 from forwarder.operator.parts import Parts
+from forwarder.operator.people import person_of
 from forwarder.ports import SpoolFacts
 
 # Path, name, and the key that follows "g".
@@ -68,13 +69,13 @@ class Renderer:
     """Render templates of the package. One for all pages.
 
     Every template gets `now_ms`, `version`, `navigation`, `here` (the path), `did` (what the last act did, or ""),
-    `can_log_out`, `facts` of the spool (None while it cannot be read), `alarm` and `open_dead`.
+    `person` (who looks), `facts` of the spool (None while it cannot be read), `alarm` and `open_dead`.
     """
 
-    def __init__(self, parts: Parts, *, can_log_out: bool = False) -> None:
+    def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._environment = _environment()
-        self._environment.globals |= {"version": __version__, "navigation": NAVIGATION, "can_log_out": can_log_out}
+        self._environment.globals |= {"version": __version__, "navigation": NAVIGATION}
 
     def alarm(self, facts: SpoolFacts | None) -> str:
         """Return in one word what a person must see before anything else; "" for nothing."""
@@ -89,6 +90,7 @@ class Renderer:
         given = {
             "now_ms": self._parts.clock.wall_ms(),
             "here": request.path,
+            "person": person_of(request),
             "did": _did(request.query),
             "facts": facts,
             "alarm": self.alarm(facts),
@@ -117,11 +119,6 @@ class Renderer:
             return await self._parts.archive.facts()
         except ForwarderError:
             return None
-
-
-def operator_name(request: web.Request) -> str:
-    """Return who acts, for the audit log: the page, and the address it was used from."""
-    return f"page ({request.remote or 'unknown'})"
 
 
 def see_other(path: str, **query: object) -> web.HTTPSeeOther:

@@ -21,7 +21,7 @@ from forwarder.operator.pages.login import Login, to_login
 from forwarder.operator.pages.overview import Overview
 from forwarder.operator.pages.records import Check, Records
 from forwarder.operator.pages.render import Renderer
-from forwarder.operator.sessions import Sessions
+from forwarder.operator.people import People
 from forwarder.telemetry.rates import Rates
 
 _STATIC: Final = {
@@ -44,7 +44,7 @@ class Site:
     rates: Rates
     incidents: Incidents
     guard: OperatorGuard
-    sessions: Sessions
+    people: People
     check: Check
 
     def operations(self) -> Sequence[Operation]:
@@ -57,7 +57,7 @@ class Site:
             *DestinationEvents(acts=acts, render=render, jobs=jobs).operations(),
             *DeadLetters(acts=acts, render=render, jobs=jobs).operations(),
             *Records(parts=acts.parts, render=render, check=self.check, incidents=self.incidents).operations(),
-            *Login(acts=acts, render=render, guard=self.guard, sessions=self.sessions).operations(),
+            *Login(acts=acts, render=render, throttle=self.guard.throttle, people=self.people).operations(),
             *job_operations(jobs, render),
             # Tried last: aiohttp looks for the longest fixed beginning first.
             Operation("GET", "/{missing:(?!api/).*}", "Nothing", _missing),
@@ -67,7 +67,7 @@ class Site:
         """Tell an error as a page; None for programs, which get it as JSON."""
         if request.path.startswith(_FOR_PROGRAMS):
             return None
-        if status == _UNAUTHORIZED:
+        if status == _UNAUTHORIZED and self.people.have_tokens:
             return to_login(request)
         return await self.render.error(request, status, message)
 

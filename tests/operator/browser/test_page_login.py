@@ -12,7 +12,9 @@ _TOKEN = "browser-operator-token"
 
 
 def give(page: Page, token: str) -> None:
-    """Type the token and send it."""
+    """Type a name and the token, and send them."""
+    page.find("#name").clear()
+    page.find("#name").send_keys("ada")
     page.find("#token").send_keys(token + Keys.ENTER)
 
 
@@ -21,10 +23,10 @@ def test_only_the_token_opens_the_page(page: Page, own_world: Any) -> None:
     sequence = own_world(FORWARDER_OPERATOR_TOKEN=_TOKEN).webhook("SENT")
     page.open(f"/events/{sequence}")
     assert page.path.startswith("/login?next=")
-    assert page.focus.get_dom_attribute("id") == "token"
+    assert page.focus.get_dom_attribute("id") == "name"
 
     give(page, "wrong")
-    page.find('[role="alert"]', "That is not the token")
+    page.find('[role="alert"]', "That is no token of this daemon")
     give(page, _TOKEN)
 
     page.find("h1", "Message Sent")
@@ -50,7 +52,7 @@ def test_guessing_is_slowed_down(page: Page, own_world: Any) -> None:
     page.open("/login")
     for n in range(10):
         give(page, f"guess-{n}")
-        page.find('[role="alert"]', "That is not the token")
+        page.find('[role="alert"]', "That is no token of this daemon")
         page.open("/login")
 
     give(page, _TOKEN)

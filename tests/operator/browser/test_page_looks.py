@@ -179,10 +179,12 @@ def test_trouble_can_be_read_by_everybody(page: Page, own_world: Any, axe: str, 
     """A route that is held and one that is paused, events that wait, and a login that is refused."""
     world = own_world(FORWARDER_OPERATOR_TOKEN="browser-operator-token")
     found = all_faults(page, axe, {"login": "/login"}, pictures)
+    page.find("#name").send_keys("nora")
     page.find("#token").send_keys("wrong")
     page.click("main button", "Log in")
     page.find('[role="alert"]')
     found += faults(page, axe, "login-refused", pictures)
+    page.find("#name").send_keys("nora")
     page.find("#token").send_keys("browser-operator-token")
     page.click("main button", "Log in")
     page.find("h1.hush, .cards")
