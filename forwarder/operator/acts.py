@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from forwarder.courier.catalogue import Catalogue
 from forwarder.operator.parts import OperatedRoute, Parts
 from forwarder.ports import AuditRow
 
@@ -16,6 +17,7 @@ class Acts:
     """Do and write down. One for API and pages together: changes of the links take turns here."""
 
     parts: Parts
+    catalogue: Catalogue
     _links_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def replay(self, sequences: Sequence[int], *, who: str, detail: str, everything: bool = False) -> int:

@@ -141,9 +141,13 @@ class LinkWords(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Link(LinkWords, frozen=True, kw_only=True):
-    """A link in force; a pinned one is changed in the file of FORWARDER_LINKS."""
+    """A link in force; a pinned one is changed in the file of FORWARDER_LINKS.
+
+    `doubt` says what speaks against its target by Courier's own lists; "" for nothing, or when they are not known.
+    """
 
     pinned: bool
+    doubt: str = ""
 
 
 class Links(Struct, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ import pytest
 import structlog
 
 from forwarder.courier import wire as courier_wire
+from forwarder.courier.catalogue import Catalogue
 from forwarder.delivery.route_status import RouteStatus, ScopeStop
 from forwarder.mapping.link_file import read_link_file
 from forwarder.mapping.link_store import LinkStore
@@ -408,6 +409,7 @@ async def _world(
     mode: str,
     running: Sequence[RouteName],
     explain: Mapping[RouteName, Explain],
+    catalogue: Catalogue | None,
 ) -> AsyncIterator[World]:
     log: list[dict[str, object]] = []
     routes = {name: SetRoute(name) for name in running}
@@ -417,7 +419,7 @@ async def _world(
     checked = Checked()
     people = People(clock=parts.clock, shared=token, named=[named_token(one) for one in named])
     guard = _guard(people, proxy)
-    acts, jobs = Acts(parts=parts), Jobs(parts, look_every_s=0.001)
+    acts, jobs = Acts(parts=parts, catalogue=catalogue or Catalogue(None, parts.clock)), Jobs(parts, look_every_s=0.001)
     rates = Rates(metrics=parts.metrics, clock=parts.clock)
     render = Renderer(parts)
     incidents = Incidents(parts)
@@ -477,10 +479,18 @@ async def start() -> AsyncIterator[Start]:
             mode: str = "direct",
             running: Sequence[RouteName] = (OUTBOUND, INBOUND),
             explain: Mapping[RouteName, Explain] | None = None,
+            catalogue: Catalogue | None = None,
         ) -> World:
-            return await stack.enter_async_context(
-                _world(token=token, named=named, proxy=proxy, mode=mode, running=running, explain=dict(explain or {}))
+            made = _world(
+                token=token,
+                named=named,
+                proxy=proxy,
+                mode=mode,
+                running=running,
+                explain=dict(explain or {}),
+                catalogue=catalogue,
             )
+            return await stack.enter_async_context(made)
 
         yield make
 

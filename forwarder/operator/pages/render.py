@@ -41,6 +41,7 @@ DID: Final = {
     "paused": "Paused. New events are still accepted and kept; nothing is sent until you resume.",
     "resumed": "Resumed. What is pending is being sent.",
     "linked": "Linked: {count} link(s) added.",
+    "linked_doubtfully": "Linked: {count} link(s) added. Courier does not list the target: see below.",
     "unlinked": "Removed: {count} link(s).",
     "edited": "The edited event was stored as a new one and is pending.",
 }

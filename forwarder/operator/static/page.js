@@ -52,6 +52,13 @@ async function copy(event) {
   setTimeout(() => { button.textContent = told; }, 1500);
 }
 
+// What is picked by its name says by itself of which kind it is.
+function takeKind(event) {
+  const picked = all("option", event.target.list ?? event.target).find((one) => one.value === event.target.value);
+  const kind = picked?.dataset.kind && document.querySelector(`[name="to"][value="${picked.dataset.kind}"]`);
+  if (kind) kind.checked = true;
+}
+
 // --- ages ---
 
 const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
@@ -247,6 +254,7 @@ function onKey(event) {
 
 document.addEventListener("submit", askFirst);
 document.addEventListener("click", copy);
+document.addEventListener("input", takeKind);
 document.addEventListener("keydown", onKey);
 document.addEventListener("keydown", walkTable);
 document.addEventListener("focusin", (event) => rove(event.target.closest("table.fixed tbody a")));
