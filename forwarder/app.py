@@ -52,6 +52,7 @@ from forwarder.telemetry.reporter import Reporter
 from forwarder.transport import AiohttpTransport
 
 WATCHED_WITHIN_S = 30.0
+_EXIT_GRACE_S = 5.0  # from the end of the drain to the end of the process
 
 
 async def run(settings: Settings) -> int:
@@ -60,7 +61,7 @@ async def run(settings: Settings) -> int:
     Raises `SettingsInvalid` and `RulesInvalid` for what is set wrong, other `ForwarderError`s for what
     keeps it from starting.
     """
-    with signals_heard() as heard:
+    with signals_heard(exit_within_s=settings.drain_max_s + _EXIT_GRACE_S) as heard:
         await run_until(settings, heard.stop, hangup=heard.hangup)
     return 0
 

@@ -7,6 +7,7 @@ not settled is still in the spool.
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -131,10 +132,14 @@ class Signals:
 
 
 @contextmanager
-def signals_heard(*, exit_now: Callable[[int], object] = os._exit) -> Iterator[Signals]:
+def signals_heard(
+    *, exit_now: Callable[[int], object] = os._exit, exit_within_s: float | None = None
+) -> Iterator[Signals]:
     """Yield what SIGTERM, SIGINT and SIGQUIT (stop) and SIGHUP (hangup) set; SIGUSR1 and SIGUSR2 do nothing.
 
     A second one that stops exits at once, with the shell's code for it. One that came before (see `startup`) counts.
+    What hangs on a disk can be neither cancelled nor joined: so `exit_within_s` after the first one, also when this was
+    left by then, a thread of its own exits as by a second one.
     """
     loop = asyncio.get_running_loop()
     heard = Signals()
@@ -144,6 +149,10 @@ def signals_heard(*, exit_now: Callable[[int], object] = os._exit) -> Iterator[S
         if heard.stop.is_set():
             exit_now(128 + number)
         heard.stop.set()
+        if exit_within_s is not None:
+            timer = threading.Timer(exit_within_s, exit_now, (128 + number,))
+            timer.daemon = True
+            timer.start()
 
     handlers: dict[signal.Signals, Callable[[], object]] = {
         number: partial(on_stop, number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -152,7 +161,7 @@ def signals_heard(*, exit_now: Callable[[int], object] = os._exit) -> Iterator[S
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
     if startup.is_asked(early):  # looked at last: one that comes until then is kept by it
-        heard.stop.set()
+        on_stop(signal.SIGTERM)
     try:
         yield heard
     finally:

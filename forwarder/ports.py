@@ -66,7 +66,7 @@ class Spool(Protocol):
         Returns at once. Exactly one of the two is called, once, on the event loop's thread: `on_commit` after the
         commit that holds the envelopes (a duplicate's: after the commit of the first copy), `on_rollback` when
         nothing was stored: `SpoolFull` (cap or disk; come back) or `SpoolClosed`. It may be called before `append`
-        returns. Neither may raise or block.
+        returns. Neither may raise or block; an `on_commit` that raised all the same is followed by `on_rollback`.
         """
 
     def lease(self, route: RouteName, demand: Demand) -> Sequence[Lease]:
@@ -235,12 +235,14 @@ class SpoolFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRow:
-    """Who did what, when: kept for the retention."""
+    """Who did what to which events, and what came of it: kept for the retention. "" while that is not known."""
 
     at_ms: int
     who: str
     action: str
     detail: str
+    count: int | None = None
+    outcome: str = ""
 
 
 class Archive(Protocol):
@@ -267,8 +269,8 @@ class Archive(Protocol):
     async def audit(self, *, limit: int) -> Sequence[AuditRow]:
         """List the audit log, newest first."""
 
-    async def write_audit(self, row: AuditRow) -> None:
-        """Add to the audit log, durable."""
+    async def write_audit(self, row: AuditRow, *, number: int | None = None) -> int:
+        """Add a line to the audit log, durable, or rewrite that of this number; return the number."""
 
 
 Mapped = tuple[Delivery, ...] | Filtered | Unmapped

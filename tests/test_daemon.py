@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -218,6 +219,22 @@ async def test_signals_that_stop(number: signal.Signals) -> None:
         os.kill(os.getpid(), number)
         await asyncio.sleep(0.02)  # the second signal has been handled
     assert codes == [128 + number]
+
+
+async def test_an_exit_is_bounded_whatever_stands_still() -> None:
+    """After the drain and some grace the process ends as by a second signal: though the loop, or the disk, hangs."""
+    codes: list[int] = []
+    is_over = threading.Event()
+
+    def exit_now(code: int) -> None:
+        codes.append(code)
+        is_over.set()
+
+    with signals_heard(exit_now=exit_now, exit_within_s=0.01) as heard:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(heard.stop.wait(), 60)
+        is_over.wait(60)  # nothing turns meanwhile
+    assert codes == [128 + signal.SIGTERM]
 
 
 async def test_signals_that_do_not_stop() -> None:

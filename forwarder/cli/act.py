@@ -5,6 +5,7 @@ Both count first, ask before they act, work in bounded requests until all of it 
 
 import asyncio
 import json
+import secrets
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -45,6 +46,7 @@ class Request:
     done: int = 0
     moved: list[int] = field(default_factory=list)
     outcome: Counter[str] = field(default_factory=Counter)
+    name: str = field(default_factory=lambda: secrets.token_hex(8))  # one act, whatever number of steps
 
     def __post_init__(self) -> None:
         """Refuse a request for nothing, or for two things at once."""
@@ -55,10 +57,11 @@ class Request:
 
     async def steps(self, client: OperatorClient, **more: Any) -> AsyncIterator[dict[str, Any]]:
         """Ask step by step until all of it was asked for; what arrives meanwhile is not part of it."""
-        also = {"everything": True} | more if self.everything else more
+        also = {"act": self.name} | ({"everything": True} if self.everything else {}) | more
         wanted = sorted(set(self.sequences))
         for start in range(0, len(wanted), _CHUNK):
-            yield await client.post(f"/api/{self.verb}", {"sequences": wanted[start : start + _CHUNK], **also})
+            body = {"sequences": wanted[start : start + _CHUNK], "has_more": start + _CHUNK < len(wanted), **also}
+            yield await client.post(f"/api/{self.verb}", body)
         if wanted:
             return
         newest = (await client.get("/api/events", limit=1))["events"]

@@ -22,6 +22,7 @@ from forwarder.clock import SystemClock
 from forwarder.courier.catalogue import Known
 from forwarder.errors import Unmappable
 from forwarder.ingress import elements
+from forwarder.ingress.cutting import array_of, at_once
 from forwarder.ingress.elements import Element, NotJson, TooManyElements
 from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack
 from forwarder.mapping.explanation import explain
@@ -117,7 +118,7 @@ def _elements(file: BinaryIO) -> tuple[list[Element | None], bool]:
     """Cut the file as the endpoints do, so that what they put right is put right here; True for a lone event."""
     try:
         body = elements.trimmed(file.read())
-        return list(map(elements.element, elements.array_of(body))), not body.startswith(b"[")
+        return list(map(elements.element, at_once(array_of(body)))), not body.startswith(b"[")
     except (NotJson, TooManyElements) as error:
         raise CommandFailed(f"{file.name} is no JSON: {error}") from None
 

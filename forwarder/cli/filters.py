@@ -48,6 +48,18 @@ class Moment(click.ParamType[str]):
         return str(round((read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp() * 1_000))
 
 
+class Length(click.ParamType[float]):
+    """How long: 30s, 15m, 2h, 1d."""
+
+    name = "length"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return seconds."""
+        if not (length := _AGO.fullmatch(str(value))) or not int(length[1]):
+            self.fail("it is no length of time: write it like 30s, 15m, 2h or 1d", param, ctx)
+        return float(int(length[1]) * _UNIT_S[length[2]])
+
+
 STATE = click.option("--state", type=click.Choice([state.value for state in State]), help="Only events in this state.")
 _NARROWING: Final = (
     click.option("--route", type=RouteWord(), help="Only this route."),

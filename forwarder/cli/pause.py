@@ -9,24 +9,34 @@ import click
 
 from forwarder.cli import show
 from forwarder.cli.exits import ending
-from forwarder.cli.filters import RouteWord
+from forwarder.cli.filters import Length, Moment, RouteWord
 from forwarder.cli.operator_client import operator
 from forwarder.cli.options import AS_JSON, URL, command_settings
 
 ROUTE = click.argument("route", type=RouteWord())
 
 
-@click.command(epilog=ending('forwarder pause outbound --reason "the data plane moves"'))
+@click.command(
+    epilog=ending(
+        'forwarder pause outbound --reason "the data plane moves" --for 2h',
+        "forwarder pause inbound --until 2026-01-31T18:00+01:00",
+    )
+)
 @ROUTE
-@click.option("--reason", metavar="TEXT", default="", help="Why, for the audit log.")
+@click.option("--reason", metavar="TEXT", default="", help="Why, for the log and for whoever finds it paused.")
+@click.option("--until", type=Moment(), metavar="TIME", help="When it ends by itself; UTC unless the zone is given.")
+@click.option("--for", "for_s", type=Length(), metavar="LENGTH", help="After how long it ends by itself: 15m, 2h, 1d.")
 @AS_JSON
 @URL
-def pause(*, route: str, reason: str, as_json: bool, url: str | None) -> None:
-    """Stop sending on ROUTE (outbound, inbound or its full name) until resumed, also over a restart.
+def pause(*, route: str, reason: str, until: str | None, for_s: float | None, as_json: bool, url: str | None) -> None:
+    """Stop sending on ROUTE (outbound, inbound or its full name) until resumed, or for a time, also over a restart.
 
     New events are still accepted and kept.
     """
-    _told(asyncio.run(_moved(route, "pause", {"reason": reason}, url)), as_json=as_json)
+    if until is not None and for_s is not None:
+        raise click.UsageError("give either --until or --for")
+    given = {"reason": reason, "until": until, "for_s": for_s}
+    _told(asyncio.run(_moved(route, "pause", given, url)), as_json=as_json)
 
 
 @click.command(epilog=ending("forwarder resume outbound"))
@@ -46,4 +56,8 @@ async def _moved(route: str, act: str, body: Mapping[str, Any], url: str | None)
 
 
 def _told(said: Mapping[str, Any], *, as_json: bool) -> None:
-    click.echo(json.dumps(said) if as_json else f"{said['route']}  {show.coloured(said['state'])}")
+    if as_json:
+        click.echo(json.dumps(said))
+        return
+    until = f" until {show.local(said['pause']['until'])}" if said["pause"] and said["pause"]["until"] else ""
+    click.echo(f"{said['route']}  {show.coloured(said['state'])}{until}")

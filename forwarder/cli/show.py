@@ -28,6 +28,7 @@ _STATE_COLOURS = {
     "fail": "red",
 }
 WAYS = {"courier_to_rudderstack": "outbound", "rudderstack_to_courier": "inbound"}
+_REJECTED_MAX = 5
 EVENT_KEYS = (
     "sequence",
     "route",
@@ -126,15 +127,19 @@ def status_lines(status: Mapping[str, Any], earlier: Mapping[str, Any] | None = 
     if not spool["is_accepting"]:
         refusal = f"Not accepting new events: {plain(spool['refusal'])}. Senders retry."
         lines.append(click.style(f"refusing  {refusal}", fg="red", bold=True))
-    for one in status.get("rejected", ()):
-        if one["last_hour"]:
-            why = plain(one["reason"].replace("_", " "))
-            lines.append(f"rejected {one['last_hour']} in the last hour at {plain(one['endpoint'])}: {why}")
+    lines += [_rejected_line(one) for one in status.get("rejected", ())[:_REJECTED_MAX]]
     before = {route["name"]: route for route in earlier["routes"]} if earlier else {}
     passed_s = status["uptime_s"] - earlier["uptime_s"] if earlier else 0.0
     for route in status["routes"]:
         lines += ["", *_route_lines(route, before.get(route["name"]), passed_s)]
     return lines
+
+
+def _rejected_line(one: Mapping[str, Any]) -> str:
+    origin = f" from {plain(one['network'])}" if one["network"] else ""
+    why = plain(one["reason"].replace("_", " "))
+    counts = f"{one['last_hour']} in the last hour, {one['last_day']} in the last day"
+    return f"rejected {counts} at {plain(one['endpoint'])}{origin}: {why}"
 
 
 def _route_lines(route: Mapping[str, Any], earlier: Mapping[str, Any] | None, passed_s: float) -> list[str]:
@@ -144,6 +149,10 @@ def _route_lines(route: Mapping[str, Any], earlier: Mapping[str, Any] | None, pa
         f"  {coloured(stop['state'])}  {stop['scope']}: {plain(stop['reason'])}  (since {local(stop['since'])})"
         for stop in route["stops"]
     ]
+    if pause := route["pause"]:
+        until = f", until {local(pause['until'])}" if pause["until"] else ", until somebody resumes it"
+        why = f": {plain(pause['reason'])}" if pause["reason"] else ""
+        lines.append(f"  by {plain(pause['who']) or 'somebody'}{until}{why}")
     if not totals:
         return lines
     lines.append(

@@ -13,7 +13,6 @@ import structlog
 from aiohttp import web
 
 from forwarder.clock import SystemClock
-from forwarder.errors import SpoolUnusable
 from forwarder.mapping.link_store import LinkStore
 from forwarder.operator.assembly import api_alone
 from forwarder.operator.parts import Parts
@@ -21,7 +20,7 @@ from forwarder.settings import Settings
 from forwarder.settings.toml_files import read_links
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
-from forwarder.spool.sqlite.database import DATABASE_NAME
+from forwarder.spool.sqlite.database import find_database
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
 
@@ -32,10 +31,7 @@ async def stopped_daemon(settings: Settings) -> AsyncIterator[Path]:
 
     Raises `SpoolLocked` when a daemon has the folder, and `SpoolUnusable` when there is no spool in it.
     """
-    if not await asyncio.to_thread((settings.data_dir / DATABASE_NAME).exists):
-        raise SpoolUnusable(
-            f"{settings.data_dir} holds no spool: has the daemon ever run with this FORWARDER_DATA_DIR?"
-        )
+    find_database(settings.data_dir)
     clock, metrics = SystemClock(), Metrics()
     reporter = Reporter(metrics, _silent())
     limits = SpoolLimits(bytes_max=settings.spool_bytes_max, retention_s=settings.retention_s)

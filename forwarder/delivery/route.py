@@ -9,8 +9,10 @@ import contextlib
 from collections.abc import Coroutine
 from typing import Any, Final
 
+import msgspec
+
 from forwarder.delivery.dispatch import Dispatcher
-from forwarder.delivery.route_status import RouteStatus, scope_stop
+from forwarder.delivery.route_status import Pause, RouteStatus, kept_pause, scope_stop
 from forwarder.errors import SpoolFull
 from forwarder.model import Demand, Lease, RouteName
 from forwarder.ports import Clock, Spool
@@ -38,7 +40,7 @@ class Route:
         self._reporter = reporter
         self._clock = clock
         self._pause_key = f"route.{name.value}.paused"
-        self._is_paused = False
+        self._pause: Pause | None = None
         self._is_draining = False
         self._probes_newest = False
         self._is_idle = False  # the last lease was asked for and brought nothing
@@ -58,7 +60,7 @@ class Route:
     async def run(self) -> None:
         """Deliver until drained; see `ports.Worker`."""
         try:
-            self._is_paused = bool(await self._spool.get(self._pause_key))
+            self._pause = kept_pause(await self._spool.get(self._pause_key))
             async with asyncio.TaskGroup() as tasks:
 
                 def spawn(work: Coroutine[Any, Any, None]) -> None:
@@ -84,33 +86,35 @@ class Route:
 
     # --- what people call ---
 
-    async def pause(self, *, who: str) -> None:
-        """Lease nothing until resumed, also after a restart; what is in flight finishes."""
-        await self._spool.put(self._pause_key, b"1")
-        self._is_paused = True
-        self._reporter.route_paused(self._route, who=who)
+    async def pause(self, *, who: str, reason: str = "", until_ms: int | None = None) -> None:
+        """Lease nothing until resumed, or until a wall-clock time, also over a restart; what is in flight finishes."""
+        pause = Pause(who=who, reason=reason, since_ms=self._clock.wall_ms(), until_ms=until_ms)
+        await self._spool.put(self._pause_key, msgspec.json.encode(pause))
+        self._pause = pause
+        self._reporter.route_paused(self._route, who=who, reason=reason, until_ms=until_ms)
         self._wake.set()
 
     async def resume(self, *, who: str) -> None:
         """Go on after a pause."""
         await self._spool.put(self._pause_key, b"")
-        self._is_paused = False
+        self._pause = None
         self._reporter.route_resumed(self._route, who=who)
         self._wake.set()
 
     def status(self) -> RouteStatus:
         """Return what people should see now."""
-        trip = self._breaker.trip
+        trip, pause = self._breaker.trip, self._pause
         return RouteStatus(
             name=self._route,
             state=self._current_state(),
-            since_ms=trip.since_ms if trip is not None and not self._is_paused else self._state_since_ms,
-            reason=trip.reason if trip else "",
+            since_ms=trip.since_ms if trip is not None and pause is None else self._state_since_ms,
+            reason=pause.reason if pause is not None else trip.reason if trip else "",
             stop=scope_stop("route", self._breaker, self._clock),
             families=tuple(self._dispatcher.breakers.stops()),
             in_flight=self._dispatcher.in_flight,
             in_hand=self._dispatcher.in_hand,
             concurrency_limit=self._dispatcher.limit,
+            pause=pause,
         )
 
     # --- the loop ---
@@ -118,8 +122,12 @@ class Route:
     async def _turn(self) -> None:
         self._wake.clear()
         self._turned_at_s = self._clock.monotonic_s()
+        if self._pause is not None and self._pause.is_over(now_ms=self._clock.wall_ms()):
+            # What is kept of it says itself that it is over: there is nothing to write.
+            self._pause = None
+            self._reporter.route_resumed(self._route, who="the end of the pause")
         self._report_state()
-        if self._is_paused:
+        if self._pause is not None:
             self._dispatcher.give_back()
         elif self._breaker.is_held:
             self._dispatcher.give_back()
@@ -202,7 +210,7 @@ class Route:
             self._wake.set()
 
     def _current_state(self) -> str:
-        if self._is_paused:
+        if self._pause is not None:
             return "paused"
         if self._breaker.is_held:
             return "held"

@@ -1,6 +1,9 @@
 """What people see of a route's state: plain values, for the page, the API and the service manager."""
 
 from dataclasses import dataclass
+from typing import Final
+
+import msgspec
 
 from forwarder.delivery.circuit import CircuitBreaker
 from forwarder.model import RouteName
@@ -18,6 +21,19 @@ class ScopeStop:
     next_try_ms: int
 
 
+class Pause(msgspec.Struct, frozen=True, kw_only=True):
+    """Who paused a route, why, since when, and when it ends by itself (None: when somebody resumes it). Wall clock."""
+
+    who: str = ""
+    reason: str = ""
+    since_ms: int = 0
+    until_ms: int | None = None
+
+    def is_over(self, *, now_ms: int) -> bool:
+        """Tell whether its end has come."""
+        return self.until_ms is not None and now_ms >= self.until_ms
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteStatus:
     """What people see of a route. `stop` is the route's own; `families` stand still within it."""
@@ -31,6 +47,18 @@ class RouteStatus:
     in_flight: int
     in_hand: int
     concurrency_limit: int
+    pause: Pause | None = None
+
+
+_pause = msgspec.json.Decoder(Pause)
+_BY_AN_EARLIER_VERSION: Final = b"1"
+
+
+def kept_pause(kept: bytes | None) -> Pause | None:
+    """Read what `Spool.get` returned of a route's pause."""
+    if not kept:
+        return None
+    return Pause() if kept == _BY_AN_EARLIER_VERSION else _pause.decode(kept)
 
 
 def scope_stop(scope: str, breaker: CircuitBreaker, clock: Clock) -> ScopeStop | None:

@@ -1,7 +1,8 @@
 """What SDKs of browsers and phones fetch first: the smallest settings with which they start and send here.
 
 Segment's ask `/v1/projects/<key>/settings` of their CDN's host, RudderStack's `/sourceConfig` of their control plane's;
-both can be pointed here. Segment's also report how they fare to `/v1/m`, which is nobody's event and is not kept.
+both can be pointed here. Segment's also report how they fare to `/v1/m`, without a key: that is nobody's event and is
+not kept.
 """
 
 import re
@@ -10,13 +11,14 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 import msgspec
 
 from forwarder.ingress.admission import Admission, Headers, write_key_of
-from forwarder.ingress.endpoints import DOCUMENTS, RECEIVING
+from forwarder.ingress.endpoints import DOCUMENTS, ENDPOINTS
 from forwarder.ingress.receiver import Receiver
 from forwarder.ingress.replies import SUCCESS, Reply
 
 _PROJECT = re.compile(rb"/v1/projects/([^/]{1,512})/settings/?")
 _SOURCE_CONFIG = (b"/sourceConfig", b"/sourceConfig/")
 _SDK_METRICS = (b"/m", b"/v1/m")
+_METRICS = ENDPOINTS["/v1/b"]  # judged as that one is; the SDK sends them without any key
 _HOST = re.compile(rb"[A-Za-z0-9.:_\[\]-]{1,255}")
 _LOOPBACK = (b"localhost", b"127.", b"[::1]")
 _EPOCH = "1970-01-01T00:00:00.000Z"
@@ -33,8 +35,9 @@ class Documents:
 
     def reply(self, method: bytes, path: bytes, headers: Headers, query: bytes) -> Reply | None:
         """Answer a request to one of these paths; None when it is for somebody else."""
-        if path in _SDK_METRICS and method in RECEIVING:
-            return SUCCESS
+        if path in _SDK_METRICS:
+            judged = self._receiver.admit(_METRICS, method, headers, query)
+            return SUCCESS if isinstance(judged, Admission) else judged
         project = _PROJECT.fullmatch(path)
         if project is None and path not in _SOURCE_CONFIG:
             return None

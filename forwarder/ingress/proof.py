@@ -5,9 +5,9 @@ makes us unpack nothing but what a signature of good form may be over, and that 
 """
 
 from forwarder.courier.signature import Secret, Signature
-from forwarder.ingress import elements
 from forwarder.ingress.admission import Admission, EndpointSettings, unknown
 from forwarder.ingress.credentials import KeyRing
+from forwarder.ingress.cutting import Steps, first_of
 from forwarder.ingress.gzip_body import CorruptGzip, TooLarge, gunzip
 from forwarder.ingress.replies import Rejected, too_large
 from forwarder.ports import Clock
@@ -26,21 +26,24 @@ class Proofs:
         self._segment_signs_first = settings.segment_signs_first
         self._body_bytes_max = settings.body_bytes_max
 
-    def open(self, admission: Admission, body: bytes) -> bytes:
-        """Compare the body with its signature, if that is what proves it, and return it unpacked."""
-        if len(body) > self._body_bytes_max:
-            raise too_large(self._body_bytes_max)
+    def open_webhook(self, admission: Admission, body: bytes) -> bytes:
+        """Compare a webhook's body with its signature, and return it unpacked."""
         signature = admission.signature
-        if signature is not None:
-            if not signature.matches(body, self._webhook_secrets):
-                payload = self._signed_unpacked(admission, signature, body)
-            else:
-                payload = self._unpack_proved(admission, body) if admission.is_packed else body
-            if not signature.is_within(now_ms=self._clock.wall_ms(), age_max_s=self._age_max_s):
-                message = "signed too long ago or in the future: is a clock wrong?"
-                raise unknown(admission.endpoint, "signature_outside_age", message)
-            return payload
-        if admission.segment_signature and not self._is_signed_by_segment(admission, body):
+        assert signature is not None  # noqa: S101  who has none was not admitted
+        self._judge_size(body)
+        if not signature.matches(body, self._webhook_secrets):
+            payload = self._signed_unpacked(admission, signature, body)
+        else:
+            payload = self._unpack_proved(admission, body) if admission.is_packed else body
+        if not signature.is_within(now_ms=self._clock.wall_ms(), age_max_s=self._age_max_s):
+            message = "signed too long ago or in the future: is a clock wrong?"
+            raise unknown(admission.endpoint, "signature_outside_age", message)
+        return payload
+
+    def open(self, admission: Admission, body: bytes) -> Steps[bytes]:
+        """Compare any other body with its signature, if that is what proves it, and return it unpacked."""
+        self._judge_size(body)
+        if admission.segment_signature and not (yield from self._is_signed_by_segment(admission, body)):
             raise unknown(
                 admission.endpoint,
                 "signature_mismatch",
@@ -48,13 +51,17 @@ class Proofs:
             )
         return self._unpack(admission, body) if admission.is_packed else body
 
-    def _is_signed_by_segment(self, admission: Admission, body: bytes) -> bool:
+    def _judge_size(self, body: bytes) -> None:
+        if len(body) > self._body_bytes_max:
+            raise too_large(self._body_bytes_max)
+
+    def _is_signed_by_segment(self, admission: Admission, body: bytes) -> Steps[bool]:
         if self._inbound_keys.proves(admission.segment_signature, body):
             return True
         if not self._segment_signs_first:
             return False
         unpacked = self._unpack_unproved(body) if admission.is_packed else body
-        first = elements.first_of(unpacked) if unpacked is not None else None
+        first = (yield from first_of(unpacked)) if unpacked is not None else None
         return first is not None and self._inbound_keys.proves(admission.segment_signature, first)
 
     def _signed_unpacked(self, admission: Admission, signature: Signature, body: bytes) -> bytes:

@@ -7,15 +7,16 @@ is not judged here.
 """
 
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from forwarder.courier import wire as courier_wire
 from forwarder.errors import SpoolClosed, SpoolFull
-from forwarder.ingress import elements, pixel
+from forwarder.ingress import cutting, elements, pixel
 from forwarder.ingress.admission import Admission, Admissions, EndpointSettings, Headers
+from forwarder.ingress.cutting import Steps
 from forwarder.ingress.elements import Element, NotJson, TooManyElements
-from forwarder.ingress.endpoints import CALL_TYPES, BodyFormat, Endpoint, ReplyFormat
+from forwarder.ingress.endpoints import BodyFormat, Endpoint, ReplyFormat
 from forwarder.ingress.proof import Proofs
 from forwarder.ingress.replies import ONE_ACCEPTED, Rejected, Reply, accepted, draining
 from forwarder.model import Envelope, Receipt, RouteName
@@ -25,8 +26,6 @@ from forwarder.telemetry.reporter import Reporter
 
 _ELEMENTS_PER_STEP = 200
 _NOTHING = Receipt(accepted=0, duplicates=0)
-
-Steps = Generator[None, None, list[Envelope] | Reply]
 
 
 def _unique() -> bytes:
@@ -81,13 +80,13 @@ class Receiver:
     def accept_webhook(self, admission: Admission, body: bytes) -> list[Envelope] | Reply:
         """Judge an admitted webhook's body; return the one envelope to store, or the answer."""
         try:
-            payload = self._proofs.open(admission, body)
+            payload = self._proofs.open_webhook(admission, body)
         except Rejected as rejected:
             return self.reject(admission.endpoint, rejected)
         return [courier_wire.envelope(payload, received_at_ms=self._clock.wall_ms(), source=admission.endpoint.source)]
 
-    def accept(self, admission: Admission, body: bytes) -> Steps:
-        """Judge the body of any other request, some events at a time, so that others get a turn in between.
+    def accept(self, admission: Admission, body: bytes) -> Steps[list[Envelope] | Reply]:
+        """Judge the body of any other request in steps, so that others get a turn in between.
 
         The generator returns the envelopes to store (never none), or the answer.
         """
@@ -96,7 +95,7 @@ class Receiver:
             if endpoint.body_format is BodyFormat.QUERY:
                 body = pixel.call_of(admission.query, endpoint.type, now_ms=self._clock.wall_ms())
             else:
-                body = self._proofs.open(admission, body)
+                body = yield from self._proofs.open(admission, body)
             envelopes = yield from self._envelopes(admission, body)
         except Rejected as rejected:
             return self.reject(endpoint, rejected)
@@ -144,42 +143,43 @@ class Receiver:
             is_rudderstack=admission.is_rudderstack,
         )
 
-    def _envelopes(self, admission: Admission, body: bytes) -> Generator[None, None, list[Envelope]]:
-        pieces, is_by_line = _cut(admission, body)
-        key = elements.write_key_of(body) if admission.needs_key else None
-        if key is not None:
-            self._admissions.judge_write_keys(admission, [key])
+    def _envelopes(self, admission: Admission, body: bytes) -> Steps[list[Envelope]]:
         endpoint, now_ms = admission.endpoint, self._clock.wall_ms()
+        keys: list[object] | None = None  # those of the elements, where each is to bring its own
+        if admission.needs_key:  # first of all: a stranger's body is not cut
+            key = yield from cutting.write_key_of(body)
+            if key is not None or endpoint.body_format is BodyFormat.CALL:
+                self._admissions.judge_write_keys(admission, [key])
+            else:
+                keys = []
+        pieces, is_by_line = yield from cutting.cut(admission, body)
         is_outbound = endpoint.route is RouteName.COURIER_TO_RUDDERSTACK
-        keys: list[object] | None = [] if admission.needs_key and key is None else None
         envelopes: list[Envelope] = []
-        for index, raw in enumerate(pieces):
+        for index, raw in enumerate(pieces, 1):
+            if index % _ELEMENTS_PER_STEP == 0:
+                yield
+            if keys is not None:
+                key = yield from cutting.write_key_of(raw)
+                if not self._admissions.is_write_key(key):
+                    keys.append(key)
+                    admission.refused.append(index - 1)
+                    continue
             envelope = courier_wire.usual(raw, received_at_ms=now_ms, source=endpoint.source) if is_outbound else None
             if envelope is None:
                 element = elements.line(raw) if is_by_line else elements.element(raw)
-                envelope = self._envelope(admission, element, now_ms, keys)
-            if envelope is None:
-                admission.refused.append(index)
-            else:
-                envelopes.append(envelope)
-            if index % _ELEMENTS_PER_STEP == _ELEMENTS_PER_STEP - 1:
-                yield
+                if element is None:
+                    admission.refused.append(index - 1)
+                    continue
+                envelope = self._envelope(admission, element, now_ms)
+            envelopes.append(envelope)
         if keys is not None and not envelopes:
             self._admissions.judge_write_keys(admission, keys)
         _judge_elements(admission, envelopes)
         return envelopes
 
-    def _envelope(
-        self, admission: Admission, element: Element | None, now_ms: int, keys: list[object] | None
-    ) -> Envelope | None:
-        """Wrap an element; None when it is refused. `keys`: its own must be good, and is kept there when it is not."""
+    def _envelope(self, admission: Admission, element: Element, now_ms: int) -> Envelope:
         endpoint = admission.endpoint
-        event: Mapping[str, Any] | None = None if element is None else element.value
-        if keys is not None and not self._admissions.is_write_key(key := event and event.get("writeKey")):
-            keys.append(key)
-            return None
-        if element is None:
-            return None
+        event: Mapping[str, Any] | None = element.value
         if endpoint.route is RouteName.COURIER_TO_RUDDERSTACK:
             return courier_wire.envelope(element.payload, received_at_ms=now_ms, source=endpoint.source)
         payload = element.payload
@@ -219,58 +219,3 @@ def _method_wrong(endpoint: Endpoint) -> Rejected:
     return Rejected(
         endpoint.status(405), "method_wrong", f"this path takes {allowed} only", headers=(("Allow", allowed),)
     )
-
-
-def _cut(admission: Admission, body: bytes) -> tuple[list[bytes], bool]:
-    """Return the request's elements, and whether each is a line, which may be no JSON; note if it is a lone event."""
-    match admission.endpoint.body_format:
-        case BodyFormat.EVENTS:
-            return _cut_events(admission, body)
-        case BodyFormat.CALLS:
-            return _cut_calls(admission, body), False
-        case BodyFormat.BATCH:
-            admission.is_one = False
-            body = elements.trimmed(body)
-            batch = body if body.startswith(b"[") else elements.batch_of(body)
-            if batch is None:
-                elements.element(body)  # raises when it is no JSON
-            # The gateway takes a lone object for a batch of one, and no batch for an empty one.
-            return elements.array_of(batch if batch not in (None, b"null") else b"[]"), False
-        case BodyFormat.CALL | BodyFormat.QUERY | BodyFormat.WEBHOOK:
-            return [elements.trimmed(body)], False
-
-
-def _cut_events(admission: Admission, body: bytes) -> tuple[list[bytes], bool]:
-    admission.is_one = False
-    if admission.has_lines:
-        return elements.lines_of(body), True
-    try:
-        pieces = elements.array_of(body)
-        admission.is_one = not elements.trimmed(body).startswith(b"[")
-        if admission.is_one:
-            elements.element(pieces[0])
-    except NotJson:
-        if not elements.looks_like_lines(body):
-            raise
-        admission.is_one = False
-        return elements.lines_of(body), True
-    return pieces, False
-
-
-def _cut_calls(admission: Admission, body: bytes) -> list[bytes]:
-    body = elements.trimmed(body)
-    admission.is_one = False
-    if body.startswith(b"["):
-        return elements.array_of(body)
-    batch = elements.batch_of(body)
-    if batch is not None and batch.startswith(b"[") and not _is_call(body):
-        return elements.array_of(batch)
-    admission.is_one = True
-    return [body]
-
-
-def _is_call(body: bytes) -> bool:
-    """Tell whether an object with a `batch` is an event that only happens to have a field of that name."""
-    element = elements.element(body)
-    kind = element.value.get("type") if element is not None and element.value is not None else None
-    return isinstance(kind, str) and kind.lower() in CALL_TYPES

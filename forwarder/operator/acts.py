@@ -1,45 +1,137 @@
-"""What people may do, each written down in the audit log with who did it. The API and the pages do the same."""
+"""What people may do, each written down with who did it: one line in the audit log and one in the log. API and pages.
+
+A line of the audit log is written with the first step of its act and kept up to date until its outcome is known, so
+that a crash in between leaves what was done until then. In the log is nothing that may come out of a payload.
+"""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from forwarder.courier.catalogue import Catalogue
+from forwarder.errors import ForwarderError
+from forwarder.model import State
+from forwarder.operator.parameters import ACTION_EVENTS_MAX, PauseOf
 from forwarder.operator.parts import OperatedRoute, Parts
+from forwarder.operator.text import clock_time
 from forwarder.ports import AuditRow
 
+FOLLOWED_MAX: Final = 50_000  # events of one act whose outcome is looked at
+FOLLOWED_S: Final = 60.0  # then what is still pending is told as that
+STEP_WITHIN_S: Final = 60.0  # an act whose next step does not come within this was given up
+_OPEN_MAX: Final = 256
+_FOLLOWING: Final = "an act is followed"
 _LINKS_SHOWN_MAX: Final = 20  # in one line of the audit log
+
+
+@dataclass(slots=True, kw_only=True)
+class Line:
+    """One line of the audit log while its act goes on; `logged` is the detail as the log may have it."""
+
+    at_ms: int
+    who: str
+    action: str
+    detail: str
+    logged: str
+    number: int | None = None  # in the audit log, once it is written
+    count: int | None = None
+    moved: "array[int]" = field(default_factory=lambda: array("q"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Acts:
-    """Do and write down. One for API and pages together: changes of the links take turns here."""
+    """Do and write down. One for API and pages together: changes of the links take turns here.
+
+    Whoever serves them closes it before the spool.
+    """
 
     parts: Parts
     catalogue: Catalogue
+    look_every_s: float = 0.5
     _links_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _open: dict[tuple[str, ...], tuple[Line, asyncio.TimerHandle]] = field(default_factory=dict)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def replay(self, sequences: Sequence[int], *, who: str, detail: str, everything: bool = False) -> int:
+    # --- acting on events ---
+
+    def line(self, who: str, action: str, detail: str, *, logged: str | None = None) -> Line:
+        """Begin an act; it is written down with its first step. Without `logged` the log has the detail."""
+        at_ms = self.parts.clock.wall_ms()
+        return Line(at_ms=at_ms, who=who, action=action, detail=detail, logged=detail if logged is None else logged)
+
+    async def replay(self, sequences: Sequence[int], *, line: Line, everything: bool = False) -> int:
         """Make settled events pending again; return how many.
 
         Calls to Courier that were done are not made again, except with `everything`.
         """
-        count = await self.parts.spool.requeue(sequences, everything=everything)
-        again = ", with what was done before" if everything else ""
-        await self.audit(who, "replay", f"{count} events{again}: {detail}")
-        return count
+        return await self._note(line, await self.parts.spool.requeue(sequences, everything=everything), sequences)
 
-    async def discard(self, sequences: Sequence[int], *, who: str, detail: str) -> int:
+    async def discard(self, sequences: Sequence[int], *, line: Line) -> int:
         """Mark dead events as discarded; return how many."""
-        count = await self.parts.spool.discard(sequences)
-        await self.audit(who, "discard", f"{count} events: {detail}")
+        return await self._note(line, await self.parts.spool.discard(sequences), ())
+
+    async def _note(self, line: Line, count: int, moved: Sequence[int]) -> int:
+        line.count = (line.count or 0) + count
+        line.moved.extend(moved[: FOLLOWED_MAX - len(line.moved)])
+        await self._write(line)
         return count
 
-    async def pause(self, route: OperatedRoute, *, who: str, reason: str = "") -> None:
+    async def end(self, line: Line, outcome: str) -> None:
+        """Write down what came of it; in the log, too."""
+        await self._write(line, outcome)
+        self.parts.reporter.operator_acted(
+            who=line.who, action=line.action, selection=line.logged, count=line.count, outcome=outcome
+        )
+
+    def follow(self, line: Line) -> None:
+        """Look in the background what becomes of the events of a replay, then end its line."""
+        self._start(self._followed(line), name=_FOLLOWING)
+
+    async def close(self) -> None:
+        """End every line with what is known of it. Idempotent."""
+        for key in [*self._open]:
+            self._give_up(key)
+        for task in [*self._tasks]:
+            if task.get_name() == _FOLLOWING:
+                task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # --- acts of programs, a request for each step ---
+
+    def step(self, name: str, line: Line) -> Line:
+        """Return the line of the act that this is a step of: `line`, or the one with which it began."""
+        key = (name, line.who, line.action)
+        begun, timer = self._open.pop(key, (line, None))
+        if timer is not None:
+            timer.cancel()
+        return begun
+
+    def await_step(self, name: str, line: Line) -> None:
+        """Keep the line open for the next step of its act, for a while."""
+        while len(self._open) >= _OPEN_MAX:
+            self._give_up(next(iter(self._open)))
+        key = (name, line.who, line.action)
+        timer = asyncio.get_running_loop().call_later(STEP_WITHIN_S, self._give_up, key)
+        self._open[key] = line, timer
+
+    def _give_up(self, key: tuple[str, ...]) -> None:
+        line, timer = self._open.pop(key)
+        timer.cancel()
+        self._start(self.end(line, "interrupted"))
+
+    # --- other acts ---
+
+    async def pause(self, route: OperatedRoute, given: PauseOf, *, who: str) -> None:
         """Pause a route."""
-        await route.pause(who=who)
-        await self.audit(who, "pause", f"{route.name}: {reason}" if reason else route.name)
+        until_ms = given.until_ms(now_ms=self.parts.clock.wall_ms())
+        await route.pause(who=who, reason=given.reason, until_ms=until_ms)
+        logged = f"{route.name}{f' until {clock_time(until_ms)}' if until_ms is not None else ''}"
+        detail = f"{logged}: {given.reason}" if given.reason else logged
+        await self.audit(who, "pause", detail, logged=logged)
 
     async def resume(self, route: OperatedRoute, *, who: str) -> None:
         """Resume a route."""
@@ -55,13 +147,66 @@ class Acts:
         if added or removed:
             named = [f"{sign}{_link_name(words)}" for sign, many in (("+", add), ("-", remove)) for words in many]
             shown = ", ".join(named[:_LINKS_SHOWN_MAX]) + (", …" if len(named) > _LINKS_SHOWN_MAX else "")
-            await self.audit(who, "links", f"{added} added, {removed} removed: {shown}")
+            logged = f"{added} added, {removed} removed"
+            await self.audit(who, "links", f"{logged}: {shown}", logged=logged, count=added + removed)
         return added, removed
 
-    async def audit(self, who: str, action: str, detail: str) -> None:
-        """Add one line to the audit log."""
-        at_ms = self.parts.clock.wall_ms()
-        await self.parts.archive.write_audit(AuditRow(at_ms=at_ms, who=who, action=action, detail=detail))
+    async def audit(
+        self, who: str, action: str, detail: str, *, logged: str | None = None, count: int | None = None
+    ) -> None:
+        """Write down an act that is done."""
+        line = self.line(who, action, detail, logged=logged)
+        line.count = count
+        await self.end(line, "done")
+
+    # --- its own ---
+
+    async def _write(self, line: Line, outcome: str = "") -> None:
+        row = AuditRow(
+            at_ms=line.at_ms, who=line.who, action=line.action, detail=line.detail, count=line.count, outcome=outcome
+        )
+        line.number = await self.parts.archive.write_audit(row, number=line.number)
+
+    async def _followed(self, line: Line) -> None:
+        until_s = self.parts.clock.monotonic_s() + FOLLOWED_S
+        found: Mapping[State, int] = {}
+        try:
+            while True:
+                found = await outcome(self.parts, line.moved)
+                if not found.get(State.PENDING) or self.parts.clock.monotonic_s() >= until_s:
+                    break
+                await asyncio.sleep(self.look_every_s)
+        finally:
+            await self.end(line, outcome_words(found, of=line.count or 0))
+
+    def _start(self, work: Coroutine[None, None, None], name: str = "") -> None:
+        async def done() -> None:
+            with suppress(ForwarderError):  # the spool is shut: what was written so far stands
+                await work
+
+        task = asyncio.create_task(done(), name=name or None)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def outcome(parts: Parts, sequences: Sequence[int]) -> Mapping[State, int]:
+    """Count in which states these events are now; what was purged is left out."""
+    counts: Counter[State] = Counter()
+    for start in range(0, len(sequences), ACTION_EVENTS_MAX):
+        chunk = sequences[start : start + ACTION_EVENTS_MAX]
+        counts.update((await parts.archive.states(chunk)).values())
+    return counts
+
+
+def outcome_words(found: Mapping[State, int], *, of: int) -> str:
+    """Say what became of replayed events; `of` so many, where not all were looked at."""
+    if not found:
+        return "nothing to do" if not of else "not known"
+    words = [
+        f"{count} {state.value}{' again' if state in (State.DEAD, State.UNMAPPED) else ''}"
+        for state, count in sorted(found.items())
+    ]
+    return ", ".join(words) + (f", of the first {sum(found.values())}" if sum(found.values()) < of else "")
 
 
 def _link_name(words: Mapping[str, str]) -> str:

@@ -24,7 +24,7 @@ from forwarder.operator.incidents.keeper import Incidents
 from forwarder.operator.linking import doubted
 from forwarder.operator.openapi import document
 from forwarder.operator.operation import Operation, QueryInvalid, sequence_of
-from forwarder.operator.parameters import Chosen, Listing, OfLog, OfReason, OfRoute, Replay, Selection, Why
+from forwarder.operator.parameters import Chosen, Listing, OfLog, OfReason, OfRoute, PauseOf, Replay, Selection
 from forwarder.operator.parts import OperatedRoute
 from forwarder.operator.people import who
 from forwarder.operator.text import moment
@@ -59,7 +59,12 @@ class Api:
             Operation("POST", "/api/replay", "Make settled events pending again", self.replay),
             Operation("POST", "/api/outcome", "Where some events are now; changes nothing", self.outcome, is_act=False),
             Operation("POST", "/api/discard", "Mark dead events as discarded; they stay in the totals", self.discard),
-            Operation("POST", "/api/routes/{route}/pause", "Pause a route, also over a restart", self.pause),
+            Operation(
+                "POST",
+                "/api/routes/{route}/pause",
+                "Pause a route, also over a restart, until resumed or for a time",
+                self.pause,
+            ),
             Operation("POST", "/api/routes/{route}/resume", "Resume a route", self.resume),
         )
 
@@ -85,7 +90,7 @@ class Api:
             started_at=moment(parts.started_at_ms),
             uptime_s=max(0, now_ms - parts.started_at_ms) / 1000,
             spool=views.spool(facts),
-            rejected=list(parts.rejections.lately()),
+            rejected=list(parts.by_time.lately()),
             routes=[views.route(name, facts, states.get(name.value), now_ms=now_ms) for name in RouteName],
         )
 
@@ -142,7 +147,7 @@ class Api:
     async def replay(self, request: web.Request, given: Replay) -> told.Replayed:
         """Replay the chosen events, or the next step of them."""
         act = partial(self.acts.replay, everything=given.everything)
-        count, sequences, next_after = await self._step(request, given, act)
+        count, sequences, next_after = await self._step(request, given, "replay", act)
         return told.Replayed(replayed=count, next_after=next_after, sequences=sequences)
 
     async def outcome(self, _: web.Request, given: Chosen) -> told.Outcome:
@@ -153,22 +158,24 @@ class Api:
 
     async def discard(self, request: web.Request, given: Selection) -> told.Discarded:
         """Discard the chosen events, or the next step of them."""
-        count, _, next_after = await self._step(request, given, self.acts.discard)
+        count, _, next_after = await self._step(request, given, "discard", self.acts.discard)
         return told.Discarded(discarded=count, next_after=next_after)
 
-    async def pause(self, request: web.Request, given: Why) -> told.RouteState:
+    async def pause(self, request: web.Request, given: PauseOf) -> told.RouteState:
         """Pause a route."""
         route = self._route(request)
-        await self.acts.pause(route, who=who(request), reason=given.reason)
-        return told.RouteState(route=route.name, state=route.status().state)
+        await self.acts.pause(route, given, who=who(request))
+        return views.route_state(route.status())
 
     async def resume(self, request: web.Request) -> told.RouteState:
         """Resume a route."""
         route = self._route(request)
         await self.acts.resume(route, who=who(request))
-        return told.RouteState(route=route.name, state=route.status().state)
+        return views.route_state(route.status())
 
-    async def _step(self, request: web.Request, given: Selection, act: Act) -> tuple[int, list[int], int | None]:
+    async def _step(
+        self, request: web.Request, given: Selection, action: str, act: Act
+    ) -> tuple[int, list[int], int | None]:
         archive = self.acts.parts.archive
         sequences, next_after = given.sequences, None
         if sequences is None:
@@ -180,7 +187,16 @@ class Api:
             sequences = [sequence for sequence, state in states.items() if state in given.allowed()]
         if given.dry_run:
             return len(sequences), sequences, next_after
-        count = await act(sequences, who=who(request), detail=str(given)) if sequences else 0
+        again = ", with what was done before" if isinstance(given, Replay) and given.everything else ""
+        line = self.acts.line(who(request), action, f"{given}{again}", logged=f"{given.logged()}{again}")
+        line = self.acts.step(given.act, line) if given.act else line
+        count = await act(sequences, line=line) if sequences else 0
+        if given.act and (given.has_more or next_after is not None):
+            self.acts.await_step(given.act, line)
+        elif line.count is not None and action == "replay":
+            self.acts.follow(line)
+        elif line.count is not None:
+            await self.acts.end(line, "done")
         return count, sequences, next_after
 
     def _route(self, request: web.Request) -> OperatedRoute:

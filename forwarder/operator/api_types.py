@@ -1,13 +1,11 @@
 """What the operator's API answers, as types. Times are ISO 8601 in UTC, sizes bytes, ages seconds."""
 
-from typing import Annotated, Final
+from typing import Annotated
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from forwarder.model import RouteName, State
-from forwarder.operator.rejections import Rejected
-
-LINKS_CHANGED_MAX: Final = 1_000
+from forwarder.telemetry.totals_by_time import Rejected
 
 Count = Annotated[int, Meta(ge=0)]
 Time = Annotated[str | None, Meta(extra_json_schema={"format": "date-time"})]
@@ -89,6 +87,15 @@ class Stop(Struct, frozen=True, kw_only=True):
     next_try_at: Time
 
 
+class Pause(Struct, frozen=True, kw_only=True):
+    """Who paused a route, and why; `until` null: until somebody resumes it."""
+
+    who: str
+    reason: str
+    since: Time
+    until: Time
+
+
 class Route(Struct, frozen=True, kw_only=True):
     """One route; the state is `running`, `paused`, `held`, `backing_off`, or `off` for one that does not run."""
 
@@ -96,6 +103,7 @@ class Route(Struct, frozen=True, kw_only=True):
     state: str
     since: Time
     reason: str
+    pause: Pause | None
     stops: list[Stop]
     in_flight: Count
     concurrency_limit: Count
@@ -127,7 +135,7 @@ class Status(Struct, frozen=True, kw_only=True):
     uptime_s: float
     spool: Spool
     routes: list[Route]
-    rejected: Annotated[list[Rejected], Meta(description="requests turned away since the start, at most a day ago")]
+    rejected: Annotated[list[Rejected], Meta(description="requests turned away within the day")]
 
 
 class LinkWords(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -141,13 +149,10 @@ class LinkWords(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Link(LinkWords, frozen=True, kw_only=True):
-    """A link in force; a pinned one is changed in the file of FORWARDER_LINKS.
-
-    `doubt` says what speaks against its target by Courier's own lists; "" for nothing, or when they are not known.
-    """
+    """A link in force; a pinned one is changed in the file of FORWARDER_LINKS."""
 
     pinned: bool
-    doubt: str = ""
+    doubt: str = ""  # what speaks against its target by Courier's own lists
 
 
 class Links(Struct, frozen=True, kw_only=True):
@@ -156,7 +161,7 @@ class Links(Struct, frozen=True, kw_only=True):
     links: list[Link]
 
 
-_Changed = Annotated[list[LinkWords], Meta(max_length=LINKS_CHANGED_MAX)]
+_Changed = Annotated[list[LinkWords], Meta(max_length=1_000)]
 
 
 class LinksChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -218,7 +223,9 @@ class AuditLine(Struct, frozen=True, kw_only=True):
     at: Time
     who: str
     action: str
-    detail: str
+    detail: Annotated[str, Meta(description="the selection, or what was changed")]
+    count: Annotated[int | None, Meta(description="events (links) that were changed")]
+    outcome: Annotated[str, Meta(description="what came of it; empty while that is not known")]
 
 
 class Audit(Struct, frozen=True, kw_only=True):
@@ -290,3 +297,4 @@ class RouteState(Struct, frozen=True, kw_only=True):
 
     route: str
     state: str
+    pause: Pause | None

@@ -64,6 +64,7 @@ def operator_workers(
     routes = [one.route() for one in (*operations, described(operations))]
     app = operator_app((*static_routes(), *routes), guard=guard, parts=parts, told=site.told)
     app.on_shutdown.extend((lambda _: jobs.close(), lambda _: catalogue.close()))
+    app.on_cleanup.append(lambda _: acts.close())
     listener = OperatorListener(app, host=settings.operator_listen.host, port=settings.operator_listen.port)
     channels, take_alert_secrets = channels_of(settings, transport, parts.clock)
     swaps.append(take_alert_secrets)
@@ -78,6 +79,7 @@ def api_alone(parts: Parts, *, people: People | None = None) -> web.Application:
     acts = Acts(parts=parts, catalogue=Catalogue(None, parts.clock))
     routes = [one.route() for one in Api(acts=acts, incidents=incidents).operations()]
     app = operator_app(routes, guard=guard, parts=parts)
+    app.on_cleanup.append(lambda _: acts.close())
     app.on_startup.append(lambda _: incidents.load())
     return app
 

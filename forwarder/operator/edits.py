@@ -95,8 +95,9 @@ async def store_edited(acts: Acts, found: EventDetail, text: str, *, who: str) -
     sequence = await _sequence_of(acts.parts.archive, envelope, after=found.row.sequence)
     original = found.row.sequence
     named = "an edited copy" if sequence is None else f"event {sequence}, an edited copy"
-    await acts.audit(who, _ACT, f"event {original} was replaced by {named}")
-    await acts.discard([original], who=who, detail=f"{original}, replaced by {named}")
+    line = acts.line(who, _ACT, f"event {original} was replaced by {named}")
+    await acts.discard([original], line=line)
+    await acts.end(line, "stored, the original discarded")
     return Edited(sequence=sequence, was_known=bool(receipt.duplicates))
 
 

@@ -1,17 +1,20 @@
 """Which events are asked for, or acted on: the parameters of the API and of the pages, as types. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
 from forwarder.model import RouteName, State
+from forwarder.operator.operation import QueryInvalid
 from forwarder.ports import EventQuery
 
 ACTION_EVENTS_MAX: Final = 1_000  # of one request: a bigger act is several, which is its progress
 _SHOWN_MAX: Final = 20
+_LOGGED: Final = frozenset(("route", "state", "from", "to", "status", "attempts"))
 _MILLISECONDS_DIGITS_MAX: Final = 15
+_PAUSE_S_MAX: Final = 31_536_000  # a year
 
 Number = Annotated[int, Meta(ge=0, le=2**63 - 2)]  # of an event; the one after it is a number of the spool, too
 Limit = Annotated[int, Meta(ge=1, le=500)]
@@ -51,8 +54,15 @@ class Narrowed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, re
 
     def __str__(self) -> str:
         """Name the selection for the audit log."""
-        named = {name.rstrip("_"): getattr(self, name) for name in Narrowed.__struct_fields__}
-        return " ".join(f"{name}={value}" for name, value in named.items() if value is not None)
+        return self._named(lambda _, value: value)
+
+    def logged(self) -> str:
+        """Name the selection for the log, without what may come out of a payload."""
+        return self._named(lambda name, value: value if name in _LOGGED else "…")
+
+    def _named(self, shown: Callable[[str, object], object]) -> str:
+        given = {name.rstrip("_"): getattr(self, name) for name in Narrowed.__struct_fields__}
+        return " ".join(f"{name}={shown(name, value)}" for name, value in given.items() if value is not None)
 
 
 class Listing(Narrowed, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):
@@ -81,6 +91,12 @@ class Selection(Narrowed, frozen=True, kw_only=True, forbid_unknown_fields=True,
     before: Annotated[Number, Meta(description="only strictly older sequences")] | None = None
     limit: Annotated[int, Meta(ge=1, le=ACTION_EVENTS_MAX)] = ACTION_EVENTS_MAX
     dry_run: Annotated[bool, Meta(description="count only, and change nothing")] = False
+    act: Annotated[
+        str, Meta(max_length=64, description="the same in every step of one act: one line of the audit log")
+    ] = ""
+    has_more: Annotated[bool, Meta(description="further steps of the act follow, beside those that `after` asks")] = (
+        False
+    )
 
     def __post_init__(self) -> None:
         """Refuse what names no event, two things at once, or events that this act is not for."""
@@ -95,10 +111,14 @@ class Selection(Narrowed, frozen=True, kw_only=True, forbid_unknown_fields=True,
         """Return the states of events that this act is for."""
         return (State.DEAD,)
 
+    def logged(self) -> str:
+        """Name the selection for the log; sequences may be in it."""
+        return super().logged() if self.sequences is None else str(self)
+
     def __str__(self) -> str:
         """Name the selection for the audit log."""
         if self.sequences is None:
-            return Narrowed.__str__(self)
+            return super().__str__()
         shown = ", ".join(map(str, self.sequences[:_SHOWN_MAX]))
         return shown + (", …" if len(self.sequences) > _SHOWN_MAX else "")
 
@@ -121,10 +141,25 @@ class Chosen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sequences: Annotated[list[Number], Meta(min_length=1, max_length=ACTION_EVENTS_MAX)]
 
 
-class Why(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Why something is done, for the audit log."""
+class PauseOf(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why a route is paused, and until when: a time, or so many seconds from now; else until it is resumed."""
 
-    reason: Annotated[str, Meta(max_length=1_000)] = ""
+    reason: Annotated[str, Meta(max_length=500)] = ""
+    until: Annotated[str, Meta(max_length=40, description=_WHEN)] | None = None
+    for_s: Annotated[float, Meta(gt=0, le=_PAUSE_S_MAX)] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse two ends, and a time that is none."""
+        if self.until is not None and self.for_s is not None:
+            raise ValueError("give either until or for_s")
+        _moment_ms("until", self.until)
+
+    def until_ms(self, *, now_ms: int) -> int | None:
+        """Return when it ends by itself; raises `QueryInvalid` for what is over already."""
+        ends_ms = _moment_ms("until", self.until) if self.for_s is None else now_ms + round(self.for_s * 1000)
+        if ends_ms is not None and ends_ms <= now_ms:
+            raise QueryInvalid("until is over already: give a time to come, with its zone, or for_s")
+        return ends_ms
 
 
 class OfRoute(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -138,6 +173,13 @@ class OfReason(OfRoute, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Groups of one state."""
 
     state: State = State.DEAD
+
+
+class OfChart(Struct, frozen=True, kw_only=True):
+    """How far back the overview's charts go, and whether they are drawn."""
+
+    range: Literal["1h", "24h", "7d"] = "1h"
+    view: Literal["chart", "table"] = "chart"
 
 
 class OfLog(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -8,11 +8,11 @@ from forwarder.delivery.route_status import RouteStatus
 from forwarder.mapping.link_store import LinkStore
 from forwarder.model import RouteName
 from forwarder.operator.explain import Explain
-from forwarder.operator.rejections import Rejections
 from forwarder.ports import Archive, Clock, EventTypeRow, Spool
 from forwarder.telemetry.collector import TotalsCollector
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
+from forwarder.telemetry.totals_by_time import TotalsByTime
 
 LABEL_CHARACTERS_MAX = 256  # of what the spool keeps to look an event up by
 
@@ -27,8 +27,8 @@ class OperatedRoute(Protocol):
     def status(self) -> RouteStatus:
         """Return what people should see now."""
 
-    async def pause(self, *, who: str) -> None:
-        """Stop sending until resumed, also over a restart."""
+    async def pause(self, *, who: str, reason: str = "", until_ms: int | None = None) -> None:
+        """Stop sending until resumed, or until then, also over a restart."""
 
     async def resume(self, *, who: str) -> None:
         """Go on after a pause."""
@@ -48,13 +48,13 @@ class Parts:
     settings_rows: Sequence[Mapping[str, object]] = ()  # variable, value (masked), origin, is_secret
     explain: Mapping[RouteName, Explain] = field(default_factory=dict)  # of routes that run
     totals: TotalsCollector = field(default_factory=TotalsCollector)
-    rejections: Rejections = field(init=False)
+    by_time: TotalsByTime = field(init=False)
     started_at_ms: int = field(init=False)
 
     def __post_init__(self) -> None:
         """Let the totals show in the daemon's registry."""
         object.__setattr__(self, "started_at_ms", self.clock.wall_ms())
-        object.__setattr__(self, "rejections", Rejections(self.metrics.rejected))
+        object.__setattr__(self, "by_time", TotalsByTime(self.metrics, self.clock))
         self.metrics.registry.register(self.totals)
 
     def route(self, name: str) -> OperatedRoute | None:

@@ -106,6 +106,11 @@ def clock_time(at_ms: int | None) -> str:
     return written.replace("T", " ").replace("Z", " UTC") if written else "—"
 
 
+def minute(at_ms: int) -> str:
+    """Write a moment beside others of its week, in UTC: day and minute."""
+    return f"{_EPOCH + timedelta(milliseconds=at_ms):%a %H:%M} UTC"
+
+
 def _coarse(whole: int) -> str:
     if whole < _HOUR_S:
         return f"{whole // _MINUTE_S} min"

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from forwarder import model, ports
-from forwarder.delivery.route_status import RouteStatus, ScopeStop
+from forwarder.delivery.route_status import Pause, RouteStatus, ScopeStop
 from forwarder.model import RouteName
 from forwarder.operator import api_types as told
 from forwarder.operator.incidents.incident import Incident
@@ -55,6 +55,7 @@ def route(name: RouteName, facts: ports.SpoolFacts, status: RouteStatus | None, 
         state=status.state if status else "off",
         since=moment(status.since_ms) if status else None,
         reason=status.reason if status else "",
+        pause=_pause(status.pause) if status and status.pause else None,
         stops=[_stop(one) for one in ((status.stop, *status.families) if status else ()) if one is not None],
         in_flight=status.in_flight if status else 0,
         concurrency_limit=status.concurrency_limit if status else 0,
@@ -64,6 +65,13 @@ def route(name: RouteName, facts: ports.SpoolFacts, status: RouteStatus | None, 
         totals=_totals(totals) if totals else None,
         open_dead=facts.open_dead.get(name, 0),
         discarded=facts.discarded.get(name, 0),
+    )
+
+
+def route_state(status: RouteStatus) -> told.RouteState:
+    """Show how a route is after an act on it."""
+    return told.RouteState(
+        route=status.name, state=status.state, pause=_pause(status.pause) if status.pause is not None else None
     )
 
 
@@ -97,7 +105,9 @@ def reason(group: ports.ReasonGroup) -> told.Reason:
 
 def audit_line(row: ports.AuditRow) -> told.AuditLine:
     """Show one line of the audit log."""
-    return told.AuditLine(at=moment(row.at_ms), who=row.who, action=row.action, detail=row.detail)
+    return told.AuditLine(
+        at=moment(row.at_ms), who=row.who, action=row.action, detail=row.detail, count=row.count, outcome=row.outcome
+    )
 
 
 def incident(one: Incident, *, now_ms: int) -> told.Incident:
@@ -163,6 +173,10 @@ def _stop(one: ScopeStop) -> told.Stop:
         since=moment(one.since_ms),
         next_try_at=moment(one.next_try_ms),
     )
+
+
+def _pause(one: Pause) -> told.Pause:
+    return told.Pause(who=one.who, reason=one.reason, since=moment(one.since_ms), until=moment(one.until_ms))
 
 
 def _text(raw: bytes | None) -> tuple[str | None, str | None]:

@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 _BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_YES = range(200, 300)
 _BOUNDS = (*map(str, _BOUNDS_S), "+Inf")
 
 
@@ -43,6 +44,13 @@ class Answers(Collector):
         one.counts[bisect_left(_BOUNDS_S, duration_s)] += 1
         one.sum_s += duration_s
         one.statuses[status] = one.statuses.get(status, 0) + 1
+
+    def accepted(self) -> dict[str, int]:
+        """Return how many requests each endpoint said yes to."""
+        return {
+            name: sum(count for status, count in one.statuses.items() if status in _YES)
+            for name, one in self._endpoints.items()
+        }
 
     def describe(self) -> list[Metric]:
         """Name the metrics without reading anything."""

@@ -119,6 +119,8 @@ class Metrics:
         self.rejected = Counter(
             "forwarder_rejected", "Requests turned away at an endpoint.", ["endpoint", "reason"], registry=r
         )
+        # By endpoint, reason and network: shown on the page, not a metric, whose labels would be a stranger's to make.
+        self.rejected_from: Tally[tuple[str, str, str]] = Tally()
         self.loops_stopped = Counter(
             "forwarder_loops_stopped",
             "Events of Courier's own that came back and were filtered, so that none starts what sent it.",

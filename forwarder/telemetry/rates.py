@@ -1,7 +1,6 @@
-"""How fast events come and go: the counters sampled each second, and each ten seconds for the last hour.
+"""How fast events come and go now: the counters sampled each second, for a minute.
 
 Reads the daemon's own counters, never the spool, so that looking costs delivery nothing. Memory is flat.
-How it is drawn is the page's.
 """
 
 import asyncio
@@ -9,7 +8,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Final
 
 from prometheus_client import Metric
@@ -20,8 +18,6 @@ from forwarder.telemetry.metrics import Metrics
 
 RECENT_S: Final = 10  # what "per second now" is the mean of
 LATENCY_S: Final = 60
-STEP_S: Final = 10
-HOUR_S: Final = 3_600
 _TICK_S: Final = 1.0
 
 
@@ -38,7 +34,6 @@ class Counts:
 class Reading:
     """All counters at one moment."""
 
-    at_ms: int
     at_s: float
     routes: dict[RouteName, Counts]
 
@@ -53,15 +48,6 @@ class Flow:
     p99_s: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """Ten seconds of the last hour; `at_ms` is their end."""
-
-    at_ms: int
-    in_per_s: float
-    out_per_s: float
-
-
 @dataclass(kw_only=True)
 class Rates:
     """`ports.Worker`: sample until drained."""
@@ -70,7 +56,6 @@ class Rates:
     clock: Clock
     name: str = "rates"
     _recent: deque[Reading] = field(default_factory=lambda: deque(maxlen=LATENCY_S + 1))
-    _hour: deque[Reading] = field(default_factory=lambda: deque(maxlen=HOUR_S // STEP_S + 1))
     _drained: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
@@ -87,10 +72,7 @@ class Rates:
 
     def sample(self) -> None:
         """Read the counters once."""
-        reading = Reading(at_ms=self.clock.wall_ms(), at_s=self.clock.monotonic_s(), routes=_read(self.metrics))
-        self._recent.append(reading)
-        if not self._hour or reading.at_s - self._hour[-1].at_s >= STEP_S:
-            self._hour.append(reading)
+        self._recent.append(Reading(at_s=self.clock.monotonic_s(), routes=read_counts(self.metrics)))
 
     def flow(self, route: RouteName) -> Flow:
         """Return what moves now; all zero before the second sample."""
@@ -98,18 +80,15 @@ class Rates:
             return Flow(in_per_s=0.0, out_per_s=0.0, p50_s=None, p99_s=None)
         last, minute = self._recent[-1], self._recent[0]
         before = next((one for one in self._recent if last.at_s - one.at_s <= RECENT_S + _TICK_S / 2), minute)
-        step = _step(before, last, route)
+        elapsed_s = max(last.at_s - before.at_s, 0.001)
+        old, new = before.routes[route], last.routes[route]
         latencies = _between(minute.routes[route].latencies, last.routes[route].latencies)
         return Flow(
-            in_per_s=step.in_per_s,
-            out_per_s=step.out_per_s,
+            in_per_s=max(0.0, new.received - old.received) / elapsed_s,
+            out_per_s=max(0.0, new.delivered - old.delivered) / elapsed_s,
             p50_s=quantile(latencies, 0.5),
             p99_s=quantile(latencies, 0.99),
         )
-
-    def hour(self, route: RouteName) -> Sequence[Step]:
-        """Return the last hour, oldest first; what was before the start is not there."""
-        return [_step(before, after, route) for before, after in pairwise(self._hour)]
 
 
 def quantile(cumulative: Sequence[tuple[float, float]], share: float) -> float | None:
@@ -130,16 +109,6 @@ def quantile(cumulative: Sequence[tuple[float, float]], share: float) -> float |
     return lower
 
 
-def _step(before: Reading, after: Reading, route: RouteName) -> Step:
-    elapsed_s = max(after.at_s - before.at_s, 0.001)
-    old, new = before.routes[route], after.routes[route]
-    return Step(
-        at_ms=after.at_ms,
-        in_per_s=max(0.0, new.received - old.received) / elapsed_s,
-        out_per_s=max(0.0, new.delivered - old.delivered) / elapsed_s,
-    )
-
-
 def _between(
     before: Sequence[tuple[float, float]], after: Sequence[tuple[float, float]]
 ) -> Sequence[tuple[float, float]]:
@@ -147,7 +116,8 @@ def _between(
     return [(bound, count - known.get(bound, 0.0)) for bound, count in after]
 
 
-def _read(metrics: Metrics) -> dict[RouteName, Counts]:
+def read_counts(metrics: Metrics) -> dict[RouteName, Counts]:
+    """Read the counters of each route."""
     received = dict(_values(metrics.received.collect(), "_total"))
     delivered = dict(_values(metrics.settled.collect(), "_total", outcome=State.DELIVERED.value))
     latencies: dict[str, list[tuple[float, float]]] = {}

@@ -11,6 +11,7 @@ import structlog
 from forwarder.model import RouteName
 from forwarder.telemetry.metrics import ROUTE_STATES, Metrics
 
+NETWORKS_MAX = 512  # a stranger makes as many as he likes: the rest is counted together
 ANSWERED_WITH = (200, 202, 400, 401, 404, 413, 429, 500, 503)
 REJECTIONS = (
     "batch_empty",
@@ -71,9 +72,16 @@ class Reporter:
         if duplicates:
             self._duplicates[route].inc(duplicates)
 
-    def request_rejected(self, endpoint: str, reason: str) -> None:
-        """Tell of a request that an endpoint turned away; `reason` is one of `REJECTIONS`."""
+    def request_rejected(self, endpoint: str, reason: str, network: str = "") -> None:
+        """Tell of a request that an endpoint turned away; `reason` is one of `REJECTIONS`.
+
+        `network` is where it came from, not one address (a /24 or a /48): counted for people, never logged.
+        """
         self.metrics.rejected.labels(endpoint, reason).inc()
+        if network:
+            key = (endpoint, reason, network)
+            known = self.metrics.rejected_from
+            known[key if key in known or len(known) < NETWORKS_MAX else (endpoint, reason, "others")] += 1
         self._log.warning("request.rejected", endpoint=endpoint, reason=reason)
 
     def request_crashed(self, endpoint: str, *, error: str, where: str) -> None:
@@ -136,12 +144,12 @@ class Reporter:
         """Tell that the route, or a family of its calls, waits before its next request."""
         self._log.warning("route.backing_off", route=route.value, scope=scope, reason=reason, after_s=round(after_s, 2))
 
-    def route_paused(self, route: RouteName, *, who: str) -> None:
-        """Tell that somebody paused the route."""
-        self._log.warning("route.paused", route=route.value, who=who)
+    def route_paused(self, route: RouteName, *, who: str, reason: str, until_ms: int | None) -> None:
+        """Tell that somebody paused the route, why in his own words, and until when (None: until it is resumed)."""
+        self._log.warning("route.paused", route=route.value, who=who, reason=reason, until_ms=until_ms)
 
     def route_resumed(self, route: RouteName, *, who: str) -> None:
-        """Tell that somebody resumed the route."""
+        """Tell that somebody resumed the route, or that its pause came to its end."""
         self._log.info("route.resumed", route=route.value, who=who)
 
     def concurrency_changed(self, route: RouteName, *, limit: int) -> None:
@@ -199,6 +207,10 @@ class Reporter:
         """Tell that they could not be told yet; `reason` holds no address."""
         self.metrics.alerts.labels(channel, "failed").inc()
         self._log.warning("alert.failed", channel=channel, reason=reason, again_s=round(again_s, 1))
+
+    def operator_acted(self, *, who: str, action: str, selection: str, count: int | None, outcome: str) -> None:
+        """Tell what somebody did to which events, and what came of it; nothing in it is out of a payload."""
+        self._log.info("operator.acted", who=who, action=action, selection=selection, count=count, outcome=outcome)
 
     def operator_failed(self, error: Exception) -> None:
         """Tell that a request of the operator's listener met a bug of ours: by type and place, never by text."""

@@ -124,6 +124,7 @@ def test_a_held_route_says_why() -> None:
     route = {
         "name": "r",
         "state": "held",
+        "pause": None,
         "stops": [stop],
         "totals": totals,
         "retrying": 0,
@@ -138,7 +139,7 @@ def test_a_held_route_says_why() -> None:
         "spool": spool,
         "routes": [
             route | {"oldest_age_s": 3.0, "concurrency_limit": 4},
-            {"name": "off", "state": "off", "stops": [], "totals": None},
+            {"name": "off", "state": "off", "pause": None, "stops": [], "totals": None},
         ],
     }
     text = "\n".join(show.status_lines(status, json.loads(json.dumps(status | {"uptime_s": 5.0}))))

@@ -201,7 +201,7 @@ def test_a_replay_of_everything_says_so(filled: Shell, daemon: Daemon, words: tu
     assert "and make again the calls that were made already?" in result.output
     assert "replayed 2" in result.stdout
     (line,) = asyncio.run(_got(address, "/api/audit"))["audit"]
-    assert line["detail"].startswith("2 events, with what was done before: ")
+    assert (line["detail"].endswith(", with what was done before"), line["count"]) == (True, 2)
 
 
 def test_it_asks_before_it_acts(filled: Shell) -> None:
@@ -269,6 +269,14 @@ def test_a_route_is_paused_and_resumed(filled: Shell, daemon: Daemon) -> None:
     result = filled("pause", "outbound", "--reason", "a move", FORWARDER_OPERATOR_LISTEN=address)
     assert (result.exit_code, "no such route is running" in result.stderr) == (1, True)
     assert filled("pause", "sideways").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "words", [("--for", "soon"), ("--for", "0m"), ("--until", "noon"), ("--for", "1h", "--until", "2030-01-01")]
+)
+def test_the_end_of_a_pause_is_read_before_anything_is_done(filled: Shell, words: tuple[str, ...]) -> None:
+    """A length or a time that is none, or both, is wrong usage."""
+    assert filled("pause", "outbound", *words).exit_code == 2
 
 
 def test_sequences_that_cannot_be_moved_are_a_failure(filled: Shell) -> None:

@@ -77,6 +77,31 @@ async def test_the_same_key_is_stored_once(
     assert await stored(spool, [make_envelope(2), make_envelope(3)]) == Receipt(accepted=1, duplicates=1)
 
 
+async def test_a_callback_that_raises_stops_no_other(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
+    """Its sender is told to come back, for a duplicate; everybody else is answered, and a route's work goes on."""
+    loop, errors = asyncio.get_running_loop(), list[object]()
+    loop.set_exception_handler(lambda _, context: errors.append(context["exception"]))
+    answers: list[object] = []
+    bug = RuntimeError("a bug")
+
+    def raises(*_: object) -> None:
+        raise bug
+
+    spool.on_work(OUT, raises)
+    for number in range(1, 4):
+        first = raises if number == 2 else answers.append
+        spool.append([make_envelope(number)], on_commit=first, on_rollback=answers.append)
+    settled = settle(spool, [], State.DELIVERED)
+    await asyncio.wait_for(asyncio.gather(stored(spool, [make_envelope(4)]), settled), 60)
+    assert [type(answer) for answer in answers] == [Receipt, SpoolClosed, Receipt]
+    assert set(errors) == {bug}
+    assert await stored(spool, [make_envelope(2)]) == Receipt(accepted=0, duplicates=1)
+    assert numbers(await lease_all(spool)) == [1, 2, 3, 4]
+    loop.set_exception_handler(None)
+
+
 async def test_the_same_key_on_the_other_route_is_another_event(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -249,11 +250,13 @@ async def test_event_types_are_bounded(
 
 
 async def test_the_audit_log_keeps_who_did_what(spool: MemorySpool | SqliteSpool) -> None:
-    """Entries come back newest first."""
-    rows = [AuditRow(at_ms=n, who="page", action="replay", detail=str(n)) for n in range(3)]
-    for row in rows:
-        await spool.write_audit(row)
+    """Entries come back newest first; one whose act went on is rewritten where it is."""
+    rows = [AuditRow(at_ms=4_000_000_000_000 + n, who="page", action="replay", detail=str(n)) for n in range(3)]
+    numbers = [await spool.write_audit(row) for row in rows]
     assert list(await spool.audit(limit=2)) == [rows[2], rows[1]]
+    ended = replace(rows[1], count=7, outcome="7 delivered")
+    assert await spool.write_audit(ended, number=numbers[1]) == numbers[1]
+    assert list(await spool.audit(limit=3)) == [rows[2], ended, rows[0]]
 
 
 async def test_labels_may_hold_anything_json_can(

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from typing import Any
 
 import pytest
@@ -396,6 +397,37 @@ async def test_pause_survives_a_restart(bench: Any, spool: Any) -> None:
         assert spool.leased() == 0
         await again.route.resume(who="ops")
         await again.settled()
+
+
+async def test_a_pause_ends_by_itself(bench: Any, spool: Any) -> None:
+    """A pause with an end is over then, over a restart, too, and says until then who paused it, why and until when."""
+    run, ends_ms = bench(_yes), time.time_ns() // 1_000_000 + 400
+    async with run.running():
+        await run.route.pause(who="ops", reason="a move", until_ms=ends_ms)
+        spool.add(b"{}")
+        status = run.route.status()
+        assert (status.state, status.reason) == ("paused", "a move")
+        assert (status.pause.who, status.pause.until_ms) == ("ops", ends_ms)
+    again = bench(_yes)
+    async with again.running():
+        await again.settled()  # nobody resumed it
+        assert time.time_ns() // 1_000_000 >= ends_ms
+        assert (again.route.status().state, again.route.status().pause) == ("running", None)
+    spool.add(b"{}")
+    third = bench(_yes)
+    async with third.running():
+        await third.settled()
+
+
+async def test_a_pause_of_an_earlier_version_is_one(bench: Any, spool: Any) -> None:
+    """What an earlier version kept of a pause still pauses."""
+    await spool.put(f"route.{bench(_yes).route.name}.paused", b"1")
+    run = bench(_yes)
+    async with run.running():
+        await asyncio.sleep(0)
+        assert run.route.status().state == "paused"
+        await run.route.resume(who="ops")
+        await run.settled()
 
 
 async def test_a_resume_survives_a_restart(bench: Any, spool: Any) -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forwarder.ingress import elements
+from forwarder.ingress import cutting, elements
+from forwarder.ingress.cutting import at_once, looks_like_lines
 from forwarder.ingress.elements import Element, NotJson
 
 _VALUES = st.recursive(
@@ -19,6 +20,26 @@ _VALUES = st.recursive(
 )
 # Deeper than any Python's decoder goes: 3.13 goes to ten thousand levels.
 _DEEP = b'{"a":' + b"[" * 12_000 + b"]" * 12_000 + b"}"
+
+
+def array_of(body: bytes) -> list[bytes]:
+    """Cut an array in one go."""
+    return at_once(cutting.array_of(body))
+
+
+def lines_of(body: bytes) -> list[bytes]:
+    """Cut lines in one go."""
+    return at_once(cutting.lines_of(body))
+
+
+def batch_of(body: bytes) -> bytes | None:
+    """Find the batch in one go."""
+    return at_once(cutting.batch_of(body))
+
+
+def write_key_of(body: bytes) -> object:
+    """Find the key in one go."""
+    return at_once(cutting.write_key_of(body))
 
 
 def encoded(value: object, *, is_ascii: bool) -> bytes:
@@ -35,14 +56,12 @@ def test_an_array_is_cut_into_the_bytes_it_was_made_of(values: list[object], *, 
     array = b"[" + b" , ".join(pieces) + b"]"
 
     def cut(body: bytes) -> list[bytes | None]:
-        return [one.payload if one else None for one in map(elements.element, elements.array_of(body))]
+        return [one.payload if one else None for one in map(elements.element, array_of(body))]
 
     assert cut(array) == expected
-    assert elements.batch_of(b'{"x":[1,{"batch":[]}],"batch" : ' + array + b"}") == array
+    assert batch_of(b'{"x":[1,{"batch":[]}],"batch" : ' + array + b"}") == array
     if pieces:
-        assert [
-            one.payload if one else None for one in map(elements.line, elements.lines_of(b"\n".join(pieces)))
-        ] == expected
+        assert [one.payload if one else None for one in map(elements.line, lines_of(b"\n".join(pieces)))] == expected
 
 
 @settings(max_examples=10, deadline=None)
@@ -51,16 +70,16 @@ def test_brackets_cut_as_the_decoder_does(values: list[dict[str, object]]) -> No
     """Beside an element that is too deep for any decoder, the others are cut by brackets, to the same bytes."""
     pieces = [encoded(value, is_ascii=True) for value in values]
     array = b"[" + b",".join([*pieces, _DEEP, b"7"]) + b"]"
-    assert list(map(elements.element, elements.array_of(array))) == [
+    assert list(map(elements.element, array_of(array))) == [
         *(Element(piece, value) for piece, value in zip(pieces, values, strict=True)),
         Element(_DEEP, None),
         None,
     ]
-    assert list(map(elements.element, elements.array_of(b'[{"s":"\\ud800","d":' + _DEEP + b"},[],{}]")))[1:] == [
+    assert list(map(elements.element, array_of(b'[{"s":"\\ud800","d":' + _DEEP + b"},[],{}]")))[1:] == [
         None,
         Element(b"{}", {}),
     ]
-    assert elements.batch_of(b'{"q":"\\"[","batch":' + array + b',"z":{}}') == array
+    assert batch_of(b'{"q":"\\"[","batch":' + array + b',"z":{}}') == array
 
 
 @pytest.mark.parametrize(
@@ -84,11 +103,11 @@ def test_brackets_cut_as_the_decoder_does(values: list[dict[str, object]]) -> No
 def test_what_is_no_json_is_said_to_be_none(body: bytes) -> None:
     """Damage is noticed also where only brackets are counted."""
     with pytest.raises(NotJson):
-        list(map(elements.element, elements.array_of(body)))
+        list(map(elements.element, array_of(body)))
 
 
 @pytest.mark.parametrize("begin", [b'{"a":' + b"[" * 12_000, b"[" + b"1," * elements.ELEMENTS_MAX])
-@pytest.mark.parametrize("read", [elements.array_of, elements.batch_of, elements.write_key_of, elements.element])
+@pytest.mark.parametrize("read", [array_of, batch_of, write_key_of, elements.element])
 def test_a_text_without_end_costs_no_more_than_its_length(begin: bytes, read: Callable[[bytes], object]) -> None:
     """Nobody, known or not, holds the daemon up with a body in which every quote begins a text that never ends."""
     body = begin + b'"' + b'\\"' * 20_000
@@ -101,7 +120,7 @@ def test_a_text_without_end_costs_no_more_than_its_length(begin: bytes, read: Ca
 @pytest.mark.parametrize("body", [b"", b" ", b"\xef\xbb\xbf", b"\xef\xbb\xbf \n"])
 def test_nothing_is_no_json(body: bytes) -> None:
     """A body of blanks is empty, in every form."""
-    for read in (elements.array_of, elements.lines_of, elements.batch_of, elements.trimmed):
+    for read in (array_of, lines_of, batch_of, elements.trimmed):
         with pytest.raises(NotJson):
             read(body)
 
@@ -120,7 +139,7 @@ def test_nothing_is_no_json(body: bytes) -> None:
 )
 def test_the_batch_of_an_object(body: bytes, batch: bytes | None) -> None:
     """The top-level `batch` is found to the byte, the last of several."""
-    assert elements.batch_of(body) == batch
+    assert batch_of(body) == batch
 
 
 @pytest.mark.parametrize(
@@ -129,13 +148,13 @@ def test_the_batch_of_an_object(body: bytes, batch: bytes | None) -> None:
 )
 def test_lines_are_told_from_a_broken_document(body: bytes, *, expected: bool) -> None:
     """One value a line is assumed only where the first line is one."""
-    assert elements.looks_like_lines(body) is expected
+    assert looks_like_lines(body) is expected
 
 
 @settings(max_examples=200, deadline=None)
 @given(body=st.binary(max_size=40) | st.text(alphabet='{}[]",:\\ \n01eE.-nul', max_size=40).map(str.encode))
 def test_no_bytes_raise_anything_else(body: bytes) -> None:
     """Whatever the bytes, they are elements or no JSON."""
-    for cut, read in ((elements.array_of, elements.element), (elements.lines_of, elements.line)):
+    for cut, read in ((array_of, elements.element), (lines_of, elements.line)):
         with suppress(NotJson):
             assert all(one is None or one.payload for one in map(read, cut(body)))

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from time import thread_time
 from typing import Any
 
 import pytest
@@ -535,6 +536,46 @@ def test_the_gateways_words_for_keys(house: Any, headers: dict[str, str], text: 
 
 
 # --- hostile bodies ---
+
+
+_SIX_MB = 6_000_000
+
+
+def repeated(begin: bytes, unit: bytes, end: bytes) -> bytes:
+    """Return a large body of many equal parts."""
+    return begin + unit * ((_SIX_MB - len(begin) - len(end)) // len(unit)) + end
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(
+            repeated(b'{"batch":[', b'{"event":"x","properties":{"a":[1,2]},"more":"%b"},' % (b"x" * 99), b"{}]}"),
+            id="usual events",
+        ),
+        pytest.param(repeated(b'{"writeKey":"no","batch":[', b'{"event":"x"},', b"{}]}"), id="another key"),
+        pytest.param(repeated(b'{"batch":[[', b"{},", b"{}]]}"), id="objects in one element"),
+        pytest.param(b"[" * (_SIX_MB // 2) + b"]" * (_SIX_MB // 2), id="nothing but brackets"),
+        pytest.param(repeated(b'{"a":"\\ud800","batch":[[', b"[],", b"[]]]}"), id="a lone surrogate"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/batch", "/v1/track"])
+def test_a_stranger_holds_nobody_up(build_house: Callable[..., Any], path: str, body: bytes) -> None:
+    """Whatever somebody without a key sends, it is refused in steps that let others have a turn."""
+    house = build_house(body_bytes_max=_SIX_MB)
+    judged = house.routing.judge(b"POST", path.encode(), {})
+    steps, longest_s = house.receiver.accept(judged, body), 0.0
+    while True:
+        began_s = thread_time()
+        try:
+            next(steps)
+        except StopIteration as done:
+            reply = done.value
+            break
+        finally:
+            longest_s = max(longest_s, thread_time() - began_s)
+    assert reply.status == 401
+    assert longest_s < 0.4  # it was 0.6 to 13 s, and is some hundredths
 
 
 @pytest.mark.parametrize(

@@ -211,9 +211,14 @@ def test_documents_are_for_those_with_a_key(build_house: Build, path: str) -> No
 
 
 @pytest.mark.parametrize("path", ["/m", "/v1/m"])
-def test_how_segments_sdk_fares_is_nobodys_event(house: Any, path: str) -> None:
-    """What the SDK tells of itself is taken and not kept."""
+def test_how_segments_sdk_fares_is_nobodys_event(build_house: Build, path: str) -> None:
+    """What the SDK tells of itself, without a key, is taken and not kept; else the path answers as its others do."""
+    house = build_house()
     assert said(house.post(path, b'{"series":[]}', **TEXT)) == SUCCESS
+    assert house.post(path, b"{}", authorization="Bearer other").status == 401
+    assert house.post(path + "?writeKey=other", b"{}").status == 401
+    assert house.post(path, b"", "GET").status == 405
+    assert build_house(routes=frozenset()).post(path, b"{}").status == 429
     assert house.spool.appends == 0
 
 

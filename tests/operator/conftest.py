@@ -19,7 +19,7 @@ import structlog
 
 from forwarder.courier import wire as courier_wire
 from forwarder.courier.catalogue import Catalogue
-from forwarder.delivery.route_status import RouteStatus, ScopeStop
+from forwarder.delivery.route_status import Pause, RouteStatus, ScopeStop
 from forwarder.mapping.link_file import read_link_file
 from forwarder.mapping.link_store import LinkStore
 from forwarder.model import Attempt, Envelope, Labels, RouteName, State
@@ -78,6 +78,7 @@ class SetRoute:
         self.reason = ""
         self.stop: ScopeStop | None = None
         self.families: tuple[ScopeStop, ...] = ()
+        self.paused: Pause | None = None
         self.moved_by: list[str] = []
 
     def hold(self, reason: str) -> None:
@@ -99,16 +100,18 @@ class SetRoute:
             in_flight=1,
             in_hand=2,
             concurrency_limit=4,
+            pause=self.paused,
         )
 
-    async def pause(self, *, who: str) -> None:
+    async def pause(self, *, who: str, reason: str = "", until_ms: int | None = None) -> None:
         """Pause."""
-        self.state = "paused"
+        self.state, self.reason = "paused", reason
+        self.paused = Pause(who=who, reason=reason, since_ms=NOW_MS, until_ms=until_ms)
         self.moved_by.append(who)
 
     async def resume(self, *, who: str) -> None:
         """Resume."""
-        self.state = "running"
+        self.state, self.reason, self.paused = "running", "", None
         self.moved_by.append(who)
 
 
@@ -327,6 +330,11 @@ class World:
         """Return what was written down, oldest first: act and detail."""
         return [(row.action, row.detail) for row in (await self.spool.audit(limit=100))[::-1]]
 
+    async def acts_told(self) -> list[tuple[str, str, int | None, str]]:
+        """Return the same with the count and what came of it."""
+        rows = (await self.spool.audit(limit=100))[::-1]
+        return [(row.action, row.detail, row.count, row.outcome) for row in rows]
+
 
 def an_attempt(*, status: int | None = 200, outcome: str = "delivered", answer: bytes = b"") -> Attempt:
     """Return one exchange."""
@@ -419,24 +427,19 @@ async def _world(
     checked = Checked()
     people = People(clock=parts.clock, shared=token, named=[named_token(one) for one in named])
     guard = _guard(people, proxy)
-    acts, jobs = Acts(parts=parts, catalogue=catalogue or Catalogue(None, parts.clock)), Jobs(parts, look_every_s=0.001)
+    lists = catalogue or Catalogue(None, parts.clock)
+    acts, jobs = Acts(parts=parts, catalogue=lists, look_every_s=0.001), Jobs(parts, look_every_s=0.001)
     rates = Rates(metrics=parts.metrics, clock=parts.clock)
     render = Renderer(parts)
     incidents = Incidents(parts)
     site = Site(
-        acts=acts,
-        render=render,
-        jobs=jobs,
-        rates=rates,
-        incidents=incidents,
-        guard=guard,
-        people=people,
-        check=checked,
+        acts=acts, render=render, jobs=jobs, rates=rates, incidents=incidents, guard=guard, people=people, check=checked
     )
     operations = (*Api(acts=acts, incidents=incidents).operations(), *site.operations())
     routes_served = [one.route() for one in (*operations, described(operations))]
     app = operator_app((*static_routes(), *routes_served), guard=guard, parts=parts, told=site.told)
     app.on_shutdown.append(lambda _: jobs.close())
+    app.on_cleanup.append(lambda _: acts.close())
     listener = OperatorListener(app, host="127.0.0.1", port=0)
     task = asyncio.create_task(listener.run())
     await asyncio.wait_for(listener.started.wait(), 5)

@@ -14,6 +14,8 @@ from forwarder.operator.operation import read
 from forwarder.operator.parameters import Listing
 from forwarder.ports import EventQuery
 
+NOW_MS = 1_800_000_000_000
+
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
 
 
@@ -122,7 +124,7 @@ async def test_replay_by_sequence_is_written_down(world: Any) -> None:
     assert said == {"replayed": 1, "next_after": None, "sequences": [sequence, 99]}
     assert await world.states() == {sequence: "pending"}
     (line,) = (await world.api("/api/audit"))["audit"]
-    assert (line["action"], line["detail"]) == ("replay", "1 events: 1, 99")
+    assert (line["action"], line["detail"]) == ("replay", "1, 99")
     assert line["who"].startswith("ann")
     assert "127.0.0.1" in line["who"]
 
@@ -143,9 +145,9 @@ async def test_a_replay_may_ask_for_everything(world: Any) -> None:
         assert (await world.api("/api/replay", body))["replayed"] == 1
     assert asked == [False, True, True]
     assert [detail for _, detail in await world.audits()] == [
-        "1 events: 1",
-        "1 events, with what was done before: 2",
-        "1 events, with what was done before: state=dead",
+        "1",
+        "2, with what was done before",
+        "state=dead, with what was done before",
     ]
 
 
@@ -206,8 +208,50 @@ async def test_routes_are_paused_and_resumed(world: Any) -> None:
     """Pausing and resuming moves the route and is written down."""
     for act, state in (("pause", "paused"), ("resume", "running")):
         said = await world.api(f"/api/routes/courier_to_rudderstack/{act}", {})
-        assert said == {"route": "courier_to_rudderstack", "state": state}
+        assert (said["route"], said["state"], bool(said["pause"])) == ("courier_to_rudderstack", state, act == "pause")
     assert await world.audits() == [("pause", OUTBOUND.value), ("resume", OUTBOUND.value)]
+
+
+@pytest.mark.parametrize(
+    ("given", "until"),
+    [
+        ({}, None),
+        ({"for_s": 90}, "2027-01-15T08:01:30.000Z"),
+        ({"until": "2027-01-15T10:00:00+01:00"}, "2027-01-15T09:00:00.000Z"),
+        ({"until": str(NOW_MS + 1_000)}, "2027-01-15T08:00:01.000Z"),
+    ],
+)
+async def test_a_pause_has_a_reason_and_an_end(world: Any, given: dict[str, Any], until: str | None) -> None:
+    """Who paused, why and until when is in the answer, in the status and in the audit log."""
+    body = given | {"reason": "the data plane moves"}
+    said = await world.api("/api/routes/courier_to_rudderstack/pause", body)
+    pause = {"who": "api (127.0.0.1)", "reason": "the data plane moves", "since": "2027-01-15T08:00:00.000Z"}
+    assert said["pause"] == pause | {"until": until}
+    (route, _) = (await world.api("/api/status"))["routes"]
+    assert (route["state"], route["reason"], route["pause"]) == ("paused", pause["reason"], said["pause"])
+    ((_, detail),) = await world.audits()
+    assert detail.endswith(": the data plane moves")
+    assert (" until 2027-01-15 " in detail) is (until is not None)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"until": str(NOW_MS)}, "until is over already"),
+        ({"until": "2026-12-31"}, "until is over already"),
+        ({"until": "soon"}, "until is no time"),
+        ({"until": "2027-02-01", "for_s": 1}, "either until or for_s"),
+        ({"for_s": 0}, "for_s"),
+        ({"for_s": 1e12}, "for_s"),
+        ({"reason": "x" * 501}, "reason"),
+    ],
+)
+async def test_an_impossible_pause_pauses_nothing(world: Any, given: dict[str, Any], said: str) -> None:
+    """An end that is no time to come is an error that says so."""
+    answer = await world.api("/api/routes/courier_to_rudderstack/pause", given, status=400)
+    assert said in answer["error"]
+    assert world.routes[OUTBOUND].state == "running"
+    assert await world.audits() == []
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ async def test_a_group_is_replayed(start: Any) -> None:
     page = await desk.post("/dead-letters/replay", asked.forms("/dead-letters/replay")[0])
     await desk.finish(page)
     assert await desk.states() == {first: "pending", other: "dead"}
-    assert await desk.audits() == [("replay", f"1 events: state=dead route={OUT} reason=a")]
+    assert await desk.acts_told() == [("replay", f"state=dead route={OUT} reason=a", 1, "1 pending")]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ async def test_a_large_group_is_a_job_with_progress(start: Any) -> None:
     assert "2,500 of 2,500 events replayed" in ended.words
     assert " data-live>" not in ended.html
     assert set((await desk.states()).values()) == {"pending"}
-    assert [detail.split(" ")[0] for act, detail in await desk.audits()] == ["1000", "1000", "500"]
+    assert [count for _, _, count, _ in await desk.acts_told()] == [2_500]
 
 
 async def test_an_act_that_was_interrupted_says_how_many_remain(start: Any) -> None:
@@ -171,7 +171,7 @@ async def test_one_event_is_discarded(start: Any) -> None:
     page = await desk.post(path, {"confirmed": "1"})
     assert page.location == f"/events/{sequence}?did=discarded&count=1"
     assert await desk.states() == {sequence: "dead*"}
-    assert await desk.audits() == [("discard", f"1 events: {sequence}")]
+    assert await desk.acts_told() == [("discard", str(sequence), 1, "done")]
 
 
 @pytest.mark.parametrize(

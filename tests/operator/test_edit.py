@@ -67,10 +67,8 @@ async def test_an_edited_copy_is_a_new_event(start: Any, event: dict[str, Any]) 
     assert b"\n" not in new.payload
     assert new.event_key != old.event_key
     assert (new.row.source, new.row.labels.user_id) == (old.row.source, "u2")
-    assert await desk.audits() == [
-        ("edit", "event 1 was replaced by event 2, an edited copy"),
-        ("discard", "1 events: 1, replaced by event 2, an edited copy"),
-    ]
+    told = ("edit", "event 1 was replaced by event 2, an edited copy", 1, "stored, the original discarded")
+    assert await desk.acts_told() == [told]
 
 
 async def test_what_would_be_sent_is_seen_before_it_is(start: Any) -> None:

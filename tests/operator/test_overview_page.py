@@ -115,25 +115,6 @@ async def test_rates_and_latencies_come_from_the_counters(world: Any) -> None:
     assert ">5.0/s<" in text
     assert ">2.0/s<" in text
     assert "p99 delivery latency" in text
-    assert "<polyline" not in text  # one stretch of ten seconds is no line yet
-    world.clock.now_ms += 10_000
-    world.rates.sample()
-    text = await world.page("/")
-    assert "<polyline" in text
-    assert "median latency 175 ms" in text
-    assert 'class="mark"' not in text
-
-
-async def test_incidents_are_marked_in_the_chart(world: Any) -> None:
-    """What stood still is seen behind the lines of its route, and of no other."""
-    for _ in range(4):
-        world.rates.sample()
-        world.clock.now_ms += 10_000
-    world.routes[OUTBOUND].hold("answered 401")
-    await world.incidents.look()
-    text = await world.page("/")
-    assert text.count('class="mark"') == 1
-    assert "incident</span>" in text.partition("RudderStack → Courier")[0]
 
 
 async def test_a_route_that_is_held_says_why_since_when_and_what_to_do(world: Any) -> None:
@@ -162,13 +143,16 @@ async def test_pausing_asks_first_and_is_written_down(world: Any) -> None:
         asked = await answer.text()
         assert (answer.status, world.routes[OUTBOUND].state) == (200, "running")
     assert 'name="confirmed" value="1"' in asked
-    async with world.http.post(path, data={"confirmed": "1"}) as answer:
+    given = {"confirmed": "1", "reason": "<the plane> moves", "for_s": "900"}
+    async with world.http.post(path, data=given) as answer:
         text = await answer.text()
     assert world.routes[OUTBOUND].state == "paused"
-    assert "Paused." in text
+    assert "Paused by page (127.0.0.1), until 2027-01-15 08:15:00.000 UTC." in text
+    assert "&lt;the plane&gt; moves" in text
     assert "/routes/courier_to_rudderstack/resume" in text
     (row,) = await world.spool.audit(limit=5)
-    assert (row.action, row.detail) == ("pause", "courier_to_rudderstack")
+    assert row.action == "pause"
+    assert row.detail == "courier_to_rudderstack until 2027-01-15 08:15:00.000 UTC: <the plane> moves"
     assert row.who.startswith("page (127.0.0.1")
 
 
@@ -238,7 +222,7 @@ async def test_own_files_are_checked_not_sent_again(world: Any, name: str, path:
 
 @pytest.mark.parametrize(
     ("state", "words"),
-    [("running", ""), ("paused", "Somebody paused"), ("held", "COURIER_API_KEY"), ("backing_off", "tried again")],
+    [("running", ""), ("paused", "Paused by somebody"), ("held", "COURIER_API_KEY"), ("backing_off", "tried again")],
 )
 def test_advice_fits_the_state(state: str, words: str) -> None:
     """Every state but running says what to do."""

@@ -5,9 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forwarder.operator import text
-from forwarder.operator.pages.chart import hour_chart
 from forwarder.operator.readable import readable
-from forwarder.telemetry.rates import Step
 
 
 @settings(deadline=None, max_examples=200)
@@ -116,23 +114,3 @@ def test_payloads_are_cut() -> None:
     shown = readable(b"x" * 100, shown_max=10)
     assert (shown.text, shown.is_cut, shown.size_bytes) == ("x" * 10, True, 100)
     assert not readable(b"x" * 10, shown_max=10).is_cut
-
-
-def _steps(*ends_s: int) -> list[Step]:
-    return [Step(at_ms=end * 1_000, in_per_s=float(end % 7), out_per_s=1.0) for end in ends_s]
-
-
-def test_a_chart_is_not_drawn_over_a_gap() -> None:
-    """Where the machine slept there are two stretches, and what is older than an hour is left out."""
-    chart = hour_chart(_steps(10, 7_000, 7_010, 7_020, 7_500, 7_510), now_ms=7_520_000)
-    assert (len(chart.came), len(chart.went), len(chart.areas), chart.minutes) == (2, 2, 2, 60)
-    points = [tuple(map(float, point.split(","))) for line in chart.came for point in line.split()]
-    assert all(0 <= x <= 600 and 0 <= y <= 100 for x, y in points)
-
-
-def test_a_young_chart_looks_back_less_far() -> None:
-    """A daemon of two minutes is drawn over six, one of half an hour over sixty; none yet is empty."""
-    assert hour_chart(_steps(10, 20), now_ms=120_000).minutes == 6
-    assert hour_chart(_steps(10, 20), now_ms=1_900_000).minutes == 60
-    assert hour_chart([], now_ms=0).is_empty
-    assert hour_chart(_steps(10), now_ms=20_000).is_empty

@@ -1,11 +1,13 @@
 """What a hostile week found: files that vanish, writers that die, side tables that rot, clocks that go back."""
 
 import asyncio
+import errno
 import os
 import random
 import shutil
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 
 from forwarder.errors import SpoolClosed, SpoolFull, SpoolUnusable, WorkerEnded
 from forwarder.model import Demand, Envelope, Receipt, Recurrence, RouteName, State
+from forwarder.ports import AuditRow
 from forwarder.spool.lease_window import Wanted
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool, housekeeping, known_keys, transaction
@@ -25,7 +28,7 @@ from forwarder.spool.sqlite.database import (
     open_writer,
     prepare_folder,
 )
-from forwarder.spool.sqlite.files import foreign_owner, unusable
+from forwarder.spool.sqlite.files import FileWatch, foreign_owner, unusable
 from forwarder.spool.sqlite.housekeeping import Retention
 from forwarder.spool.sqlite.refill import refill
 from forwarder.spool.sqlite.transaction import Transaction
@@ -97,6 +100,25 @@ async def test_a_file_that_was_replaced_is_noticed_without_any_append(
     aside.rename(path)
     await eventually(lambda: reporter.facts[-1] == "accepting")
     assert (await stored(spool, [make_envelope(2)])).accepted == 1
+
+
+def test_a_file_that_cannot_be_looked_at_was_not_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is told to put back what lies where it lay: the disk's own words are passed on, until it answers again."""
+    path = tmp_path / "spool.db"
+    path.write_bytes(b"")
+    watch = FileWatch((path,))
+
+    def fails(*_: object, **__: object) -> os.stat_result:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", fails)
+        fault = watch.fault()
+        with pytest.raises(OSError, match="Input/output error"):
+            FileWatch((path,))
+    assert "spool.db cannot be looked at (Input/output error)" in fault
+    assert "deleted" not in fault
+    assert watch.fault() == ""
 
 
 # --- writers that die ---
@@ -493,6 +515,16 @@ def test_an_owner_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.M
     assert f"chown -R 4321 {tmp_path}" in owner
     lock = tmp_path / "spool.lock"
     lock.write_text("")
+    path, stat = tmp_path / DATABASE_NAME, os.stat
+
+    def denied(of: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+        if of == path:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return stat(of, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", denied)
+    with pytest.raises(SpoolUnusable, match=f"Permission denied.*chown -R 4321 {tmp_path}`"):
+        open_reader(tmp_path)  # a folder of the daemon's, looked at by somebody else
     assert f"chown -R 4321 {tmp_path}`" in str(unusable(lock, PermissionError(13, "Permission denied")))
 
 
@@ -522,6 +554,22 @@ async def test_an_unwritable_reserve_is_no_full_disk(open_sqlite: OpenSqlite, tm
 
 
 # --- layouts ---
+
+
+async def test_a_spool_of_the_layout_before_is_migrated(open_sqlite: OpenSqlite, tmp_path: Path) -> None:
+    """A folder of layout 2 keeps its audit log, whose new lines have a count and an outcome."""
+    old = AuditRow(at_ms=4_000_000_000_000, who="page", action="replay", detail="1 events: 1")
+    spool = await open_sqlite()
+    await spool.write_audit(old)
+    await spool.close()
+    connection = apsw.Connection(str(tmp_path / "data" / DATABASE_NAME))
+    connection.execute("ALTER TABLE audit DROP COLUMN count; ALTER TABLE audit DROP COLUMN outcome")
+    connection.pragma("user_version", 2)
+    connection.close()
+    spool = await open_sqlite()
+    new = replace(old, count=3, outcome="done")
+    await spool.write_audit(new)
+    assert list(await spool.audit(limit=9)) == [new, old]
 
 
 async def test_a_folder_of_the_first_version_says_what_drains_it(open_sqlite: OpenSqlite, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from forwarder.errors import SpoolClosed, SpoolFull
@@ -82,6 +83,64 @@ async def test_the_first_refused_append_stores_nothing(
     await eventually(lambda: "accepting" in reporter.facts)
     assert (await stored(spool, [make_envelope(1)])).accepted == 1
     assert [row.sequence for row in (await spool.events(EventQuery())).rows] == [1]
+
+
+async def test_a_damaged_event_met_on_a_full_disk_holds_up_nobody(
+    open_sqlite: Callable[..., Awaitable[SqliteSpool]],
+    disk: Any,
+    reporter: Any,
+    make_envelope: Callable[..., Envelope],
+    tmp_path: Path,
+) -> None:
+    """It cannot be set aside while nothing can be written; then it is, and its user's next one follows."""
+    spool = await open_sqlite(limits=SMALL, vfs=disk.vfs_name)
+    await stored(spool, [make_envelope(n, partition="u") for n in (1, 2)])
+    await give_back(spool, await lease(spool))
+    other = apsw.Connection(str(tmp_path / "data" / "spool.db"))
+    other.set_busy_timeout(60_000)
+    other.execute("UPDATE events_outbound SET payload = 'rotten' WHERE sequence = 1")
+    other.close()
+    disk.is_full = True
+    assert await lease(spool) == []
+    assert reporter.facts == ["refusing: the disk is full"]
+    disk.is_full = False
+    await eventually(lambda: "accepting" in reporter.facts)
+    assert await lease(spool) == [2]
+    assert "quarantined 1" in reporter.facts
+
+
+async def test_new_events_are_taken_again_only_when_a_commit_was_seen_to_succeed(
+    open_sqlite: Callable[..., Awaitable[SqliteSpool]],
+    disk: Any,
+    reporter: Any,
+    make_envelope: Callable[..., Envelope],
+    tmp_path: Path,
+) -> None:
+    """A reserve that could be built, or a file that came back, says nothing of the disk under the database."""
+    spool = await open_sqlite(limits=SMALL, vfs=disk.vfs_name)
+    disk.is_full = True
+    with pytest.raises(SpoolFull):
+        await stored(spool, [make_envelope(1)])
+    path, aside = tmp_path / "data" / "spool.db", tmp_path / "aside"
+    for _ in range(3):  # each is a turn of the writer
+        with pytest.raises(SpoolFull, match="the disk is full"):
+            await spool.put("a", b"b")
+    path.rename(aside)
+    with pytest.raises(SpoolFull):
+        await spool.put("a", b"b")
+    with pytest.raises(SpoolFull, match="was deleted"):
+        await spool.put("a", b"b")
+    aside.rename(path)
+    with pytest.raises(SpoolFull):
+        await spool.put("a", b"b")
+    for _ in range(2):
+        with pytest.raises(SpoolFull, match="the disk is full"):
+            await spool.put("a", b"b")
+    assert reporter.facts == ["refusing: the disk is full"]
+    disk.is_full = False
+    await eventually(lambda: "accepting" in reporter.facts)
+    assert (tmp_path / "data" / "spool.reserve").stat().st_size == SMALL.reserve_bytes
+    assert (await stored(spool, [make_envelope(1)])).accepted == 1
 
 
 @pytest.mark.parametrize("budget_bytes", range(0, 60_000, 6_000))

@@ -150,10 +150,14 @@ class MemoryArchive:
         self._refuse_closed()
         return self._records.audit[::-1][:limit]
 
-    async def write_audit(self, row: AuditRow) -> None:
-        """Add to the audit log."""
+    async def write_audit(self, row: AuditRow, *, number: int | None = None) -> int:
+        """Add to the audit log, or rewrite a line of it."""
         self._refuse_closed()
-        self._records.audit.append(row)
+        if number is None:
+            self._records.audit.append(row)
+            return len(self._records.audit)
+        self._records.audit[number - 1] = row
+        return number
 
     def _books(self, route: RouteName) -> Totals:
         counts = Counter({s: self._records.purged[route, s] for s in State})

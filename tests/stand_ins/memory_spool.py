@@ -7,6 +7,7 @@ suite of the spool on SQLite, and is the model that its property tests compare i
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 
@@ -72,7 +73,9 @@ class MemorySpool(MemoryArchive):
         self._records.evict(int(self._limits.bytes_max * EVICTION_FRACTION))
         if accepted:
             self._wake()
-        on_commit(Receipt(accepted=accepted, duplicates=len(envelopes) - accepted))
+        receipt = Receipt(accepted=accepted, duplicates=len(envelopes) - accepted)
+        if not _call(partial(on_commit, receipt)):
+            on_rollback(SpoolClosed("what was stored could not be answered"))
 
     def lease(self, route: RouteName, demand: Demand) -> Sequence[Lease]:
         """Lease the oldest due events; see `ports.Spool.lease`."""
@@ -277,7 +280,7 @@ class MemorySpool(MemoryArchive):
 
     def _wake(self) -> None:
         for route, wake in self._listeners.items():
-            wake()
+            _call(wake)
             self._watch(route)
 
     def _watch(self, route: RouteName) -> None:
@@ -293,5 +296,15 @@ class MemorySpool(MemoryArchive):
 
     def _due(self, route: RouteName) -> None:
         if next(iter(self._records.due(route, now_ms=self._clock.wall_ms())), None) is not None:
-            self._listeners[route]()
+            _call(self._listeners[route])
         self._watch(route)
+
+
+def _call(call: Callable[[], None]) -> bool:
+    """Call somebody whose bugs are reported and stop nothing; tell whether that went well."""
+    try:
+        call()
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        asyncio.get_running_loop().call_exception_handler({"message": "a spool's callback", "exception": error})
+        return False
+    return True

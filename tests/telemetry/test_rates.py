@@ -74,15 +74,6 @@ def test_latencies_are_those_of_the_last_minute() -> None:
     assert rates.flow(ROUTE).p50_s is None
 
 
-def test_the_last_hour_is_kept_in_steps_of_ten_seconds() -> None:
-    """Memory is flat: two hours leave the steps of one."""
-    rates, _, _ = _sampled(7_200, 3)
-    steps = rates.hour(ROUTE)
-    assert len(steps) == 360
-    assert {step.in_per_s for step in steps} == {3.0}
-    assert steps[-1].at_ms - steps[0].at_ms == 3_590_000
-
-
 @pytest.mark.parametrize(
     ("cumulative", "share", "expected"),
     [
@@ -119,4 +110,3 @@ async def test_the_worker_samples_until_drained() -> None:
     await asyncio.sleep(0)
     await rates.drain()
     await asyncio.wait_for(running, 2)
-    assert rates.hour(ROUTE) == []

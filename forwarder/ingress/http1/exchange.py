@@ -7,9 +7,9 @@ from typing import Protocol
 from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.ingress.admission import Admission
 from forwarder.ingress.cors import readable
+from forwarder.ingress.cutting import Steps
 from forwarder.ingress.endpoints import BodyFormat
 from forwarder.ingress.http1.shared import Shared
-from forwarder.ingress.receiver import Steps
 from forwarder.ingress.replies import ONE_ACCEPTED, Reply, too_much, wire
 from forwarder.ingress.routing import UNKNOWN_ENDPOINT
 from forwarder.model import Envelope, Receipt
@@ -124,7 +124,7 @@ class Exchange:
             reply, date=self.shared.date, connection=b"close" if self.closes else kept, has_body=not self.is_head
         )
 
-    def _step(self, steps: Steps) -> None:
+    def _step(self, steps: Steps[list[Envelope] | Reply]) -> None:
         try:
             next(steps)
         except StopIteration as done:

@@ -1,4 +1,4 @@
-"""Look each second for what goes wrong, and keep what began and ended on disk.
+"""Look each second for what goes wrong; keep on disk what began and ended, and what came and went meanwhile.
 
 What is open when the daemon stops goes on when it is seen again after the start, and has ended when it is not.
 """
@@ -40,6 +40,9 @@ class Incidents:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_EVERY_S):
                     await self._drained.wait()
+        with suppress(ForwarderError):
+            await self.save()
+            await self._parts.by_time.save(self._parts.spool, is_last=True)
 
     async def drain(self) -> None:
         """Make `run` return."""
@@ -47,6 +50,7 @@ class Incidents:
 
     async def load(self) -> None:
         """Read what was kept; what cannot be read is left behind."""
+        await self._parts.by_time.load(self._parts.spool)
         kept = await self._parts.spool.get(STORE_KEY)
         try:
             self.watch = Watch(msgspec.json.decode(kept, type=list[Incident]) if kept else ())
@@ -69,10 +73,10 @@ class Incidents:
     async def look(self) -> None:
         """Look once."""
         parts = self._parts
-        parts.rejections.sample(now_ms=parts.clock.wall_ms())
         statuses = {RouteName(route.name): route.status() for route in parts.routes}
-        now_ms = parts.clock.wall_ms()
-        began, ended = self.watch.look(statuses, await parts.archive.facts(), now_ms=now_ms)
+        facts, now_ms = await parts.archive.facts(), parts.clock.wall_ms()
+        parts.by_time.look(facts)
+        began, ended = self.watch.look(statuses, facts, now_ms=now_ms)
         for one in began:
             parts.reporter.incident_began(one.kind, route=one.route or "", scope=one.scope, cause=one.cause)
         for one in ended:
@@ -82,3 +86,4 @@ class Incidents:
             parts.metrics.incidents_open.labels(kind).set(self.watch.count_open(kind))
         if began or ended:
             await self.save()
+        await parts.by_time.save(parts.spool)

@@ -7,8 +7,8 @@ can be started again.
 import asyncio
 import secrets
 from array import array
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,6 +16,7 @@ from aiohttp import web
 
 from forwarder.errors import ForwarderError
 from forwarder.model import State
+from forwarder.operator.acts import FOLLOWED_MAX, FOLLOWED_S, outcome, outcome_words
 from forwarder.operator.operation import Operation, QueryInvalid
 from forwarder.operator.pages.render import Renderer
 from forwarder.operator.parameters import ACTION_EVENTS_MAX
@@ -25,11 +26,14 @@ from forwarder.ports import EventQuery, EventRow
 
 JOBS_RUNNING_MAX: Final = 4
 JOBS_KEPT_MAX: Final = 32
-FOLLOWED_MAX: Final = 50_000  # events of one job whose outcome is looked at
-_FOLLOWED_S: Final = 60.0  # then what is still pending is told as that
 
 Act = Callable[[Sequence[int]], Awaitable[int]]
 Meant = Callable[[EventRow], bool]
+OnEnd = Callable[[str], Awaitable[None]]
+
+
+async def _nothing(_: str) -> None:
+    """Hear what came of a job, and leave it at that."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,6 +66,12 @@ class Job:
         arrived = self.outcome.get(State.DELIVERED, 0) + self.outcome.get(State.FILTERED, 0)
         return not self.error and (not self.is_followed or arrived == sum(self.outcome.values()))
 
+    def outcome_words(self) -> str:
+        """Say what came of it, for the audit log."""
+        if self.error:
+            return f"stopped: {self.error}; {self.done} of {self.total}{' or more' if self.is_at_least else ''}"
+        return outcome_words(self.outcome, of=self.done) if self.is_followed else "done"
+
 
 class Jobs:
     """Run jobs side by side, a few at a time. `close` stops them; call it before the spool is closed."""
@@ -76,14 +86,19 @@ class Jobs:
         """Show how many run."""
         return f"Jobs({len(self._tasks)} running, {len(self._jobs)} known)"
 
-    def start(self, job: Job, query: EventQuery, act: Act, *, is_meant: Meant = lambda _: True) -> Job:
-        """Act on all events that the query selects, oldest first. Raises `QueryInvalid` when too many jobs run."""
+    def start(
+        self, job: Job, query: EventQuery, act: Act, *, on_end: OnEnd = _nothing, is_meant: Meant = lambda _: True
+    ) -> Job:
+        """Act on all events that the query selects, oldest first; `on_end` hears in words what came of it.
+
+        Raises `QueryInvalid` when too many jobs run.
+        """
         if len(self._tasks) >= JOBS_RUNNING_MAX:
             raise QueryInvalid(f"{JOBS_RUNNING_MAX} long acts are under way already: wait until one has ended")
         while len(self._jobs) >= JOBS_KEPT_MAX:
             del self._jobs[next(name for name in self._jobs if name not in self._tasks)]
         self._jobs[job.name] = job
-        work = self._run(job, query, act, is_meant)
+        work = self._run(job, query, act, on_end, is_meant)
         self._tasks[job.name] = asyncio.create_task(work, name=f"job {job.name}")
         return job
 
@@ -102,7 +117,7 @@ class Jobs:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, job: Job, query: EventQuery, act: Act, is_meant: Meant) -> None:
+    async def _run(self, job: Job, query: EventQuery, act: Act, on_end: OnEnd, is_meant: Meant) -> None:
         clock = self._parts.clock
         try:
             async for step in walk(self._parts.archive, query, step_events=ACTION_EVENTS_MAX):
@@ -122,26 +137,19 @@ class Jobs:
             self._parts.reporter.operator_failed(error)
             job.error = "this failed inside the daemon; its log names the place"
         finally:
+            with suppress(ForwarderError):  # the spool is shut: what was written down so far stands
+                await on_end(job.outcome_words())
             job.ended_at_ms = clock.wall_ms()
             self._tasks.pop(job.name, None)
 
     async def _follow(self, job: Job) -> None:
         """Look what becomes of the events until none is pending, for at most a while."""
-        until_s = self._parts.clock.monotonic_s() + _FOLLOWED_S
+        until_s = self._parts.clock.monotonic_s() + FOLLOWED_S
         while True:
             job.outcome = await outcome(self._parts, job.moved)
             if not job.outcome.get(State.PENDING) or self._parts.clock.monotonic_s() >= until_s:
                 return
             await asyncio.sleep(self._look_every_s)
-
-
-async def outcome(parts: Parts, sequences: Sequence[int]) -> Mapping[State, int]:
-    """Count in which states these events are now; what was purged is left out."""
-    counts: Counter[State] = Counter()
-    for start in range(0, len(sequences), ACTION_EVENTS_MAX):
-        chunk = sequences[start : start + ACTION_EVENTS_MAX]
-        counts.update((await parts.archive.states(chunk)).values())
-    return counts
 
 
 def job_operations(jobs: Jobs, render: Renderer) -> Sequence[Operation]:

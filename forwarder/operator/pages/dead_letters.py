@@ -17,7 +17,7 @@ from msgspec import Struct
 from forwarder.errors import NoSuchEvent
 from forwarder.model import RouteName, State
 from forwarder.operator import text
-from forwarder.operator.acts import Acts
+from forwarder.operator.acts import Acts, Line
 from forwarder.operator.edits import (
     EDIT_BYTES_MAX,
     Preview,
@@ -82,6 +82,10 @@ class Group:
     def __str__(self) -> str:
         """Name it for the audit log."""
         return f"state={self.state.value} route={self.route.value} reason={self.seen.reason}"
+
+    def logged(self) -> str:
+        """Name it for the log: a reason may quote the destination, which may quote a payload."""
+        return f"state={self.state.value} route={self.route.value} reason=…"
 
     def query(self) -> EventQuery:
         """Select it."""
@@ -151,8 +155,8 @@ class DeadLetters:
         )
         if (asked := await self.render.ask(request, question)) is not None:
             return asked
-        act = partial(self.acts.replay, who=who(request), detail=str(one))
-        raise self._started(one, act, did="replayed", doing="Replaying")
+        line = self.acts.line(who(request), "replay", str(one), logged=one.logged())
+        raise self._started(one, partial(self.acts.replay, line=line), line, did="replayed", doing="Replaying")
 
     async def discard(self, request: web.Request, chosen: GroupForm) -> web.StreamResponse:
         """Discard a group, once the person said yes."""
@@ -169,10 +173,10 @@ class DeadLetters:
         )
         if (asked := await self.render.ask(request, question)) is not None:
             return asked
-        act = partial(self.acts.discard, who=who(request), detail=str(one))
-        raise self._started(one, act, did="discarded", doing="Discarding")
+        line = self.acts.line(who(request), "discard", str(one), logged=one.logged())
+        raise self._started(one, partial(self.acts.discard, line=line), line, did="discarded", doing="Discarding")
 
-    def _started(self, one: Group, act: Act, *, did: str, doing: str) -> web.HTTPSeeOther:
+    def _started(self, one: Group, act: Act, line: Line, *, did: str, doing: str) -> web.HTTPSeeOther:
         job = Job(
             title=f"{doing} {one.count_words()}: {one.seen.reason}",
             did=did,
@@ -181,7 +185,7 @@ class DeadLetters:
             is_followed=did == "replayed",
             started_at_ms=self.acts.parts.clock.wall_ms(),
         )
-        return see_other(self.jobs.start(job, one.query(), act).path)
+        return see_other(self.jobs.start(job, one.query(), act, on_end=partial(self.acts.end, line)).path)
 
     async def _chosen(self, chosen: GroupForm) -> Group:
         """Return the group that a form or a link names; raises `QueryInvalid`."""
@@ -228,7 +232,9 @@ class DeadLetters:
         )
         if (asked := await self.render.ask(request, question)) is not None:
             return asked
-        count = await self.acts.discard([sequence], who=who(request), detail=str(sequence))
+        line = self.acts.line(who(request), "discard", str(sequence))
+        count = await self.acts.discard([sequence], line=line)
+        await self.acts.end(line, "done")
         raise see_other(f"/events/{sequence}", did="discarded", count=count)
 
     async def edit(self, request: web.Request) -> web.Response:

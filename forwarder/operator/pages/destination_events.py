@@ -155,9 +155,10 @@ class DestinationEvents:
             started_at_ms=self.acts.parts.clock.wall_ms(),
         )
         detail = f"state=unmapped {form.type} {form.event}"
-        act = partial(self.acts.replay, who=who(request), detail=detail)
+        line = self.acts.line(who(request), "replay", detail, logged="state=unmapped event=…")
+        act, on_end = partial(self.acts.replay, line=line), partial(self.acts.end, line)
         query = EventQuery(route=_INBOUND, state=State.UNMAPPED, event=form.event)
-        raise see_other(self.jobs.start(job, query, act, is_meant=is_meant).path)
+        raise see_other(self.jobs.start(job, query, act, on_end=on_end, is_meant=is_meant).path)
 
     async def _form(
         self, request: web.Request, given: Mapping[str, str], *, is_fixed: bool, problem: str = ""

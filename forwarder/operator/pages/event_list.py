@@ -85,7 +85,7 @@ class EventList:
             names=sorted({row.event for row in seen}),
             states=[state.value for state in State],
             route_names=[route.value for route in RouteName],
-            rejected=sum(one.last_hour for one in self.parts.rejections.lately() if one.endpoint != "operator"),
+            rejected=sum(one.last_hour for one in self.parts.by_time.lately() if one.endpoint != "operator"),
             older=_older(filters, page),
             endpoints=endpoint_urls(self.parts, request),
         )

@@ -115,8 +115,10 @@ class EventPages:
         )
         if (asked := await self.render.ask(request, question)) is not None:
             return asked
-        everything = again is not None
-        count = await self.acts.replay([sequence], who=who(request), detail=str(sequence), everything=everything)
+        detail = f"{sequence}{', with what was done before' if again else ''}"
+        line = self.acts.line(who(request), "replay", detail)
+        count = await self.acts.replay([sequence], line=line, everything=again is not None)
+        self.acts.follow(line)
         raise see_other(back, did="replayed", count=count)
 
     async def timeline(self, request: web.Request) -> web.Response:

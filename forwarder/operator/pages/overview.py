@@ -7,19 +7,20 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from forwarder.delivery.route_status import RouteStatus
+from forwarder.delivery.route_status import Pause, RouteStatus
 from forwarder.model import RouteName, State
 from forwarder.operator import text
 from forwarder.operator.acts import Acts
 from forwarder.operator.incidents.keeper import Incidents
 from forwarder.operator.operation import FORM, Operation
-from forwarder.operator.pages.chart import hour_chart
-from forwarder.operator.pages.render import Question, Renderer, see_other
+from forwarder.operator.pages.chart import RANGES, Range, draw
+from forwarder.operator.pages.render import Renderer, see_other
+from forwarder.operator.parameters import OfChart, PauseOf
 from forwarder.operator.parts import OperatedRoute, Parts
 from forwarder.operator.people import who
-from forwarder.operator.rejections import Rejected
 from forwarder.ports import SpoolFacts
 from forwarder.telemetry.rates import Rates
+from forwarder.telemetry.totals_by_time import Rejected
 
 _OFF: Final = {
     RouteName.COURIER_TO_RUDDERSTACK: (
@@ -34,7 +35,14 @@ _HELD: Final = {
 _GROUPS_MAX: Final = 100
 _INCIDENTS_SHOWN: Final = 3
 _INCIDENTS_MARKED: Final = 50
+_PAUSES_S: Final = (900, 3_600, 14_400, 86_400)
 _KEPT: Final = "Nothing is lost: every event is kept."
+
+
+class PauseForm(PauseOf, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The form of a pause. Without `confirmed`=1 the answer asks."""
+
+    confirmed: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,18 +73,23 @@ class Overview:
             Operation("POST", "/routes/{route}/resume", "Resume a route (the page's form)", self.resume, form=FORM),
         )
 
-    async def show(self, request: web.Request) -> web.Response:
+    async def show(self, request: web.Request, given: OfChart) -> web.Response:
         """Show everything at once."""
         parts = self.acts.parts
         facts, now_ms = await parts.archive.facts(), parts.clock.wall_ms()
         running = {route.name: route.status() for route in parts.routes}
-        rejected = [one for one in parts.rejections.lately() if one.endpoint != "operator"]
+        of = RANGES[given.range]
+        parts.by_time.read()
+        rejected = [one for one in parts.by_time.lately() if one.endpoint != "operator"]
         return await self.render.page(
             request,
             "overview.html",
             summary=summary(running, facts),
             to_do=await self._to_do(facts, rejected),
-            routes=[self._route_shown(name, facts, running.get(name.value), now_ms) for name in RouteName],
+            routes=[self._route_shown(name, facts, running.get(name.value), now_ms, of) for name in RouteName],
+            ranges=tuple(RANGES.values()),
+            of=of,
+            view=given.view,
             rejected=rejected,
             incidents=self.incidents.watch.newest(_INCIDENTS_SHOWN),
             facts=facts,
@@ -85,18 +98,12 @@ class Overview:
             is_untouched=not any(totals.accepted for totals in facts.totals.values()),
         )
 
-    async def pause(self, request: web.Request) -> web.StreamResponse:
-        """Pause a route, once the person said yes."""
+    async def pause(self, request: web.Request, form: PauseForm) -> web.StreamResponse:
+        """Pause a route, once the person said yes, perhaps why, and until when."""
         route = self._route(request)
-        question = Question(
-            title="Pause this route?",
-            text="Nothing is sent until it is resumed, also after a restart. New events are still accepted and kept.",
-            act="Pause",
-            back="/",
-        )
-        if (asked := await self.render.ask(request, question)) is not None:
-            return asked
-        await self.acts.pause(route, who=who(request))
+        if form.confirmed != "1":
+            return await self.render.page(request, "pause.html", route=route.name, lengths_s=_PAUSES_S)
+        await self.acts.pause(route, form, who=who(request))
         raise see_other("/", did="paused")
 
     async def resume(self, request: web.Request) -> web.StreamResponse:
@@ -130,7 +137,7 @@ class Overview:
         return route
 
     def _route_shown(
-        self, name: RouteName, facts: SpoolFacts, status: RouteStatus | None, now_ms: int
+        self, name: RouteName, facts: SpoolFacts, status: RouteStatus | None, now_ms: int, of: Range
     ) -> Mapping[str, object]:
         oldest_ms = facts.oldest_pending_ms.get(name)
         return {
@@ -140,7 +147,7 @@ class Overview:
             "status": status,
             "advice": advice(name, status),
             "flow": self.rates.flow(name),
-            "chart": hour_chart(self.rates.hour(name), now_ms=now_ms, stood_still=self._stood_still(name, now_ms)),
+            "chart": draw(self.acts.parts.by_time, name, of, now_ms=now_ms, incidents=self._stood_still(name, now_ms)),
             "totals": facts.totals.get(name),
             "oldest_age_s": max(0.0, (now_ms - oldest_ms) / 1000) if oldest_ms is not None else None,
             "retrying": facts.retrying.get(name, 0),
@@ -179,13 +186,20 @@ def advice(name: RouteName, status: RouteStatus | None) -> str:
         return _OFF[name]
     match status.state:
         case "paused":
-            return f"Somebody paused it. {_KEPT} Resume it when the destination may be called again."
+            return f"{paused_by(status)} {_KEPT} Resume it when the destination may be called again."
         case "held":
             return f"The destination turns us away. {_HELD[name]} It goes on by itself after the first success. {_KEPT}"
         case "backing_off":
             return f"The destination fails or asks us to wait. It is tried again by itself. {_KEPT}"
         case _:
             return ""
+
+
+def paused_by(status: RouteStatus) -> str:
+    """Say who paused a route and when that ends."""
+    pause = status.pause or Pause()
+    until = f", until {text.clock_time(pause.until_ms)}" if pause.until_ms is not None else ""
+    return f"Paused by {pause.who or 'somebody'}{until}."
 
 
 def endpoint_urls(parts: Parts, request: web.BaseRequest) -> Mapping[str, str]:

@@ -155,6 +155,7 @@ def _environment() -> Environment:
         "size": text.size,
         "span": text.span,
         "clock": text.clock_time,
+        "minute": text.minute,
         "when": _when,
         "exact": _exact,
         "path": _path,

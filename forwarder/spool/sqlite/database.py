@@ -27,9 +27,11 @@ from forwarder.spool.sqlite.transaction import PAGE_BYTES, Reader
 
 T = TypeVar("T")
 DATABASE_NAME = "spool.db"
-LAYOUT = 2
+LAYOUT = 3
 # From each layout to the next one, forward only. 1 was never released: it is drained by what wrote it.
-MIGRATIONS: Mapping[int, str] = {}
+MIGRATIONS: Mapping[int, str] = {
+    2: "ALTER TABLE audit ADD COLUMN count INTEGER; ALTER TABLE audit ADD COLUMN outcome TEXT NOT NULL DEFAULT ''"
+}
 _CACHE_KIB = 4_096
 _READER_CACHE_KIB = 4_096
 _BUSY_MS = 5_000
@@ -102,11 +104,22 @@ def open_checkpointer(folder: Path, *, vfs: str | None = None) -> apsw.Connectio
     return connection
 
 
-def open_reader(folder: Path, *, vfs: str | None = None) -> apsw.Connection:
-    """Open a connection that cannot change anything; raises `SpoolUnusable` where there is no spool."""
+def find_database(folder: Path) -> Path:
+    """Return where a folder's database is; raises `SpoolUnusable` where there is none, or none that we may see."""
     path = folder / DATABASE_NAME
-    if not path.exists():
-        raise SpoolUnusable(f"{folder} holds no spool: has the daemon ever run with this FORWARDER_DATA_DIR?")
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        nothing = f"{folder} holds no spool: has the daemon ever run with this FORWARDER_DATA_DIR?"
+        raise SpoolUnusable(nothing) from None
+    except OSError as error:
+        raise unusable(path, error) from error
+    return path
+
+
+def open_reader(folder: Path, *, vfs: str | None = None) -> apsw.Connection:
+    """Open a connection that cannot change anything; raises `SpoolUnusable` where that cannot be."""
+    path = find_database(folder)
     try:
         # Read-write, or the log of a daemon that was killed could not be read; query_only keeps it a reader.
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)

@@ -179,12 +179,19 @@ class FileWatch:
     """Tell whether the open files are still the ones with those names: what is written to others is lost at the end."""
 
     def __init__(self, paths: tuple[Path, ...]) -> None:
+        """Note which files these are; raises OSError where one cannot be looked at."""
         self._known = [(path, _identity(path)) for path in paths]
 
     def fault(self) -> str:
         """Return which of them is gone or another, and what to do; "" while all is well."""
         for path, known in self._known:
-            found = _identity(path)
+            try:
+                found = _identity(path)
+            except OSError as error:
+                return (
+                    f"{path} cannot be looked at ({error.strerror}): whether a restart would find what is stored now "
+                    "is not known. Check the disk, and the modes of the folders above it"
+                )
             if found == known:
                 continue
             what = "was deleted" if found is None else "was replaced"
@@ -198,6 +205,6 @@ class FileWatch:
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
         status = os.stat(path)  # noqa: PTH116 - asked at every commit
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_dev, status.st_ino

@@ -17,7 +17,7 @@ from forwarder.spool.sqlite.files import DAMAGE_ERRORS, DISK_ERRORS, DISK_RETRY_
 from forwarder.spool.sqlite.housekeeping import Housekeeping
 from forwarder.spool.sqlite.jobs import AppendJob, Callbacks, Commit, Condition, Job
 from forwarder.spool.sqlite.known_keys import KnownKeys
-from forwarder.spool.sqlite.transaction import Transaction, load_memory
+from forwarder.spool.sqlite.transaction import Transaction, load_memory, write_mark
 
 
 class GroupCommit:
@@ -97,11 +97,8 @@ class GroupCommit:
             # It is acknowledged only if it is in the files that a restart will find.
             self.look_at_files()
             lost = SpoolFull(self._file_fault, retry_after_s=DISK_RETRY_AFTER_S) if self._file_fault else None
-            answers = [lost or answer for answer in commit.intake.answers]
-            commit.answers = [
-                (job.on_rollback if type(answer) is SpoolFull else job.on_commit, answer)
-                for job, answer in zip(appends, answers, strict=True)
-            ]
+            answers = commit.intake.answers if lost is None else [lost] * len(appends)
+            commit.answers = list(zip(appends, answers, strict=True))
         return commit
 
     def _in_transaction(self, work: Callable[[Transaction], None]) -> Transaction:
@@ -136,10 +133,14 @@ class GroupCommit:
         fault = self._watch.fault()
         if fault != self._file_fault:
             self._file_fault = fault
-            self._set_condition(fault)
+            if fault:  # once it is over, `recover` looks whether the disk can be written, too
+                self._set_condition(fault)
 
     def recover(self, checkpoint: Callable[[], None]) -> None:
-        """Write down what was deferred, oldest first; then take new events again once the reserve is back."""
+        """Write down what was deferred, oldest first; then take new events again, if the disk can be written.
+
+        Only a commit shows that, and the reserve: room that the file system tells of may not be ours.
+        """
         while self._deferred:
             try:
                 self._callbacks.on_commit(self._commit([self._deferred[0]]))
@@ -154,7 +155,15 @@ class GroupCommit:
         self.look_at_files()
         if not self._file_fault:
             checkpoint()
-            self._set_condition(self._reserve.build())
+            self._set_condition(self._try_disk() or self._reserve.build())
+
+    def _try_disk(self) -> str:
+        """Return why nothing can be written, "" when it can."""
+        try:
+            self._in_transaction(lambda transaction: write_mark(transaction, "recovered_ms", transaction.now_ms))
+        except DISK_ERRORS as error:
+            return words(error)
+        return ""
 
     def tidy(self, *, is_idle: bool) -> bool:
         """Do one step of housekeeping; tell whether the next one may follow at once.

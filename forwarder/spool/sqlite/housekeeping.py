@@ -174,7 +174,7 @@ class Eviction:
             evicted = sum(self._drop_payloads(transaction, route, state) for route in (0, 1))
             if evicted:
                 return evicted
-        if is_pressed or not (self._keys.drop_oldest(transaction) or self._drop_run(transaction)):
+        if is_pressed or not (self._keys.drop_oldest(transaction) or self._drop_runs(transaction)):
             self._exhausted_at = transaction.memory.history()
         # What was settled since the last lap may be older than the cursors.
         self._cursors.clear()
@@ -197,15 +197,21 @@ class Eviction:
             changed += transaction.connection.changes()
         return changed
 
-    def _drop_run(self, transaction: Transaction) -> bool:
+    def _drop_runs(self, transaction: Transaction) -> bool:
+        """Drop the oldest rows; tell whether there was anything to do for it."""
         dropped = 0
+        sealed_to = self._keys.sealed_to()
         for state in _EVICTABLE:
             for route in (0, 1):
                 while dropped < _EVENTS_PER_STEP:
                     row = transaction.execute(_NEXT, (route, state, 0)).fetchone()
                     if row is None:
                         break
-                    dropped += purge(transaction, Run(*row))
+                    run = Run(*row)
+                    if run.last > sealed_to:  # a restart would read its keys from its rows
+                        self._keys.seal(transaction)
+                        return True
+                    dropped += purge(transaction, run)
         return dropped > 0
 
 

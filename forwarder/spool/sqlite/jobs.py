@@ -46,7 +46,7 @@ class Job:
 class Commit:
     """What the event loop hears of one commit, in the order to take it in."""
 
-    answers: list[tuple[Callable[[Any], None], Any]] = field(default_factory=list)  # to those who appended
+    answers: list[tuple[AppendJob, Receipt | SpoolFull]] = field(default_factory=list)  # to those who appended
     intake: Intake | None = None
     calls: list[tuple[Callable[[Any], None], Any]] = field(default_factory=list)  # to those who asked for other work
     last_sequence: int = 0
@@ -141,8 +141,8 @@ class News:
 
     def hear(self, commit: Commit) -> None:
         """Answer those who appended, feed the queues, tell the others. An error in one keeps the news from no other."""
-        for call, result in commit.answers:
-            self._call(call, result)
+        for job, answer in commit.answers:
+            self._answer(job, answer)
         if commit.intake is not None:
             try:
                 self.leasing.arrived(commit.intake, last_sequence=commit.last_sequence)
@@ -159,11 +159,20 @@ class News:
         if commit.evicted:
             self._reporter.history_yielded(events=commit.evicted)
 
-    def _call(self, call: Callable[[Any], None], result: object) -> None:
+    def _answer(self, job: AppendJob, answer: Receipt | SpoolFull) -> None:
+        if isinstance(answer, SpoolFull):
+            self._call(job.on_rollback, answer)
+        elif not self._call(job.on_commit, answer):
+            self._call(job.on_rollback, SpoolClosed("what was stored could not be answered: a copy is a duplicate"))
+
+    def _call(self, call: Callable[[Any], None], result: object) -> bool:
+        """Call back; tell whether that went well."""
         try:
             call(result)
         except Exception as error:  # noqa: BLE001 - a bug in one must not leave the others waiting for ever
             self._tell_error("a commit could not be heard", error)
+            return False
+        return True
 
     def _tell_error(self, message: str, error: Exception) -> None:
         self._loop.call_exception_handler({"message": message, "exception": error})
@@ -187,6 +196,7 @@ class News:
             self._reporter.spool_refusing(reason=condition.refusal)
         if before.refusal and not condition.refusal:
             self._reporter.spool_accepting()
+            self.leasing.disk_recovered()
         if condition.deferred and not before.deferred:
             self._reporter.settlement_waiting(reason=condition.refusal, events=condition.deferred)
         if bool(condition.deferred) != bool(before.deferred):

@@ -107,6 +107,10 @@ class KnownKeys:
             return True
         return bool(self._count) and abs(now_ms - self._opened_ms) >= self._span_ms
 
+    def sealed_to(self) -> int:
+        """Return the last sequence whose key, and those of all before it, need no row to be known after a restart."""
+        return read_mark(self._connection, _SEALED)
+
     def seal(self, transaction: Transaction) -> None:
         """Write some thousand sorted keys: neighbours share pages."""
         if not self._sealing:

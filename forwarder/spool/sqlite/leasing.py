@@ -57,6 +57,7 @@ class Leasing:
         self._seen_ms = 0
         self.claims = Claims(self.queues, self._wake_route)
         self.is_deferring = False
+        self._is_damage_left = False
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -186,6 +187,16 @@ class Leasing:
         for queue in self.queues:
             queue.noted(sequence, progress)
 
+    def damage_stays(self) -> None:
+        """Hear that damaged events could not be set aside: nothing can be written just now."""
+        self._is_damage_left = True
+
+    def disk_recovered(self) -> None:
+        """Hear that everything can be written again: what is damaged is met again, and set aside."""
+        if self._is_damage_left:
+            self._is_damage_left = False
+            self.reset()
+
     def reset(self) -> None:
         """Look at everything anew."""
         for queue in self.queues:
@@ -196,7 +207,7 @@ class Leasing:
         """Register the listener of a route; see `ports.Spool.on_work`."""
         self._listeners[route] = wake
         if self.queues[route].has_work(now_ms=self._now_ms()):
-            wake()
+            self._wake_route(route)
         self._watch(route)
 
     def wake(self) -> None:
@@ -279,5 +290,9 @@ class Leasing:
 
     def _wake_route(self, route: int) -> None:
         wake = self._listeners[route]
-        if wake is not None:
+        if wake is None:
+            return
+        try:
             wake()
+        except Exception as error:  # noqa: BLE001 - a bug of the listener's must not keep the news from others
+            self._loop.call_exception_handler({"message": "a route could not be woken", "exception": error})

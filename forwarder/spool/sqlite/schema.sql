@@ -159,5 +159,7 @@ CREATE TABLE audit (
     at_ms    INTEGER NOT NULL,
     who      TEXT    NOT NULL,
     action   TEXT    NOT NULL,
-    detail   TEXT    NOT NULL
+    detail   TEXT    NOT NULL,
+    count    INTEGER,
+    outcome  TEXT    NOT NULL DEFAULT ''
 );

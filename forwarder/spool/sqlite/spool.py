@@ -38,6 +38,12 @@ from forwarder.telemetry.reporter import Reporter
 T = TypeVar("T")
 
 
+_WRITE_AUDIT = (
+    "INSERT INTO audit (audit_id, at_ms, who, action, detail, count, outcome) VALUES (?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (audit_id) DO UPDATE SET count = excluded.count, outcome = excluded.outcome RETURNING audit_id"
+)
+
+
 class SqliteSpool(SqliteArchive):
     """A spool, its archive and a `ports.Worker` in one folder: its `run` raises when the writer ended unasked."""
 
@@ -119,7 +125,7 @@ class SqliteSpool(SqliteArchive):
                 refusal=refusal,
                 callbacks=callbacks,
             )
-        except (apsw.Error, TypeError, ValueError) as error:
+        except (apsw.Error, OSError, TypeError, ValueError) as error:
             raise unusable(self._folder, error) from error
         checkpoints = Checkpoints(
             connection, partial(open_checkpointer, self._folder, vfs=vfs), pages_max=self._limits.wal_pages_max
@@ -247,13 +253,12 @@ class SqliteSpool(SqliteArchive):
 
     # --- Archive: what `SqliteArchive` does not do ---
 
-    async def write_audit(self, row: AuditRow) -> None:
+    async def write_audit(self, row: AuditRow, *, number: int | None = None) -> int:
         """Add to the audit log; see `ports.Archive.write_audit`."""
         self._refuse_closed()
-        values = (row.at_ms, row.who, row.action, row.detail)
-        await self._work.run(
-            lambda t: t.execute("INSERT INTO audit (at_ms, who, action, detail) VALUES (?, ?, ?, ?)", values)
-        )
+        values = (number, row.at_ms, row.who, row.action, row.detail, row.count, row.outcome)
+        ((written,),) = await self._work.run(lambda t: t.execute(_WRITE_AUDIT, values).fetchall())
+        return int(written)
 
     # --- Worker and Probeable ---
 
@@ -272,8 +277,9 @@ class SqliteSpool(SqliteArchive):
         return self._is_closed or self._writer.is_alive(now_s=now_s, within_s=within_s)
 
     async def _quarantine(self, route: int, sequences: Sequence[int]) -> None:
-        with contextlib.suppress(SpoolFull, SpoolClosed):  # then the next read meets them again
-            await self._work.run(partial(quarantine, route=route, sequences=sequences), on_commit=self._leasing.moved)
+        work = partial(quarantine, route=route, sequences=sequences)
+        with contextlib.suppress(SpoolFull, SpoolClosed):
+            await self._work.run(work, on_commit=self._leasing.moved, on_rollback=self._leasing.damage_stays)
 
     def _hear_ended(self, error: BaseException | None) -> None:
         if error is not None:

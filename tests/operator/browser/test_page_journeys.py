@@ -170,8 +170,11 @@ def test_a_route_is_paused_and_resumed(page: Page, world: World) -> None:
     page.open("/")
     is_live(page)
     page.click("section button", "Pause")
-    assert "Nothing is sent" in answer_dialog(page, yes=True)
+    page.find("p", "Nothing is sent")
+    page.find('[name="reason"]').send_keys("the data plane moves")
+    page.click("main button", "Pause")
     page.find(".state-paused", "paused")
+    page.find(".route-state", "the data plane moves")
 
     requests = world.plane.requests
     sequence = world.webhook("SENT")

@@ -190,7 +190,7 @@ def test_trouble_can_be_read_by_everybody(page: Page, own_world: Any, axe: str, 
     page.find("h1.hush, .cards")
     page.look_as((1280, 900))
     page.click('section[aria-labelledby="route-rudderstack_to_courier"] button', "Pause")
-    page.click("#confirm-yes")
+    page.click("main button", "Pause")
     page.find(".state-paused")
     world.plane.script.behave(WRONG_KEY)
     waiting = world.webhook("SENT")

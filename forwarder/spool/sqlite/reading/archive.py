@@ -114,10 +114,11 @@ class SqliteArchive:
         """List the audit log, newest first."""
         rows = await self._read(
             lambda connection: connection.execute(
-                "SELECT at_ms, who, action, detail FROM audit ORDER BY audit_id DESC LIMIT ?", (limit,)
+                "SELECT at_ms, who, action, detail, count, outcome FROM audit ORDER BY audit_id DESC LIMIT ?", (limit,)
             ).fetchall()
         )
-        return [AuditRow(at_ms=row[0], who=row[1], action=row[2], detail=row[3]) for row in rows]
+        names = ("at_ms", "who", "action", "detail", "count", "outcome")
+        return [AuditRow(**dict(zip(names, row, strict=True))) for row in rows]
 
     async def get(self, key: str) -> bytes | None:
         """Return a kept value, or None; see `ports.Spool.get`."""

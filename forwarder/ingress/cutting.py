@@ -1,0 +1,228 @@
+"""Cut a request's body into its events, each in its sender's own bytes; one bad element never spoils its neighbours.
+
+Everything here goes in steps, so that a large body, whoever sent it, lets others have a turn.
+"""
+
+import re
+from collections.abc import Callable, Generator
+from typing import TypeVar
+
+import msgspec
+
+from forwarder.ingress.admission import Admission
+from forwarder.ingress.elements import (
+    AT_ONCE_BYTES_MAX,
+    BLANKS,
+    ELEMENTS_MAX,
+    NotJson,
+    TooManyElements,
+    element,
+    forgive,
+    items,
+    trimmed,
+)
+from forwarder.ingress.endpoints import CALL_TYPES, BodyFormat
+
+# The quick way makes an object of every element before they can be counted. Commas bound them, and the memory.
+_COMMAS_MAX = 400_000
+_LINES_PER_STEP = 2_000
+_LINE = re.compile(rb"[^\n]+")
+_MEMBER = re.compile(rb'\s*("[^"\\]*(?:\\.[^"\\]*)*")\s*:\s*', re.DOTALL)
+
+T = TypeVar("T")
+Steps = Generator[None, None, T]
+
+
+class _Members(msgspec.Struct):
+    batch: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    type: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    writeKey: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET  # noqa: N815  Segment's SDKs call it so
+
+
+_decode = msgspec.json.Decoder().decode
+_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
+_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_members = msgspec.json.Decoder(_Members).decode
+
+
+def at_once(steps: Steps[T]) -> T:
+    """Take all steps, for whoever has nobody else to serve."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            found: T = done.value
+            return found
+
+
+def cut(admission: Admission, body: bytes) -> Steps[tuple[list[bytes], bool]]:
+    """Return the request's elements, and whether each is a line, which may be no JSON; note if it is a lone event.
+
+    Raises `NotJson` or `TooManyElements`.
+    """
+    if len(body) > AT_ONCE_BYTES_MAX:
+        yield  # its sender was judged by it just now
+    match admission.endpoint.body_format:
+        case BodyFormat.EVENTS:
+            return (yield from _cut_events(admission, body))
+        case BodyFormat.CALLS:
+            return (yield from _cut_calls(admission, body)), False
+        case BodyFormat.BATCH:
+            admission.is_one = False
+            body = trimmed(body)
+            batch: bytes | None = body
+            if not body.startswith(b"["):
+                batch = yield from batch_of(body)
+            # The gateway takes a lone object for a batch of one, and no batch for an empty one.
+            return (yield from array_of(batch if batch not in (None, b"null") else b"[]")), False
+        case BodyFormat.CALL | BodyFormat.QUERY | BodyFormat.WEBHOOK:
+            return [trimmed(body)], False
+
+
+def array_of(body: bytes) -> Steps[list[bytes]]:
+    """Cut an array, or take a lone value as an array of one. Raises `NotJson` or `TooManyElements`."""
+    body = trimmed(body)
+    if not body.startswith(b"["):
+        return [body]
+    if body.count(b",") < _COMMAS_MAX:
+        try:
+            found = _decode_list(body)
+        except RecursionError:
+            pass
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            forgive(body, error)
+        else:
+            if len(found) > ELEMENTS_MAX:
+                raise TooManyElements
+            return [bytes(raw) for raw in found]
+    pieces: list[bytes] = []
+    for item in items(body):
+        if item is None:
+            yield
+            continue
+        pieces.append(item)
+        if len(pieces) > ELEMENTS_MAX:
+            raise TooManyElements
+    return pieces
+
+
+def lines_of(body: bytes) -> Steps[list[bytes]]:
+    """Cut a body into lines without the blank ones. Raises `NotJson` when it is empty, or `TooManyElements`."""
+    lines: list[bytes] = []
+    for number, found in enumerate(_LINE.finditer(trimmed(body)), 1):
+        if line := found[0].strip(BLANKS):
+            lines.append(line)
+        if len(lines) > ELEMENTS_MAX:
+            raise TooManyElements
+        if number % _LINES_PER_STEP == 0:
+            yield
+    return lines
+
+
+def looks_like_lines(body: bytes) -> bool:
+    """Tell whether a body that is no JSON as a whole is one value a line: the first line alone is one."""
+    first, separator, _ = trimmed(body).partition(b"\n")
+    try:
+        element(first.strip(BLANKS))
+    except NotJson:
+        return False
+    return bool(separator)
+
+
+def batch_of(body: bytes) -> Steps[bytes | None]:
+    """Return the JSON of an object's top-level `batch`; None when there is none. Raises `NotJson`."""
+    return (yield from _member_of(body, b'"batch"', lambda members: members.batch))
+
+
+def write_key_of(body: bytes) -> Steps[object]:
+    """Return an object's top-level `writeKey`; None when there is none. Raises `NotJson`.
+
+    Nothing else of it is kept, as nobody knows yet whose it is.
+    """
+    raw = yield from _member_of(body, b'"writeKey"', lambda members: members.writeKey)
+    return None if raw is None else _decode(raw)
+
+
+def first_of(body: bytes) -> Steps[bytes | None]:
+    """Return the bytes of the first element of an array, or of an object's `batch`; None when there is none."""
+    try:
+        body = trimmed(body)
+        array = body if body.startswith(b"[") else (yield from batch_of(body))
+        if array is None or not array.startswith(b"["):
+            return None
+        for item in items(array):
+            if item is not None:
+                return item
+            yield
+    except (NotJson, TooManyElements):
+        pass
+    return None
+
+
+def _member_of(
+    body: bytes, name: bytes, of: Callable[[_Members], msgspec.Raw | msgspec.UnsetType]
+) -> Steps[bytes | None]:
+    body = trimmed(body)
+    is_object = body.startswith(b"{")
+    try:
+        if not is_object:
+            _decode_raw(body)
+            return None
+        member = of(_decode_members(body))
+    except RecursionError:
+        pass
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        forgive(body, error)
+    else:
+        return None if isinstance(member, msgspec.UnsetType) else bytes(member)
+    found = None
+    for item in items(body):
+        if item is None:
+            yield
+        elif is_object and (member_of := _MEMBER.match(item)) and member_of[1] == name:
+            found = item[member_of.end() :]
+    return found
+
+
+def _cut_events(admission: Admission, body: bytes) -> Steps[tuple[list[bytes], bool]]:
+    admission.is_one = False
+    if admission.has_lines:
+        return (yield from lines_of(body)), True
+    try:
+        pieces = yield from array_of(body)
+        admission.is_one = not trimmed(body).startswith(b"[")
+        if admission.is_one:
+            _judge_lone(pieces[0])
+    except NotJson:
+        if not looks_like_lines(body):
+            raise
+        admission.is_one = False
+        return (yield from lines_of(body)), True
+    return pieces, False
+
+
+def _judge_lone(raw: bytes) -> None:
+    """Raise `NotJson` unless it is one value."""
+    try:
+        _decode_raw(raw)
+    except RecursionError:
+        element(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        forgive(raw, error)
+        if len(raw) > AT_ONCE_BYTES_MAX:
+            element(raw)
+
+
+def _cut_calls(admission: Admission, body: bytes) -> Steps[list[bytes]]:
+    body = trimmed(body)
+    admission.is_one = False
+    if body.startswith(b"["):
+        return (yield from array_of(body))
+    batch = yield from batch_of(body)
+    if batch is not None and batch.startswith(b"["):
+        kind = yield from _member_of(body, b'"type"', lambda members: members.type)
+        # An object with a `batch` may be an event that only happens to have a field of that name.
+        if kind is None or kind.strip(b'"').lower().decode("utf-8", "replace") not in CALL_TYPES:
+            return (yield from array_of(batch))
+    admission.is_one = True
+    return [body]
