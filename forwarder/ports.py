@@ -131,7 +131,7 @@ class Spool(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventQuery:
-    """Which events to list: newest first, keyset paging by sequence. None = any."""
+    """Which events to list: newest first, keyset paging by sequence. None = any. `limit` 0 counts them all."""
 
     route: RouteName | None = None
     state: State | None = None
@@ -139,13 +139,16 @@ class EventQuery:
     user_id: str | None = None  # exact label
     message_id: str | None = None  # exact label
     reason: str | None = None  # exact
-    text: str | None = None  # substring of the payload, within the newest `scan_max` rows of the rest
+    text: str | None = None  # part of an id, a name or the payload, in any case; within `scan_max` rows of the rest
+    status: tuple[int, int] | None = None  # of the last answer: at least, at most; 0 is "no answer"
+    attempts: tuple[int, int] | None = None  # at least, at most
     received_from_ms: int | None = None  # inclusive
     received_to_ms: int | None = None  # exclusive
     before_sequence: int | None = None  # keyset: strictly older
     after_sequence: int | None = None  # strictly newer (tailing; then oldest first)
     limit: int = 50
-    scan_max: int = 20_000
+    scan_max: int = 100_000
+    budget_s: float = 0.12  # what takes longer is cut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +167,7 @@ class EventRow:
     not_before_ms: int | None  # pending on a retry
     is_discarded: bool
     size_bytes: int
+    status: int | None = None  # HTTP status of the answer that it was settled or given back with; 0: none came
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +182,7 @@ class EventPage:
     next_before: int | None
     is_cut: bool
     next_after: int | None = None
+    matched: int = 0  # rows of this page, or with `limit` 0 what would be
     scanned: int = 0  # rows that met the other filters and were looked at
     reached_ms: int | None = None  # when the last of those was received
 

@@ -25,7 +25,9 @@ _LIMIT = click.option("--limit", type=click.IntRange(1, 500), default=20, show_d
 @AS_JSON
 @URL
 def incidents(*, limit: int, as_json: bool, url: str | None) -> None:
-    """List what kept events from flowing: when, where, how long, events delayed and dead, the cause.
+    """List what went wrong: when, where, how long, events delayed and dead, the cause, and what to do while it goes on.
+
+    Holds, back-offs, refusals, late deliveries, rejected senders, senders that stay away (gap), events that die.
 
     With --json one object per line.
     """
@@ -60,7 +62,8 @@ def _incident(one: Record) -> str:
     where = show.WAYS.get(one["route"] or "", "new events") + (f" {one['scope']}" if one["scope"] != "route" else "")
     length = f"for {text.span(one['lasted_s'])}" if one["ended_at"] else click.style("goes on", fg="red")
     head = f"{show.local(one['began_at'])}  {one['kind']:<8}  {where:<10}  {length}"
-    return head + _below(f"{one['delayed']} delayed, {one['dead']} dead: {one['cause']}")
+    remedy = "" if one["ended_at"] else _below(one["remedy"])
+    return head + _below(f"{one['delayed']} delayed, {one['dead']} dead: {one['cause']}") + remedy
 
 
 def _act(one: Record) -> str:

@@ -127,7 +127,9 @@ def status_lines(status: Mapping[str, Any], earlier: Mapping[str, Any] | None = 
     if not spool["is_accepting"]:
         refusal = f"Not accepting new events: {plain(spool['refusal'])}. Senders retry."
         lines.append(click.style(f"refusing  {refusal}", fg="red", bold=True))
-    lines += [_rejected_line(one) for one in status.get("rejected", ())[:_REJECTED_MAX]]
+    rejected = status.get("rejected", ())[:_REJECTED_MAX]
+    lines += [_rejected_line(one) for one in rejected]
+    lines += dict.fromkeys(f"  {plain(one['remedy'])}" for one in rejected if one["remedy"] and one["last_hour"])
     before = {route["name"]: route for route in earlier["routes"]} if earlier else {}
     passed_s = status["uptime_s"] - earlier["uptime_s"] if earlier else 0.0
     for route in status["routes"]:

@@ -5,7 +5,7 @@ anything, and nothing is decided here about what becomes of the event.
 """
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -23,7 +23,8 @@ class _Parts(msgspec.Struct):
     timestamp: Any = None
 
 
-_FORBIDDEN = re.compile(b"__proto__")  # its search is the quickest there is
+FORBIDDEN_KEY = "__proto__"
+_FORBIDDEN = re.compile(FORBIDDEN_KEY.encode())  # its search is the quickest there is
 _UNDERSCORE, _BACKSLASH = b"_\\"  # one byte is looked for quicker still
 
 _decode_parts = msgspec.json.Decoder(_Parts).decode
@@ -65,6 +66,73 @@ class CourierEvent(msgspec.Struct, frozen=True, kw_only=True):
             field = self.time_field
             return max(reversed(matching), key=lambda entry: _number(entry.get(field)))
         return matching[0] if matching else entries[-1]
+
+
+_Ms = Annotated[int, msgspec.Meta(ge=vocabulary.TIME_MS_MIN, lt=vocabulary.TIME_MS_END)]
+_Flat = dict[str, str | Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)] | bool | None]
+
+
+class _Channel(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    key: str | None = None
+    name: str | None = None
+    template: str | None = None
+
+
+class _Entry(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    provider: str | None = None
+    status: str | None = None
+    channel: _Channel | None = None
+    sent: _Ms | None = None
+    delivered: _Ms | None = None
+    opened: _Ms | None = None
+    clicked: _Ms | None = None
+    error: str | None = None
+    reference: _Flat | None = None
+
+
+class UsualMessage(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """The `data` of a message as Courier documents it, and nothing else: no floats, no depth, times of this century."""
+
+    status: str
+    id: str | None = None
+    enqueued: _Ms | None = None
+    sent: _Ms | None = None
+    delivered: _Ms | None = None
+    opened: _Ms | None = None
+    clicked: _Ms | None = None
+    recipient: str | None = None
+    recipientId: str | None = None  # noqa: N815  Courier's name
+    event: str | None = None
+    notification: str | None = None
+    reason: str | None = None
+    error: str | None = None
+    providers: list[_Entry] = []
+
+
+_decode_usual = msgspec.json.Decoder(UsualMessage).decode
+_TYPE_FIRST, _TYPE_LAST = b'{"type":"message:updated","data":{', b'},"type":"message:updated"}'
+_DATA_FIRST = b'{"data":{'
+
+
+def usual(payload: bytes) -> tuple[UsualMessage, bytes] | None:
+    """Return the usual message with the bytes of its `data`, which may be sent as they came; None for all else.
+
+    As every field of it was decoded, nothing hides in it that `read` would refuse or change.
+    """
+    if payload.startswith(_TYPE_FIRST) and payload.endswith(b"}"):
+        raw = payload[len(_TYPE_FIRST) - 1 : -1]
+    elif payload.startswith(_DATA_FIRST) and payload.endswith(_TYPE_LAST):
+        raw = payload[len(_DATA_FIRST) - 1 : 1 - len(_TYPE_LAST)]
+    else:
+        return None
+    try:
+        message = _decode_usual(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    for entry in message.providers:
+        if entry.reference is not None and FORBIDDEN_KEY in entry.reference:
+            return None
+    return message, raw
 
 
 def read(payload: bytes) -> CourierEvent:

@@ -39,6 +39,10 @@ TIME_FIELDS = MappingProxyType(
     {"ENQUEUED": "enqueued", "SENT": "sent", "DELIVERED": "delivered", "OPENED": "opened", "CLICKED": "clicked"},
 )
 
+# Courier exists since 2019; what claims to be older, or is after this century, is no event time.
+TIME_MS_MIN = 1_262_304_000_000  # 2010-01-01
+TIME_MS_END = 4_102_444_800_000  # 2100-01-01
+
 NATIVE_STATUSES = frozenset({"SENT", "DELIVERED", "OPENED", "CLICKED", "UNDELIVERABLE", "UNROUTABLE"})
 
 # Our names for what is no message; the first two are Courier's own.

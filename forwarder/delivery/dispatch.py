@@ -34,7 +34,9 @@ _LEASE_EVENTS_MAX: Final = 250  # mapped in one go, between two turns of the eve
 _LEASE_BYTES_MAX: Final = 8_388_608
 _IN_HAND_BYTES_MAX: Final = 33_554_432  # of payloads; their bodies are about as large
 _WAITING_EVENTS_MAX: Final = 1_000
-_PACE_S: Final = 0.01  # between two requests that are not full: under load company gathers, a lone event leaves at once
+_PACE_S: Final = (
+    0.025  # between two requests that are not full: under load company gathers, a lone event leaves at once
+)
 
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
 

@@ -43,12 +43,13 @@ class Route:
         self._pause: Pause | None = None
         self._is_draining = False
         self._probes_newest = False
-        self._is_idle = False  # the last lease was asked for and brought nothing
+        self._is_idle = False  # the last lease brought less than was asked for: that was all there was
         self._empty_polls = 0  # in a row, each after a call to work
         self._state = ""
         self._state_since_ms = clock.wall_ms()
         self._turned_at_s = clock.monotonic_s()
-        self._wake = asyncio.Event()
+        self._is_awake = False
+        self._sleep: asyncio.Future[None] | None = None  # the rest that the loop takes just now
         self._finished = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -66,7 +67,7 @@ class Route:
                 def spawn(work: Coroutine[Any, Any, None]) -> None:
                     tasks.create_task(work)
 
-                self._dispatcher.start(spawn=spawn, wake=self._wake.set)
+                self._dispatcher.start(spawn=spawn, wake=self._wake)
                 self._spool.on_work(self._route, self._on_work)
                 while not self._is_draining:
                     await self._turn()
@@ -77,7 +78,7 @@ class Route:
     async def drain(self) -> None:
         """Lease nothing more, await what is in flight, settle it, return the rest; see `ports.Worker`."""
         self._is_draining = True
-        self._wake.set()
+        self._wake()
         await self._finished.wait()
 
     def is_alive(self, *, now_s: float, within_s: float) -> bool:
@@ -92,14 +93,14 @@ class Route:
         await self._spool.put(self._pause_key, msgspec.json.encode(pause))
         self._pause = pause
         self._reporter.route_paused(self._route, who=who, reason=reason, until_ms=until_ms)
-        self._wake.set()
+        self._wake()
 
     async def resume(self, *, who: str) -> None:
         """Go on after a pause."""
         await self._spool.put(self._pause_key, b"")
         self._pause = None
         self._reporter.route_resumed(self._route, who=who)
-        self._wake.set()
+        self._wake()
 
     def status(self) -> RouteStatus:
         """Return what people should see now."""
@@ -120,7 +121,7 @@ class Route:
     # --- the loop ---
 
     async def _turn(self) -> None:
-        self._wake.clear()
+        self._is_awake = False
         self._turned_at_s = self._clock.monotonic_s()
         if self._pause is not None and self._pause.is_over(now_ms=self._clock.wall_ms()):
             # What is kept of it says itself that it is over: there is nothing to write.
@@ -141,14 +142,14 @@ class Route:
         """Take what there is, and start what may go; return whether there may be more."""
         demand = self._dispatcher.demand()
         leases = self._spool.lease(self._route, demand) if demand is not None else ()
-        self._is_idle = demand is not None and not leases
+        self._is_idle = demand is not None and len(leases) < demand.fresh_max
         if leases:
             self._empty_polls = 0
             self._dispatcher.take(leases)
         elif self._dispatcher.lacks_untried():
             await self._probe_backoff()
         self._dispatcher.advance()
-        return bool(leases)
+        return bool(leases) and not self._is_idle
 
     async def _probe_backoff(self) -> None:
         # What is in hand may be poison, all of it: every other probe is an event that is not.
@@ -191,9 +192,22 @@ class Route:
             trip.retry_at_s if trip is not None and trip.is_hold and trip.retry_at_s > now_s else None,
         ]
         rest_s = min([_REST_MAX_S, *(max(0.0, due_s - now_s) for due_s in dues if due_s is not None)])
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(rest_s):
-                await self._wake.wait()
+        if self._is_awake:
+            return
+        loop = asyncio.get_running_loop()
+        self._sleep = loop.create_future()
+        timer = loop.call_later(rest_s, self._wake)
+        try:
+            await self._sleep
+        finally:
+            timer.cancel()
+            self._sleep = None
+
+    def _wake(self) -> None:
+        """Have the loop turn once more."""
+        self._is_awake = True
+        if self._sleep is not None and not self._sleep.done():
+            self._sleep.set_result(None)
 
     def _on_work(self) -> None:
         """Hear that there may be something to lease; only while idle: work that nobody can take wakes nobody."""
@@ -205,9 +219,9 @@ class Route:
         if self._empty_polls > _EMPTY_POLLS_MAX:  # there is work, but none that is wanted: all is on a retry, say
             rest_s = max(rest_s, _EMPTY_POLL_REST_S)
         if rest_s:
-            asyncio.get_running_loop().call_later(rest_s, self._wake.set)
+            asyncio.get_running_loop().call_later(rest_s, self._wake)
         else:
-            self._wake.set()
+            self._wake()
 
     def _current_state(self) -> str:
         if self._pause is not None:

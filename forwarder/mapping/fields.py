@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
 
+from forwarder.courier.vocabulary import TIME_MS_END, TIME_MS_MIN
 from forwarder.rudderstack.wire import number_text, visible
 
 _EMAIL = re.compile(r"(?:mailto:)?[^\s@<>\"(),:;]+@[^\s@<>\"(),:;]+\.[^\s@<>\"(),:;.]+", re.IGNORECASE)
@@ -16,9 +17,6 @@ _PHONE = re.compile(r"(?:tel:)?\+[0-9][0-9 ().-]{5,24}", re.IGNORECASE)
 _PHONE_DIGITS_MIN, _PHONE_DIGITS_MAX = 7, 15  # E.164
 _ADDRESS_CHARACTERS_MAX = 320  # RFC 5321: 64 + "@" + 255
 
-# Courier exists since 2019; what claims to be older, or is after this century, is no event time.
-_TIME_MS_MIN = 1_262_304_000_000  # 2010-01-01
-_TIME_MS_MAX = 4_102_444_800_000  # 2100-01-01
 _ISO_CHARACTERS_MAX = 40
 
 
@@ -73,16 +71,16 @@ def time_ms(value: Any) -> int | None:
     Takes epoch milliseconds and seconds, as number or as text, and ISO 8601 (UTC unless it says
     otherwise). Nothing before 2010 or after 2099 is believed: zero is an absent time, not 1970.
     """
-    if type(value) is int and _TIME_MS_MIN <= value < _TIME_MS_MAX:  # nearly always
+    if type(value) is int and TIME_MS_MIN <= value < TIME_MS_END:  # nearly always
         return value
     if isinstance(value, str):
         return _time_in_text(value.strip())
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if _TIME_MS_MIN <= value < _TIME_MS_MAX:
+    if TIME_MS_MIN <= value < TIME_MS_END:
         return int(value)
     milliseconds = value * 1_000  # seconds and milliseconds cannot be mistaken for each other here
-    return int(milliseconds) if _TIME_MS_MIN <= milliseconds < _TIME_MS_MAX else None
+    return int(milliseconds) if TIME_MS_MIN <= milliseconds < TIME_MS_END else None
 
 
 def _time_in_text(text: str) -> int | None:

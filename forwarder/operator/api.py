@@ -21,6 +21,7 @@ from forwarder.operator import api_types as told
 from forwarder.operator import views
 from forwarder.operator.acts import Acts
 from forwarder.operator.incidents.keeper import Incidents
+from forwarder.operator.incidents.traffic import rejected_lately
 from forwarder.operator.linking import doubted
 from forwarder.operator.openapi import document
 from forwarder.operator.operation import Operation, QueryInvalid, sequence_of
@@ -90,7 +91,7 @@ class Api:
             started_at=moment(parts.started_at_ms),
             uptime_s=max(0, now_ms - parts.started_at_ms) / 1000,
             spool=views.spool(facts),
-            rejected=list(parts.by_time.lately()),
+            rejected=rejected_lately(parts.by_time),
             routes=[views.route(name, facts, states.get(name.value), now_ms=now_ms) for name in RouteName],
         )
 

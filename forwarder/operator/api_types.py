@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from forwarder.model import RouteName, State
-from forwarder.telemetry.totals_by_time import Rejected
+from forwarder.operator.incidents.traffic import RejectedRequests
 
 Count = Annotated[int, Meta(ge=0)]
 Time = Annotated[str | None, Meta(extra_json_schema={"format": "date-time"})]
@@ -135,7 +135,7 @@ class Status(Struct, frozen=True, kw_only=True):
     uptime_s: float
     spool: Spool
     routes: list[Route]
-    rejected: Annotated[list[Rejected], Meta(description="requests turned away within the day")]
+    rejected: Annotated[list[RejectedRequests], Meta(description="requests turned away within the day")]
 
 
 class LinkWords(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -235,9 +235,9 @@ class Audit(Struct, frozen=True, kw_only=True):
 
 
 class Incident(Struct, frozen=True, kw_only=True):
-    """One thing that went wrong; `ended_at` null: it goes on. `scope` is the route, or a family of calls within it."""
+    """One thing that went wrong; `ended_at` null: it goes on. `scope`: the route, a group of calls, or an endpoint."""
 
-    kind: Annotated[str, Meta(description="hold, back_off, refusal or late")]
+    kind: Annotated[str, Meta(description="hold, back_off, refusal, late, rejected, gap (nothing comes) or dead")]
     route: RouteName | None
     scope: str
     cause: str

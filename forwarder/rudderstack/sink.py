@@ -57,7 +57,10 @@ def frame(batch: Batch, *, sent_at_ms: int) -> bytes:
     """Return the request's body: `{"batch":[…],"sentAt":…}`, each event with a `sentAt` of its own."""
     moment = datetime.fromtimestamp(sent_at_ms / 1000, tz=UTC)
     head, tail, between = _framing(f"{moment:%Y-%m-%dT%H:%M:%S}.{sent_at_ms % 1000:03d}Z")
-    return head + between.join([delivery.body[:-1] for delivery in batch.deliveries]) + tail
+    bodies = [delivery.body[:-1] for delivery in batch.deliveries]
+    bodies[0] = head + bodies[0]
+    bodies[-1] += tail
+    return between.join(bodies)  # the one copy of all of it
 
 
 class RudderstackSink:

@@ -24,7 +24,7 @@ from forwarder.model import RouteName, State
 from forwarder.telemetry.answer_times import Answers
 
 ROUTE_STATES = ("running", "paused", "held", "backing_off")
-INCIDENT_KINDS = ("hold", "back_off", "refusal", "late")
+INCIDENT_KINDS = ("hold", "back_off", "refusal", "late", "rejected", "gap", "dead")
 ALERT_CHANNELS = ("url", "courier")
 VERDICTS = ("delivered", "filtered", "try_later", "refused", "held")
 

@@ -1,4 +1,4 @@
-"""What came and went, minute by minute for two hours and by five minutes for a week: kept on disk over restarts.
+"""What came and went, minute by minute for two hours and by five minutes for nine days: kept on disk over restarts.
 
 Differences of the daemon's own counters, read now and then and never with an event, so that keeping them costs delivery
 nothing. They are put down under the wall clock's minute: one that is set back adds to what is there, one that jumps
@@ -72,6 +72,12 @@ class Series:
         self._changed.add(place)
         return self._ring[place][1].setdefault(number, Step())
 
+    def get(self, at_ms: int) -> Step | None:
+        """Return the step of that moment, if anything is known of it."""
+        number = at_ms // self.step_ms
+        slot, steps = self._ring.get(number // self._per_slot % self._slots, (None, {}))
+        return steps.get(number) if slot == number // self._per_slot else None
+
     def between(self, from_ms: int, to_ms: int) -> Iterator[tuple[int, Step]]:
         """Yield the steps that begin in there, oldest first, with their beginnings."""
         for slot, steps in sorted(self._ring.values(), key=lambda one: one[0]):
@@ -108,7 +114,7 @@ class TotalsByTime:
         self._metrics = metrics
         self._clock = clock
         self.minutes = Series("minutes", step_ms=MINUTE_MS, per_slot=60, slots=3)
-        self.fives = Series("fives", step_ms=FIVE_MS, per_slot=72, slots=30)
+        self.fives = Series("fives", step_ms=FIVE_MS, per_slot=72, slots=38)
         self._counts: dict[RouteName, tuple[int, int]] = {}
         self._senders: dict[str, int] = {}
         self._rejected: Rejections = Counter()

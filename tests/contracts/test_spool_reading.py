@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from forwarder.errors import NoSuchEvent
-from forwarder.model import Envelope, Labels, Lease, RouteName, State
+from forwarder.model import Attempt, Envelope, Labels, Lease, RouteName, State
 from forwarder.ports import AuditRow, EventQuery, EventRow, EventTypeRow, ReasonGroup
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
@@ -41,12 +41,12 @@ async def filled(
         clock.now_ms += 1_000
     await lease_all(spool)
     await lease_all(spool, IN)
-    await settle(spool, [1, 2, 3, 4], State.DELIVERED)
+    await settle(spool, [1, 2, 3, 4], State.DELIVERED, attempt=an_attempt(200, clock.now_ms))
     await settle(spool, [5, 6, 7], State.FILTERED, reason="not listed")
     await settle(spool, [8], State.UNMAPPED, reason="nothing linked")
     await settle(spool, [9, 10, 11, 12], State.DEAD, reason="refused")
-    await settle(spool, [13], State.DEAD, reason="keeps failing: 500")
-    await give_back(spool, [14, 16], clock.now_ms + 60_000, reason="busy")
+    await settle(spool, [13], State.DEAD, reason="keeps failing: 500", attempt=an_attempt(None, clock.now_ms))
+    await give_back(spool, [14, 16], clock.now_ms + 60_000, reason="busy", attempt=an_attempt(503, clock.now_ms))
     await give_back(spool, [15], 0, counts=False)
     return spool
 
@@ -58,7 +58,14 @@ FILTERS: dict[str, list[Any]] = {
     "user_id": [None, "user 2"],
     "message_id": [None, "m10"],
     "reason": [None, "refused", "busy"],
+    "status": [None, (200, 299), (503, 503), (0, 0)],
+    "attempts": [None, (0, 0), (1, 1), (2, 9)],
 }
+
+
+def an_attempt(status: int | None, at_ms: int) -> Attempt:
+    """Return an exchange that was answered so."""
+    return Attempt(at_ms=at_ms, duration_ms=1, operation="o", status=status, outcome="x", reason="", answer=b"")
 
 
 def expected(rows: Sequence[EventRow], query: EventQuery) -> list[int]:
@@ -72,6 +79,8 @@ def expected(rows: Sequence[EventRow], query: EventQuery) -> list[int]:
         and query.user_id in (None, r.labels.user_id)
         and query.message_id in (None, r.labels.message_id)
         and query.reason in (None, r.reason)
+        and (query.status is None or (r.status is not None and query.status[0] <= r.status <= query.status[1]))
+        and (query.attempts is None or query.attempts[0] <= r.attempts <= query.attempts[1])
         and (query.received_from_ms is None or r.received_at_ms >= query.received_from_ms)
         and (query.received_to_ms is None or r.received_at_ms < query.received_to_ms)
     ]
@@ -86,6 +95,8 @@ async def test_every_combination_of_filters_is_exact(filled: MemorySpool | Sqlit
         page = await filled.events(query)
         assert [r.sequence for r in page.rows] == expected(rows, query), query
         assert (page.next_before, page.is_cut) == (None, False)
+        count = await filled.events(replace(query, limit=0))
+        assert (count.matched, count.rows, count.next_before) == (len(page.rows), (), None), query
 
 
 async def test_a_range_of_time_is_exact(filled: MemorySpool | SqliteSpool) -> None:
@@ -133,6 +144,39 @@ async def test_a_text_search_is_bounded_and_goes_on(filled: MemorySpool | Sqlite
     assert (page.scanned, page.reached_ms) == (14, rows[-1].received_at_ms)
     page = await filled.events(EventQuery(text='"n":3}', after_sequence=3, scan_max=10))
     assert (page.rows, page.next_after, page.is_cut, page.scanned) == ((), 13, True, 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('"N":23}', [23]),
+        ("M1", [19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 1]),
+        ("nt 0", list(range(24, 0, -2))),
+        ("EVENT 1", list(range(23, 0, -2))),
+        ("7", [17, 7]),
+        ("m_", []),
+        ("100%", []),
+        ("\\", []),
+        ("user 2", list(range(23, 0, -3))),
+    ],
+)
+async def test_a_text_is_part_of_an_id_a_name_or_the_payload(
+    filled: MemorySpool | SqliteSpool, text: str, found: list[int]
+) -> None:
+    """In any case, every character standing for itself; a number finds the event of that number, too."""
+    assert [row.sequence for row in (await filled.events(EventQuery(text=text))).rows] == found
+
+
+async def test_the_last_answer_is_told(filled: MemorySpool | SqliteSpool, clock: Any) -> None:
+    """A row has the status of the last answer: 0 where none came, None where nothing was sent; a replay begins anew."""
+    rows = {row.sequence: row.status for row in (await filled.events(EventQuery(limit=100))).rows}
+    assert (rows[1], rows[5], rows[13], rows[14], rows[15]) == (200, None, 0, 503, None)
+    assert await filled.requeue([13]) == 1
+    assert (await filled.event(13)).row.status is None
+    clock.now_ms += 60_000
+    assert 14 in await lease_all(filled)
+    await give_back(filled, [14], clock.now_ms + 60_000, counts=False, reason="draining")
+    assert (await filled.event(14)).row.status == 503
 
 
 async def test_an_ascending_listing_goes_on_to_its_end(filled: MemorySpool | SqliteSpool) -> None:
@@ -267,3 +311,35 @@ async def test_labels_may_hold_anything_json_can(
     await stored(spool, [make_envelope(1, labels=labels, partition="\udfff")])
     assert await lease_all(spool) == [1]
     assert len((await spool.events(EventQuery(message_id="\u2028"))).rows) == 1
+
+
+@pytest.mark.parametrize("query", [EventQuery(), EventQuery(status=(200, 299)), EventQuery(state=State.DELIVERED)])
+async def test_a_walk_of_tiny_steps_misses_nothing(
+    spool: MemorySpool | SqliteSpool,
+    make_envelope: Callable[..., Envelope],
+    clock: Any,
+    query: EventQuery,
+) -> None:
+    """However often a listing or a count is cut, in either direction, all of it is met once."""
+    for number in range(1, 61):
+        await stored(spool, [make_envelope(number, route=IN if number % 3 else OUT)])
+    for route in (OUT, IN):
+        sequences = await lease_all(spool, route)
+        for start in range(0, len(sequences), 7):
+            attempt = an_attempt(200, clock.now_ms)
+            await settle(spool, sequences[start : start + 7], State.DELIVERED, attempt=attempt)
+    for limit in (0, 100):
+        found, matched, position = list[int](), 0, None
+        while True:
+            page = await spool.events(replace(query, before_sequence=position, limit=limit, budget_s=-1))
+            found += [row.sequence for row in page.rows]
+            matched, position = matched + page.matched, page.next_before
+            if position is None:
+                break
+        assert matched == 60
+        assert found == (list(range(60, 0, -1)) if limit else [])
+        matched, position = 0, 0
+        while position is not None:
+            page = await spool.events(replace(query, after_sequence=position, limit=limit, budget_s=-1))
+            matched, position = matched + page.matched, page.next_after
+        assert matched == 60

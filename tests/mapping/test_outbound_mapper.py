@@ -1,12 +1,15 @@
 """The outbound mapper: what no sample shows."""
 
 import json
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forwarder.courier.event import usual
 from forwarder.courier.wire import envelope
 from forwarder.errors import Unmappable
 from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack, Preset
@@ -163,6 +166,60 @@ def test_any_event_of_good_form_is_a_good_call_or_has_a_reason(
     assert call["integrations"]["All"] is True
     assert not is_blank_id(call["userId"] or call["anonymousId"])
     assert "2010" <= call["timestamp"][:4] < "2100"
+
+
+_USUAL = {
+    '"id"': '"1-6955"',
+    '"status"': '"SENT"',
+    '"sent"': "1767228324560",
+    '"recipient"': '"usr_1"',
+    '"recipientId"': '"usr_1"',
+    '"providers"': '[{"provider":"sendgrid","status":"SENT","channel":{"key":"email"},"sent":1767228324559}]',
+}
+_DEEP = "[" * 201 + "]" * 201
+_OTHERWISE = [
+    *("null", "1e999", "9" * 310, "-1", "0", "1.5", "1e3", "true", '""', '" "', '"\\ud800"', '"\\u00fc\\n"', '"usr_2"'),
+    *('"SENT"', '"sent"', '"DELIVERED"', '"ROUTED"', '"x@y.org"', '"+4915112345678"', '"a b"', '"\xa0"', '"\u2063"'),
+    *(_DEEP, "{}", "[]", "[null]", "[7]", '[{"sent":1e999}]', '[{"status":"OPENED"},{"status":"SENT","sent":17}]'),
+    *(f'[{{"reference":{{"x":{value}}}}}]' for value in ('"1"', "1", "1e999", "9" * 310, "1.5", "null", _DEEP)),
+    *(
+        '[{"reference":{"__proto__":1}}]',
+        '[{"reference":{"\\u005f_proto__":1}}]',
+        '[{"__proto__":1}]',
+        '{"__proto__":1}',
+    ),
+    "1767228324560",
+]
+_BESIDE = ['"tags"', '"__proto__"', '"\\u0073tatus"', '"timestamp"', '"enqueued"', '"error"', '"user_id"']
+
+
+@pytest.mark.parametrize("form", ['{"type":"message:updated","data":%s}', '{"data":%s,"type":"message:updated"}'])
+def test_the_usual_message_is_mapped_as_any_other(form: str) -> None:
+    """What is read in one step becomes what the long way makes of it; also with any one field otherwise."""
+    changed = [{name: value} for name in (*_USUAL, *_BESIDE) for value in _OTHERWISE]
+    absent = [{name: ""} for name in _USUAL]
+    for change in ({}, *changed, *absent):
+        members = [f"{name}:{value}" for name, value in {**_USUAL, **change}.items() if value]
+        payload = (form % ("{" + ",".join(members) + "}")).encode()
+        # Only the long way takes a blank at the end.
+        assert _outcome(payload) == _outcome(payload + b" "), payload[:300]
+        assert isinstance(_outcome(payload[:-1] + b"]"), str)  # refused: it is no JSON
+
+
+def _outcome(payload: bytes) -> object:
+    kept = msgspec.structs.replace(envelope(b"{}", received_at_ms=1, source="webhook"), payload=payload)
+    try:
+        delivery = _mapper().delivery(1, kept)
+    except Unmappable as error:
+        return str(error)
+    return (json.loads(delivery.body), delivery.note) if isinstance(delivery, Delivery) else delivery
+
+
+def test_courier_s_own_messages_are_usual() -> None:
+    """The short way is the way of what Courier really sends: else nobody would notice that it is not taken."""
+    cases = json.loads((Path(__file__).parents[1] / "vectors" / "courier_webhooks.json").read_text())
+    quick = {case["name"] for case in cases if usual(msgspec.json.encode(case["body"])) is not None}
+    assert {"sent_email_sendgrid", "delivered_email_sendgrid", "opened_email_sendgrid"} <= quick
 
 
 def test_the_delivery_is_the_leases() -> None:

@@ -141,8 +141,10 @@ async def test_rejected_requests_are_shown_where_people_look(world: Any) -> None
     await world.arrive()
     assert "Rejected requests" not in (await world.get("/")).words
     world.parts.reporter.request_rejected("/v1", "key_unknown", "192.0.2.0/24")
-    assert "Last day /v1 key unknown 192.0.2.0/24 1 1" in (await world.get("/")).words
-    assert (await world.api("/api/status"))["rejected"] == [
-        {"endpoint": "/v1", "reason": "key_unknown", "network": "192.0.2.0/24", "last_hour": 1, "last_day": 1}
-    ]
+    words = (await world.get("/")).words
+    assert "Last day /v1 key unknown Name the key that the sender presents in FORWARDER_INBOUND_KEYS" in words
+    assert "192.0.2.0/24 1 1" in words
+    (told,) = (await world.api("/api/status"))["rejected"]
+    assert (told["endpoint"], told["reason"], told["network"]) == ("/v1", "key_unknown", "192.0.2.0/24")
+    assert (told["last_hour"], told["last_day"]) == (1, 1)
     assert "1 request was rejected in the last hour" in (await world.get("/events?message=lost")).words

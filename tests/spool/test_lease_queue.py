@@ -172,3 +172,69 @@ def test_a_follower_that_moved_up_before_a_read_is_not_lost_to_another_read(queu
     queue.refilled(up, again, generation=queue.generation)
     assert [taken(queue), taken(queue)] == [[5], []]
     assert not wants(queue).promoted
+
+
+def leased_and_back(queue: LeaseQueue, *leases: Lease) -> None:
+    """Have events leased, and given back as if they had never been."""
+    queue.arrived(Arrival(leases=list(leases)), last_sequence=leases[-1].sequence)
+    queue.give_back_unchanged(queue.take(ANY))
+
+
+def test_whom_a_replay_overtakes_waits(queue: LeaseQueue) -> None:
+    """In the window, fresh again, on a retry, or behind one in flight: only the oldest of a partition is leased."""
+    read(queue, wants(queue), last=0)
+    leased_and_back(queue, lease(5, partition="b"), lease(6, partition="c", is_retry=True), lease(7))
+    queue.arrived(Arrival(leases=[lease(8, partition="d")]), last_sequence=8)
+    queue.arrived(Arrival(leases=[lease(9, partition="a"), lease(10, partition="e")]), last_sequence=10)
+    assert queue.lease_read(lease(8, partition="d"), is_listed=False) is not None
+    assert queue.lease_read(lease(4, partition="d"), is_listed=False) is None  # it stands behind the eighth
+    queue.requeued({"a": 1, "b": 1, "c": 2, "d": 3, "e": 10})
+    assert [one.sequence for one in queue.take(ANY)] == [7, 10]
+    queue.settled([lease(8, partition="d")])
+    assert queue.take(ANY) == []
+
+
+def test_who_stood_behind_one_in_flight_follows_it(queue: LeaseQueue) -> None:
+    """Once that is settled, and unless a replay made another one the oldest meanwhile."""
+    read(queue, wants(queue), last=0)
+    queue.arrived(Arrival(leases=[lease(8, partition="d"), lease(9)]), last_sequence=9)
+    assert queue.lease_read(lease(8, partition="d"), is_listed=False) is not None
+    assert queue.lease_read(lease(4, partition="d"), is_listed=False) is None
+    assert queue.out_of_reach() == {4, 8}
+    queue.requeued({"d": 4})
+    assert [one.sequence for one in queue.take(ANY)] == [9]
+    queue.settled([lease(8, partition="d")])
+    assert [one.sequence for one in queue.take(ANY)] == [4]
+
+
+def test_what_memory_holds_knows_more_than_a_read(queue: LeaseQueue) -> None:
+    """A probe's event comes out of the window, or from among those that came back, as it stands there."""
+    read(queue, wants(queue), last=0)
+    queue.arrived(Arrival(leases=[lease(1), lease(2), lease(3)]), last_sequence=3)
+    held = queue.take(Demand(fresh_max=1, retry_max=0, bytes_max=1))
+    queue.noted(1, b"half done")
+    queue.give_back_unchanged([queue.leased[one.sequence] for one in held])
+    for sequence, progress in ((1, b"half done"), (2, b"")):
+        found = queue.lease_read(lease(sequence), is_listed=False)
+        assert found is not None
+        assert found.progress == progress
+    assert queue.lease_read(lease(1), is_listed=False) is None
+    assert taken(queue) == [3]
+
+
+def test_bytes_bound_what_is_leased_at_once(queue: LeaseQueue) -> None:
+    """One at least, of either kind; then as many as fit whole, the oldest first."""
+    read(queue, wants(queue), last=0)
+    leased_and_back(queue, *[lease(n, is_retry=n < 3) for n in range(1, 7)])
+    for size, sequences in ((99, [1]), (200, [2, 3]), (299, [4, 5]), (100, [6])):
+        assert [one.sequence for one in queue.take(Demand(fresh_max=9, retry_max=9, bytes_max=size))] == sequences
+
+
+def test_a_demand_bounds_each_kind(queue: LeaseQueue) -> None:
+    """No more retries, and no more fresh ones, than it asks for; what is on hand of the other kind changes nothing."""
+    read(queue, wants(queue), last=0)
+    leased_and_back(queue, *[lease(n, is_retry=n % 2 == 0) for n in range(1, 9)])
+    for fresh, retry, sequences in ((0, 1, [2]), (1, 0, [1]), (2, 1, [3, 4, 5]), (9, 9, [6, 7, 8])):
+        assert [
+            one.sequence for one in queue.take(Demand(fresh_max=fresh, retry_max=retry, bytes_max=10**6))
+        ] == sequences

@@ -3,11 +3,10 @@
 import asyncio
 import errno
 import os
-import random
 import shutil
-import subprocess
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import replace
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import pytest
 
 from forwarder.errors import SpoolClosed, SpoolFull, SpoolUnusable, WorkerEnded
 from forwarder.model import Demand, Envelope, Receipt, Recurrence, RouteName, State
-from forwarder.ports import AuditRow
 from forwarder.spool.lease_window import Wanted
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool, housekeeping, known_keys, transaction
@@ -32,7 +30,9 @@ from forwarder.spool.sqlite.files import FileWatch, foreign_owner, unusable
 from forwarder.spool.sqlite.housekeeping import Retention
 from forwarder.spool.sqlite.refill import refill
 from forwarder.spool.sqlite.transaction import Transaction
+from forwarder.spool.sqlite.writer import Checkpoints
 from stand_ins.spool_acts import give_back, leased, settle, stored
+from stand_ins.waiting import wait_until
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 IN = RouteName.RUDDERSTACK_TO_COURIER
@@ -46,13 +46,6 @@ ANY = Demand(fresh_max=100, retry_max=100, bytes_max=10**7)
 async def numbers(spool: SqliteSpool, route: RouteName = OUT, *, fresh: int = 100, retry: int = 100) -> list[int]:
     """Lease what there is, and return the sequences."""
     return [lease.sequence for lease in await leased(spool, route, fresh=fresh, retry=retry)]
-
-
-async def eventually(check: Callable[[], bool], *, within_s: float = 60.0) -> None:
-    """Wait until something holds."""
-    async with asyncio.timeout(within_s):
-        while not check():  # noqa: ASYNC110 - another thread's doing is watched from outside
-            await asyncio.sleep(0.01)
 
 
 # --- files that vanish ---
@@ -95,10 +88,10 @@ async def test_a_file_that_was_replaced_is_noticed_without_any_append(
     path, aside = tmp_path / "data" / "spool.db", tmp_path / "aside"
     path.rename(aside)
     path.write_bytes(b"another")
-    await eventually(lambda: bool(reporter.facts))
+    await wait_until(lambda: bool(reporter.facts))
     assert "was replaced" in reporter.facts[0]
     aside.rename(path)
-    await eventually(lambda: reporter.facts[-1] == "accepting")
+    await wait_until(lambda: reporter.facts[-1] == "accepting")
     assert (await stored(spool, [make_envelope(2)])).accepted == 1
 
 
@@ -145,7 +138,7 @@ async def test_a_writer_that_ends_leaves_nobody_waiting(
     for late in (stored(spool, [make_envelope(99)]), settle(spool, [1], State.DELIVERED), spool.put("a", b"")):
         with pytest.raises(SpoolClosed):
             await asyncio.wait_for(late, 5)
-    await eventually(lambda: not spool.is_alive(now_s=0, within_s=5))
+    await wait_until(lambda: not spool.is_alive(now_s=0, within_s=5))
 
 
 async def test_an_append_behind_a_writer_that_just_ended_is_rolled_back(
@@ -162,7 +155,7 @@ async def test_an_append_behind_a_writer_that_just_ended_is_rolled_back(
     answers: list[Receipt | SpoolFull | SpoolClosed] = []
     spool.append([make_envelope(1)], on_commit=answers.append, on_rollback=answers.append)
     assert answers == []
-    await eventually(lambda: bool(answers))
+    await wait_until(lambda: bool(answers))
     assert [type(answer) for answer in answers] == [SpoolClosed]
 
 
@@ -222,81 +215,6 @@ async def test_an_error_in_the_lease_queue_keeps_no_receipt_back(
 
 
 # --- side tables that rot ---
-
-
-async def test_damage_beside_the_events_buries_none(
-    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path
-) -> None:
-    """With a rotten page of progress every event is delivered, those with progress too; none is dead."""
-    spool = await open_sqlite()
-    await stored(spool, [make_envelope(n, route=IN) for n in range(1, 301)])
-    for lease in await leased(spool, IN, fresh=300):
-        await spool.note(lease.sequence, b"planned " * 20)
-    await spool.close()
-    connection = apsw.Connection(str(tmp_path / "data" / DATABASE_NAME))
-    sql = "SELECT pageno FROM dbstat WHERE name = 'progress' AND pagetype = 'leaf' ORDER BY pageno"
-    pages = [int(str(row[0])) for row in connection.execute(sql)]
-    connection.close()
-    with (tmp_path / "data" / DATABASE_NAME).open("r+b") as file:
-        file.seek((pages[len(pages) // 2] - 1) * 4096)
-        file.write(b"\xff" * 4096)
-    spool = await open_sqlite()
-    leases = await leased(spool, IN, fresh=300)
-    assert len(leases) == 300
-    assert 0 < sum(1 for lease in leases if lease.progress) < 300
-    await settle(spool, [lease.sequence for lease in leases], State.DELIVERED)
-    totals = (await spool.facts()).totals[IN]
-    assert (totals.delivered, totals.dead) == (300, 0)
-
-
-async def test_damage_of_more_than_a_page_buries_none(
-    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path, reporter: Any
-) -> None:
-    """When the table itself cannot be read no event is to blame: it is alarmed, and a repair finds all of them."""
-    spool = await open_sqlite()
-    await stored(spool, [make_envelope(n) for n in range(1, 2_001)])
-    await spool.close()
-    connection = apsw.Connection(str(tmp_path / "data" / DATABASE_NAME))
-    root = int(str(connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'events_outbound'").get))
-    connection.close()
-    with (tmp_path / "data" / DATABASE_NAME).open("r+b") as file:
-        file.seek((root - 1) * 4096)
-        file.write(b"\xff" * 4096)
-    spool = await open_sqlite()
-    assert await numbers(spool) == []
-    assert (await spool.facts()).totals[OUT].dead == 0
-    assert "damaged" in reporter.facts
-
-
-@pytest.mark.parametrize("seed", range(12))
-async def test_damage_anywhere_is_met_in_the_end(
-    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path, seed: int
-) -> None:
-    """Random pages overwritten with others: it opens or says why not, reads, and closes; never a loop without end."""
-    spool = await open_sqlite()
-    await stored(spool, [make_envelope(n, partition=f"p{n % 7}" if n % 3 else "") for n in range(1, 601)])
-    await settle(spool, await numbers(spool, fresh=50), State.DELIVERED)
-    await spool.close()
-    dice = random.Random(seed)  # noqa: S311 - no secret
-    path = tmp_path / "data" / DATABASE_NAME
-    image = bytearray(path.read_bytes())
-    pages = len(image) // 4096
-    for _ in range(6):
-        page, other = dice.randrange(1, pages), dice.randrange(1, pages)
-        image[page * 4096 : page * 4096 + 4096] = image[other * 4096 : other * 4096 + 4096]
-    path.write_bytes(image)
-    async with asyncio.timeout(60):
-        try:
-            spool = await open_sqlite()
-        except SpoolUnusable:
-            return
-        for _ in range(5):
-            leases = await leased(spool, OUT)
-            await spool.lease_newest(OUT)
-            settling = asyncio.create_task(settle(spool, [one.sequence for one in leases], State.DELIVERED))
-            await asyncio.wait((settling,), timeout=0.5)
-        await spool.close()
-        await asyncio.gather(settling, return_exceptions=True)
 
 
 # --- leases that leak, orders that turn ---
@@ -438,13 +356,12 @@ async def test_keys_never_need_more_than_a_bounded_number_of_tables(
     monkeypatch.setattr(known_keys, "KEYS_IN_MEMORY_MAX", 10)
     monkeypatch.setattr(known_keys, "KEYS_PER_BUCKET_MAX", 20)
     monkeypatch.setattr(known_keys, "BUCKETS_MAX", 8)
-    monkeypatch.setattr(known_keys.KnownKeys.__init__, "__kwdefaults__", {"in_memory_max": 10})
     spool = await open_sqlite()
     for first in range(1, 801, 40):
         await stored(spool, [make_envelope(n) for n in range(first, first + 40)])
     reader = apsw.Connection(str(tmp_path / "data" / DATABASE_NAME), flags=apsw.SQLITE_OPEN_READWRITE)
     sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name GLOB 'keys_*'"
-    await eventually(lambda: reader.execute("SELECT sum(keys) FROM key_buckets").get == 800)
+    await wait_until(lambda: reader.execute("SELECT sum(keys) FROM key_buckets").get == 800)
     assert reader.execute(sql).get == 8
     reader.close()
     assert (await stored(spool, [make_envelope(n) for n in range(1, 802)])) == Receipt(accepted=1, duplicates=800)
@@ -528,48 +445,29 @@ def test_an_owner_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.M
     assert f"chown -R 4321 {tmp_path}`" in str(unusable(lock, PermissionError(13, "Permission denied")))
 
 
-async def test_a_lock_of_another_process_is_no_lack_of_room(
-    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, reporter: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Who reads why appends are refused learns of the other process, not of a full disk; when it ends, it goes on."""
-    spool = await open_sqlite()
-    spool._writer._connection.set_busy_timeout(10)  # noqa: SLF001 - five seconds are long
-    del monkeypatch
-    other = apsw.Connection(str(tmp_path / "data" / DATABASE_NAME))
-    other.set_busy_timeout(2_000)
-    other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(SpoolFull, match="locked the database"):
-        await stored(spool, [make_envelope(1)])
-    assert "locked the database" in reporter.facts[0]
-    other.execute("ROLLBACK")
-    other.close()
-    await eventually(lambda: reporter.facts[-1] == "accepting")
-
-
-async def test_an_unwritable_reserve_is_no_full_disk(open_sqlite: OpenSqlite, tmp_path: Path) -> None:
-    """A directory in the reserve's place is named at the start."""
-    (tmp_path / "data" / "spool.reserve").mkdir(parents=True)
-    with pytest.raises(SpoolUnusable, match=r"spool\.reserve cannot be written"):
-        await open_sqlite()
-
-
 # --- layouts ---
 
 
-async def test_a_spool_of_the_layout_before_is_migrated(open_sqlite: OpenSqlite, tmp_path: Path) -> None:
-    """A folder of layout 2 keeps its audit log, whose new lines have a count and an outcome."""
-    old = AuditRow(at_ms=4_000_000_000_000, who="page", action="replay", detail="1 events: 1")
-    spool = await open_sqlite()
-    await spool.write_audit(old)
-    await spool.close()
-    connection = apsw.Connection(str(tmp_path / "data" / DATABASE_NAME))
-    connection.execute("ALTER TABLE audit DROP COLUMN count; ALTER TABLE audit DROP COLUMN outcome")
-    connection.pragma("user_version", 2)
-    connection.close()
-    spool = await open_sqlite()
-    new = replace(old, count=3, outcome="done")
-    await spool.write_audit(new)
-    assert list(await spool.audit(limit=9)) == [new, old]
+def test_a_folder_of_layout_2_becomes_one_of_today() -> None:
+    """Tables and indexes are what a new folder has; settled events know the status of the answer they ended with."""
+    old, new = apsw.Connection(":memory:"), apsw.Connection(":memory:")
+    new.execute(resources.files("forwarder.spool.sqlite").joinpath("schema.sql").read_text("utf-8"))
+    old.execute((Path(__file__).parent / "layout_2.sql").read_text("utf-8"))
+    old.execute("INSERT INTO attempts VALUES (7, 1, 1, 'o', 503, 'x', '', x''), (8, 1, 1, 'o', NULL, 'x', '', x'')")
+    for last, attempt_id in ((1, 7), (2, 8), (3, None)):
+        old.execute("INSERT INTO settled VALUES (0, ?, ?, 4, 1, 1, NULL, ?, 0)", (last, last, attempt_id))
+    old.execute("INSERT INTO audit (at_ms, who, action, detail) VALUES (1, 'page', 'replay', '1 events: 1')")
+    old.pragma("user_version", 2)
+    _migrate(old)
+    assert old.pragma("user_version") == LAYOUT
+    assert [row[0] for row in old.execute("SELECT status FROM settled ORDER BY last")] == [503, 0, None]
+    assert old.execute("SELECT count, outcome FROM audit").fetchall() == [(None, "")]
+    names = "SELECT type, name FROM sqlite_schema ORDER BY name"
+    assert old.execute(names).fetchall() == new.execute(names).fetchall()
+    columns = (
+        'SELECT t.name, c.name, c.type, "notnull", pk FROM sqlite_schema t, pragma_table_info(t.name) c ORDER BY 1, 2'
+    )
+    assert old.execute(columns).fetchall() == new.execute(columns).fetchall()
 
 
 async def test_a_folder_of_the_first_version_says_what_drains_it(open_sqlite: OpenSqlite, tmp_path: Path) -> None:
@@ -605,60 +503,6 @@ def test_layouts_are_migrated_forward_step_by_step(tmp_path: Path) -> None:
 # --- a full disk at the start ---
 
 
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a real disk of three MiB; skip where that is not allowed."""
-    mount, umount = shutil.which("mount"), shutil.which("umount")
-    if os.geteuid() or mount is None or umount is None:
-        pytest.skip("mounting needs root")
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    done = subprocess.run(  # noqa: S603 - found on the path, fixed arguments
-        [mount, "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], check=False, capture_output=True
-    )
-    if done.returncode:
-        pytest.skip("mounting is not allowed here")
-    yield folder
-    subprocess.run(  # noqa: S603 - as above
-        [umount, "-l", folder], check=True
-    )
-
-
-def stuff(folder: Path) -> Path:
-    """Fill a disk to its last byte."""
-    stuffing = folder / "stuffing"
-    with stuffing.open("wb", buffering=0) as file:
-        for size in (65_536, 4_096, 512, 1):
-            try:
-                while True:
-                    file.write(b"x" * size)
-            except OSError:
-                continue
-    return stuffing
-
-
-async def test_it_starts_on_a_full_disk(
-    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, reporter: Any, tiny_disk: Path
-) -> None:
-    """With the room that its reserve holds: it delivers, settles, refuses new events until there is room."""
-    limits = SpoolLimits(reserve_bytes=262_144)
-    spool = await open_sqlite(tiny_disk / "data", limits=limits)
-    await stored(spool, [make_envelope(n) for n in range(1, 6)])
-    await spool.close()
-    stuffing = stuff(tiny_disk)
-    spool = await open_sqlite(tiny_disk / "data", limits=limits)
-    with pytest.raises(SpoolFull, match="the disk is full"):
-        await stored(spool, [make_envelope(9)])
-    leases = await numbers(spool)
-    assert leases == [1, 2, 3, 4, 5]
-    await asyncio.wait_for(settle(spool, leases, State.DELIVERED), 5)
-    assert reporter.facts[0] == "refusing: the disk is full"
-    stuffing.unlink()
-    await eventually(lambda: reporter.facts[-1] == "accepting")
-    assert (await stored(spool, [make_envelope(9)])).accepted == 1
-    await spool.close()
-
-
 # --- a backlog older than the retention ---
 
 
@@ -681,6 +525,32 @@ async def test_a_backlog_older_than_the_retention_is_not_walked(
 
     monkeypatch.setattr(Retention, "step", counted)
     await stored(spool, [make_envelope(5_001)])
-    await eventually(lambda: bool(looked) and looked[-1][1] == 1)
+    await wait_until(lambda: bool(looked) and looked[-1][1] == 1)
     assert all(is_done for _, is_done in looked)
     assert (await spool.facts()).totals[OUT].pending == 4_991
+
+
+def test_a_connection_that_could_not_be_opened_is_opened_later(tmp_path: Path) -> None:
+    """With no file descriptor left at the start the thread goes on, and the log is shortened once there is one."""
+    path = str(tmp_path / "a.db")
+    writer = apsw.Connection(path)
+    writer.pragma("journal_mode", "WAL")
+    writer.pragma("wal_autocheckpoint", 0)
+    tries: list[int] = []
+    second_try = threading.Event()
+
+    def opened() -> apsw.Connection:
+        tries.append(1)
+        if len(tries) == 1:
+            raise apsw.CantOpenError("unable to open database file")
+        second_try.set()
+        return apsw.Connection(path)
+
+    checkpoints = Checkpoints(writer, opened, pages_max=1)
+    checkpoints.start()
+    writer.execute("CREATE TABLE t (x); INSERT INTO t VALUES (zeroblob(40000))")
+    checkpoints.look()
+    assert second_try.wait(30)
+    checkpoints.stop()
+    assert len(tries) == 2
+    writer.close()

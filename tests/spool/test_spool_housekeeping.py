@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import apsw
 import pytest
 
 from forwarder.errors import NoSuchEvent, SpoolClosed, SpoolFull
@@ -17,10 +16,13 @@ from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.spool.sqlite import known_keys as keys_module
 from forwarder.spool.sqlite.database import open_reader, open_writer, prepare_folder
+from forwarder.spool.sqlite.housekeeping import Eviction
 from forwarder.spool.sqlite.known_keys import KnownKeys
 from forwarder.spool.sqlite.label_index import BLOCK_EVENTS
-from forwarder.spool.sqlite.transaction import Memory, Transaction
+from forwarder.spool.sqlite.runs import Run, write_run
+from forwarder.spool.sqlite.transaction import Account, Memory, Transaction
 from stand_ins.spool_acts import leased, settle, stored
+from stand_ins.waiting import wait_until
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 IN = RouteName.RUDDERSTACK_TO_COURIER
@@ -34,13 +36,6 @@ async def lease_all(spool: SqliteSpool, route: RouteName = OUT) -> list[int]:
     while more := await leased(spool, route, fresh=1_000, retry=1_000, size=10**9):
         leases += [lease.sequence for lease in more]
     return leases
-
-
-async def eventually(check: Callable[[], Awaitable[bool]], *, within_s: float = 60.0) -> None:
-    """Wait until something holds; the writer tidies when it is idle, at least twice a second."""
-    async with asyncio.timeout(within_s):
-        while not await check():  # noqa: ASYNC110 - another thread's doing is watched from outside
-            await asyncio.sleep(0.02)
 
 
 async def test_settled_events_go_after_the_retention(
@@ -63,7 +58,7 @@ async def test_settled_events_go_after_the_retention(
     async def is_gone() -> bool:
         return len((await spool.events(EventQuery(limit=2_000))).rows) == 101
 
-    await eventually(is_gone)
+    await wait_until(is_gone)
     with pytest.raises(NoSuchEvent):
         await spool.event(2)
     assert await spool.requeue([2]) == 0
@@ -91,7 +86,7 @@ async def test_history_yields_before_new_events_are_refused(
     async def is_within() -> bool:
         return (await spool.facts()).size_bytes <= 2_700_000
 
-    await eventually(is_within)
+    await wait_until(is_within)
     assert any(fact.startswith("yielded") for fact in reporter.facts)
     assert (await spool.event(leases[0])).payload is None
     assert await spool.requeue([leases[0]]) == 0
@@ -150,7 +145,7 @@ async def test_labels_are_found_in_blocks_and_beside_them(
     async def is_built() -> bool:
         return bool(reader.execute("SELECT count(*) FROM label_index WHERE kind = 0").fetchone() == (3,))
 
-    await eventually(is_built)
+    await wait_until(is_built)
     reader.close()
     everything = range(1, count)
 
@@ -201,13 +196,14 @@ async def test_draining_does_not_slow_down_with_the_backlog(
     assert first_s < alone_s * 4
 
 
-def test_keys_go_into_tables_and_are_known_ever_after(tmp_path: Path) -> None:
+def test_keys_go_into_tables_and_are_known_ever_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key is known while it is in memory, while it is moved, in its table, and again after a restart."""
+    monkeypatch.setattr(keys_module, "KEYS_IN_MEMORY_MAX", 10)
     prepare_folder(tmp_path)
     connection = open_writer(tmp_path)
-    known = KnownKeys(connection, retention_s=800, now_ms=0, in_memory_max=10)
+    known = KnownKeys(connection, retention_s=800, now_ms=0)
     memory = Memory()
-    all_keys = [n.to_bytes(17, "big") for n in range(keys_module.KEYS_IN_MEMORY_MAX // 8)]
+    all_keys = [n.to_bytes(17, "big") for n in range(8_192)]
 
     def commit(work: Callable[[Transaction], None], *, now_ms: int) -> None:
         transaction = Transaction(connection, memory, SpoolLimits(), now_ms=now_ms)
@@ -233,6 +229,48 @@ def test_keys_go_into_tables_and_are_known_ever_after(tmp_path: Path) -> None:
     assert known.find([*more, *all_keys], now_ms=800_001) == set(more)
     commit(lambda t: None if known.drop_old(t) else pytest.fail("kept"), now_ms=1_100_000)
     assert known.find([*more, *all_keys], now_ms=0) == set(more)
+    newest = [b"n%016d" % n for n in range(20)]
+    commit(lambda _: known.add(newest, now_ms=1_000_000), now_ms=1_000_000)
+    commit(known.seal, now_ms=1_000_000)
+    assert known.find([*more, *newest], now_ms=0) == {*more, *newest}
+    commit(lambda t: None if known.drop_oldest(t) else pytest.fail("kept"), now_ms=0)
+    assert known.find([*more, *newest], now_ms=0) == set(newest)
+    commit(lambda t: pytest.fail("the newest is open") if known.drop_oldest(t) else None, now_ms=0)
+    connection.close()
+
+
+def test_eviction_ends_where_nothing_is_left_to_evict(tmp_path: Path) -> None:
+    """With no history it is not asked again until there is some; then payloads go, then rows, to the first one."""
+    prepare_folder(tmp_path)
+    connection = open_writer(tmp_path)
+    known = KnownKeys(connection, retention_s=800, now_ms=0)
+    memory = Memory()
+    eviction = Eviction(SpoolLimits(bytes_max=1_000), known)
+
+    def step() -> int:
+        transaction = Transaction(connection, memory, SpoolLimits(), now_ms=0)
+        with connection:
+            evicted = eviction.step(transaction, is_pressed=False)
+        known.keep()
+        return evicted
+
+    def is_due(history: int) -> bool:
+        return eviction.is_due(used_bytes=901, history=history, is_pressed=False)
+
+    assert not eviction.is_due(used_bytes=900, history=0, is_pressed=False)
+    assert is_due(0)
+    assert step() == 0
+    assert not is_due(0)
+    event = (1, b"k" * 16, "", 0, "s", "t", "e", "m", "u", 1, 0, b"x")
+    connection.execute("INSERT INTO events_outbound VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", event)
+    write_run(Transaction(connection, memory, SpoolLimits(), now_ms=0), Run(0, 1, 1, 1, 0, 1, None, None, 0, None))
+    memory.totals = {(0, Account.DELIVERED): 1, (0, Account.SEQUENCE): 1}
+    steps = []
+    while is_due(1):
+        steps.append(step())
+        assert len(steps) < 10
+    assert steps[0] == 1  # its payload
+    assert connection.execute("SELECT count(*) FROM events_outbound").get == 0
     connection.close()
 
 
@@ -267,7 +305,7 @@ async def test_a_poisoned_append_does_not_fail_its_commit_mates(
     assert (await spool.facts()).totals[OUT].accepted == 19
 
 
-async def test_a_cancelled_caller_leaves_nothing_lent(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
+async def test_a_cancelled_caller_leaves_nothing_leased(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
     """A lease that is cancelled while it reads is not lost, and a settlement that was asked for is made."""
     spool = await open_sqlite(limits=SpoolLimits(cache_bytes_max=1))
     await stored(spool, [make_envelope(n) for n in range(1, 4)])
@@ -293,7 +331,7 @@ async def test_the_watchdog_sees_the_writer(open_sqlite: OpenSqlite, make_envelo
     async def is_alive() -> bool:
         return spool.is_alive(now_s=clock.monotonic_s(), within_s=5)
 
-    await eventually(is_alive)
+    await wait_until(is_alive)
     assert "SqliteSpool" in repr(spool)
 
 
@@ -312,86 +350,8 @@ async def test_the_cap_is_reported_once(open_sqlite: OpenSqlite, make_envelope: 
             return True
         return False
 
-    await eventually(is_taken)
+    await wait_until(is_taken)
     assert [fact.split(":")[0] for fact in reporter.facts if "yielded" not in fact] == ["refusing", "accepting"]
-
-
-async def test_a_damaged_head_frees_its_follower(
-    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path
-) -> None:
-    """When a page with a partition's head cannot be read, the next event of the partition is leased all the same."""
-    spool = await open_sqlite(tmp_path / "one")
-    await stored(spool, [make_envelope(1, partition="p", payload=b"x" * 3_000)])
-    await stored(spool, [make_envelope(n, payload=b"x" * 3_000) for n in range(2, 40)])
-    await stored(spool, [make_envelope(40, partition="p", payload=b"x" * 3_000)])
-    await spool.close()
-    connection = apsw.Connection(str(tmp_path / "one" / "spool.db"))
-    pages = connection.execute(
-        "SELECT pageno FROM dbstat WHERE name = 'events_outbound' AND pagetype = 'leaf' ORDER BY path LIMIT 1"
-    )
-    page = next(int(str(row[0])) for row in pages)
-    connection.close()
-    with (tmp_path / "one" / "spool.db").open("r+b") as file:
-        file.seek((page - 1) * 4096)
-        file.write(b"\xff" * 4096)
-    spool = await open_sqlite(tmp_path / "one")
-    leases = await lease_all(spool)
-    assert leases == list(range(2, 41))
-
-
-async def test_a_damaged_page_leaves_the_rest_of_its_block_findable(
-    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path
-) -> None:
-    """Prints are built around rows that cannot be read: filters go on finding the sound ones."""
-    spool = await open_sqlite(tmp_path / "one")
-    # A block is only built once it is full, so the last event is added after the damage.
-    await stored(spool, [make_envelope(n) for n in range(1, BLOCK_EVENTS)])
-    await spool.close()
-    path = tmp_path / "one" / "spool.db"
-    connection = apsw.Connection(str(path))
-    sql = (
-        "SELECT pageno FROM dbstat WHERE name = 'events_outbound' AND pagetype = 'leaf' ORDER BY path LIMIT 1 OFFSET 5"
-    )
-    page = next(int(str(row[0])) for row in connection.execute(sql))
-    connection.close()
-    with path.open("r+b") as file:
-        file.seek((page - 1) * 4096)
-        file.write(b"\xff" * 4096)
-    spool = await open_sqlite(tmp_path / "one")
-    await stored(spool, [make_envelope(n) for n in range(BLOCK_EVENTS, BLOCK_EVENTS + 5)])
-    reader = open_reader(tmp_path / "one")
-
-    async def is_built() -> bool:
-        return bool(reader.execute("SELECT count(*) FROM label_index WHERE kind = 0").fetchone() == (1,))
-
-    await eventually(is_built)
-    reader.close()
-    sound = await lease_all(spool)
-    lost = BLOCK_EVENTS + 4 - len(sound)
-    assert 0 < lost < 100
-    for number in (sound[0], sound[len(sound) // 2], sound[-1]):
-        rows = (await spool.events(EventQuery(message_id=f"m{number}"))).rows
-        assert [row.sequence for row in rows] == [number]
-    dead = (await spool.events(EventQuery(route=OUT, state=State.DEAD, limit=100))).rows
-    assert len(dead) == lost
-    assert await spool.requeue([dead[0].sequence]) == 0
-
-
-async def test_the_newest_is_found_past_damaged_rows(
-    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path
-) -> None:
-    """A probe from the far end skips what turns out to be damaged."""
-    spool = await open_sqlite(tmp_path / "one", limits=SpoolLimits(cache_bytes_max=1))
-    await stored(spool, [make_envelope(n) for n in range(1, 6)])
-    await spool.close()
-    connection = apsw.Connection(str(tmp_path / "one" / "spool.db"))
-    connection.execute("UPDATE events_outbound SET payload = x'00' WHERE sequence >= 4")
-    connection.close()
-    spool = await open_sqlite(tmp_path / "one", limits=SpoolLimits(cache_bytes_max=1))
-    lease = await spool.lease_newest(OUT)
-    assert lease is not None
-    assert lease.sequence == 3
-    assert (await spool.facts()).corrupt_rows == 2
 
 
 async def test_a_text_search_reads_what_can_be_read(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:

@@ -77,7 +77,7 @@ class MemoryArchive:
         matching = (r for s in order if _matches(r := self._records.by_sequence[s], query))
         rows: list[EventRow] = []
         last = reached_ms = None
-        scanned = 0
+        scanned = matched = 0
 
         def page(*, is_more: bool, is_cut: bool = False) -> EventPage:
             return EventPage(
@@ -85,6 +85,7 @@ class MemoryArchive:
                 next_before=last if is_more and not is_tail else None,
                 next_after=last if is_more and is_tail else None,
                 is_cut=is_cut,
+                matched=matched,
                 scanned=scanned,
                 reached_ms=reached_ms,
             )
@@ -92,10 +93,11 @@ class MemoryArchive:
         for record in matching:
             if query.text is not None and scanned >= query.scan_max:
                 return page(is_more=True, is_cut=True)
-            if query.text is None or (not record.is_bare and query.text.encode() in record.envelope.payload):
-                if len(rows) >= query.limit:
+            if query.text is None or _has_text(record, query.text):
+                if 0 < query.limit <= len(rows):
                     return page(is_more=True)
-                rows.append(record.row())
+                matched += 1
+                rows += [record.row()] if query.limit else []
             scanned, last, reached_ms = scanned + 1, record.sequence, record.envelope.received_at_ms
         return page(is_more=False)
 
@@ -172,6 +174,15 @@ class MemoryArchive:
         )
 
 
+def _has_text(record: Record, text: str) -> bool:
+    """Tell whether a part of an id, of the name or of the payload is this, in any case; or its number is."""
+    labels = record.envelope.labels
+    texts = [one.encode("utf-8", "replace") for one in (labels.event, labels.message_id, labels.user_id)]
+    texts += [] if record.is_bare else [record.envelope.payload]
+    needle = text.encode("utf-8", "replace").lower()
+    return text == str(record.sequence) or any(needle in one.lower() for one in texts)
+
+
 def _matches(record: Record, query: EventQuery) -> bool:
     envelope, labels = record.envelope, record.envelope.labels
     return (
@@ -183,6 +194,12 @@ def _matches(record: Record, query: EventQuery) -> bool:
         and query.reason in (None, record.reason)
         and (query.received_from_ms is None or envelope.received_at_ms >= query.received_from_ms)
         and (query.received_to_ms is None or envelope.received_at_ms < query.received_to_ms)
+        and _is_in(record.status, query.status)
+        and _is_in(record.attempts, query.attempts)
         and (query.before_sequence is None or record.sequence < query.before_sequence)
         and (query.after_sequence is None or record.sequence > query.after_sequence)
     )
+
+
+def _is_in(value: int | None, bounds: tuple[int, int] | None) -> bool:
+    return bounds is None or (value is not None and bounds[0] <= value <= bounds[1])

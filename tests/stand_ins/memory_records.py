@@ -51,6 +51,7 @@ class Record:
         self.settled_at_ms: int | None = None
         self.is_discarded = False
         self.is_leased = False
+        self.status: int | None = None  # of the last answer
 
     def settle(self, state: State, reason: str, *, now_ms: int, was_tried: bool) -> None:
         """Be settled."""
@@ -76,6 +77,7 @@ class Record:
             not_before_ms=self.not_before_ms or None,
             is_discarded=self.is_discarded,
             size_bytes=len(self.envelope.payload),
+            status=self.status,
         )
 
 

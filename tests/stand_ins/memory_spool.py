@@ -126,6 +126,10 @@ class MemorySpool(MemoryArchive):
         for settlement in settlements:
             for record in self._leased(settlement.sequences):
                 self._try(record, settlement.attempt)
+                if settlement.attempt is not None:
+                    record.status = settlement.attempt.status or 0
+                elif isinstance(settlement, Settled):
+                    record.status = None
                 if isinstance(settlement, Settled):
                     record.settle(
                         settlement.state,

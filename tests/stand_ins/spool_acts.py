@@ -82,3 +82,14 @@ class Work:
             return False
         self._event.clear()
         return True
+
+
+async def numbers(
+    spool: RefilledSpool,
+    route: RouteName = RouteName.COURIER_TO_RUDDERSTACK,
+    *,
+    fresh: int = 100,
+    retry: int = 100,
+) -> list[int]:
+    """Lease what there is, also when it must be read first, and return the sequences."""
+    return [lease.sequence for lease in await leased(spool, route, fresh=fresh, retry=retry)]

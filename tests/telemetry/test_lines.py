@@ -91,8 +91,11 @@ def test_closing_writes_what_was_taken_and_ends_the_thread() -> None:
 
 def test_a_reader_that_never_comes_back_does_not_keep_the_process(pipe: tuple[int, io.TextIOWrapper]) -> None:
     """Closing waits only so long, and the thread that writes ends with the process."""
-    _, stream = pipe
+    reading, stream = pipe
     writer = LineWriter(stream, dropped_line=str)
     writer.put("x" * 10_000)
     writer.close(0.05)
     assert all(thread.daemon for thread in threading.enumerate() if thread.name == "log lines")
+    # It must not be left writing to a descriptor that the next test may get.
+    assert _read_until(reading, b"\n") == b"x" * 10_000 + b"\n"
+    assert writer.wait_written(60)

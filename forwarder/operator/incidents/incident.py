@@ -6,27 +6,43 @@ import msgspec
 
 from forwarder.model import RouteName
 from forwarder.operator.text import ROUTE_LABELS
+from forwarder.settings.together import KEEP_OLD_INBOUND_KEYS
 
-_REMEDY: Final = {
-    (
-        "hold",
-        RouteName.COURIER_TO_RUDDERSTACK,
-    ): "Check RUDDERSTACK_WRITE_KEY, RUDDERSTACK_DATA_PLANE_URL and the source.",
-    ("hold", RouteName.RUDDERSTACK_TO_COURIER): "Check COURIER_API_KEY and COURIER_API_URL, and what the key may do.",
+Key = tuple[str, RouteName | None, str]
+
+_OUTBOUND, _INBOUND = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
+_REMEDY: Final[dict[tuple[str, RouteName | None], str]] = {
+    ("hold", _OUTBOUND): "Check RUDDERSTACK_WRITE_KEY, RUDDERSTACK_DATA_PLANE_URL and the source.",
+    ("hold", _INBOUND): "Check COURIER_API_KEY and COURIER_API_URL, and what the key may do.",
     ("back_off", None): "The destination fails or asks to wait; it is tried again by itself.",
     ("refusal", None): "Make room on the disk, raise FORWARDER_SPOOL_BYTES_MAX, or let the route drain.",
+    ("rejected", _OUTBOUND): (
+        "Compare COURIER_WEBHOOK_SECRET or FORWARDER_EVENTS_KEY with the sender's, and both clocks. Courier sends it "
+        "again for about a day: mended by then, nothing is lost."
+    ),
+    ("rejected", _INBOUND): (
+        f"Name the key that the sender presents in FORWARDER_INBOUND_KEYS; {KEEP_OLD_INBOUND_KEYS}."
+    ),
+    ("gap", None): (
+        "Look at the sender's own page: is it enabled, is its address this one, what answers does it get? What it "
+        "holds back comes once that is mended."
+    ),
+    ("dead", None): "Look at the dead letters by reason, mend the cause, then replay them.",
     ("late", None): "Look why the route is slow: its state, its attempts, the destination's answers.",
 }
 _WORDS: Final = {
-    "hold": "is held",
-    "back_off": "backs off",
-    "refusal": "are refused",
-    "late": "is late",
+    "hold": "{where} is held",
+    "back_off": "{where} backs off",
+    "refusal": "New events are refused",
+    "late": "{where} is late",
+    "rejected": "Requests to {scope} are rejected",
+    "gap": "Nothing comes to {scope}",
+    "dead": "{where}: events die",
 }
 
 
 class Incident(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """See above. `scope` is the route, or a rate-limit group of calls within it; "" for the spool."""
+    """See above. `scope` is the route, a rate-limit group of calls within it, an endpoint, or "" for the spool."""
 
     kind: str  # one of `telemetry.metrics.INCIDENT_KINDS`
     route: RouteName | None
@@ -41,7 +57,7 @@ class Incident(msgspec.Struct, kw_only=True, omit_defaults=True):
     told_end: list[str] = []
 
     @property
-    def key(self) -> tuple[str, RouteName | None, str]:
+    def key(self) -> Key:
         """Return what makes two sights one incident."""
         return self.kind, self.route, self.scope
 
@@ -53,9 +69,15 @@ class Incident(msgspec.Struct, kw_only=True, omit_defaults=True):
     @property
     def words(self) -> str:
         """Say in a few words what it is, without its cause."""
-        where = ROUTE_LABELS[self.route] if self.route else "New events"
-        return f"{where}{f' ({self.scope})' if self.scope not in ('', 'route') else ''} {_WORDS[self.kind]}"
+        group = f" ({self.scope})" if self.scope not in ("", "route") else ""
+        where = f"{ROUTE_LABELS[self.route]}{group}" if self.route else ""
+        return _WORDS[self.kind].format(where=where, scope=self.scope)
 
     def lasted_ms(self, *, now_ms: int) -> int:
         """Return how long it was, or has been so far; a clock that was set back makes nothing negative."""
         return max(0, (now_ms if self.ended_ms is None else self.ended_ms) - self.began_ms)
+
+
+def remedy_of_rejection(route: RouteName, reason: str) -> str:
+    """Say what to do about requests that were turned away for a reason; "" where it says all."""
+    return _REMEDY["rejected", route] if reason.startswith(("key_", "signature_")) else ""

@@ -4,21 +4,30 @@ What is open when the daemon stops goes on when it is seen again after the start
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from forwarder.errors import ForwarderError
-from forwarder.model import RouteName
+from forwarder.model import RouteName, State
 from forwarder.operator.incidents.incident import Incident
+from forwarder.operator.incidents.traffic import WINDOW_MS, Own, seen_in_traffic
 from forwarder.operator.incidents.watch import Watch
 from forwarder.operator.parts import Parts
+from forwarder.ports import EventQuery
 from forwarder.telemetry.metrics import INCIDENT_KINDS
+from forwarder.telemetry.totals_by_time import DAY_MS, FIVE_MS
 
 STORE_KEY: Final = "incidents"
+ALERTS_KEY: Final = "alerts through Courier"
+KeptT = TypeVar("KeptT")
+_KEPT_S: Final = 604_800
+_ALERTS_MAX: Final = 50
 _LOOK_EVERY_S: Final = 1.0
+_TRAFFIC_EVERY_MS: Final = 10_000
 
 
 class Incidents:
@@ -29,7 +38,11 @@ class Incidents:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._drained = asyncio.Event()
-        self.watch = Watch()
+        self._kept_ms = int(parts.setting("FORWARDER_RETENTION_S") or _KEPT_S) * 1_000
+        self.watch = Watch(kept_ms=self._kept_ms)
+        self._alerts: list[tuple[str, int]] = []  # messages through Courier: id, and when it was sent
+        self._in_traffic: Sequence[Incident] = ()
+        self._traffic_read_ms: int | None = None
 
     async def run(self) -> None:
         """Load what was kept, then look each second; see `ports.Worker`."""
@@ -49,21 +62,22 @@ class Incidents:
         self._drained.set()
 
     async def load(self) -> None:
-        """Read what was kept; what cannot be read is left behind."""
+        """Read what was kept."""
         await self._parts.by_time.load(self._parts.spool)
         kept = await self._parts.spool.get(STORE_KEY)
-        try:
-            self.watch = Watch(msgspec.json.decode(kept, type=list[Incident]) if kept else ())
-        except msgspec.MsgspecError:
-            self.watch = Watch()
+        known = _decoded(kept, list[Incident])
+        self.watch = Watch(known, kept_ms=self._kept_ms)
+        self._alerts = _decoded(await self._parts.spool.get(ALERTS_KEY), list[tuple[str, int]])
 
     async def save(self) -> None:
         """Keep what is known on disk."""
         await self._parts.spool.put(STORE_KEY, msgspec.json.encode(self.watch.known))
 
     async def alert_sent(self, message_id: str) -> None:
-        """Keep what the channels were told."""
-        del message_id
+        """Keep what a channel was told, and the message that told it."""
+        if message_id:
+            self._alerts = [*self._alerts, (message_id, self._parts.clock.wall_ms())][-_ALERTS_MAX:]
+            await self._parts.spool.put(ALERTS_KEY, msgspec.json.encode(self._alerts))
         await self.save()
 
     def known(self) -> Sequence[Incident]:
@@ -76,7 +90,11 @@ class Incidents:
         statuses = {RouteName(route.name): route.status() for route in parts.routes}
         facts, now_ms = await parts.archive.facts(), parts.clock.wall_ms()
         parts.by_time.look(facts)
-        began, ended = self.watch.look(statuses, facts, now_ms=now_ms)
+        if self._traffic_read_ms is None or abs(now_ms - self._traffic_read_ms) >= _TRAFFIC_EVERY_MS:
+            own = await self._own(now_ms)
+            self._traffic_read_ms = now_ms
+            self._in_traffic = list(seen_in_traffic(parts.by_time, self.watch.open, own=own, now_ms=now_ms))
+        began, ended = self.watch.look(statuses, facts, in_traffic=self._in_traffic, now_ms=now_ms)
         for one in began:
             parts.reporter.incident_began(one.kind, route=one.route or "", scope=one.scope, cause=one.cause)
         for one in ended:
@@ -87,3 +105,27 @@ class Incidents:
         if began or ended:
             await self.save()
         await parts.by_time.save(parts.spool)
+
+    async def _own(self, now_ms: int) -> Own:
+        """Return what came back of our own alerts through Courier, as its webhooks tell their messages' way."""
+        came: Counter[int] = Counter()
+        dead = 0
+        for message_id, sent_ms in self._alerts:
+            if abs(now_ms - sent_ms) > DAY_MS:
+                continue
+            query = EventQuery(route=RouteName.COURIER_TO_RUDDERSTACK, message_id=message_id)
+            for row in (await self._parts.archive.events(query)).rows:
+                five_ms = row.received_at_ms - row.received_at_ms % FIVE_MS
+                for at_ms in (five_ms, five_ms + FIVE_MS):  # counters are read a little later; a resend counts, too
+                    came[at_ms] += 2
+                is_late = row.settled_at_ms is not None and row.settled_at_ms > now_ms - WINDOW_MS
+                dead += row.state is State.DEAD and is_late
+        return Own(came=came, dead=dead)
+
+
+def _decoded(kept: bytes | None, kind: type[KeptT]) -> KeptT:
+    """Read what was kept; what cannot be read is left behind."""
+    try:
+        return msgspec.json.decode(kept or b"[]", type=kind)
+    except msgspec.MsgspecError:
+        return msgspec.json.decode(b"[]", type=kind)

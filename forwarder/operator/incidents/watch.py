@@ -7,10 +7,11 @@ from forwarder.delivery.route_status import RouteStatus
 from forwarder.model import RouteName
 from forwarder.operator.incidents.incident import Incident
 from forwarder.ports import SpoolFacts
+from forwarder.telemetry.totals_by_time import DAY_MS
 
 KEPT_MAX: Final = 500
 LATE_MS: Final = 300_000
-_KEPT_MS: Final = 604_800_000
+_DELAYING: Final = frozenset({"hold", "back_off", "refusal", "late"})  # of the rest, the senders hold the events
 # A hold is one from its first second; a back-off of less than this is daily life.
 _WORTH_MS: Final = {"hold": 0, "back_off": 10_000}
 
@@ -18,33 +19,40 @@ _WORTH_MS: Final = {"hold": 0, "back_off": 10_000}
 class Watch:
     """The incidents so far. Pure but for its memory: everything is given."""
 
-    def __init__(self, known: Sequence[Incident] = ()) -> None:
+    def __init__(self, known: Sequence[Incident] = (), *, kept_ms: int = DAY_MS * 7) -> None:
         self.known = list(known)  # oldest first
-        self._open = {one.key: one for one in known if one.ended_ms is None}
+        self.open = {one.key: one for one in known if one.ended_ms is None}
+        self._kept_ms = kept_ms
 
     def look(
-        self, statuses: Mapping[RouteName, RouteStatus], facts: SpoolFacts, *, now_ms: int
+        self,
+        statuses: Mapping[RouteName, RouteStatus],
+        facts: SpoolFacts,
+        *,
+        in_traffic: Sequence[Incident] = (),
+        now_ms: int,
     ) -> tuple[Sequence[Incident], Sequence[Incident]]:
         """Note what is wrong now; return what began and what ended since the last look."""
-        seen = {one.key: one for one in _seen(statuses, facts, now_ms=now_ms)}
-        began = [one for key, one in seen.items() if key not in self._open]
-        ended = [one for key, one in self._open.items() if key not in seen]
+        seen = {one.key: one for one in (*_seen(statuses, facts, now_ms=now_ms), *in_traffic)}
+        began = [one for key, one in seen.items() if key not in self.open]
+        ended = [one for key, one in self.open.items() if key not in seen]
         for one in ended:
             one.ended_ms = now_ms
-            del self._open[one.key]
+            del self.open[one.key]
         for one in began:
             one.dead_before = _dead(facts, one.route)
-            self._open[one.key] = one
-        for one in self._open.values():
-            one.delayed = max(one.delayed, _pending(facts, one.route))
+            self.open[one.key] = one
+        for one in self.open.values():
+            if one.kind in _DELAYING:
+                one.delayed = max(one.delayed, _pending(facts, one.route))
             one.dead = max(one.dead, _dead(facts, one.route) - one.dead_before)
-        kept = [one for one in self.known if one.ended_ms is None or one.ended_ms > now_ms - _KEPT_MS]
+        kept = [one for one in self.known if one.ended_ms is None or one.ended_ms > now_ms - self._kept_ms]
         self.known = [*kept, *began][-KEPT_MAX:]
         return began, ended
 
     def count_open(self, kind: str) -> int:
         """Return how many of a kind have not ended."""
-        return sum(one.kind == kind for one in self._open.values())
+        return sum(one.kind == kind for one in self.open.values())
 
     def newest(self, limit: int) -> Sequence[Incident]:
         """Return the newest first."""

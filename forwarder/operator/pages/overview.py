@@ -12,6 +12,7 @@ from forwarder.model import RouteName, State
 from forwarder.operator import text
 from forwarder.operator.acts import Acts
 from forwarder.operator.incidents.keeper import Incidents
+from forwarder.operator.incidents.traffic import rejected_lately
 from forwarder.operator.operation import FORM, Operation
 from forwarder.operator.pages.chart import RANGES, Range, draw
 from forwarder.operator.pages.render import Renderer, see_other
@@ -80,7 +81,7 @@ class Overview:
         running = {route.name: route.status() for route in parts.routes}
         of = RANGES[given.range]
         parts.by_time.read()
-        rejected = [one for one in parts.by_time.lately() if one.endpoint != "operator"]
+        rejected = [one for one in rejected_lately(parts.by_time) if one.endpoint != "operator"]
         return await self.render.page(
             request,
             "overview.html",

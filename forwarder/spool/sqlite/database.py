@@ -30,7 +30,17 @@ DATABASE_NAME = "spool.db"
 LAYOUT = 3
 # From each layout to the next one, forward only. 1 was never released: it is drained by what wrote it.
 MIGRATIONS: Mapping[int, str] = {
-    2: "ALTER TABLE audit ADD COLUMN count INTEGER; ALTER TABLE audit ADD COLUMN outcome TEXT NOT NULL DEFAULT ''"
+    2: """
+        ALTER TABLE audit ADD COLUMN count INTEGER;
+        ALTER TABLE audit ADD COLUMN outcome TEXT NOT NULL DEFAULT '';
+        ALTER TABLE settled ADD COLUMN status INTEGER;
+        ALTER TABLE given_back ADD COLUMN status INTEGER;
+        UPDATE settled SET status = (
+            SELECT coalesce(status, 0) FROM attempts WHERE attempts.attempt_id = settled.attempt_id
+        ) WHERE attempt_id IS NOT NULL;
+        CREATE INDEX settled_troubled ON settled (route, last, attempts, status)
+            WHERE attempts > 1 OR status NOT BETWEEN 200 AND 299;
+    """,
 }
 _CACHE_KIB = 4_096
 _READER_CACHE_KIB = 4_096

@@ -188,7 +188,7 @@ class GroupCommit:
             self._meet_damage(error)
             return False
         if evicted:
-            self._callbacks.on_commit(Commit(last_sequence=self.memory.sequence, evicted=evicted))
+            self._callbacks.on_commit(Commit(evicted=evicted))
         # On a full disk each step is moved into the database first: room may be what the next one waits for.
         return not is_pressed
 
@@ -221,7 +221,7 @@ class GroupCommit:
                 error = SpoolClosed(f"the spool could not take this ({type(error).__name__})")
         else:
             call = job.failed
-        self._callbacks.on_commit(Commit(calls=[(call, error)], last_sequence=self.memory.sequence))
+        self._callbacks.on_commit(Commit(calls=[(call, error)]))
 
     def _defer_or_fail(self, job: AppendJob | Job, error: Exception, refusal: SpoolFull) -> None:
         if isinstance(job, Job) and job.is_settlement:
@@ -232,7 +232,7 @@ class GroupCommit:
 
     def _meet_damage(self, error: Exception) -> None:
         if isinstance(error, DAMAGE_ERRORS):
-            self._callbacks.on_commit(Commit(last_sequence=self.memory.sequence, is_damaged=True))
+            self._callbacks.on_commit(Commit(is_damaged=True))
 
     def _meet_full_disk(self, error: Exception) -> None:
         self._reserve.give_up()

@@ -9,7 +9,7 @@ from forwarder.spool.limits import EVICTION_FRACTION, SpoolLimits, event_bytes
 from forwarder.spool.sqlite.known_keys import KnownKeys
 from forwarder.spool.sqlite.label_index import LabelIndex, drop_empty_blocks
 from forwarder.spool.sqlite.refill import oldest_fresh
-from forwarder.spool.sqlite.runs import Run, delete_run, drop_old_attempts, drop_reason
+from forwarder.spool.sqlite.runs import RUN_COLUMNS, Run, delete_run, drop_old_attempts, drop_reason
 from forwarder.spool.sqlite.transaction import (
     CORRUPT_ROW,
     DEAD,
@@ -140,7 +140,7 @@ _EVENTS_PER_STEP = 250
 _ATTEMPTS_PER_SWEEP = 5_000
 _ROWS_PER_SWEEP = 500
 _EVICTABLE = tuple(STATE_CODES[state] for state in (State.FILTERED, State.DELIVERED, State.UNMAPPED))
-_RUN = "SELECT route, last, first, state, settled_at_ms, attempts, reason_id, attempt_id, is_discarded FROM settled "
+_RUN = f"SELECT {RUN_COLUMNS} FROM settled "  # noqa: S608 - our own words
 _NEXT = _RUN + "INDEXED BY settled_by_state WHERE route = ? AND state = ? AND last > ? ORDER BY last LIMIT 1"
 _OLDEST = (
     _RUN + "INDEXED BY settled_by_age WHERE settled_at_ms < ? AND (settled_at_ms, route, last) > (?, ?, ?) "

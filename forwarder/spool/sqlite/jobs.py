@@ -12,7 +12,7 @@ from forwarder.errors import SpoolClosed, SpoolFull, SpoolUnusable
 from forwarder.model import Envelope, Receipt, RouteName
 from forwarder.spool.limits import incoming_bytes
 from forwarder.spool.sqlite.appends import Intake
-from forwarder.spool.sqlite.files import DAMAGE_ERRORS, DISK_ERRORS
+from forwarder.spool.sqlite.files import DISK_ERRORS
 from forwarder.spool.sqlite.leasing import Leasing
 from forwarder.spool.sqlite.transaction import Transaction
 from forwarder.telemetry.reporter import Reporter
@@ -49,7 +49,7 @@ class Commit:
     answers: list[tuple[AppendJob, Receipt | SpoolFull]] = field(default_factory=list)  # to those who appended
     intake: Intake | None = None
     calls: list[tuple[Callable[[Any], None], Any]] = field(default_factory=list)  # to those who asked for other work
-    last_sequence: int = 0
+    last_sequence: int = 0  # given to an event, as of this commit; with an intake
     quarantined: list[int] = field(default_factory=list)
     evicted: int = 0
     is_damaged: bool = False  # a page that no event can be blamed for could not be read
@@ -184,7 +184,7 @@ class News:
 
     def hear_read_failure(self, error: Exception) -> None:
         """Hear that what waits could not be read."""
-        if isinstance(error, (*DAMAGE_ERRORS, SpoolUnusable)):
+        if isinstance(error, SpoolUnusable):
             self._hear_damage()
         elif not isinstance(error, DISK_ERRORS):
             self._tell_error("waiting events could not be read", error)

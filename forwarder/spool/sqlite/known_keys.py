@@ -40,13 +40,10 @@ class KnownKeys:
     once would hold the interpreter.
     """
 
-    def __init__(
-        self, connection: Reader, *, retention_s: int, now_ms: int, in_memory_max: int = KEYS_IN_MEMORY_MAX
-    ) -> None:
+    def __init__(self, connection: Reader, *, retention_s: int, now_ms: int) -> None:
         self._connection = connection
         self._retention_ms = retention_s * 1000
         self._span_ms = max(1, self._retention_ms // BUCKETS_PER_RETENTION)
-        self._in_memory_max = in_memory_max
         self._uncommitted: list[bytes] = []
         self._learnt_ms = 0  # of the uncommitted
         self._shards: list[set[bytes]] = [set() for _ in range(_SHARDS)]
@@ -103,7 +100,7 @@ class KnownKeys:
 
     def is_sealing_due(self, *, now_ms: int) -> bool:
         """Tell whether keys should go from memory into a table."""
-        if self._sealing or self._count >= self._in_memory_max:
+        if self._sealing or self._count >= KEYS_IN_MEMORY_MAX:
             return True
         return bool(self._count) and abs(now_ms - self._opened_ms) >= self._span_ms
 

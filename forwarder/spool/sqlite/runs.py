@@ -19,8 +19,8 @@ import apsw
 from forwarder.model import Attempt
 from forwarder.spool.sqlite.transaction import EVENT_TABLES, Reader, Transaction, text
 
-_COLUMNS = "route, last, first, state, settled_at_ms, attempts, reason_id, attempt_id, is_discarded"
-_AT = f"SELECT {_COLUMNS} FROM settled WHERE route = ? AND last >= ? ORDER BY last LIMIT 1"  # noqa: S608 - our own words
+RUN_COLUMNS = "route, last, first, state, settled_at_ms, attempts, reason_id, attempt_id, is_discarded, status"
+_AT = f"SELECT {RUN_COLUMNS} FROM settled WHERE route = ? AND last >= ? ORDER BY last LIMIT 1"  # noqa: S608 - our own words
 
 
 class Run(NamedTuple):
@@ -35,6 +35,7 @@ class Run(NamedTuple):
     reason_id: int | None
     attempt_id: int | None
     is_discarded: int
+    status: int | None  # HTTP status of the last answer; 0: none came, None: nothing was sent
 
     def between(self, first: int, last: int) -> "Run":
         """Return the part of it between two sequences."""
@@ -61,7 +62,7 @@ def gaps(connection: Reader, route: int, after: int) -> Iterator[tuple[int, int]
 
 def write_run(transaction: Transaction, run: Run) -> None:
     """Add a run."""
-    transaction.execute("INSERT INTO settled VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", run)
+    transaction.execute("INSERT INTO settled VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", run)
 
 
 def write_runs(transaction: Transaction, run: Run, events: Sequence[tuple[int, int]]) -> None:

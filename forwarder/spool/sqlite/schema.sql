@@ -42,10 +42,14 @@ CREATE TABLE settled (
     reason_id     INTEGER,
     attempt_id    INTEGER,          -- the exchange that settled them; those before are in `attempt_lists`
     is_discarded  INTEGER NOT NULL,
+    status        INTEGER,          -- HTTP status of the last answer; 0: none came, NULL: nothing was sent
     PRIMARY KEY (route, last)
 ) WITHOUT ROWID;
 CREATE INDEX settled_by_state ON settled (route, state, last);
 CREATE INDEX settled_by_age ON settled (settled_at_ms);
+-- What did not go through at once: few, so that a search by status or number of attempts has little to look at.
+CREATE INDEX settled_troubled ON settled (route, last, attempts, status)
+    WHERE attempts > 1 OR status NOT BETWEEN 200 AND 299;
 CREATE INDEX settled_by_reason ON settled (reason_id, is_discarded, last) WHERE reason_id IS NOT NULL;
 
 -- Pending events that are told of one by one: given back with a failure or a time, or requeued. Whatever is in the event
@@ -58,7 +62,8 @@ CREATE TABLE given_back (
     not_before_ms   INTEGER NOT NULL,
     attempts        INTEGER NOT NULL,
     first_failed_ms INTEGER,
-    reason_id       INTEGER
+    reason_id       INTEGER,
+    status          INTEGER -- as in `settled`
 );
 CREATE INDEX given_back_due ON given_back (route, is_retry, not_before_ms, sequence) WHERE is_head;
 CREATE INDEX given_back_by_reason ON given_back (reason_id, sequence) WHERE reason_id IS NOT NULL;

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from forwarder.model import Lease, Replay, Returned, Settled, Settlement
+from forwarder.model import Attempt, Lease, Replay, Returned, Settled, Settlement
 from forwarder.spool.limits import event_bytes
 from forwarder.spool.sqlite.runs import (
     Run,
@@ -102,8 +102,9 @@ def _settle(transaction: Transaction, claim: Claim, settled: Settled, attempt_id
     if claim.listed:
         for sequence in claim.listed:
             _unlist(transaction, route, sequence)
+    status = _status(settled.attempt)
     for attempts, events in by_attempts.items():
-        run = Run(route, 0, 0, state, transaction.now_ms, attempts, reason_id, attempt_id, 0)
+        run = Run(route, 0, 0, state, transaction.now_ms, attempts, reason_id, attempt_id, 0, status)
         write_runs(transaction, run, sorted(events))
     for lease in leases:
         if lease.envelope.partition_key:
@@ -120,8 +121,7 @@ def _give_back(
 ) -> None:
     route, leases = claim.route, claim.leases
     list_attempt(transaction, [lease.sequence for lease in leases], attempt_id)
-    for sequence in claim.listed:
-        _unlist(transaction, route, sequence)
+    status, before = _status(returned.attempt), {one: _unlist(transaction, route, one) for one in claim.listed}
     reason_id = intern_reason(transaction, route, PENDING, returned.reason, count=len(leases))
     rows = []
     retrying = 0
@@ -143,11 +143,12 @@ def _give_back(
                 attempts,
                 first_failed_ms,
                 reason_id,
+                before.get(lease.sequence) if attempt_id is None else status,
             )
         )
         back = GivenBack(lease, is_head=is_head, is_retry=is_retry, not_before_ms=returned.not_before_ms)
         moves.given_back.append((route, back))
-    transaction.executemany("INSERT INTO given_back VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    transaction.executemany("INSERT INTO given_back VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
     transaction.add(route, Account.RETRYING, retrying)
 
 
@@ -159,7 +160,7 @@ def quarantine(transaction: Transaction, route: int, sequences: Sequence[int]) -
             continue
         _unlist(transaction, route, sequence)
         reason_id = intern_reason(transaction, route, DEAD, CORRUPT_ROW, count=1)
-        write_run(transaction, Run(route, sequence, sequence, DEAD, transaction.now_ms, 0, reason_id, None, 0))
+        write_run(transaction, Run(route, sequence, sequence, DEAD, transaction.now_ms, 0, reason_id, None, 0, None))
         # The row that would name its partition cannot be trusted: the partitions are asked instead.
         number = transaction.execute("SELECT number FROM partitions WHERE sequence = ?", (sequence,)).fetchone()
         if number is not None:
@@ -172,13 +173,22 @@ def quarantine(transaction: Transaction, route: int, sequences: Sequence[int]) -
     return moves
 
 
-def _unlist(transaction: Transaction, route: int, sequence: int) -> None:
+def _unlist(transaction: Transaction, route: int, sequence: int) -> int | None:
+    """Take an event off the list; return the status of its last answer."""
     row = transaction.execute(
-        "DELETE FROM given_back WHERE sequence = ? RETURNING attempts, reason_id", (sequence,)
+        "DELETE FROM given_back WHERE sequence = ? RETURNING attempts, reason_id, status", (sequence,)
     ).fetchone()
-    if row is not None:
-        drop_reason(transaction, row[1], count=1, held=1)
-        transaction.add(route, Account.RETRYING, -int(row[0] > 0))
+    if row is None:
+        return None
+    drop_reason(transaction, row[1], count=1, held=1)
+    transaction.add(route, Account.RETRYING, -int(row[0] > 0))
+    status: int | None = row[2]
+    return status
+
+
+def _status(attempt: Attempt | None) -> int | None:
+    """Return the HTTP status of an exchange; 0 where no answer came."""
+    return None if attempt is None else attempt.status or 0
 
 
 def _leave(transaction: Transaction, route: int, sequence: int, number: int, moves: Moves) -> None:
@@ -248,7 +258,8 @@ def _requeue(
         if number:
             heads[partition] = head
         transaction.execute(
-            "INSERT INTO given_back VALUES (?, ?, ?, 0, 0, 0, NULL, NULL)", (sequence, route, int(head == sequence))
+            "INSERT INTO given_back VALUES (?, ?, ?, 0, 0, 0, NULL, NULL, NULL)",
+            (sequence, route, int(head == sequence)),
         )
         transaction.execute("DELETE FROM attempt_lists WHERE sequence = ?", (sequence,))
         transaction.execute("UPDATE progress SET replay = ? WHERE sequence = ?", (replay, sequence))

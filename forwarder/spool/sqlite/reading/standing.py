@@ -14,7 +14,7 @@ from forwarder.spool.sqlite.transaction import EVENT_TABLES, PENDING, ROUTES, ST
 
 _COLUMNS = "sequence, received_at_ms, source, type, event, message_id, user_id, size"
 _BACK = (
-    "SELECT g.attempts, r.reason, g.not_before_ms FROM given_back g LEFT JOIN reasons r USING (reason_id) "
+    "SELECT g.attempts, r.reason, g.not_before_ms, g.status FROM given_back g LEFT JOIN reasons r USING (reason_id) "
     "WHERE g.sequence = ?"
 )
 _ATTEMPTS = (
@@ -36,6 +36,7 @@ class Standing:
     not_before_ms: int | None = None
     is_discarded: bool = False
     attempt_id: int | None = None
+    status: int | None = None  # of the last answer
 
 
 def standing_of(connection: Reader, route: int, sequence: int) -> Standing:
@@ -45,7 +46,7 @@ def standing_of(connection: Reader, route: int, sequence: int) -> Standing:
         back = connection.execute(_BACK, (sequence,)).fetchone()
         if back is None:
             return Standing(PENDING)
-        return Standing(PENDING, attempts=back[0], reason=back[1] or "", not_before_ms=back[2] or None)
+        return Standing(PENDING, attempts=back[0], reason=back[1] or "", not_before_ms=back[2] or None, status=back[3])
     reason = None
     if run.reason_id is not None:
         reason = connection.execute("SELECT reason FROM reasons WHERE reason_id = ?", (run.reason_id,)).fetchone()
@@ -56,6 +57,7 @@ def standing_of(connection: Reader, route: int, sequence: int) -> Standing:
         reason=reason[0] if reason else "",
         is_discarded=bool(run.is_discarded),
         attempt_id=run.attempt_id,
+        status=run.status,
     )
 
 
@@ -92,6 +94,7 @@ def event_row(route: int, values: EventValues, standing: Standing) -> EventRow:
         not_before_ms=standing.not_before_ms,
         is_discarded=standing.is_discarded,
         size_bytes=size,
+        status=standing.status,
     )
 
 

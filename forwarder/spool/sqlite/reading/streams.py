@@ -45,6 +45,7 @@ class TableStream:
         self._is_up = is_up
         self._chunk: list[int] = []
         self._position = 0
+        self._is_over = False
 
     def seek(self, sequence: int) -> int | None:
         """Return the next sequence from this one on."""
@@ -53,9 +54,12 @@ class TableStream:
             if candidate >= sequence if self._is_up else candidate <= sequence:
                 return candidate
             self._position += 1
+        if self._is_over:
+            return None
         try:
             rows = self._connection.execute(self._sql, (*self._values, sequence)).fetchall()
             self._chunk = [row[0] for row in rows]
+            self._is_over = len(rows) < _CHUNK
         except apsw.CorruptError:
             self._chunk = self._salvage(sequence)
         self._position = 0
@@ -77,8 +81,11 @@ class TableStream:
 class RunStream:
     """The sequences of the runs that a statement selects: all between their ends."""
 
-    def __init__(self, connection: Reader, condition: str, values: Sequence[object], *, is_up: bool) -> None:
-        select = f"SELECT first, last FROM settled WHERE {condition} AND last"  # noqa: S608 - our own columns
+    def __init__(
+        self, connection: Reader, condition: str, values: Sequence[object], *, is_up: bool, index: str = ""
+    ) -> None:
+        by = f"INDEXED BY {index} " if index else ""
+        select = f"SELECT first, last FROM settled {by}WHERE {condition} AND last"  # noqa: S608 - our own columns
         self._sql = f"{select} >= ? ORDER BY last LIMIT 1"
         self._before_sql = f"{select} < ? ORDER BY last DESC LIMIT 1"
         self._connection = connection
@@ -217,7 +224,7 @@ class TimeStream:
     and latest time.
     """
 
-    def __init__(self, connection: Reader, query: EventQuery, built_to: int, *, is_up: bool) -> None:
+    def __init__(self, connection: Reader, query: EventQuery, route: int, built_to: int, *, is_up: bool) -> None:
         from_ms = query.received_from_ms if query.received_from_ms is not None else 0
         to_ms = query.received_to_ms if query.received_to_ms is not None else _FOREVER_MS
         rows = connection.execute(
@@ -229,10 +236,7 @@ class TimeStream:
         self._built_to = built_to
         self._is_up = is_up
         condition = "received_at_ms >= ? AND received_at_ms < ? AND sequence >= ?"
-        self._rest = UnionStream(
-            [TableStream(connection, t, condition, (from_ms, to_ms, built_to), is_up=is_up) for t in EVENT_TABLES],
-            is_up=is_up,
-        )
+        self._rest = TableStream(connection, EVENT_TABLES[route], condition, (from_ms, to_ms, built_to), is_up=is_up)
 
     def seek(self, sequence: int) -> int | None:
         """Return the next sequence from this one on."""
