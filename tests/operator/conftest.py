@@ -421,11 +421,10 @@ async def _world(
     catalogue: Catalogue | None,
 ) -> AsyncIterator[World]:
     log: list[dict[str, object]] = []
-    routes = {name: SetRoute(name) for name in running}
+    routes, checked = {name: SetRoute(name) for name in running}, Checked()
     parts = await _parts(tuple(routes.values()), mode=mode, explain=explain, log=log)
     assert isinstance(parts.spool, MemorySpool)
     assert isinstance(parts.clock, HandClock)
-    checked = Checked()
     people = People(clock=parts.clock, shared=token, named=[named_token(one) for one in named])
     guard = _guard(people, proxy)
     lists = catalogue or Catalogue(None, parts.clock)

@@ -138,6 +138,7 @@ function fillRows(body, fresh) {
     if (now.has(number(row))) fill(row, now.get(number(row)));
     else row.classList.toggle("is-gone", rows.length > 0 && number(row) > number(rows.at(-1))); // matches no longer
   }
+  for (const row of rows) if (number(row) < number(held.at(-1))) { shown.set(row, meaning(row)); body.append(row); }
   const came = rows.filter((row) => number(row) > number(held[0])).length;
   const pill = document.querySelector("[data-new-rows]");
   pill.hidden = !came;
