@@ -13,7 +13,7 @@ import click
 
 from forwarder.cli.exits import CommandFailed, ending
 from forwarder.cli.operator_client import operator
-from forwarder.cli.options import AS_JSON, URL, command_settings
+from forwarder.cli.options import AS_JSON, URL
 from forwarder.mapping.link_file import link_of, read_link_file, words_of, write_links
 from forwarder.mapping.links import Link, LinkInvalid, LinkSource, LinkType, TargetKind
 
@@ -75,6 +75,9 @@ def add(*, event: str, target: str, type_: str | None, to: str | None, source: s
         raise click.UsageError(str(error)) from None
     added, _ = asyncio.run(_change(url, add=[words_of(link)]))
     click.echo(_named("added" if added else "was there already:", link))
+    doubt = next((row["doubt"] for row in asyncio.run(_rows(url)) if _links_in([row]) == [link]), "")
+    if doubt:
+        click.echo(f"warning: {doubt}", err=True)
 
 
 @links.command(
@@ -125,7 +128,7 @@ def _text_of(file: TextIO) -> str:
 
 
 async def _rows(url: str | None) -> list[dict[str, Any]]:
-    async with operator(command_settings(), url) as client:
+    async with operator(url) as client:
         return list((await client.get("/api/links"))["links"])
 
 
@@ -134,7 +137,7 @@ async def _change(
 ) -> tuple[int, int]:
     """Change in bounded requests; return how many links came and went."""
     counts = [0, 0]
-    async with operator(command_settings(), url) as client:
+    async with operator(url) as client:
         for act, many in (("remove", remove), ("add", add)):
             for start in range(0, len(many), _CHUNK):
                 done = await client.post("/api/links", {act: list(many[start : start + _CHUNK])})
@@ -164,15 +167,18 @@ async def _imported(url: str | None, wanted: Sequence[Link], *, replace: bool) -
 
 
 def _links_in(rows: Any) -> list[Link]:
-    return [link_of({key: value for key, value in row.items() if key != "pinned"}) for row in rows]
+    return [link_of({key: value for key, value in row.items() if key not in ("pinned", "doubt")}) for row in rows]
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     cells = [
-        (row["type"], row["event"], f"{row['to']} {row['target']}", row["source"], "pinned" if row["pinned"] else "")
+        (
+            *(row["type"], row["event"], f"{row['to']} {row['target']}", row["source"]),
+            *("pinned" if row["pinned"] else "", f"! {row['doubt']}" if row["doubt"] else ""),
+        )
         for row in rows
     ]
-    widths = [max(len(line[column]) for line in cells) for column in range(5)] if cells else []
+    widths = [max(len(line[column]) for line in cells) for column in range(6)] if cells else []
     return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 
