@@ -96,7 +96,7 @@ class Settling:
         return msgspec.json.decode(await self._spool.get(self._refused_key) or b"[]", type=list[int])
 
     async def keep_refused(self, row: Sequence[int]) -> None:
-        """Keep the row of refusals over a restart; while the disk is full it is only remembered."""
+        """Keep the row of refusals over a restart; while the disk is full it stands in memory alone."""
         with contextlib.suppress(SpoolFull):
             await self._spool.put(self._refused_key, msgspec.json.encode(row))
 
