@@ -111,7 +111,7 @@ def test_a_follower_that_moved_up_beside_a_read_is_not_lost(queue: LeaseQueue) -
 
 
 def test_a_window_that_overflows_is_read_on(queue: LeaseQueue) -> None:
-    """Memory stays flat: beyond the limit the cursor reads from the last one that was kept; what left weighs nothing."""
+    """Memory stays flat: beyond the limit the cursor reads from the last one that is kept; what left weighs nothing."""
     read(queue, wants(queue), last=0)
     for sequence in range(1, 40):
         queue.arrived(Arrival(leases=[lease(sequence)]), last_sequence=sequence)
