@@ -42,9 +42,9 @@ class LeaseQueue:
         """Tell whether a lease might find something now."""
         return bool(self.window or len(self._held) or self._promoted) or self.due.is_any_due(now_ms=now_ms)
 
-    def is_listed(self, sequence: int) -> bool:
-        """Tell whether a leased event has a row of its own."""
-        return sequence in self._held.listed
+    def listed_of(self, sequences: Iterable[int]) -> frozenset[int]:
+        """Return those leased events of these that have a row of their own."""
+        return frozenset(self._held.listed.keys() & sequences) if self._held.listed else frozenset()
 
     def lacks(self, demand: Demand, *, now_ms: int) -> bool:
         """Tell whether something that the demand asks for must be read first."""
@@ -135,6 +135,8 @@ class LeaseQueue:
 
     def take(self, demand: Demand) -> list[Lease]:
         """Lease what is at hand, oldest first."""
+        if not self._held:  # nothing came back, as nearly always
+            return [lease for lease in self.window.pop(demand.fresh_max, demand.bytes_max) if self._lease(lease)]
         leases: list[Lease] = []
         room = demand.bytes_max
         while len(leases) < demand.retry_max and (ripe := self._held.peek_ripe()) is not None:
@@ -189,9 +191,12 @@ class LeaseQueue:
 
     def settled(self, leases: Iterable[Lease]) -> None:
         """Hear that leased events are settled."""
+        leased = self.leased
+        are_known = self._held or self._held.listed or self._promoted or self.meanwhile.reads
         for lease in leases:
-            self.leased.pop(lease.sequence, None)
-            self._forget(lease.sequence)
+            leased.pop(lease.sequence, None)
+            if are_known:
+                self._forget(lease.sequence)
             if lease.envelope.partition_key:
                 self._free(lease)
 
