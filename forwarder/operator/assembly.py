@@ -16,6 +16,7 @@ from forwarder.operator.pages.render import Renderer
 from forwarder.operator.pages.site import Site, static_routes
 from forwarder.operator.parts import Parts
 from forwarder.operator.people import People
+from forwarder.operator.searching import Searches
 from forwarder.operator.serving import OperatorListener, operator_app
 from forwarder.ports import Transport, Worker
 from forwarder.settings import Settings
@@ -45,11 +46,12 @@ def operator_workers(
     )
     acts, rates = Acts(parts=parts), Rates(metrics=parts.metrics, clock=parts.clock)
     incidents = Incidents(parts)
-    jobs = Jobs(parts)
+    jobs, searches = Jobs(parts), Searches(parts)
     site = Site(
         acts=acts,
         render=Renderer(parts),
         jobs=jobs,
+        searches=searches,
         rates=rates,
         incidents=incidents,
         guard=guard,
@@ -60,6 +62,7 @@ def operator_workers(
     routes = [one.route() for one in (*operations, described(operations))]
     app = operator_app((*static_routes(), *routes), guard=guard, parts=parts, told=site.told)
     app.on_shutdown.append(lambda _: jobs.close())
+    app.on_shutdown.append(lambda _: searches.close())
     app.on_cleanup.append(lambda _: acts.close())
     listener = OperatorListener(app, host=settings.operator_listen.host, port=settings.operator_listen.port)
     channels, take_alert_secrets = channels_of(settings, transport, parts.clock)

@@ -111,6 +111,24 @@ def test_no_match_is_said_aside(filled: Shell) -> None:
     assert "no such events" in result.stderr
 
 
+def test_events_are_counted_however_listings_are_cut(filled: Shell, daemon: Daemon, hurried: Any) -> None:
+    """--count says how many there are, of a daemon that cuts every listing after one event, too."""
+    address = daemon(clock=hurried).address
+    result = filled("events", "--state", "dead", "--count", FORWARDER_OPERATOR_LISTEN=address)
+    assert (result.exit_code, result.stdout) == (0, "3\n")
+    result = filled("events", "--text", "NUMBER", "--count", "--json", FORWARDER_OPERATOR_LISTEN=address)
+    assert json.loads(result.stdout) == {"matched": 6}
+    result = filled("events", "--user", "nobody", "--count", FORWARDER_OPERATOR_LISTEN=address)
+    assert result.stdout == "0\n"
+
+
+def test_a_bound_that_is_none_is_explained(filled: Shell) -> None:
+    """A status or a number of attempts that cannot be is told with what to write."""
+    result = filled("events", "--attempts", "many")
+    assert result.exit_code == 1
+    assert "attempts is no number: use 503, 3.. (at least), ..5 (at most) or 2..5" in result.stderr
+
+
 def test_a_wrong_filter_is_wrong_usage(filled: Shell) -> None:
     """A state that does not exist ends with exit code 2."""
     assert filled("events", "--state", "gone").exit_code == 2
@@ -233,6 +251,10 @@ def test_a_time_may_be_how_long_ago() -> None:
         (("--since", "2027-01-15T08:00:00.002"), 2),
         (("--until", "2027-01-15T08:00:00.002"), 1),
         (("--since", "2099-01-01"), 0),
+        (("--text", "M2"), 1),
+        (("--status", "4xx"), 0),
+        (("--attempts", "..0"), 3),
+        (("--attempts", "2.."), 0),
     ],
 )
 def test_an_act_is_narrowed_as_a_listing_is(filled: Shell, words: tuple[str, ...], count: int) -> None:

@@ -35,6 +35,7 @@ from forwarder.operator.pages.render import Renderer
 from forwarder.operator.pages.site import Site, static_routes
 from forwarder.operator.parts import Parts
 from forwarder.operator.people import People
+from forwarder.operator.searching import Searches
 from forwarder.operator.serving import OperatorListener, operator_app
 from forwarder.ports import EventQuery
 from forwarder.rudderstack import wire as rudderstack_wire
@@ -425,7 +426,7 @@ async def _world(
     checked = Checked()
     people = People(clock=parts.clock, shared=token, named=[named_token(one) for one in named])
     guard = _guard(people, proxy)
-    acts, jobs = Acts(parts=parts, look_every_s=0.001), Jobs(parts, look_every_s=0.001)
+    acts, jobs, searches = Acts(parts=parts, look_every_s=0.001), Jobs(parts, look_every_s=0.001), Searches(parts)
     rates = Rates(metrics=parts.metrics, clock=parts.clock)
     render = Renderer(parts)
     incidents = Incidents(parts)
@@ -433,6 +434,7 @@ async def _world(
         acts=acts,
         render=render,
         jobs=jobs,
+        searches=searches,
         rates=rates,
         incidents=incidents,
         guard=guard,
@@ -443,6 +445,7 @@ async def _world(
     routes_served = [one.route() for one in (*operations, described(operations))]
     app = operator_app((*static_routes(), *routes_served), guard=guard, parts=parts, told=site.told)
     app.on_shutdown.append(lambda _: jobs.close())
+    app.on_shutdown.append(lambda _: searches.close())
     app.on_cleanup.append(lambda _: acts.close())
     listener = OperatorListener(app, host="127.0.0.1", port=0)
     task = asyncio.create_task(listener.run())

@@ -63,6 +63,24 @@ function age(atMs) {
   return distance > 0 ? `${near} ago` : `in ${near}`;
 }
 
+// --- the reader's own time beside UTC ---
+
+const ZONE = Intl.DateTimeFormat().resolvedOptions().timeZone;
+const ownTime = (atMs) => `${new Date(atMs).toLocaleString("sv-SE")} ${ZONE}`;
+
+function showOwnTimes(root) {
+  if (ZONE === "UTC") return;
+  for (const time of all("time[data-at]", root)) {
+    time.title = `${time.title.split(" · ")[0]} · ${ownTime(Number(time.dataset.at))}`;
+  }
+  for (const field of all("input[data-utc]", root)) {
+    const beside = field.nextElementSibling ?? field.parentElement.appendChild(document.createElement("small"));
+    const atMs = Date.parse(`${field.value}Z`);
+    beside.textContent = Number.isNaN(atMs) ? "" : ownTime(atMs);
+    field.oninput = () => showOwnTimes(field.parentElement);
+  }
+}
+
 function refreshAges() {
   if (document.hidden) return;
   for (const time of all("time[data-at]")) {
@@ -181,6 +199,7 @@ function bringIntoView(link) {
 // What needs this script is hidden until it runs.
 function reveal(root) {
   for (const button of all("button[data-copy], button[data-copy-from], [data-tail-pause]", root)) button.hidden = false;
+  showOwnTimes(root);
 }
 
 // --- keys ---
