@@ -24,7 +24,6 @@ from forwarder.model import (
     Lease,
     Returned,
     RouteName,
-    Settled,
     Settlement,
     Verdict,
 )
@@ -34,9 +33,7 @@ _LEASE_EVENTS_MAX: Final = 250  # mapped in one go, between two turns of the eve
 _LEASE_BYTES_MAX: Final = 8_388_608
 _IN_HAND_BYTES_MAX: Final = 33_554_432  # of payloads; their bodies are about as large
 _WAITING_EVENTS_MAX: Final = 1_000
-_PACE_S: Final = (
-    0.025  # between two requests that are not full: under load company gathers, a lone event leaves at once
-)
+_PACE_S: Final = 0.025  # between requests that are not full: under load company gathers, a lone event leaves at once
 
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -67,6 +64,7 @@ class Dispatcher:
         self._clock = clock
         self._flights = Flights(limits.batch)
         self._retries = 0  # of events on a retry, those that are prepared or under way
+        self._lacks_room = False  # less was demanded than might have been: every settlement makes room
         self._preparing = 0  # flights of which something is being written before they can go
         self._pace_s = min(_PACE_S, limits.batch.wait_max_s)
         self._sent_at_s = float("-inf")
@@ -107,6 +105,7 @@ class Dispatcher:
             _LEASE_EVENTS_MAX,
         )
         bytes_left = _IN_HAND_BYTES_MAX - self._settling.in_hand_bytes
+        self._lacks_room = events < _LEASE_EVENTS_MAX or bytes_left < _LEASE_BYTES_MAX
         if events <= 0 or bytes_left <= 0:
             return None
         retries = max(0, max(1, limit // 2) - self._retries - self._flights.retries)
@@ -118,11 +117,7 @@ class Dispatcher:
         intake = take_in(leases, mapper=self._mapper, limits=self._limits, history=self._history, is_probe=is_probe)
         if intake.dismissed:
             gone = [lease for group in intake.dismissed.values() for lease in group]
-            settlements = [
-                Settled([lease.sequence for lease in group], state, reason)
-                for (state, reason), group in intake.dismissed.items()
-            ]
-            self._spawn(self._settle(gone, settlements))
+            self._spawn(self._settle(gone, intake.settlements()))
         for flight in intake.flights:
             if flight.is_through:  # a replay of what was done already
                 self._spawn(self._conclude(flight, Decision(outcome=Outcome.DONE), Delivered(), None))
@@ -179,8 +174,7 @@ class Dispatcher:
 
     def give_back(self) -> None:
         """Return every lease that is not in flight, as if it had never been leased."""
-        flights = self._flights.take_all()
-        if flights:
+        if flights := self._flights.take_all():
             self._spawn(self._give_back(flights))
 
     def close(self) -> None:
@@ -277,7 +271,8 @@ class Dispatcher:
         logged: str = "",
     ) -> None:
         await self._settling.settle(leases, settlements, flight=flight, logged=logged)
-        self._wake()
+        if self._lacks_room:
+            self._wake()
 
     async def _give_back(self, flights: Sequence[Flight]) -> None:
         await self._settling.give_back(flights)
