@@ -108,8 +108,11 @@ class Dispatcher:
         self._lacks_room = events < _LEASE_EVENTS_MAX or bytes_left < _LEASE_BYTES_MAX
         if events <= 0 or bytes_left <= 0:
             return None
+        bytes_max = min(bytes_left, _LEASE_BYTES_MAX)
+        if self._limits.are_replays:
+            return Demand(fresh_max=0, retry_max=0, bytes_max=bytes_max, replay_max=events)
         retries = max(0, max(1, limit // 2) - self._retries - self._flights.retries)
-        return Demand(fresh_max=events, retry_max=min(events, retries), bytes_max=min(bytes_left, _LEASE_BYTES_MAX))
+        return Demand(fresh_max=events, retry_max=min(events, retries), bytes_max=bytes_max)
 
     def take(self, leases: Sequence[Lease], *, is_probe: bool = False) -> None:
         """Own these leases from now on; settle what goes nowhere. A probe is sent at once, alone."""
@@ -249,7 +252,8 @@ class Dispatcher:
                 if attempt is not None and attempt.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
                     self._flights.too_large(flight, now_s=now_s)
                 self._flights.queue_first(*flight.halves())
-            case Outcome.WAITS if decision.scope == ROUTE:
+            # A replay in hand would keep what arrives for its user waiting.
+            case Outcome.WAITS if decision.scope == ROUTE and not self._limits.are_replays:
                 self._flights.queue(flight)
             case Outcome.SET_ASIDE if self._waits_in_hand(flight):
                 self._flights.wait(flight, until_s=now_s + decision.after_s)
@@ -280,14 +284,14 @@ class Dispatcher:
 
     def _waits_in_hand(self, flight: Flight) -> bool:
         events = len(flight.leases)
-        return events > 1 and self._flights.waiting_events + events <= _WAITING_EVENTS_MAX
+        return (
+            not self._limits.are_replays and events > 1 and self._flights.waiting_events + events <= _WAITING_EVENTS_MAX
+        )
 
     def _returned(self, flight: Flight, decision: Decision, attempt: Attempt | None) -> Returned:
-        after_s = decision.after_s
         if decision.outcome is Outcome.SET_ASIDE:
             self._history.set_aside(flight)
-        if decision.scope != ROUTE:  # its group does not go before: it is not leased until then
-            after_s += self.breakers.park_s(decision.scope, flight.leases[0].sequence)
+        after_s = self.breakers.away_s(decision, flight.leases[0].sequence, was_sent=attempt is not None)
         not_before_ms = self._clock.wall_ms() + round(after_s * 1000) if after_s > 0 else 0
         return Returned(flight.sequences, not_before_ms, decision.reason, attempt, decision.counts)
 

@@ -25,6 +25,7 @@ class RequestLimits:
     batch: BatchLimits
     delivery_bytes_max: int  # of one body; what is larger is dead, what is above the batch's limit goes alone
     is_planned: bool = False  # each event is a plan of calls, made one after the other
+    are_replays: bool = False  # they go beside what arrives
 
 
 ONE_BY_ONE: Final = RequestLimits(
