@@ -65,7 +65,7 @@ class LeaseQueue:
     # --- reading ---
 
     def wants(self, demand: Demand, *, now_ms: int) -> Wanted:
-        """Begin a read: say what to bring. `refilled` or `read_failed` ends it."""
+        """Begin a read: say what to bring. `refilled` or `end_read` ends it."""
         fresh = self.window.runs_short(FRESH_MAX)
         most, held = demand.by_kind(), self._held.counts()
         due = [self.due.is_due(kind, now_ms=now_ms) for kind in KINDS]
@@ -88,7 +88,7 @@ class LeaseQueue:
             if generation == self.generation:
                 self._take_read(refill, wanted)
         finally:
-            self._end_read(wanted)
+            self.end_read(wanted)
 
     def _take_read(self, refill: Refill, wanted: Wanted) -> None:
         if wanted.fresh_max:
@@ -105,11 +105,8 @@ class LeaseQueue:
             elif not self._is_here(lease):
                 self._promoted.add(lease.sequence)  # as below
 
-    def read_failed(self, wanted: Wanted) -> None:
-        """Hear that nothing could be read."""
-        self._end_read(wanted)
-
-    def _end_read(self, wanted: Wanted) -> None:
+    def end_read(self, wanted: Wanted) -> None:
+        """Hear that a read is over, whether it brought anything or failed."""
         if wanted.fresh_max:
             self.window.end_read()
         self.meanwhile.end()
@@ -190,10 +187,9 @@ class LeaseQueue:
 
     def settled(self, leases: Iterable[Lease]) -> None:
         """Hear that leased events are settled."""
-        leased = self.leased
         are_known = self._held or self._held.listed or self._promoted or self.meanwhile.reads
         for lease in leases:
-            leased.pop(lease.sequence, None)
+            self.leased.pop(lease.sequence, None)
             if are_known:
                 self._forget(lease.sequence)
             if lease.envelope.partition_key:
