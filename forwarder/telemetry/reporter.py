@@ -4,14 +4,15 @@ Logs name events by their sequence and never hold a payload, a value out of one,
 No fact is logged once per event at info level.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 
 from forwarder.model import RouteName
 from forwarder.telemetry.metrics import ROUTE_STATES, Metrics
 
-NETWORKS_MAX = 512  # a stranger makes as many as he likes: the rest is counted together
+NETWORKS_MAX = 512  # between two readings; a stranger makes as many as he likes: the rest is counted together
+OTHERS = "others"
 ANSWERED_WITH = (200, 202, 400, 401, 404, 413, 429, 500, 503)
 REJECTIONS = (
     "batch_empty",
@@ -79,9 +80,10 @@ class Reporter:
         """
         self.metrics.rejected.labels(endpoint, reason).inc()
         if network:
-            key = (endpoint, reason, network)
-            known = self.metrics.rejected_from
-            known[key if key in known or len(known) < NETWORKS_MAX else (endpoint, reason, "others")] += 1
+            counts = self.metrics.rejected_from
+            known = (endpoint, reason, network)
+            key = known if known in counts or len(counts) < NETWORKS_MAX else (endpoint, reason, OTHERS)
+            counts[key] = counts.get(key, 0) + 1
         self._log.warning("request.rejected", endpoint=endpoint, reason=reason)
 
     def request_crashed(self, endpoint: str, *, error: str, where: str) -> None:
@@ -89,9 +91,13 @@ class Reporter:
         self.metrics.rejected.labels(endpoint, "internal_error").inc()
         self._log.error("request.crashed", endpoint=endpoint, error=error, where=where)
 
-    def listener_started(self, *, host: str, port: int) -> None:
-        """Tell that the endpoints are open, and where."""
-        self._log.info("listener.started", host=host, port=port)
+    def listener_started(self, *, host: str, port: int, endpoints: Sequence[str]) -> None:
+        """Tell that the endpoints are open, where, and which."""
+        self._log.info("listener.started", host=host, port=port, endpoints=list(endpoints))
+
+    def operator_started(self, *, url: str) -> None:
+        """Tell where the page is, and the API of the commands."""
+        self._log.info("operator.started", page=url)
 
     def listener_stopped(self) -> None:
         """Tell that nothing is taken any more."""
@@ -241,6 +247,10 @@ class Reporter:
     def daemon_draining(self, *, drain_max_s: float) -> None:
         """Tell that the daemon stops: nothing new is taken, what is in hand is finished."""
         self._log.info("daemon.draining", drain_max_s=drain_max_s)
+
+    def daemon_stopped(self, *, pending: Mapping[RouteName, int]) -> None:
+        """Tell that the daemon has stopped, and how many events wait for its next start."""
+        self._log.info("daemon.stopped", pending={route.value: count for route, count in pending.items()})
 
     def drain_cut_off(self, *, workers: Sequence[str]) -> None:
         """Tell that the drain's time is up; what these workers had in hand stays pending."""

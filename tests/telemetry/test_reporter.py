@@ -23,6 +23,7 @@ _ARGUMENTS: dict[Any, Any] = {
     float: 0.5,
     Sequence[str]: ["a"],
     Sequence[float]: [0.1, 0.2],
+    Mapping[RouteName, int]: {RouteName.COURIER_TO_RUDDERSTACK: 3},
     Exception: ValueError("secret"),
 }
 
