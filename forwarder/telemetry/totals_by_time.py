@@ -165,10 +165,11 @@ class TotalsByTime:
         day = self._rejected_since(self.fives, now_ms - DAY_MS, now_ms)
         shown: Rejections = {}
         _add(shown, dict(sorted(day.items(), key=lambda one: -one[1])), keys_max=_SHOWN_MAX)
-        others: Rejections = {}
-        _add(others, {key if key in shown else (*key[:2], OTHERS): count for key, count in hour.items()})
+        of_hour: Rejections = {}
+        for key, count in hour.items():
+            _add(of_hour, {key if key in shown else (*key[:2], OTHERS): count})
         found = [
-            Rejected(endpoint=key[0], reason=key[1], network=key[2], last_hour=others.get(key, 0), last_day=count)
+            Rejected(endpoint=key[0], reason=key[1], network=key[2], last_hour=of_hour.get(key, 0), last_day=count)
             for key, count in shown.items()
         ]
         return sorted(found, key=lambda one: (-one.last_hour, -one.last_day, one.endpoint, one.reason, one.network))
