@@ -207,4 +207,4 @@ def test_networks_are_told_apart_up_to_a_bound(daemon: Daemon) -> None:
     told = {one.network: one.last_day for one in daemon.by_time.lately()}
     assert len(told) == 100
     assert sum(told.values()) == 2_004
-    assert sum(one.last_hour for one in daemon.by_time.lately()) == 50 * 12
+    assert sum(one.last_hour for one in daemon.by_time.lately()) == 50 * 13
