@@ -12,7 +12,7 @@ from forwarder.model import RouteName, State
 from forwarder.operator import text
 from forwarder.operator.acts import Acts
 from forwarder.operator.incidents.keeper import Incidents
-from forwarder.operator.incidents.traffic import rejected_lately
+from forwarder.operator.incidents.traffic import rejected_lately, rejected_within_hour
 from forwarder.operator.operation import FORM, Operation
 from forwarder.operator.pages.chart import RANGES, Range, draw
 from forwarder.operator.pages.render import Renderer, see_other
@@ -78,8 +78,8 @@ class Overview:
             ranges=tuple(RANGES.values()),
             of=of,
             view=given.view,
-            rejected=[one for one in rejected_lately(parts.by_time) if one.endpoint != "operator"],
-            incidents=self.incidents.watch.newest(_INCIDENTS_SHOWN),
+            rejected=rejected_lately(parts.by_time),
+            incidents=self.incidents.watch.foremost(_INCIDENTS_SHOWN),
             facts=facts,
             started_at_ms=parts.started_at_ms,
             endpoints=endpoint_urls(parts, request),
@@ -110,6 +110,7 @@ class Overview:
         found = (
             ("/dead-letters", sum(facts.open_dead.values()), "dead"),
             ("/destination-events", sum(group.count for group in groups), "unmapped"),
+            ("#rejected", rejected_within_hour(self.acts.parts.by_time), "rejected in the last hour"),
         )
         return [{"path": path, "count": count, "words": words} for path, count, words in found if count]
 

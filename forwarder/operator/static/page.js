@@ -156,7 +156,8 @@ function take(fresh) {
   }
   for (const place of all("[data-part]")) {
     const part = fresh.querySelector(`[data-part="${CSS.escape(place.dataset.part)}"]`);
-    if (part && !(isTailPaused && place.dataset.part === "empty")) fill(place, part);
+    const isRead = place.querySelector(".chart, .table") && place.matches(":hover, :focus-within");
+    if (part && !isRead && !(isTailPaused && place.dataset.part === "empty")) fill(place, part);
   }
   byId("main").toggleAttribute("data-live", now.hasAttribute("data-live"));
 }
