@@ -14,6 +14,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import aiohttp
+import aiohttp.web
 import pytest
 import structlog
 
@@ -409,6 +410,13 @@ def _guard(people: People, proxy: str) -> OperatorGuard:
     return OperatorGuard(people=people, own_hosts=own_hosts, user_header=header, public_paths=PUBLIC_PATHS)
 
 
+async def _started(app: aiohttp.web.Application) -> tuple[OperatorListener, asyncio.Task[None], str]:
+    listener = OperatorListener(app, host="127.0.0.1", port=0)
+    task = asyncio.create_task(listener.run())
+    await asyncio.wait_for(listener.started.wait(), 5)
+    return listener, task, f"http://127.0.0.1:{listener.address[1]}"
+
+
 @asynccontextmanager
 async def _world(
     *,
@@ -431,8 +439,7 @@ async def _world(
     acts = Acts(parts=parts, catalogue=lists, look_every_s=0.001)
     jobs, searches = Jobs(parts, look_every_s=0.001), Searches(parts)
     rates = Rates(metrics=parts.metrics, clock=parts.clock)
-    render = Renderer(parts)
-    incidents = Incidents(parts)
+    render, incidents = Renderer(parts), Incidents(parts)
     site = Site(
         acts=acts,
         render=render,
@@ -447,13 +454,9 @@ async def _world(
     operations = (*Api(acts=acts, incidents=incidents).operations(), *site.operations())
     routes_served = [one.route() for one in (*operations, described(operations))]
     app = operator_app((*static_routes(), *routes_served), guard=guard, parts=parts, told=site.told)
-    app.on_shutdown.append(lambda _: jobs.close())
-    app.on_shutdown.append(lambda _: searches.close())
+    app.on_shutdown.extend((lambda _: jobs.close(), lambda _: searches.close()))
     app.on_cleanup.append(lambda _: acts.close())
-    listener = OperatorListener(app, host="127.0.0.1", port=0)
-    task = asyncio.create_task(listener.run())
-    await asyncio.wait_for(listener.started.wait(), 5)
-    url = f"http://127.0.0.1:{listener.address[1]}"
+    listener, task, url = await _started(app)
     async with aiohttp.ClientSession(url, cookie_jar=aiohttp.CookieJar(unsafe=True)) as http:
         yield World(
             http=http,
