@@ -112,8 +112,8 @@ def doubts(settings: Settings) -> list[str]:
         (
             "FORWARDER_ALERT_TEMPLATE" in given and "FORWARDER_ALERT_URL" not in given,
             (
-                "FORWARDER_ALERT_TEMPLATE is set but FORWARDER_ALERT_URL is not: while Courier is what fails, nobody is "
-                "told. Set both."
+                "FORWARDER_ALERT_TEMPLATE is set but FORWARDER_ALERT_URL is not: while Courier is what fails, nobody "
+                "is told. Set both."
             ),
         ),
         (
