@@ -4,7 +4,7 @@ The totals, the depth and the spool's size are read at the scrape (see `TotalsCo
 one moment's truth; the `_total` counters count transitions since the start.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
 
@@ -48,10 +48,15 @@ class BatchHistogram(Histogram):
     """A histogram that takes a whole batch for the price of one observation."""
 
     def observe_all(self, amounts: Sequence[float]) -> None:
-        """Observe every amount."""
-        for bucket, count in Tally([bisect_left(self._upper_bounds, amount) for amount in amounts]).items():
-            self._buckets[bucket].inc(count)
-        self._sum.inc(sum(amounts))
+        """Observe every amount; they lie in few buckets, and may be in any order."""
+        ordered = sorted(amounts)
+        seen = 0
+        while seen < len(ordered):
+            bucket = bisect_left(self._upper_bounds, ordered[seen])
+            up_to = bisect_right(ordered, self._upper_bounds[bucket], lo=seen)
+            self._buckets[bucket].inc(up_to - seen)
+            seen = up_to
+        self._sum.inc(sum(ordered))
 
 
 class Metrics:
