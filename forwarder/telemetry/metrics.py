@@ -5,7 +5,6 @@ one moment's truth; the `_total` counters count transitions since the start.
 """
 
 from bisect import bisect_left, bisect_right
-from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
 
 from prometheus_client import (
