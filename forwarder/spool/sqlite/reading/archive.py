@@ -127,10 +127,7 @@ class SqliteArchive:
 
     async def get(self, key: str) -> bytes | None:
         """Return a kept value, or None; see `ports.Spool.get`."""
-        row = await self._read(
-            lambda connection: connection.execute("SELECT value FROM kept_values WHERE key = ?", (key,)).fetchone()
-        )
-        return None if row is None else bytes(row[0])
+        return await self._read(lambda connection: kept_value(connection, key))
 
     def _refuse_closed(self) -> None:
         if self._is_closed:
@@ -202,6 +199,12 @@ def _oldest_ms(connection: Reader, route: int) -> int | None:
     except DAMAGE_ERRORS:
         return None  # the totals, which the same call brings, are known all the same
     return earlier(received[0] if received else None, replayed_ms)
+
+
+def kept_value(connection: Reader, key: str) -> bytes | None:
+    """Return what the daemon keeps of its own under this key; None for nothing."""
+    row = connection.execute("SELECT value FROM kept_values WHERE key = ?", (key,)).fetchone()
+    return None if row is None else bytes(row[0])
 
 
 def _group_by_reason(connection: Reader, state: int, route: int | None, *, limit: int) -> Sequence[ReasonGroup]:
