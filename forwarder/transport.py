@@ -9,7 +9,6 @@ Trusted certificates come from OpenSSL's defaults, and so from `SSL_CERT_FILE` a
 """
 
 import io
-import re
 import ssl
 import zlib
 from collections.abc import Callable
@@ -25,15 +24,15 @@ from forwarder import __version__
 from forwarder.errors import NoAnswer
 from forwarder.model import HttpRequest, HttpResponse
 from forwarder.ports import Clock
+from forwarder.response_head import HEAD_BYTES_MAX, end_of, is_interim, may_be_http, mended
 
 _BLIP_MAX_S: Final = 2.0
 _CONNECT_MAX_S: Final = 10.0
 _READ_BYTES: Final = 65_536
 _WHOLE_BODY_BYTES_MAX: Final = 1_048_576  # aiohttp warns of larger bodies that are given as bytes
-HEAD_BYTES_MAX: Final = 1_048_576  # curl takes 300 KB, Go 10 MB
-_FIELDS_MAX: Final = 100  # aiohttp takes 128
-_LENGTHS: Final = re.compile(rb"\n(?:content-length|transfer-encoding)[ \t]*:", re.IGNORECASE)
-_END: Final = re.compile(rb"\n\r?\n")
+_LATER: Final = frozenset({408, 425, 429})
+_CREDENTIALS: Final = 407
+_SERVER_ERROR: Final = 500
 _USER_AGENT: Final = f"forwarder/{__version__}"
 
 CONNECTION_REFUSED: Final = "connection refused"
@@ -48,7 +47,6 @@ _REASONS: Final[tuple[tuple[type[BaseException], str, bool], ...]] = (
     (aiohttp.ClientSSLError, "tls failure", False),
     (aiohttp.ServerFingerprintMismatch, "certificate not trusted", False),
     (aiohttp.ClientProxyConnectionError, "proxy unreachable", False),
-    (aiohttp.ClientHttpProxyError, "proxy refused", False),
     (aiohttp.ClientConnectorError, NO_CONNECTION, False),
     (aiohttp.ConnectionTimeoutError, "connect time-out", False),
     (TimeoutError, "time-out", True),
@@ -65,9 +63,13 @@ _REASONS: Final[tuple[tuple[type[BaseException], str, bool], ...]] = (
 def _no_answer(error: BaseException) -> NoAnswer:
     if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ConnectionRefusedError):
         return NoAnswer(CONNECTION_REFUSED, request_left=False)
+    if isinstance(error, aiohttp.ClientHttpProxyError):  # to CONNECT: what it says to a plain request is an answer
+        is_lasting = error.status < _SERVER_ERROR and error.status not in _LATER
+        reason = "the proxy wants credentials" if error.status == _CREDENTIALS else "proxy refused"
+        return NoAnswer(reason, request_left=False, is_lasting=is_lasting)
     for theirs, reason, request_left in _REASONS:
         if isinstance(error, theirs):
-            return NoAnswer(reason, request_left=request_left, is_unreadable=reason == UNREADABLE)
+            return NoAnswer(reason, request_left=request_left, is_lasting=reason == UNREADABLE)
     return NoAnswer("connection lost", request_left=True)
 
 
@@ -91,8 +93,8 @@ class _LenientHandler(ResponseHandler):
         """Hand bytes on; those of a head only when it is complete."""
         while self._head is not None:
             self._head += data
-            size = end_of_head(self._head)
-            if not size and len(self._head) <= HEAD_BYTES_MAX:
+            size = end_of(self._head)
+            if not size and len(self._head) <= HEAD_BYTES_MAX and may_be_http(self._head):
                 return
             head, data = bytes(self._head[:size]), bytes(self._head[size:])
             self._head = bytearray() if is_interim(head) else None
@@ -245,44 +247,3 @@ def _unpacked(body: bytes, coding: str, bytes_max: int) -> bytes:
         return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(body, bytes_max)
     except zlib.error:
         return body
-
-
-def end_of_head(received: bytes | bytearray) -> int:
-    """Return how many bytes the head takes, its empty line included; 0 while it is not complete."""
-    found = _END.search(received)
-    return found.end() if found else 0
-
-
-def is_interim(head: bytes) -> bool:
-    """Tell whether another head follows this one: a status of 1xx that is no switch of protocols."""
-    return head[8:10] == b" 1" and head[9:12] != b"101"
-
-
-def mended(head: bytes) -> bytes:
-    """Return the head without what only a strict parser minds; lengths that contradict each other are left.
-
-    Go's and curl's clients take answers that aiohttp's parser refuses: both length headers (RFC 9112, 6.3: chunked
-    wins), a length that is said twice, hundreds of headers. Refused, a destination's "yes" would never be heard and
-    its events be sent again and again.
-    """
-    if head.count(b"\n") <= _FIELDS_MAX and len(_LENGTHS.findall(head)) <= 1 and b"," not in _length_of(head):
-        return head
-    status, *lines = head.rstrip(b"\r\n").splitlines()
-    fields = [(line.partition(b":")[0].strip().lower(), line) for line in lines]
-    codings = [line for name, line in fields if name == b"transfer-encoding" and b"chunked" in line.lower()]
-    lengths = {
-        length.strip()
-        for name, line in fields
-        if name == b"content-length"
-        for length in line.partition(b":")[2].split(b",")
-    }
-    if len(lengths) > 1 and not codings:
-        return head
-    framing = codings[:1] or [b"Content-Length: " + length for length in lengths]
-    others = [line for name, line in fields if name not in {b"content-length", b"transfer-encoding"}]
-    return b"\r\n".join([status, *framing, *others[:_FIELDS_MAX], b"", b""])
-
-
-def _length_of(head: bytes) -> bytes:
-    found = _LENGTHS.search(head)
-    return head[found.end() : head.find(b"\n", found.end())] if found else b""

@@ -87,8 +87,10 @@ class Dispatcher:
 
     # --- what the route asks ---
 
-    def start(self, *, spawn: Spawn, wake: Callable[[], None]) -> None:
-        """Get the means to start tasks and to wake the loop."""
+    async def start(self, *, spawn: Spawn, wake: Callable[[], None]) -> None:
+        """Get the means to start tasks and to wake the loop, and learn what is known over a restart."""
+        if not self._limits.are_replays:
+            self._history.restore_refused(await self._settling.refused())
         self._spawn = spawn
         self._wake = wake
         self._exchanges.tell_limit()
@@ -226,7 +228,9 @@ class Dispatcher:
             self.breakers.answered(group)
         decision = self._exchanges.judge(flight, answer, group, started_s=started_s)
         if decision.change is Change.HOLD_FOR_REFUSALS:
-            self._spawn(self._settling.requeue(self._history.take_refused()))
+            self._spawn(self._settling.take_back(self._history.take_refused()))
+        elif (row := self._history.news_of_refused()) is not None:
+            await self._settling.keep_refused(row)  # before any of it is dead
         return answer, decision
 
     def _why_not(self, flight: Flight, group: str) -> Decision | None:
@@ -282,10 +286,9 @@ class Dispatcher:
         self._wake()
 
     def _waits_in_hand(self, flight: Flight) -> bool:
-        events = len(flight.leases)
-        return (
-            not self._limits.are_replays and events > 1 and self._flights.waiting_events + events <= _WAITING_EVENTS_MAX
-        )
+        if self._limits.are_replays or len(flight.leases) == 1:
+            return False
+        return self._flights.waiting_events + len(flight.leases) <= _WAITING_EVENTS_MAX
 
     def _returned(self, flight: Flight, decision: Decision, attempt: Attempt | None) -> Returned:
         if decision.outcome is Outcome.SET_ASIDE:

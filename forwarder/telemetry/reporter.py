@@ -11,7 +11,8 @@ import structlog
 from forwarder.model import RouteName
 from forwarder.telemetry.metrics import ROUTE_STATES, Metrics
 
-NETWORKS_MAX = 512  # a stranger makes as many as he likes: the rest is counted together
+NETWORKS_MAX = 512  # between two readings; a stranger makes as many as he likes: the rest is counted together
+OTHERS = "others"
 ANSWERED_WITH = (200, 202, 400, 401, 404, 413, 429, 500, 503)
 REJECTIONS = (
     "batch_empty",
@@ -81,9 +82,10 @@ class Reporter:
         """
         self.metrics.rejected.labels(endpoint, reason).inc()
         if network:
-            key = (endpoint, reason, network)
-            known = self.metrics.rejected_from
-            known[key if key in known or len(known) < NETWORKS_MAX else (endpoint, reason, "others")] += 1
+            counts = self.metrics.rejected_from
+            known = (endpoint, reason, network)
+            key = known if known in counts or len(counts) < NETWORKS_MAX else (endpoint, reason, OTHERS)
+            counts[key] = counts.get(key, 0) + 1
         self._log.warning("request.rejected", endpoint=endpoint, reason=reason)
 
     def request_crashed(self, endpoint: str, *, error: str, where: str) -> None:

@@ -106,8 +106,8 @@ def _settle(transaction: Transaction, claim: Claim, settled: Settled, attempt_id
     status, by_attempts = _status(settled.attempt), defaultdict[int, list[Lease]](list)
     for lease in leases:
         by_attempts[lease.attempt - (attempt_id is None)].append(lease)
-        if lease.envelope.partition_key and (number := _partition(lease)):
-            _leave(transaction, route, lease.sequence, number, moves)
+        if lease.envelope.partition_key:
+            _leave(transaction, route, lease.sequence, _partition(lease), moves)
     for attempts, alike in by_attempts.items():
         sequences = [lease.sequence for lease in alike]
         first, last = min(sequences), max(sequences)
