@@ -33,6 +33,7 @@ class LeaseQueue:
         self.meanwhile = Meanwhile()
         self.generation = 0  # changes with every reset: a read that began before it must not be taken
         self.leased: dict[int, Lease] = {}
+        self.barred: set[int] = set()  # being erased
 
     def __repr__(self) -> str:
         """Show the counts."""
@@ -278,7 +279,7 @@ class LeaseQueue:
         return None if first is None else (first, False)
 
     def _lease(self, lease: Lease) -> bool:
-        if (sequence := lease.sequence) in self.leased:
+        if (sequence := lease.sequence) in self.leased or sequence in self.barred:
             return False
         if lease.envelope.partition_key:
             if not self._busy.take(lease):

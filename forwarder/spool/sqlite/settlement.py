@@ -101,14 +101,14 @@ def _settle(transaction: Transaction, claim: Claim, settled: Settled, attempt_id
         size += event_bytes(len(lease.envelope.payload))
     if claim.listed:
         for sequence in claim.listed:
-            _unlist(transaction, route, sequence)
+            unlist(transaction, route, sequence)
     status = _status(settled.attempt)
     for attempts, events in by_attempts.items():
         run = Run(route, 0, 0, state, transaction.now_ms, attempts, reason_id, attempt_id, 0, status)
         write_runs(transaction, run, sorted(events))
     for lease in leases:
         if lease.envelope.partition_key:
-            _leave(transaction, route, lease.sequence, _partition(lease), moves)
+            leave(transaction, route, lease.sequence, _partition(lease), moves)
     transaction.add(route, Account.PENDING, -len(leases))
     transaction.add(route, state, len(leases))
     transaction.add(route, Account.UNSETTLED_BYTES, -size)
@@ -121,7 +121,7 @@ def _give_back(
 ) -> None:
     route, leases = claim.route, claim.leases
     list_attempt(transaction, [lease.sequence for lease in leases], attempt_id)
-    status, before = _status(returned.attempt), {one: _unlist(transaction, route, one) for one in claim.listed}
+    status, before = _status(returned.attempt), {one: unlist(transaction, route, one) for one in claim.listed}
     reason_id = intern_reason(transaction, route, PENDING, returned.reason, count=len(leases))
     rows = []
     retrying = 0
@@ -158,13 +158,13 @@ def quarantine(transaction: Transaction, route: int, sequences: Sequence[int]) -
     for sequence in sequences:
         if run_at(transaction.connection, route, sequence) is not None:
             continue
-        _unlist(transaction, route, sequence)
+        unlist(transaction, route, sequence)
         reason_id = intern_reason(transaction, route, DEAD, CORRUPT_ROW, count=1)
         write_run(transaction, Run(route, sequence, sequence, DEAD, transaction.now_ms, 0, reason_id, None, 0, None))
         # The row that would name its partition cannot be trusted: the partitions are asked instead.
         number = transaction.execute("SELECT number FROM partitions WHERE sequence = ?", (sequence,)).fetchone()
         if number is not None:
-            _leave(transaction, route, sequence, number[0], moves)
+            leave(transaction, route, sequence, number[0], moves)
         transaction.add(route, Account.PENDING, -1)
         transaction.add(route, Account.DEAD, 1)
         transaction.add(route, Account.CORRUPT, 1)
@@ -173,7 +173,7 @@ def quarantine(transaction: Transaction, route: int, sequences: Sequence[int]) -
     return moves
 
 
-def _unlist(transaction: Transaction, route: int, sequence: int) -> int | None:
+def unlist(transaction: Transaction, route: int, sequence: int) -> int | None:
     """Take an event off the list; return the status of its last answer."""
     row = transaction.execute(
         "DELETE FROM given_back WHERE sequence = ? RETURNING attempts, reason_id, status", (sequence,)
@@ -191,7 +191,8 @@ def _status(attempt: Attempt | None) -> int | None:
     return None if attempt is None else attempt.status or 0
 
 
-def _leave(transaction: Transaction, route: int, sequence: int, number: int, moves: Moves) -> None:
+def leave(transaction: Transaction, route: int, sequence: int, number: int, moves: Moves) -> None:
+    """Take a settled event out of its partition, and note who is its oldest now."""
     head = leave_partition(transaction, number, sequence)
     if head is not None:
         tell_head(transaction, route, head, moves)
@@ -225,7 +226,7 @@ def requeue(transaction: Transaction, sequences: Sequence[int], *, everything: b
     counts = [0, 0]
     heads: Heads = ({}, {})
     for run, found in list(find_runs(transaction.connection, sequences)):
-        if _is_corrupt(transaction, run):
+        if is_corrupt(transaction, run):
             continue
         events = _payloads_of(transaction, run, found)
         if events:
@@ -271,7 +272,8 @@ def _requeue(
         transaction.add(route, Account.DEAD_BYTES, -weight)
 
 
-def _is_corrupt(transaction: Transaction, run: Run) -> bool:
+def is_corrupt(transaction: Transaction, run: Run) -> bool:
+    """Tell whether damage made it dead: then its events were never weighed."""
     if run.state != DEAD or run.reason_id is None:
         return False
     row = transaction.execute("SELECT reason FROM reasons WHERE reason_id = ?", (run.reason_id,)).fetchone()

@@ -15,7 +15,7 @@ import apsw
 
 from forwarder.errors import SpoolClosed, SpoolFull, WorkerEnded
 from forwarder.model import Attempt, Demand, Envelope, Lease, Receipt, RouteName, Settlement
-from forwarder.ports import AuditRow, Clock
+from forwarder.ports import AuditRow, Clock, Erased
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite.database import (
     ReadThread,
@@ -24,6 +24,7 @@ from forwarder.spool.sqlite.database import (
     prepare_folder,
     watch_files,
 )
+from forwarder.spool.sqlite.erasure import Eraser
 from forwarder.spool.sqlite.files import DISK_RETRY_AFTER_S, FolderLock, Reserve, unusable
 from forwarder.spool.sqlite.group_commit import GroupCommit
 from forwarder.spool.sqlite.jobs import AppendJob, AwaitedWork, Callbacks, News
@@ -31,17 +32,11 @@ from forwarder.spool.sqlite.leasing import Leasing
 from forwarder.spool.sqlite.reading.archive import Live, SqliteArchive
 from forwarder.spool.sqlite.runs import record
 from forwarder.spool.sqlite.settlement import chunks, discard, quarantine, requeue, settle
-from forwarder.spool.sqlite.transaction import ROUTE_CODES, Transaction
+from forwarder.spool.sqlite.transaction import ROUTE_CODES, WRITE_AUDIT, Transaction
 from forwarder.spool.sqlite.writer import Checkpoints, Writer
 from forwarder.telemetry.reporter import Reporter
 
 T = TypeVar("T")
-
-
-_WRITE_AUDIT = (
-    "INSERT INTO audit (audit_id, at_ms, who, action, detail, count, outcome) VALUES (?, ?, ?, ?, ?, ?, ?) "
-    "ON CONFLICT (audit_id) DO UPDATE SET count = excluded.count, outcome = excluded.outcome RETURNING audit_id"
-)
 
 
 class SqliteSpool(SqliteArchive):
@@ -104,6 +99,7 @@ class SqliteSpool(SqliteArchive):
             damaged=self._quarantine,
             read_failed=self._news.hear_read_failure,
         )
+        self._eraser = Eraser(self._work, self._leasing, self._writer)
         self._news.hear_condition(self._group.condition)
         self._writer.start()
         await self._leasing.start()
@@ -224,6 +220,16 @@ class SqliteSpool(SqliteArchive):
         self._refuse_closed()
         return sum([await self._work.run(partial(discard, sequences=chunk)) for chunk in chunks(sequences)])
 
+    async def erase(self, sequences: Sequence[int]) -> Erased:
+        """Erase what these events hold; see `ports.Spool.erase`."""
+        self._refuse_closed()
+        return await self._eraser.erase(sequences)
+
+    async def scrub(self, user_ids: Sequence[str]) -> bool:
+        """Let what was erased leave the files; see `ports.Spool.scrub`."""
+        self._refuse_closed()
+        return await self._eraser.scrub(user_ids)
+
     async def put(self, key: str, value: bytes) -> None:
         """Keep a small value; see `ports.Spool.put`. Raises ValueError above the limit."""
         self._refuse_closed()
@@ -257,7 +263,7 @@ class SqliteSpool(SqliteArchive):
         """Add to the audit log; see `ports.Archive.write_audit`."""
         self._refuse_closed()
         values = (number, row.at_ms, row.who, row.action, row.detail, row.count, row.outcome)
-        ((written,),) = await self._work.run(lambda t: t.execute(_WRITE_AUDIT, values).fetchall())
+        ((written,),) = await self._work.run(lambda t: t.execute(WRITE_AUDIT, values).fetchall())
         return int(written)
 
     # --- Worker and Probeable ---
