@@ -22,10 +22,10 @@ from forwarder.delivery.route import Route
 from forwarder.delivery.routes import make_route
 from forwarder.errors import ForwarderError
 from forwarder.ingress.admission import EndpointSettings
-from forwarder.ingress.health import Health
-from forwarder.ingress.http1.listener import PublicListener
-from forwarder.ingress.http1.shared import ListenerLimits
+from forwarder.ingress.listener import PublicListener
 from forwarder.ingress.receiver import Receiver
+from forwarder.ingress.routing import Health
+from forwarder.ingress.shared import ListenerLimits
 from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack
 from forwarder.mapping.link_store import LinkStore
 from forwarder.mapping.rudderstack_to_courier import RudderstackToCourier

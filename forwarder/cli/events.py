@@ -12,6 +12,7 @@ from forwarder.cli.exits import CommandFailed, ending
 from forwarder.cli.filters import STATE, narrowing
 from forwarder.cli.operator_client import OperatorClient, operator
 from forwarder.cli.options import AS_JSON, URL
+from forwarder.operator import text
 
 _FOLLOW_S: Final = 0.5
 _PAGE: Final = 500
@@ -25,7 +26,8 @@ Events = Sequence[dict[str, Any]]
 @click.group(
     invoke_without_command=True,
     epilog=ending(
-        "forwarder events --state dead --since 1h",
+        "forwarder events --state dead --since 1h --status 4xx",
+        "forwarder events --text anna@example.com --attempts 3.. --count",
         "forwarder events --follow --route outbound",
         "forwarder events --message 1-65f240a0-47a6a120c8374de9bcf9f22c --json",
         "forwarder events show 1042",
@@ -33,16 +35,26 @@ Events = Sequence[dict[str, Any]]
 )
 @STATE
 @narrowing
-@click.option("--text", metavar="TEXT", help="Only events whose payload contains this; reads them all, newest first.")
+@click.option("--count", "counts", is_flag=True, help="Only say how many there are.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
 @click.option("--follow", is_flag=True, help="Then print new events as they arrive, until Ctrl-C.")
 @AS_JSON
 @URL
 @click.pass_context
 def events(
-    ctx: click.Context, /, *, limit: int, follow: bool, as_json: bool, url: str | None, **filters: str | None
+    ctx: click.Context,
+    /,
+    *,
+    counts: bool,
+    limit: int,
+    follow: bool,
+    as_json: bool,
+    url: str | None,
+    **filters: str | None,
 ) -> None:
     """List events, newest first; with --follow oldest first, and on, also over a restart of the daemon.
+
+    It reads on until it has found as many as asked for, or has looked at all of them.
 
     With --follow a line whose event is pending no more is written again: on a terminal where it stands.
 
@@ -53,6 +65,10 @@ def events(
         return
     search = Search()
     try:
+        if counts:
+            asyncio.run(_count(search, filters, url=url))
+            click.echo(json.dumps({"matched": search.matched}) if as_json else str(search.matched))
+            return
         asyncio.run(_list(search, filters, limit=limit, follow=follow, as_json=as_json, url=url))
     except KeyboardInterrupt:
         if not follow:
@@ -79,6 +95,7 @@ class Search:
     """How far a listing came."""
 
     def __init__(self) -> None:
+        self.matched = 0
         self.scanned = 0
         self.reached_at: str | None = None
 
@@ -89,6 +106,7 @@ class Search:
 
     def note(self, page: Mapping[str, Any]) -> None:
         """Count one more page."""
+        self.matched += page["matched"]
         self.scanned += page["scanned"]
         self.reached_at = page["reached_at"] or self.reached_at
 
@@ -104,6 +122,9 @@ async def _list(search: Search, filters: Filters, *, limit: int, follow: bool, a
             await _follow(client, filters, found, lines)
         elif not found and not as_json:
             click.echo(f"no such events ({search})", err=True)
+            if rejected := sum(one["last_hour"] for one in (await client.get("/api/status"))["rejected"]):
+                told = f"{text.plural(rejected, 'request was', 'requests were')} rejected in the last hour"
+                click.echo(f"{told} and are not among the events: forwarder status", err=True)
 
 
 async def _newest(client: OperatorClient, search: Search, filters: Filters, *, limit: int) -> list[dict[str, Any]]:
@@ -113,15 +134,26 @@ async def _newest(client: OperatorClient, search: Search, filters: Filters, *, l
     while len(found) < limit:
         page = await client.get("/api/events", **filters, before=before, limit=min(_PAGE, limit - len(found)))
         found += page["events"]
-        search.note(page)
-        before = page["next_before"]
+        before = _noted(search, page)
         if before is None:
             break
-        if page["is_cut"] and show.is_terminal():
-            click.echo(f"\r{search} …", err=True, nl=False)
-    if search.scanned and show.is_terminal():
-        click.echo("\r\x1b[K", err=True, nl=False)
     return found
+
+
+async def _count(search: Search, filters: Filters, *, url: str | None) -> None:
+    async with operator(url) as client:
+        before = _noted(search, await client.get("/api/events", **filters, limit=0))
+        while before is not None:
+            before = _noted(search, await client.get("/api/events", **filters, before=before, limit=0))
+
+
+def _noted(search: Search, page: Mapping[str, Any]) -> int | None:
+    """Count one more page, and show how far it is where somebody looks; return where to go on."""
+    search.note(page)
+    if show.is_terminal():
+        click.echo(f"\r{search} …" if page["next_before"] and page["is_cut"] else "\r\x1b[K", err=True, nl=False)
+    before: int | None = page["next_before"]
+    return before
 
 
 class Lines:

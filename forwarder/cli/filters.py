@@ -67,6 +67,9 @@ _NARROWING: Final = (
     click.option("--user", "user_id", metavar="ID", help="Only events of this user."),
     click.option("--message", "message_id", metavar="ID", help="Only events of this message."),
     click.option("--reason", metavar="TEXT", help="Only events with exactly this reason."),
+    click.option("--text", metavar="TEXT", help="Only events with this in an id, name or payload, in any case."),
+    click.option("--status", metavar="CODE", help="Only events last answered so: 503, 5xx, 400..499, or none."),
+    click.option("--attempts", metavar="N", help="Only events attempted so often: 1, 3.., or 2..5."),
     click.option(
         "--since", "from", type=Moment(), metavar="TIME", help="Only what was received since: 1h, 7d, or a time."
     ),

@@ -67,7 +67,7 @@ class Settling:
                 is_delivered = is_delivered or settled.state is State.DELIVERED
         if is_delivered:
             now_ms = self._clock.wall_ms()
-            latencies_s = [max(0, now_ms - lease.envelope.received_at_ms) / 1000 for lease in leases]
+            latencies_s = [max(0, now_ms - lease.since_ms) / 1000 for lease in leases]
             self._reporter.events_delivered(self._route, latencies_s=latencies_s)
 
     async def give_back(self, flights: Sequence[Flight]) -> None:
@@ -81,7 +81,7 @@ class Settling:
         """Make dead events pending again, as soon as the disk lets it happen."""
         while True:
             try:
-                await self._spool.requeue(sequences)
+                await self._spool.requeue(sequences, is_replay=False)
             except SpoolFull:
                 await asyncio.sleep(_REQUEUE_AGAIN_S)
             else:

@@ -3,15 +3,21 @@
 The order of the questions is part of the contract: what heals by itself (draining, a route that is off) is asked before
 credentials, because a 401 is final; credentials before anything about the body, because a stranger must not make us
 unpack. Only the SDKs of browsers and phones carry their key inside the body, and only theirs is unpacked for that.
+Keys are compared as bytes and in constant time over all of them, so that neither the answer's time nor a character
+outside ASCII gives anything away.
 """
 
+import base64
+import binascii
+import hmac
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from urllib.parse import parse_qs
 
 from forwarder.courier import signature as courier_signature
 from forwarder.courier.signature import Signature
-from forwarder.ingress.credentials import Credential, KeyRing, is_segment_signature
 from forwarder.ingress.endpoints import DOCUMENTS, ENDPOINTS, UNAUTHORIZED, Authenticator, BodyFormat, Endpoint
 from forwarder.ingress.replies import Rejected, draining, too_large
 from forwarder.model import RouteName
@@ -21,8 +27,56 @@ OFF_RETRY_S = 300
 
 _LINES_TYPES = (b"ndjson", b"jsonl", b"json-lines", b"jsonlines")
 _CHALLENGE = (("WWW-Authenticate", 'Basic realm="forwarder", Bearer realm="forwarder"'),)
+_SHA1_HEX = re.compile(rb"[0-9a-f]{40}")
 
 Headers = Mapping[bytes, bytes]  # by lower-case name
+
+
+class Credential(Enum):
+    """What the presented credential is."""
+
+    PROVED = "proved"
+    MISSING = "missing"
+    MALFORMED = "malformed"  # not of the form that this header has
+    UNKNOWN = "unknown"  # of its form, but none of ours
+
+
+class KeyRing:
+    """The keys that an endpoint takes; several during a rotation. An empty key opens nothing."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._keys = tuple(key.encode() for key in keys if key)
+
+    def __bool__(self) -> bool:
+        """Tell whether there is any key at all."""
+        return bool(self._keys)
+
+    def __repr__(self) -> str:
+        """Show how many, never which."""
+        return f"KeyRing({len(self._keys)} keys)"
+
+    def judge(self, authorization: bytes | None) -> Credential:
+        """Judge an `Authorization` header: Bearer, or Basic with the key as user (the password is ignored)."""
+        if not authorization:
+            return Credential.MISSING
+        presented = _presented(authorization)
+        if not presented:
+            return Credential.MALFORMED
+        return Credential.PROVED if self.holds(presented) else Credential.UNKNOWN
+
+    def holds(self, presented: bytes) -> bool:
+        """Tell whether this is one of the keys."""
+        is_held = False
+        for key in self._keys:
+            is_held |= hmac.compare_digest(key, presented)
+        return is_held
+
+    def proves(self, segment_signature: bytes, signed: bytes) -> bool:
+        """Tell whether one of the keys made Segment's `x-signature` (hex HMAC-SHA1) of these bytes."""
+        is_proved = False
+        for key in self._keys:
+            is_proved |= hmac.compare_digest(hmac.digest(key, signed, "sha1").hex().encode(), segment_signature)
+        return is_proved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -41,34 +95,21 @@ class EndpointSettings:
 class Admission:
     """A request whose head was good enough to read its body, and what is learnt from the body for the answer."""
 
-    __slots__ = (
-        "endpoint",
-        "has_lines",
-        "is_one",
-        "is_packed",
-        "is_rudderstack",
-        "message_id",
-        "needs_key",
-        "origin",
-        "query",
-        "refused",
-        "segment_signature",
-        "signature",
-    )
+    # What most requests leave as it is.
+    is_packed = False
+    has_lines = False  # the sender says that it is one event a line
+    needs_key = False  # the key must be in the body
+    is_rudderstack = False  # the sender is known to be an SDK of RudderStack's
+    origin = ""  # the page that may read the answer
+    query = b""
+    signature: Signature | None = None  # Courier's, still to be compared with the body
+    segment_signature = b""  # Segment's, still to be compared with the body
+    message_id = ""  # of the first event
+    is_one = True  # a lone event rather than a list
+    refused: Sequence[int] = ()  # the elements that are no objects
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        self.is_packed = False
-        self.has_lines = False  # the sender says that it is one event a line
-        self.needs_key = False  # the key must be in the body
-        self.is_rudderstack = False  # the sender is known to be an SDK of RudderStack's
-        self.origin = ""  # the page that may read the answer
-        self.query = b""
-        self.signature: Signature | None = None  # Courier's, still to be compared with the body
-        self.segment_signature = b""  # Segment's, still to be compared with the body
-        self.refused: list[int] = []  # the elements that are no objects
-        self.message_id = ""  # of the first event
-        self.is_one = True  # a lone event rather than a list
 
 
 _NAMED_PATHS = frozenset(("/webhooks/courier", "/events", "/inbound/rudderstack", "/inbound/segment"))
@@ -231,3 +272,23 @@ def _is_packed(encoding: bytes) -> bool:
 def _has_lines(headers: Headers) -> bool:
     content_type = headers.get(b"content-type", b"").lower()
     return any(name in content_type for name in _LINES_TYPES)
+
+
+def is_segment_signature(header: bytes) -> bool:
+    """Tell whether the header has the form of Segment's `x-signature`: lower-case hex of a SHA-1."""
+    return _SHA1_HEX.fullmatch(header) is not None
+
+
+def _presented(authorization: bytes) -> bytes:
+    scheme, _, value = authorization.strip().partition(b" ")
+    value = value.strip()
+    match scheme.lower():
+        case b"bearer":
+            return value
+        case b"basic":
+            try:
+                return base64.b64decode(value, validate=True).partition(b":")[0]
+            except binascii.Error:
+                return b""
+        case _:
+            return b""

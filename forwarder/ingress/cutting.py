@@ -1,11 +1,13 @@
 """Cut a request's body into its events, each in its sender's own bytes; one bad element never spoils its neighbours.
 
-Everything here goes in steps, so that a large body, whoever sent it, lets others have a turn.
+It goes in steps, so that a large body, whoever sent it, lets others have a turn.
 """
 
 import re
 from collections.abc import Callable, Generator
-from typing import TypeVar
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -26,6 +28,8 @@ from forwarder.ingress.endpoints import CALL_TYPES, BodyFormat
 # The quick way makes an object of every element before they can be counted. Commas bound them, and the memory.
 _COMMAS_MAX = 400_000
 _LINES_PER_STEP = 2_000
+_NAMES_DEEP_MAX = 16
+_QUOTED = re.compile(r'"(.*)"', re.DOTALL)
 _LINE = re.compile(rb"[^\n]+")
 _MEMBER = re.compile(rb'\s*("[^"\\]*(?:\\.[^"\\]*)*")\s*:\s*', re.DOTALL)
 
@@ -39,6 +43,7 @@ class _Members(msgspec.Struct):
     writeKey: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET  # noqa: N815  Segment's SDKs call it so
 
 
+_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -226,3 +231,35 @@ def _cut_calls(admission: Admission, body: bytes) -> Steps[list[bytes]]:
             return (yield from array_of(batch))
     admission.is_one = True
     return [body]
+
+
+def call_of(query: bytes, kind: str, *, now_ms: int) -> bytes:
+    """Return the JSON of a call that is written as a query, as RudderStack's pixel endpoints take it.
+
+    A dot in a name means a member of an object: `context.page.path`.
+    """
+    now = datetime.fromtimestamp(now_ms / 1000, tz=UTC).isoformat(timespec="milliseconds")
+    call: dict[str, Any] = {"channel": "web", "integrations": {"All": True}, "originalTimestamp": now, "sentAt": now}
+    given: dict[str, str] = {}
+    for name, value in parse_qsl(query.decode("utf-8", "replace"), keep_blank_values=True, errors="replace"):
+        given.setdefault(name, value)
+    given.pop("writeKey", None)
+    for name, value in given.items():
+        _set(call, name.split(".", _NAMES_DEEP_MAX), value)
+    quoted = _QUOTED.fullmatch(str(call.get("anonymousId", "")))
+    if quoted:
+        call["anonymousId"] = quoted[1]
+    if call.get("name") == "" and kind == "page":
+        call["name"] = "Unknown Page"
+    return _encode(call | {"type": kind})
+
+
+def _set(call: dict[str, Any], path: list[str], value: str) -> None:
+    *parents, last = path
+    inside = call
+    for parent in parents:
+        member = inside.setdefault(parent, {})
+        if not isinstance(member, dict):
+            return
+        inside = member
+    inside[last] = value

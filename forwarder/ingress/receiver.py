@@ -12,7 +12,7 @@ from typing import Any
 
 from forwarder.courier import wire as courier_wire
 from forwarder.errors import SpoolClosed, SpoolFull
-from forwarder.ingress import cutting, elements, pixel
+from forwarder.ingress import cutting, elements
 from forwarder.ingress.admission import Admission, Admissions, EndpointSettings, Headers
 from forwarder.ingress.cutting import Steps
 from forwarder.ingress.elements import Element, NotJson, TooManyElements
@@ -97,7 +97,7 @@ class Receiver:
         endpoint = admission.endpoint
         try:
             if endpoint.body_format is BodyFormat.QUERY:
-                body = pixel.call_of(admission.query, endpoint.type, now_ms=self._clock.wall_ms())
+                body = cutting.call_of(admission.query, endpoint.type, now_ms=self._clock.wall_ms())
             else:
                 body = yield from self._proofs.open(admission, body)
             envelopes = yield from self._envelopes(admission, body)
@@ -159,6 +159,7 @@ class Receiver:
         pieces, is_by_line = yield from cutting.cut(admission, body)
         is_outbound = endpoint.route is RouteName.COURIER_TO_RUDDERSTACK
         envelopes: list[Envelope] = []
+        refused: list[int] = []
         for index, raw in enumerate(pieces, 1):
             if index % _ELEMENTS_PER_STEP == 0:
                 yield
@@ -166,16 +167,17 @@ class Receiver:
                 key = yield from cutting.write_key_of(raw)
                 if not self._admissions.is_write_key(key):
                     keys.append(key)
-                    admission.refused.append(index - 1)
+                    refused.append(index - 1)
                     continue
             envelope = courier_wire.usual(raw, received_at_ms=now_ms, source=endpoint.source) if is_outbound else None
             if envelope is None:
                 element = elements.line(raw) if is_by_line else elements.element(raw)
                 if element is None:
-                    admission.refused.append(index - 1)
+                    refused.append(index - 1)
                     continue
                 envelope = self._envelope(admission, element, now_ms)
             envelopes.append(envelope)
+        admission.refused = refused
         if keys is not None and not envelopes:
             self._admissions.judge_write_keys(admission, keys)
         _judge_elements(admission, envelopes)

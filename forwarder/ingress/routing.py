@@ -1,24 +1,79 @@
 """Who answers a request, by its target: an endpoint, a health check, an SDK's document, or nobody.
 
-An endpoint costs one look-up; everything else is asked only when that finds nothing.
+An endpoint costs one look-up; everything else is asked only when that finds nothing. Health is for a supervisor and a
+load balancer. Alive: the daemon's loops turn. Ready: the spool is open and the listener is up. A destination's state, a
+hold, a pause or a spool at its cap never makes the daemon unready: that would shut the other route's endpoints too.
 """
 
+from collections.abc import Callable, Sequence
 from urllib.parse import unquote_to_bytes
 
+import msgspec
+
 from forwarder.ingress.admission import Admission, Headers
-from forwarder.ingress.cors import origin_of, preflight, readable
-from forwarder.ingress.documents import Documents
+from forwarder.ingress.browsers import Documents, origin_of, preflight, readable
 from forwarder.ingress.endpoints import BY_TARGET, ENDPOINTS, Endpoint, ReplyFormat
-from forwarder.ingress.health import Health
 from forwarder.ingress.receiver import Receiver
 from forwarder.ingress.replies import Rejected, Reply
+from forwarder.ports import Clock, Probeable
 from forwarder.telemetry.reporter import Reporter
 
 UNKNOWN_ENDPOINT = "other"  # in metrics: whatever path somebody invents
 HEALTH = "health"
+ALIVE_WITHIN_S = 60.0
 ENDPOINT_NAMES = (*dict.fromkeys(endpoint.name for endpoint in ENDPOINTS.values()), HEALTH, UNKNOWN_ENDPOINT)
 
 _PAGES_PATHS = (b"/v1/", b"/beacon/", b"/pixel/", b"/sourceConfig")
+_encode = msgspec.json.Encoder().encode
+
+
+class Health:
+    """Answer `/livez` and `/readyz`."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        probes: Sequence[Probeable] = (),
+        obstacles: Callable[[], Sequence[str]] = tuple,
+        alive_within_s: float = ALIVE_WITHIN_S,
+    ) -> None:
+        """Keep whom to ask. `obstacles` returns why the daemon is not ready, its stopping apart; empty when it is."""
+        self._clock = clock
+        self._probes = tuple(probes)
+        self._obstacles = obstacles
+        self._alive_within_s = alive_within_s
+        self._paths = {
+            path + slash: ask
+            for path, ask in ((b"/livez", self.livez), (b"/readyz", self.readyz))
+            for slash in (b"", b"/")
+        }
+        self.is_listening = False  # the listener says so itself
+        self.is_draining = False
+
+    def reply(self, method: bytes, path: bytes) -> Reply | None:
+        """Answer a request to one of the two paths; None when it is for somebody else."""
+        ask = self._paths.get(path)
+        if ask is None:
+            return None
+        if method not in (b"GET", b"HEAD"):
+            return Reply(405, _encode({"error": "this path takes GET only"}), headers=(("Allow", "GET, HEAD"),))
+        return ask()
+
+    def livez(self) -> Reply:
+        """Return 200 while every loop turned lately, else 503 that names those that did not."""
+        now_s = self._clock.monotonic_s()
+        stuck = [p.name for p in self._probes if not p.is_alive(now_s=now_s, within_s=self._alive_within_s)]
+        return _health("alive", [f"{name} made no progress for {self._alive_within_s:g} s" for name in stuck])
+
+    def readyz(self) -> Reply:
+        """Return 200 while events can be taken, else 503 that says why not."""
+        reasons = list(self._obstacles())
+        if self.is_draining:
+            reasons.append("the daemon is stopping")
+        elif not self.is_listening:
+            reasons.append("the listener is not up")
+        return _health("ready", reasons)
 
 
 class Routing:
@@ -86,3 +141,9 @@ def split(target: bytes) -> tuple[bytes, bytes]:
 
 def _methods(endpoint: Endpoint | None) -> str:
     return "GET, POST" if endpoint is None else ", ".join(sorted(method.decode() for method in endpoint.methods))
+
+
+def _health(good: str, reasons: Sequence[str]) -> Reply:
+    if not reasons:
+        return Reply(200, _encode({"status": good}))
+    return Reply(503, _encode({"status": f"not {good}", "reason": "; ".join(reasons)}), headers=(("Retry-After", "5"),))

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 import msgspec
 from aiohttp import web
@@ -19,8 +20,10 @@ from forwarder.model import RouteName, State
 from forwarder.operator import api_types as told
 from forwarder.operator import views
 from forwarder.operator.acts import Acts
+from forwarder.operator.forgetting import Forget, Forgotten, forget
 from forwarder.operator.incidents.keeper import Incidents
 from forwarder.operator.incidents.traffic import rejected_lately
+from forwarder.operator.linking import doubted
 from forwarder.operator.openapi import document
 from forwarder.operator.operation import Operation, QueryInvalid, sequence_of
 from forwarder.operator.parameters import Chosen, Listing, OfLog, OfReason, OfRoute, PauseOf, Replay, Selection
@@ -28,6 +31,8 @@ from forwarder.operator.parts import OperatedRoute
 from forwarder.operator.people import who
 from forwarder.operator.text import moment
 from forwarder.operator.walk import step
+
+_CATALOGUE_WAIT_S: Final = 1.0  # for Courier's lists
 
 Act = Callable[..., Awaitable[int]]
 
@@ -56,6 +61,7 @@ class Api:
             Operation("POST", "/api/replay", "Make settled events pending again", self.replay),
             Operation("POST", "/api/outcome", "Where some events are now; changes nothing", self.outcome, is_act=False),
             Operation("POST", "/api/discard", "Mark dead events as discarded; they stay in the totals", self.discard),
+            Operation("POST", "/api/forget", "Erase a person's events, or count them", self.forget),
             Operation(
                 "POST",
                 "/api/routes/{route}/pause",
@@ -127,7 +133,8 @@ class Api:
 
     async def links(self, _: web.Request) -> told.Links:
         """List the links."""
-        return msgspec.convert({"links": self.acts.parts.links.rows()}, told.Links)
+        known = await self.acts.catalogue.known(wait_s=_CATALOGUE_WAIT_S)
+        return msgspec.convert({"links": doubted(self.acts.parts.links.rows(), known)}, told.Links)
 
     # --- acting ---
 
@@ -156,6 +163,10 @@ class Api:
         """Discard the chosen events, or the next step of them."""
         count, _, next_after = await self._step(request, given, "discard", self.acts.discard)
         return told.Discarded(discarded=count, next_after=next_after)
+
+    async def forget(self, request: web.Request, given: Forget) -> Forgotten:
+        """Erase a person, or a step of it."""
+        return await forget(self.acts, given, who=who(request))
 
     async def pause(self, request: web.Request, given: PauseOf) -> told.RouteState:
         """Pause a route."""

@@ -29,6 +29,7 @@ class Event(Struct, frozen=True, kw_only=True):
     reason: str
     is_discarded: bool
     size_bytes: Count
+    status: Annotated[int | None, Meta(description="HTTP status of the last answer; 0: none came")]
 
 
 class EventPage(Struct, frozen=True, kw_only=True):
@@ -38,6 +39,7 @@ class EventPage(Struct, frozen=True, kw_only=True):
     next_before: int | None
     next_after: int | None
     is_cut: Annotated[bool, Meta(description="it stopped for time, or a text search after so many: going on may find")]
+    matched: Annotated[Count, Meta(description="events of this page; with limit=0, as many as there are so far")]
     scanned: Annotated[Count, Meta(description="events that met the other filters and were looked at")]
     reached_at: Annotated[str | None, Meta(description="when the last of those arrived")]
 
@@ -152,6 +154,7 @@ class Link(LinkWords, frozen=True, kw_only=True):
     """A link in force; a pinned one is changed in the file of FORWARDER_LINKS."""
 
     pinned: bool
+    doubt: str = ""  # what speaks against its target by Courier's own lists
 
 
 class Links(Struct, frozen=True, kw_only=True):

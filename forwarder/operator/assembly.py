@@ -4,6 +4,9 @@ from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
+from forwarder.courier.catalogue import Catalogue
+from forwarder.courier.client import CourierClient
+from forwarder.model import RouteName
 from forwarder.operator.acts import Acts
 from forwarder.operator.api import Api, described
 from forwarder.operator.checks import LocalCheck
@@ -16,6 +19,7 @@ from forwarder.operator.pages.render import Renderer
 from forwarder.operator.pages.site import Site, static_routes
 from forwarder.operator.parts import Parts
 from forwarder.operator.people import People
+from forwarder.operator.searching import Searches
 from forwarder.operator.serving import OperatorListener, operator_app
 from forwarder.ports import Transport, Worker
 from forwarder.settings import Settings
@@ -43,13 +47,15 @@ def operator_workers(
         user_header=settings.operator_user_header,
         public_paths=PUBLIC_PATHS,
     )
-    acts, rates = Acts(parts=parts), Rates(metrics=parts.metrics, clock=parts.clock)
+    catalogue = _catalogue(settings, parts, transport, swaps)
+    acts, rates = Acts(parts=parts, catalogue=catalogue), Rates(metrics=parts.metrics, clock=parts.clock)
     incidents = Incidents(parts)
-    jobs = Jobs(parts)
+    jobs, searches = Jobs(parts), Searches(parts)
     site = Site(
         acts=acts,
         render=Renderer(parts),
         jobs=jobs,
+        searches=searches,
         rates=rates,
         incidents=incidents,
         guard=guard,
@@ -59,7 +65,7 @@ def operator_workers(
     operations = (*Api(acts=acts, incidents=incidents).operations(), *site.operations())
     routes = [one.route() for one in (*operations, described(operations))]
     app = operator_app((*static_routes(), *routes), guard=guard, parts=parts, told=site.told)
-    app.on_shutdown.append(lambda _: jobs.close())
+    app.on_shutdown.extend((lambda _: jobs.close(), lambda _: searches.close(), lambda _: catalogue.close()))
     app.on_cleanup.append(lambda _: acts.close())
     host, port = settings.operator_listen.host, settings.operator_listen.port
     on_start = parts.reporter.operator_started
@@ -74,9 +80,25 @@ def api_alone(parts: Parts, *, people: People | None = None) -> web.Application:
     """Return the API without pages, for what is no daemon; without `people` nobody is asked who he is."""
     guard = OperatorGuard(people=people or People(clock=parts.clock), own_hosts=frozenset())
     incidents = Incidents(parts)
-    acts = Acts(parts=parts)
+    acts = Acts(parts=parts, catalogue=Catalogue(None, parts.clock))
     routes = [one.route() for one in Api(acts=acts, incidents=incidents).operations()]
     app = operator_app(routes, guard=guard, parts=parts)
     app.on_cleanup.append(lambda _: acts.close())
     app.on_startup.append(lambda _: incidents.load())
     return app
+
+
+def _catalogue(
+    settings: Settings, parts: Parts, transport: Transport, swaps: list[Callable[[Settings], None]]
+) -> Catalogue:
+    if settings.courier_api_key is None or RouteName.RUDDERSTACK_TO_COURIER not in settings.routes:
+        return Catalogue(None, parts.clock)
+    key = settings.courier_api_key.get_secret_value()
+    client = CourierClient(transport, base_url=settings.courier_api_url, api_key=key, clock=parts.clock)
+
+    def take_key(new: Settings) -> None:
+        if new.courier_api_key is not None:
+            client.replace_key(new.courier_api_key.get_secret_value())
+
+    swaps.append(take_key)
+    return Catalogue(client, parts.clock)

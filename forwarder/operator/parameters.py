@@ -1,5 +1,6 @@
 """Which events are asked for, or acted on: the parameters of the API and of the pages, as types. Pure."""
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
@@ -18,12 +19,15 @@ _PAUSE_S_MAX: Final = 31_536_000  # a year
 
 Number = Annotated[int, Meta(ge=0, le=2**63 - 2)]  # of an event; the one after it is a number of the spool, too
 Limit = Annotated[int, Meta(ge=1, le=500)]
+_ANY_MAX: Final = 2**31
+_BOUNDS = re.compile(r"(?P<low>\d{1,6})?(?P<dots>\.\.)?(?P<high>\d{1,6})?|(?P<hundred>[1-5])xx", re.ASCII)
+_Bounds = Annotated[str, Meta(max_length=16)]
 _Exact = Annotated[str, Meta(max_length=1_000, description="exact")]
 _WHEN: Final = "ISO 8601, or milliseconds since 1970"
 
 
 class Narrowed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):
-    """Which events are meant: all that meet every field that is given."""
+    """Which events are meant: all that meet every field that is given. The one selection of API, pages and acts."""
 
     route: RouteName | None = None
     state: State | None = None
@@ -31,11 +35,16 @@ class Narrowed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, re
     user_id: _Exact | None = None
     message_id: _Exact | None = None
     reason: _Exact | None = None
+    text: (
+        Annotated[str, Meta(max_length=1_000, description="part of an id, a name or the payload, in any case")] | None
+    ) = None
+    status: Annotated[_Bounds, Meta(description="of the last answer: 503, 5xx, 500..599, or none")] | None = None
+    attempts: Annotated[_Bounds, Meta(description="how many: 1, 3.., or 2..5")] | None = None
     from_: Annotated[str, Meta(max_length=40, description=f"inclusive; {_WHEN}")] | None = None
     to: Annotated[str, Meta(max_length=40, description=f"exclusive; {_WHEN}")] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse times that are none."""
+        """Refuse times and bounds that are none."""
         self.query()
 
     def query(self, **more: Any) -> EventQuery:
@@ -47,6 +56,9 @@ class Narrowed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, re
             user_id=self.user_id,
             message_id=self.message_id,
             reason=self.reason,
+            text=self.text,
+            status=(0, 0) if self.status == "none" else _bounds("status", self.status),
+            attempts=_bounds("attempts", self.attempts),
             received_from_ms=_moment_ms("from", self.from_),
             received_to_ms=_moment_ms("to", self.to),
             **more,
@@ -68,16 +80,13 @@ class Narrowed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, re
 class Listing(Narrowed, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):
     """A page of events: newest first, or oldest first with `after`."""
 
-    text: (
-        Annotated[str, Meta(max_length=1_000, description="part of the payload, among the newest; see `is_cut`")] | None
-    ) = None
     before: Annotated[Number, Meta(description="strictly older sequences: the next page")] | None = None
     after: Annotated[Number, Meta(description="strictly newer sequences: to follow")] | None = None
-    limit: Limit = 50
+    limit: Annotated[int, Meta(ge=0, le=500, description="0 counts alone: see `matched`")] = 50
 
     def page_query(self) -> EventQuery:
         """Return what to ask the archive for."""
-        return self.query(text=self.text, before_sequence=self.before, after_sequence=self.after, limit=self.limit)
+        return self.query(before_sequence=self.before, after_sequence=self.after, limit=self.limit)
 
 
 class Selection(Narrowed, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):
@@ -186,6 +195,19 @@ class OfLog(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The newest lines."""
 
     limit: Limit = 50
+
+
+def _bounds(name: str, text: str | None) -> tuple[int, int] | None:
+    """Read `503`, `5xx`, `3..`, `..5` or `2..5`: at least and at most; None for no text."""
+    if text is None:
+        return None
+    read = _BOUNDS.fullmatch(text)
+    if read is None or not any(read.groups()) or (read["dots"] and not read["low"] and not read["high"]):
+        raise ValueError(f"{name} is no number: use 503, 3.. (at least), ..5 (at most) or 2..5")
+    if read["hundred"]:
+        return int(read["hundred"]) * 100, int(read["hundred"]) * 100 + 99
+    low, high = int(read["low"] or 0), int(read["high"] or _ANY_MAX)
+    return (low, high) if read["dots"] else (low, low)
 
 
 def _moment_ms(name: str, text: str | None) -> int | None:

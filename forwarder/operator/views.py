@@ -27,6 +27,7 @@ def event_page(found: ports.EventPage) -> told.EventPage:
         next_before=found.next_before,
         next_after=found.next_after,
         is_cut=found.is_cut,
+        matched=found.matched,
         scanned=found.scanned,
         reached_at=moment(found.reached_ms),
     )
@@ -144,6 +145,7 @@ def _event_fields(row: ports.EventRow) -> dict[str, Any]:
         "reason": row.reason,
         "is_discarded": row.is_discarded,
         "size_bytes": row.size_bytes,
+        "status": row.status,
     }
 
 

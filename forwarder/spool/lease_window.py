@@ -25,7 +25,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     after: int
     fresh_max: int
     bytes_max: int
-    due_max: tuple[int, int]  # of those given back, by is_retry, beyond the known ones; -1: not even when one is due
+    due_max: tuple[int, ...]  # of those given back, by kind, beyond the known ones; -1: not even when one is due
     promoted: tuple[int, ...]  # these, which became the oldest of their partitions
     known: frozenset[int]  # given back before, and leased or in the queue's hands: not wanted again
 
@@ -37,8 +37,8 @@ class Refill(msgspec.Struct, kw_only=True):
     fresh: list[Lease] = msgspec.field(default_factory=list)
     up_to: int = 0  # every fresh event up to here was brought or is no head
     is_all: bool = False
-    due: tuple[list[tuple[int, Lease]], list[tuple[int, Lease]]] = msgspec.field(default_factory=lambda: ([], []))
-    next_due_ms: list[int | None] = msgspec.field(default_factory=lambda: [None, None])
+    due: list[list[tuple[int, Lease]]] = msgspec.field(default_factory=lambda: [[], [], []])  # by kind
+    next_due_ms: list[int | None] = msgspec.field(default_factory=lambda: [None, None, None])
     promoted: list[Lease] = msgspec.field(default_factory=list)
     damaged: list[int] = msgspec.field(default_factory=list)  # they can never be leased
 

@@ -112,6 +112,33 @@ def test_no_match_is_said_aside(filled: Shell) -> None:
     assert "no such events" in result.stderr
 
 
+def test_what_was_turned_away_is_said_where_nothing_is_found(turning_away: Shell) -> None:
+    """A search that finds nothing tells of rejected requests; the status, also of a stopped daemon, says what to do."""
+    result = turning_away("events", "--message", "lost")
+    assert "3 requests were rejected in the last hour and are not among the events" in result.stderr
+    told = turning_away("status").stdout
+    assert "rejected 3 in the last hour, 3 in the last day at /inbound/rudderstack: key unknown" in told
+    assert "keep naming the old one beside the new until RudderStack has nothing left to deliver" in told
+
+
+def test_events_are_counted_however_listings_are_cut(filled: Shell, daemon: Daemon, hurried: Any) -> None:
+    """--count says how many there are, of a daemon that cuts every listing after one event, too."""
+    address = daemon(clock=hurried).address
+    result = filled("events", "--state", "dead", "--count", FORWARDER_OPERATOR_LISTEN=address)
+    assert (result.exit_code, result.stdout) == (0, "3\n")
+    result = filled("events", "--text", "NUMBER", "--count", "--json", FORWARDER_OPERATOR_LISTEN=address)
+    assert json.loads(result.stdout) == {"matched": 6}
+    result = filled("events", "--user", "nobody", "--count", FORWARDER_OPERATOR_LISTEN=address)
+    assert result.stdout == "0\n"
+
+
+def test_a_bound_that_is_none_is_explained(filled: Shell) -> None:
+    """A status or a number of attempts that cannot be is told with what to write."""
+    result = filled("events", "--attempts", "many")
+    assert result.exit_code == 1
+    assert "attempts is no number: use 503, 3.. (at least), ..5 (at most) or 2..5" in result.stderr
+
+
 def test_a_wrong_filter_is_wrong_usage(filled: Shell) -> None:
     """A state that does not exist ends with exit code 2."""
     assert filled("events", "--state", "gone").exit_code == 2
@@ -234,6 +261,10 @@ def test_a_time_may_be_how_long_ago() -> None:
         (("--since", "2027-01-15T08:00:00.002"), 2),
         (("--until", "2027-01-15T08:00:00.002"), 1),
         (("--since", "2099-01-01"), 0),
+        (("--text", "M2"), 1),
+        (("--status", "4xx"), 0),
+        (("--attempts", "..0"), 3),
+        (("--attempts", "2.."), 0),
     ],
 )
 def test_an_act_is_narrowed_as_a_listing_is(filled: Shell, words: tuple[str, ...], count: int) -> None:
@@ -278,6 +309,25 @@ def test_a_route_is_paused_and_resumed(filled: Shell, daemon: Daemon) -> None:
 def test_the_end_of_a_pause_is_read_before_anything_is_done(filled: Shell, words: tuple[str, ...]) -> None:
     """A length or a time that is none, or both, is wrong usage."""
     assert filled("pause", "outbound", *words).exit_code == 2
+
+
+@pytest.mark.parametrize("is_running", [True, False], ids=["running", "stopped"])
+def test_a_person_is_forgotten(filled: Shell, daemon: Daemon, *, is_running: bool) -> None:
+    """`forget` counts, asks, erases and names its receipt, on a running daemon and on a stopped one's folder."""
+    environ = {"FORWARDER_OPERATOR_LISTEN": daemon().address} if is_running else {}
+    user = _events(filled("events", "--json", **environ))[0]["user_id"]
+    count = len(_events(filled("events", "--json", "--user", user, **environ)))
+    dry = filled("forget", user, "--dry-run", "--json", **environ)
+    assert sum(json.loads(dry.stdout)["would_be"].values()) == count
+    declined = filled("forget", user, typed="n\n", **environ)
+    assert (declined.exit_code, "It cannot be undone" in declined.output) == (1, True)
+    done = filled("forget", user, "--yes", **environ)
+    assert (done.exit_code, done.stdout.split()[:2]) == (0, ["erased", str(count)]) or "waited" in done.stdout
+    assert _events(filled("events", "--json", "--user", user, **environ)) == []
+    (line,) = _events(filled("audit", "--json", **environ))
+    assert (line["action"], line["count"], user in line["detail"]) == ("forget", count, False)
+    assert done.stdout.split()[-1] in line["detail"]
+    assert "no events would be erased" in filled("forget", user, "--dry-run", **environ).stdout
 
 
 def test_sequences_that_cannot_be_moved_are_a_failure(filled: Shell) -> None:

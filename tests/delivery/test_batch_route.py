@@ -719,12 +719,12 @@ async def test_a_full_disk_does_not_end_a_hold_for_refusals(bench: Any, spool: A
     refusals = 1
     requeue = spool.requeue
 
-    async def full_once(sequences: Any, *, everything: bool = False) -> int:
+    async def full_once(sequences: Any, **how: bool) -> int:
         nonlocal refusals
         if refusals:
             refusals -= 1
             raise SpoolFull("the disk is full", retry_after_s=10)
-        return int(await requeue(sequences, everything=everything))
+        return int(await requeue(sequences, **how))
 
     spool.requeue = full_once
     is_mad = True

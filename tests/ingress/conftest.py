@@ -15,15 +15,13 @@ import structlog
 
 from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.ingress.admission import Admission, EndpointSettings
-from forwarder.ingress.cors import readable
-from forwarder.ingress.documents import Documents
+from forwarder.ingress.browsers import Documents, readable
+from forwarder.ingress.connection import Connection
 from forwarder.ingress.endpoints import BodyFormat
-from forwarder.ingress.health import Health
-from forwarder.ingress.http1.connection import Connection
-from forwarder.ingress.http1.shared import ListenerLimits, Shared
 from forwarder.ingress.receiver import Receiver
 from forwarder.ingress.replies import Reply
-from forwarder.ingress.routing import Routing
+from forwarder.ingress.routing import Health, Routing
+from forwarder.ingress.shared import ListenerLimits, Shared
 from forwarder.model import Envelope, Receipt, RouteName
 from forwarder.spool.limits import SpoolLimits
 from forwarder.telemetry.metrics import Metrics

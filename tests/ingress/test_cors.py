@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forwarder.ingress.cors import origin_of, preflight, readable
+from forwarder.ingress.browsers import origin_of, preflight, readable
 from forwarder.ingress.replies import Reply
 
 PAGE = "https://shop.example"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forwarder.ingress.credentials import Credential, KeyRing, is_segment_signature
+from forwarder.ingress.admission import Credential, KeyRing, is_segment_signature
 
 RING = KeyRing(("first", "", "zweiter-schlüssel", "with:colon"))
 

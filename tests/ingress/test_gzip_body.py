@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forwarder.ingress.gzip_body import MEMBERS_MAX, CorruptGzip, TooLarge, gunzip
+from forwarder.ingress.proof import MEMBERS_MAX, CorruptGzip, TooLarge, gunzip
 
 
 @settings(max_examples=100, deadline=None)

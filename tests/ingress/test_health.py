@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from forwarder.ingress.health import Health
+from forwarder.ingress.routing import Health
 
 
 class Clock:

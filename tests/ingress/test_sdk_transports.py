@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.ingress.documents import Documents
+from forwarder.ingress.browsers import Documents
 from forwarder.ingress.endpoints import CALL_TYPES
 from forwarder.ingress.replies import Reply
 

@@ -18,6 +18,7 @@ import pytest
 import structlog
 
 from forwarder.courier import wire as courier_wire
+from forwarder.courier.catalogue import Catalogue
 from forwarder.delivery.route_status import Pause, RouteStatus, ScopeStop
 from forwarder.mapping.link_file import read_link_file
 from forwarder.mapping.link_store import LinkStore
@@ -35,6 +36,7 @@ from forwarder.operator.pages.render import Renderer
 from forwarder.operator.pages.site import Site, static_routes
 from forwarder.operator.parts import Parts
 from forwarder.operator.people import People
+from forwarder.operator.searching import Searches
 from forwarder.operator.serving import OperatorListener, operator_app
 from forwarder.ports import EventQuery
 from forwarder.rudderstack import wire as rudderstack_wire
@@ -161,7 +163,7 @@ class Page:
     def words(self) -> str:
         """Return the text that people read, blanks run together."""
         parser = _Texts()
-        parser.feed(self.html)
+        parser.feed(re.sub(r"</?[bius](?: [^>]*)?>", "", self.html))  # JSON's colours cut no word in two
         return " ".join(" ".join(parser.texts).split())
 
     def forms(self, action: str) -> list[dict[str, str]]:
@@ -416,6 +418,7 @@ async def _world(
     mode: str,
     running: Sequence[RouteName],
     explain: Mapping[RouteName, Explain],
+    catalogue: Catalogue | None,
 ) -> AsyncIterator[World]:
     log: list[dict[str, object]] = []
     routes = {name: SetRoute(name) for name in running}
@@ -425,7 +428,9 @@ async def _world(
     checked = Checked()
     people = People(clock=parts.clock, shared=token, named=[named_token(one) for one in named])
     guard = _guard(people, proxy)
-    acts, jobs = Acts(parts=parts, look_every_s=0.001), Jobs(parts, look_every_s=0.001)
+    lists = catalogue or Catalogue(None, parts.clock)
+    acts = Acts(parts=parts, catalogue=lists, look_every_s=0.001)
+    jobs, searches = Jobs(parts, look_every_s=0.001), Searches(parts)
     rates = Rates(metrics=parts.metrics, clock=parts.clock)
     render = Renderer(parts)
     incidents = Incidents(parts)
@@ -433,6 +438,7 @@ async def _world(
         acts=acts,
         render=render,
         jobs=jobs,
+        searches=searches,
         rates=rates,
         incidents=incidents,
         guard=guard,
@@ -443,6 +449,7 @@ async def _world(
     routes_served = [one.route() for one in (*operations, described(operations))]
     app = operator_app((*static_routes(), *routes_served), guard=guard, parts=parts, told=site.told)
     app.on_shutdown.append(lambda _: jobs.close())
+    app.on_shutdown.append(lambda _: searches.close())
     app.on_cleanup.append(lambda _: acts.close())
     listener = OperatorListener(app, host="127.0.0.1", port=0)
     task = asyncio.create_task(listener.run())
@@ -486,10 +493,18 @@ async def start() -> AsyncIterator[Start]:
             mode: str = "direct",
             running: Sequence[RouteName] = (OUTBOUND, INBOUND),
             explain: Mapping[RouteName, Explain] | None = None,
+            catalogue: Catalogue | None = None,
         ) -> World:
-            return await stack.enter_async_context(
-                _world(token=token, named=named, proxy=proxy, mode=mode, running=running, explain=dict(explain or {}))
+            made = _world(
+                token=token,
+                named=named,
+                proxy=proxy,
+                mode=mode,
+                running=running,
+                explain=dict(explain or {}),
+                catalogue=catalogue,
             )
+            return await stack.enter_async_context(made)
 
         yield make
 

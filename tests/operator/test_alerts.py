@@ -12,10 +12,11 @@ from hypothesis import strategies as some
 from forwarder.courier.client import CourierClient
 from forwarder.errors import NoAnswer
 from forwarder.model import HttpRequest, HttpResponse, RouteName
-from forwarder.operator.incidents.alerting import Alerting
+from forwarder.operator.incidents.alerting import Alerting, channels_of
 from forwarder.operator.incidents.alerts import SETTLE_MS, Alert, Pace, due, mark
 from forwarder.operator.incidents.channels import AlertFailed, Channel, CourierChannel, UrlChannel
 from forwarder.operator.incidents.incident import Incident
+from forwarder.settings import Settings
 
 ROUTE = RouteName.COURIER_TO_RUDDERSTACK
 NOW_MS = 1_800_000_000_000
@@ -288,6 +289,24 @@ async def test_a_failing_channel_keeps_no_other_from_telling(world: Any) -> None
         text = await answer.text()
     assert 'forwarder_alerts_total{channel="courier",outcome="failed"} 1.0' in text
     assert 'forwarder_alerts_total{channel="url",outcome="sent"} 2.0' in text
+
+
+async def test_new_secrets_are_taken_while_it_runs(world: Any) -> None:
+    """An address and a key that were replaced are used from the next alert on."""
+    host = Host(202, b'{"requestId":"1-a"}')
+    given = {"COURIER_API_KEY": "old", "FORWARDER_ALERT_TEMPLATE": "T", "FORWARDER_ALERT_TO": "ops"}
+    old = Settings.model_validate(given | {"FORWARDER_ALERT_URL": "https://alerts.example.org/old"})
+    channels, take = channels_of(old, host, world.clock)
+    take(
+        Settings.model_validate(
+            given | {"COURIER_API_KEY": "new", "FORWARDER_ALERT_URL": "https://alerts.example.org/new"}
+        )
+    )
+    for channel in channels:
+        await channel.send(ALERT)
+    assert [one.url for one in host.asked] == ["https://alerts.example.org/new", "https://api.courier.com/send"]
+    assert host.asked[1].headers["Authorization"] == "Bearer new"
+    assert channels_of(Settings.model_validate({}), host, world.clock)[0] == []
 
 
 async def test_a_hanging_channel_holds_up_neither_others_nor_the_end(world: Any) -> None:

@@ -1,16 +1,19 @@
 """The list of events at the level of HTTP."""
 
+import asyncio
 import csv
 import io
 import json
 import re
+from collections import Counter
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from forwarder.errors import SpoolClosed
-from forwarder.model import RouteName, State
+from forwarder.model import Attempt, RouteName, State
+from forwarder.operator import searching
 from forwarder.ports import EventQuery
 
 INBOUND = RouteName.RUDDERSTACK_TO_COURIER
@@ -77,23 +80,203 @@ async def test_older_pages_go_on_where_the_last_ended(world: Any) -> None:
     assert 'rel="next"' not in second_text
 
 
-async def test_a_cut_search_says_so_and_offers_to_go_on(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the text was looked for in only a part, the page says in how many, and links to the rest."""
-    await world.arrive(b'{"needle":1}')
+async def test_a_search_goes_on_until_all_is_read(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In steps of one event the page says the true count and how far it is, and lives until all is read."""
+    first = await world.arrive(b'{"needle":1}')
+    world.clock.now_ms += 60_000
     for _ in range(5):
         await world.arrive()
-    found = await world.spool.events(EventQuery(text="needle", scan_max=3))
-    assert found.is_cut
+    gate = asyncio.Semaphore(0)
+    events = world.spool.events
 
-    async def cut(query: Any) -> Any:
-        del query
-        return found
+    async def stepping(query: Any) -> Any:
+        if query.text is not None:
+            await gate.acquire()
+        return await events(query)
 
-    monkeypatch.setattr(world.spool, "events", cut)
+    monkeypatch.setattr(world.spool, "events", stepping)
+    monkeypatch.setattr(searching, "_STEP_EVENTS", 1)
+    monkeypatch.setattr(searching, "_FIRST_S", 0.01)
     text = await world.page("/events?text=needle")
-    assert "Nothing in the part that was looked at" in text
-    assert "The text was looked for in 3 events, back to 2027-01-15 08:00:00.000 UTC; older ones were not read." in text
-    assert f"/events?text=needle&amp;before={found.next_before}" in text
+    assert " data-live>" in text
+    assert "0 events so far; looked at 0 events, going on" in (await world.get("/events?text=needle")).words
+    gate.release()
+    await _until(world, "looked at 1 event, back to 2027-01-15 08:01:00.000 UTC, going on")
+    for _ in range(5):
+        gate.release()
+    await _until(world, "1 event ; looked at all 6 events, back to 2027-01-15 08:00:00.000 UTC")
+    text = await world.page("/events?text=needle")
+    assert _listed(text) == [first]
+    assert " data-live>" not in text
+
+
+async def _until(world: Any, words: str) -> None:
+    async with asyncio.timeout(60):
+        while words not in (await world.get("/events?text=needle")).words:
+            pass
+
+
+async def test_a_search_is_stopped_and_goes_on(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped, it says in how many it looked; it goes on from there when asked to, and nobody else reads meanwhile."""
+    for _ in range(5):
+        await world.arrive()
+    gate = asyncio.Semaphore(2)
+    events = world.spool.events
+
+    async def stepping(query: Any) -> Any:
+        if query.text is not None:
+            await gate.acquire()
+        return await events(query)
+
+    monkeypatch.setattr(world.spool, "events", stepping)
+    monkeypatch.setattr(searching, "_STEP_EVENTS", 1)
+    monkeypatch.setattr(searching, "_FIRST_S", 0.01)
+    await _until(world, "looked at 2 events")
+    (fields,) = (await world.get("/events?text=needle")).forms("/events/search")
+    stopped = await world.post("/events/search", fields)
+    assert (stopped.status, stopped.location) == (303, "/events?text=needle&everywhere=1")
+    gate.release()
+    await _until(world, "in the 3 events, back to 2027-01-15 08:00:00.000 UTC that were looked at; older ones were not")
+    (fields,) = (await world.get("/events?text=needle")).forms("/events/search")
+    for _ in range(2):
+        gate.release()
+    assert (await world.post("/events/search", fields)).status == 303
+    await _until(world, "0 events ; looked at all 5 events")
+
+
+async def test_a_search_that_nobody_looks_at_ends(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who leaves the page leaves no search behind; who comes back finds it go on."""
+    await world.arrive()
+    await world.arrive()
+    query = EventQuery(text="needle")
+    monkeypatch.setattr(searching, "_STEP_EVENTS", 1)
+    searches = searching.Searches(world.parts)
+    events = world.spool.events
+
+    async def late(query: Any) -> Any:
+        world.clock.now_ms += 60_000
+        return await events(query)
+
+    monkeypatch.setattr(world.spool, "events", late)
+    search = await searches.look(query)
+    await searches.close()
+    assert (search.scanned, search.is_running) == (1, True)
+    assert (await searches.look(query)) is search
+    await searches.close()
+    assert search.scanned == 2
+
+
+async def test_few_searches_run_and_few_are_known(world: Any) -> None:
+    """Beyond the limit the one that was not asked for longest is forgotten; an error of the spool is told."""
+    searches = searching.Searches(world.parts)
+    first = await searches.look(EventQuery(text="0"))
+    for number in range(1, searching.SEARCHES_KEPT_MAX + 1):
+        await searches.look(EventQuery(text=str(number)))
+    assert (await searches.look(EventQuery(text="0"))) is not first
+
+    async def shut(query: Any) -> Any:
+        del query
+        raise SpoolClosed("the spool is shut")
+
+    world.spool.events = shut
+    assert (await searches.look(EventQuery(text="x"))).error == "the spool is shut"
+
+
+async def test_a_filtered_list_is_counted(world: Any) -> None:
+    """How many events the filters leave is said, also beyond the page; of a search within a part it is the part's."""
+    for number in range(70):
+        await world.arrive(user="anna", state=State.DEAD if number % 2 else State.DELIVERED, reason="r")
+    assert "35 events" in (await world.get("/events?state=dead")).words
+    assert "70 events" in (await world.get("/events?user=anna")).words
+    assert (await world.api("/api/events?user_id=anna&limit=0"))["matched"] == 70
+
+
+async def test_newer_and_older_pages_meet(world: Any) -> None:
+    """From any page the newer and the older one are a click away, without gap or overlap, back to the live one."""
+    sequences = [await world.arrive(user="same") for _ in range(120)]
+
+    def link(text: str, rel: str) -> str:
+        (path,) = re.findall(rf'href="(/events\?[^"]*)" rel="{rel}"', text)
+        return str(path).replace("&amp;", "&")
+
+    first = await world.page("/events?user=same")
+    assert 'rel="prev"' not in first
+    second = await world.page(link(first, "next"))
+    third = await world.page(link(second, "next"))
+    assert _listed(third) == sequences[:20][::-1]
+    assert _listed(await world.page(link(third, "prev"))) == _listed(second)
+    newest = await world.page(link(second, "prev"))
+    assert _listed(newest) == _listed(first)
+    assert _listed(await world.page(link(newest, "next"))) == _listed(second)
+
+
+@pytest.mark.parametrize(
+    ("query", "left"),
+    [
+        ("status=503", [2]),
+        ("status=5xx", [2]),
+        ("status=none", [3]),
+        ("status=200..299", [1]),
+        ("attempts=1&state=delivered", [1]),
+        ("attempts=2..", []),
+        ("attempts=..0", [4]),
+    ],
+)
+async def test_status_and_attempts_narrow(world: Any, query: str, left: list[int]) -> None:
+    """By the status of the last answer, or that none came, and by the number of attempts; page and API alike."""
+    for status, state in ((200, State.DELIVERED), (503, State.PENDING), (None, State.DEAD)):
+        attempt = Attempt(at_ms=1, duration_ms=1, operation="o", status=status, outcome="x", reason="", answer=b"")
+        await world.arrive(state=state, reason="r", attempt=attempt)
+    await world.arrive()
+    assert _listed(await world.page(f"/events?{query}")) == left
+    found = (await world.api(f"/api/events?{query}"))["events"]
+    assert [event["sequence"] for event in found] == left
+
+
+async def test_a_period_is_a_click(world: Any) -> None:
+    """The last quarter, hour, day or week: it stays live, and begins at a whole minute."""
+    old = await world.arrive()
+    world.clock.now_ms += 2_000_000
+    new = await world.arrive()
+    text = await world.page("/events?period=15m")
+    assert _listed(text) == [new]
+    assert " data-live>" in text
+    assert '<option value="15m" selected>' in text
+    assert _listed(await world.page("/events?period=1h")) == [new, old]
+    await world.page("/events?period=2h", status=400)
+
+
+async def test_what_is_exactly_named_is_opened(world: Any) -> None:
+    """An id leads to its message, user, name or event at once; one of several is asked about; a part is searched."""
+    sequence = await world.arrive(event="Order Completed", user="anna@example.com", message="m/1")
+    assert (await world.get("/events?text=m/1")).location == "/messages/m%2F1"
+    assert (await world.get("/events?text=anna@example.com")).location == "/events?user=anna@example.com"
+    assert (await world.get("/events?text=Order%20Completed")).location == "/events?event=Order+Completed"
+    assert (await world.get(f"/events?text={sequence}")).location == f"/events/{sequence}"
+    for part in ("anna", "EXAMPLE.com", "order comp", "M/", "anna@example.com&everywhere=1"):
+        assert _listed(await world.page(f"/events?text={part}")) == [sequence], part
+    await world.arrive(user=str(sequence))
+    text = await world.page(f"/events?text={sequence}")
+    assert f'<a href="/events/{sequence}">Event ID {sequence}</a>, <a href="/events?user={sequence}">' in text
+    assert "Also where it is a part of something" in await world.page("/events?user=anna@example.com")
+
+
+async def test_all_that_is_listed_is_acted_on(world: Any) -> None:
+    """Replay and discard take the list's own filters, ask with the count, and do all of it."""
+    await world.put_many(60, State.DEAD, "r")
+    other = await world.arrive(user="anna", state=State.DEAD, reason="r")
+    page = await world.get("/events?state=dead&text=track")
+    assert not (await world.get("/events?text=track")).forms("/events/replay")
+    (fields,) = page.forms("/events/discard")
+    assert fields == {"text": "track", "state": "dead"}
+    asked = await world.post("/events/discard", fields)
+    assert "60 events (text track, state dead) will be put aside" in asked.words
+    assert (await world.finish(await world.post("/events/discard", fields | {"confirmed": "1"}))).status == 200
+    assert Counter((await world.states()).values()) == {"dead*": 60, "dead": 1}
+    done = await world.finish(await world.post("/events/replay", {"state": "dead", "user": "anna", "confirmed": "1"}))
+    assert "1 of 1 events replayed" in done.words
+    assert (await world.states())[other] == "pending"
+    assert (await world.post("/events/discard", {"state": "delivered"})).status == 400
 
 
 async def test_no_match_is_not_taken_for_no_event(world: Any) -> None:

@@ -159,6 +159,17 @@ async def test_a_quiet_daemon_has_no_incidents(world: Any) -> None:
     await world.incidents.look()
     assert "No incident" in (await world.get("/incidents")).words
     assert "Incidents All" not in (await world.get("/")).words
+    assert "Nobody is told of them: set FORWARDER_ALERT_URL" in (await world.get("/incidents")).words
+
+
+def test_what_goes_on_is_seen_first() -> None:
+    """However much began and ended since, the overview shows what has not ended."""
+    watch = Watch([Incident(kind="gap", route=ROUTE, scope="/events", cause="", began_ms=0)])
+    watch.known += [
+        Incident(kind="hold", route=ROUTE, scope="route", cause="", began_ms=n, ended_ms=n) for n in (1, 2, 3)
+    ]
+    assert [one.began_ms for one in watch.foremost(2)] == [0, 3]
+    assert [one.began_ms for one in watch.newest(2)] == [3, 2]
 
 
 def test_every_kind_has_a_remedy() -> None:

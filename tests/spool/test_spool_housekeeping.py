@@ -263,7 +263,7 @@ def test_eviction_ends_where_nothing_is_left_to_evict(tmp_path: Path) -> None:
     assert not is_due(0)
     event = (1, b"k" * 16, "", 0, "s", "t", "e", "m", "u", 1, 0, b"x")
     connection.execute("INSERT INTO events_outbound VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", event)
-    write_run(Transaction(connection, memory, SpoolLimits(), now_ms=0), Run(0, 1, 1, 1, 0, 1, None, None, None, 0))
+    write_run(Transaction(connection, memory, SpoolLimits(), now_ms=0), Run(0, 1, 1, 1, 0, 1, None, None, 0, None))
     memory.totals = {(0, Account.DELIVERED): 1, (0, Account.SEQUENCE): 1}
     steps = []
     while is_due(1):

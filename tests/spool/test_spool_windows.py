@@ -55,7 +55,9 @@ async def test_a_probe_that_is_cancelled_leaves_nothing_leased(
         for _ in range(turns):
             await asyncio.sleep(0)
         probing.cancel()
-        await asyncio.gather(probing, return_exceptions=True)
+        (found,) = await asyncio.gather(probing, return_exceptions=True)
+        if isinstance(found, Lease):  # it was faster
+            await give_back(spool, [found.sequence], counts=False)
         await spool.put("turn", b"")  # the probe's own commit is heard before this one
     assert await numbers(spool) == [1, 2, 3]
 

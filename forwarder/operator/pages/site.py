@@ -17,11 +17,13 @@ from forwarder.operator.pages.dead_letters import DeadLetters
 from forwarder.operator.pages.destination_events import DestinationEvents
 from forwarder.operator.pages.event_list import EventList
 from forwarder.operator.pages.event_page import EventPages
+from forwarder.operator.pages.forget_form import ForgetPage
 from forwarder.operator.pages.login import Login, to_login
 from forwarder.operator.pages.overview import Overview
 from forwarder.operator.pages.records import Check, Records
 from forwarder.operator.pages.render import Renderer
 from forwarder.operator.people import People
+from forwarder.operator.searching import Searches
 from forwarder.telemetry.rates import Rates
 
 _STATIC: Final = {
@@ -36,11 +38,12 @@ _UNAUTHORIZED: Final = 401
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """What the pages are made of. Whoever serves them closes `jobs`."""
+    """What the pages are made of. Whoever serves them closes `jobs` and `searches`."""
 
     acts: Acts
     render: Renderer
     jobs: Jobs
+    searches: Searches
     rates: Rates
     incidents: Incidents
     guard: OperatorGuard
@@ -52,12 +55,13 @@ class Site:
         acts, render, jobs = self.acts, self.render, self.jobs
         return (
             *Overview(acts=acts, render=render, rates=self.rates, incidents=self.incidents).operations(),
-            *EventList(parts=acts.parts, render=render).operations(),
+            *EventList(acts=acts, render=render, jobs=jobs, searches=self.searches).operations(),
             *EventPages(acts=acts, render=render).operations(),
             *DestinationEvents(acts=acts, render=render, jobs=jobs).operations(),
             *DeadLetters(acts=acts, render=render, jobs=jobs).operations(),
             *Records(parts=acts.parts, render=render, check=self.check, incidents=self.incidents).operations(),
             *Login(acts=acts, render=render, throttle=self.guard.throttle, people=self.people).operations(),
+            *ForgetPage(acts=acts, render=render).operations(),
             *job_operations(jobs, render),
             # Tried last: aiohttp looks for the longest fixed beginning first.
             Operation("GET", "/{missing:(?!api/).*}", "Nothing", _missing),

@@ -16,19 +16,24 @@ from functools import partial
 import apsw
 
 from forwarder.model import State
-from forwarder.ports import Erased
+from forwarder.ports import AuditRow, Erased
 from forwarder.spool.limits import event_bytes
 from forwarder.spool.sqlite.jobs import AwaitedWork
 from forwarder.spool.sqlite.label_index import BLOCK_EVENTS, KIND_MESSAGE, KIND_USER, label_hash
 from forwarder.spool.sqlite.leasing import Leasing
-from forwarder.spool.sqlite.runs import Run, drop_reason, find_runs, intern_reason, take_out, write_runs
-from forwarder.spool.sqlite.settlement import Moves, chunks, is_corrupt, leave, unlist
+from forwarder.spool.sqlite.runs import Run, drop_reason, find_runs, intern_reason, is_corrupt, take_out, write_runs
+from forwarder.spool.sqlite.settlement import Moves, leave, unlist
 from forwarder.spool.sqlite.transaction import DEAD, EVENT_TABLES, PENDING, STATE_CODES, Account, Transaction
 from forwarder.spool.sqlite.writer import Writer
 
 ERASED = "erased"
 PAGES_PER_STEP = 2_000
+_CHUNK = 250  # events in one commit
 _INBOUND = 1
+_WRITE_LINE = (
+    "INSERT INTO audit (audit_id, at_ms, who, action, detail, count, outcome) VALUES (?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (audit_id) DO UPDATE SET count = excluded.count, outcome = excluded.outcome RETURNING audit_id"
+)
 _PUT_ASIDE = (DEAD, STATE_CODES[State.UNMAPPED])  # what would be something to do
 _NO_LABEL = label_hash("").to_bytes(4, "little")
 
@@ -60,7 +65,7 @@ def _put_in_order(transaction: Transaction, route: int, sizes: dict[int, int], m
         if run.route != route:
             continue
         pending.difference_update(sequences)
-        if is_corrupt(transaction, run):
+        if is_corrupt(transaction.connection, run):
             continue  # its size was never counted, and its reason says so
         drop_reason(transaction, run.reason_id, count=0 if run.is_discarded else len(sequences), held=len(sequences))
         _blank_attempts(transaction, route, [] if run.attempt_id is None else [run.attempt_id])
@@ -138,6 +143,12 @@ def _blank_labels(transaction: Transaction, sequences: Sequence[int]) -> None:
             )
 
 
+def write_line(transaction: Transaction, row: AuditRow, number: int | None) -> int:
+    """Add a line to the audit log, or rewrite what is known of its outcome; return its number."""
+    values = (number, row.at_ms, row.who, row.action, row.detail, row.count, row.outcome)
+    return int(transaction.execute(_WRITE_LINE, values).fetchall()[0][0])
+
+
 def scrub(transaction: Transaction, users: Collection[str]) -> int:
     """Take a person's ids out of the audit log, and give free pages back; return how many are left."""
     named = [re.compile(rf"\buser_id={re.escape(user)}(?= \w+=|,|$)") for user in users]
@@ -166,7 +177,8 @@ class Eraser:
     async def erase(self, sequences: Sequence[int]) -> Erased:
         """Erase these events but for those that are leased; see `ports.Spool.erase`."""
         events = pending = leased = 0
-        for chunk in chunks(sequences):
+        for start in range(0, len(sequences), _CHUNK):
+            chunk = sequences[start : start + _CHUNK]
             taken = set(self._leasing.claims.leased_of(chunk))
             free = [sequence for sequence in chunk if sequence not in taken]
             found, waited, _ = await self._erased(free) if free else ([], [], Moves())

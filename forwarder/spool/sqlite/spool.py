@@ -24,19 +24,20 @@ from forwarder.spool.sqlite.database import (
     prepare_folder,
     watch_files,
 )
-from forwarder.spool.sqlite.erasure import Eraser
+from forwarder.spool.sqlite.erasure import Eraser, write_line
 from forwarder.spool.sqlite.files import DISK_RETRY_AFTER_S, FolderLock, Reserve, unusable
 from forwarder.spool.sqlite.group_commit import GroupCommit
 from forwarder.spool.sqlite.jobs import AppendJob, AwaitedWork, Callbacks, News
 from forwarder.spool.sqlite.leasing import Leasing
 from forwarder.spool.sqlite.reading.archive import Live, SqliteArchive
 from forwarder.spool.sqlite.runs import record
-from forwarder.spool.sqlite.settlement import chunks, discard, quarantine, requeue, settle
-from forwarder.spool.sqlite.transaction import ROUTE_CODES, WRITE_AUDIT, Transaction
+from forwarder.spool.sqlite.settlement import discard, quarantine, requeue, settle
+from forwarder.spool.sqlite.transaction import ROUTE_CODES, Transaction
 from forwarder.spool.sqlite.writer import Checkpoints, Writer
 from forwarder.telemetry.reporter import Reporter
 
 T = TypeVar("T")
+_CHUNK = 500  # events in one commit, so that a long replay delays nobody
 
 
 class SqliteSpool(SqliteArchive):
@@ -205,12 +206,12 @@ class SqliteSpool(SqliteArchive):
         with contextlib.suppress(SpoolFull):  # the log of attempts is what a full disk can do without
             await self._work.run(partial(record, sequences=leased, attempt=attempt))
 
-    async def requeue(self, sequences: Sequence[int], *, everything: bool = False) -> int:
+    async def requeue(self, sequences: Sequence[int], *, everything: bool = False, is_replay: bool = True) -> int:
         """Make settled events pending again; see `ports.Spool.requeue`."""
         self._refuse_closed()
         count = 0
-        for chunk in chunks(sequences):
-            work = partial(requeue, sequences=chunk, everything=everything)
+        for chunk in _chunks(sequences):
+            work = partial(requeue, sequences=chunk, everything=everything, is_replay=is_replay)
             counts, _ = await self._work.run(work, on_commit=lambda result: self._leasing.requeued(*result))
             count += sum(counts)
         return count
@@ -218,16 +219,14 @@ class SqliteSpool(SqliteArchive):
     async def discard(self, sequences: Sequence[int]) -> int:
         """Mark dead events as discarded; see `ports.Spool.discard`."""
         self._refuse_closed()
-        return sum([await self._work.run(partial(discard, sequences=chunk)) for chunk in chunks(sequences)])
+        return sum([await self._work.run(partial(discard, sequences=chunk)) for chunk in _chunks(sequences)])
 
     async def erase(self, sequences: Sequence[int]) -> Erased:
         """Erase what these events hold; see `ports.Spool.erase`."""
-        self._refuse_closed()
         return await self._eraser.erase(sequences)
 
     async def scrub(self, user_ids: Sequence[str]) -> bool:
         """Let what was erased leave the files; see `ports.Spool.scrub`."""
-        self._refuse_closed()
         return await self._eraser.scrub(user_ids)
 
     async def put(self, key: str, value: bytes) -> None:
@@ -261,10 +260,7 @@ class SqliteSpool(SqliteArchive):
 
     async def write_audit(self, row: AuditRow, *, number: int | None = None) -> int:
         """Add to the audit log; see `ports.Archive.write_audit`."""
-        self._refuse_closed()
-        values = (number, row.at_ms, row.who, row.action, row.detail, row.count, row.outcome)
-        ((written,),) = await self._work.run(lambda t: t.execute(WRITE_AUDIT, values).fetchall())
-        return int(written)
+        return await self._work.run(partial(write_line, row=row, number=number))
 
     # --- Worker and Probeable ---
 
@@ -298,3 +294,8 @@ class SqliteSpool(SqliteArchive):
     def _live_facts(self) -> Live:
         """Return what the archive cannot read: the totals of the last commit as one, and how the writer is."""
         return Live(self._group.memory.totals, self._group.condition.refusal, self._limits, self._news.refused)
+
+
+def _chunks(sequences: Sequence[int]) -> list[Sequence[int]]:
+    """Return them in parts that fit a commit each."""
+    return [sequences[start : start + _CHUNK] for start in range(0, len(sequences), _CHUNK)]

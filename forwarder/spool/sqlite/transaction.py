@@ -45,10 +45,6 @@ class Account(IntEnum):
 
 _EVICTABLE = (Account.DELIVERED, Account.FILTERED, Account.UNMAPPED)
 PAGE_BYTES = 4096
-WRITE_AUDIT: Final = (
-    "INSERT INTO audit (audit_id, at_ms, who, action, detail, count, outcome) VALUES (?, ?, ?, ?, ?, ?, ?) "
-    "ON CONFLICT (audit_id) DO UPDATE SET count = excluded.count, outcome = excluded.outcome RETURNING audit_id"
-)
 Amounts = dict[tuple[int, int], int]  # by route and account
 
 

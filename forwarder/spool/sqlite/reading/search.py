@@ -14,37 +14,17 @@ import apsw
 
 from forwarder.model import State
 from forwarder.ports import EventPage, EventQuery, EventRow
-from forwarder.spool.sqlite.label_index import KIND_EVENT, KIND_MESSAGE, KIND_USER, built_to
-from forwarder.spool.sqlite.reading.standing import Standing, damaged_row, event_row, event_values, standing_of
-from forwarder.spool.sqlite.reading.streams import (
-    LabelStream,
-    RunStream,
-    Stream,
-    TableStream,
-    TimeStream,
-    UnionStream,
-    UnsettledStream,
-    label_needle,
-)
+from forwarder.spool.sqlite.reading.criteria import Criteria
+from forwarder.spool.sqlite.reading.standing import damaged_row, event_row, event_values, standing_of
 from forwarder.spool.sqlite.transaction import (
     EVENT_TABLES,
-    PENDING,
     ROUTE_CODES,
-    STATE_CODES,
     Reader,
-    floor_mark,
-    read_mark,
 )
 
 _CHUNK_FIRST = 16  # events of the first statement; payloads may have megabytes
 _CHUNK_MAX = 1_024
 _CHUNK_S = 0.02  # a statement that took less is followed by one over twice as many, another by one over half
-_SUCCESS = (200, 299)
-# What the index of these holds; in the words of the schema, or it is not used.
-_TROUBLED = "(attempts > 1 OR status NOT BETWEEN 200 AND 299)"
-_IN_ANY_CASE = "LIKE ? ESCAPE '\\'"
-_LABELS = ("event", "message_id", "user_id")
-_ANYTHING = (0, 2**62)
 
 Found = tuple[int, int, bool]  # sequence, route, and whether it may be a match: else it says how far the walk is
 
@@ -180,9 +160,9 @@ class _Route:
         self._now_s = now_s
         self._deadline_s = deadline_s
         self._is_up = query.after_sequence is not None
-        self._built_to = built_to(connection)
-        self._streams = self._choose_streams()
-        self._sql, self._values = self._statement()
+        self._criteria = Criteria(connection, query, code)
+        self._streams = self._criteria.streams()
+        self._sql, self._values = self._criteria.statement()
 
     def candidates(self, sequence: int) -> Iterator[Found]:
         """Yield the sequences that are in every stream, and now and then how far the walk is."""
@@ -236,146 +216,10 @@ class _Route:
             is_meant = row is not None and query.state in (None, row.state) and query.reason in (None, row.reason)
             return row if is_meant else None
         standing = standing_of(self._connection, self.code, sequence)
-        if values is None or not self._is_meant(standing):
+        if values is None or not self._criteria.admit(standing):
             return None
         return event_row(self.code, values, standing)
-
-    def _is_meant(self, standing: Standing) -> bool:
-        query = self._query
-        return (
-            (query.state is None or standing.state == STATE_CODES[query.state])
-            and query.reason in (None, standing.reason)
-            and _is_in(standing.status, query.status)
-            and _is_in(standing.attempts, query.attempts)
-        )
 
     def _is_within(self, sequence: int) -> bool:
         before = self._query.before_sequence
         return sequence > 0 and (before is None or sequence < before)
-
-    def _statement(self) -> tuple[str, tuple[object, ...]]:
-        """Return what asks the rows of a chunk: how many, the last one with its time, and which have the text."""
-        query, match = self._query, "sequence"
-        values: list[object] = []
-        if query.text is not None:
-            pattern = f"%{_escaped(query.text)}%"
-            texts = (*_LABELS, "CAST(payload AS TEXT)")
-            match = (
-                f"CASE WHEN {' OR '.join(f'{one} {_IN_ANY_CASE}' for one in texts)} OR sequence = ? THEN sequence END"
-            )
-            values += [pattern] * len(texts) + [int(query.text) if _is_number(query.text) else 0]
-        conditions = []
-        for column, value in zip(_LABELS, (query.event, query.message_id, query.user_id), strict=True):
-            if value is not None:
-                conditions.append(f"{column} = ? AND ")
-                values.append(value)
-        if query.received_from_ms is not None:
-            conditions.append("received_at_ms >= ? AND ")
-            values.append(query.received_from_ms)
-        if query.received_to_ms is not None:
-            conditions.append("received_at_ms < ? AND ")
-            values.append(query.received_to_ms)
-        last = "max" if self._is_up else "min"
-        sql = (
-            f"SELECT count(*), {last}(sequence), received_at_ms, group_concat({match}) "  # noqa: S608 - our own words
-            f"FROM {EVENT_TABLES[self.code]} WHERE {''.join(conditions)} sequence IN carray(?)"
-        )
-        return sql, tuple(values)
-
-    # --- what to walk along ---
-
-    def _choose_streams(self) -> list[Stream]:
-        query = self._query
-        streams: list[Stream] = []
-        labels = (
-            (KIND_MESSAGE, "message_id", query.message_id),
-            (KIND_USER, "user_id", query.user_id),
-            (KIND_EVENT, "event", query.event),
-        )
-        streams += [self._label(kind, column, value) for kind, column, value in labels if value is not None]
-        if query.reason is not None:
-            streams.append(self._reason(query.reason))
-        elif query.state is not None:
-            streams.append(self._state(query.state))
-        if query.status is not None or query.attempts is not None:
-            streams.append(self._tried())
-        if query.received_from_ms is not None or query.received_to_ms is not None:
-            if not streams:
-                streams.append(self._table(EVENT_TABLES[self.code], "1"))
-            streams.append(TimeStream(self._connection, query, self.code, self._built_to, is_up=self._is_up))
-        return streams or [self._table(EVENT_TABLES[self.code], "1")]
-
-    def _table(self, table: str, condition: str, *values: object) -> Stream:
-        return TableStream(self._connection, table, condition, values, is_up=self._is_up)
-
-    def _runs(self, condition: str, *values: object, index: str = "") -> Stream:
-        return RunStream(self._connection, condition, values, is_up=self._is_up, index=index)
-
-    def _label(self, kind: int, column: str, value: str) -> Stream:
-        rest = self._table(EVENT_TABLES[self.code], f"{column} = ? AND sequence >= ?", value, self._built_to)
-        return LabelStream(
-            self._connection,
-            kind=kind,
-            needle=label_needle(value),
-            built_to=self._built_to,
-            rest=rest,
-            is_up=self._is_up,
-        )
-
-    def _state(self, state: State) -> Stream:
-        if state is not State.PENDING:
-            return self._runs("route = ? AND state = ?", self.code, STATE_CODES[state])
-        # What was given back, and what never was: the latter lies above the floor.
-        floor = read_mark(self._connection, floor_mark(self.code))
-        never = UnsettledStream(self._connection, self.code, floor=floor, is_up=self._is_up)
-        return UnionStream([self._table("given_back", "route = ?", self.code), never], is_up=self._is_up)
-
-    def _reason(self, reason: str) -> Stream:
-        ids = self._connection.execute(
-            "SELECT reason_id, state FROM reasons WHERE reason = ? AND route = ?", (reason, self.code)
-        )
-        streams: list[Stream] = []
-        for reason_id, state in ids.fetchall():
-            if self._query.state is not None and STATE_CODES[self._query.state] != state:
-                continue
-            if state == PENDING:
-                streams.append(self._table("given_back", "reason_id = ?", reason_id))
-            else:
-                # Given apart, so that both are a range of the index.
-                streams += [self._runs("reason_id = ? AND is_discarded = ?", reason_id, is_so) for is_so in (0, 1)]
-        return UnionStream(streams, is_up=self._is_up)
-
-    def _tried(self) -> Stream:
-        """Return what was attempted so often and answered so."""
-        query = self._query
-        values: list[object] = [self.code, *(query.attempts or _ANYTHING)]
-        condition = "route = ? AND attempts BETWEEN ? AND ?"
-        if query.status is not None:
-            condition += " AND status BETWEEN ? AND ?"
-            values += query.status
-        index, known = ("settled_troubled", f"{_TROUBLED} AND ") if _is_troubled(query) else ("", "")
-        streams: list[Stream] = [self._runs(known + condition, *values, index=index)]
-        if query.status is None and query.attempts is not None and query.attempts[0] == 0:
-            streams.append(self._state(State.PENDING))
-        else:
-            streams.append(self._table("given_back", condition, *values))
-        return UnionStream(streams, is_up=self._is_up)
-
-
-def _is_troubled(query: EventQuery) -> bool:
-    """Tell whether only events are meant that are in the index of those, or in no run."""
-    is_no_success = query.status is not None and (query.status[1] < _SUCCESS[0] or query.status[0] > _SUCCESS[1])
-    return is_no_success or (query.attempts is not None and query.attempts[0] > 1)
-
-
-def _is_in(value: int | None, bounds: tuple[int, int] | None) -> bool:
-    return bounds is None or (value is not None and bounds[0] <= value <= bounds[1])
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= len(str(2**62)) - 1
-
-
-def _escaped(text: str) -> str:
-    text = text.encode("utf-8", "replace").decode()
-    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from forwarder.errors import SettingsInvalid
-from forwarder.ingress.documents import Documents
-from forwarder.ingress.health import Health
-from forwarder.ingress.http1.connection import Connection
-from forwarder.ingress.http1.shared import ListenerLimits, Shared
+from forwarder.ingress.browsers import Documents
+from forwarder.ingress.connection import Connection
 from forwarder.ingress.receiver import Receiver
-from forwarder.ingress.routing import ENDPOINT_NAMES, Routing
+from forwarder.ingress.routing import ENDPOINT_NAMES, Health, Routing
+from forwarder.ingress.shared import ListenerLimits, Shared
 from forwarder.ports import Spool
 from forwarder.telemetry.reporter import Reporter
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.ingress.http1.listener import PublicListener
+from forwarder.ingress.listener import PublicListener
 
 
 @pytest.fixture

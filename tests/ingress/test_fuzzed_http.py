@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from forwarder.ingress.http1.shared import ListenerLimits
+from forwarder.ingress.shared import ListenerLimits
 
 Connect = Callable[..., Any]
 

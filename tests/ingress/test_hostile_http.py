@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from forwarder.ingress.http1.proxy_protocol import V2_SIGNATURE
-from forwarder.ingress.http1.shared import ListenerLimits
+from forwarder.ingress.connection import V2_SIGNATURE
+from forwarder.ingress.shared import ListenerLimits
 
 Connect = Callable[..., Any]
 

@@ -1,110 +1,64 @@
-"""Bytes in, requests out: the parser of one connection, with the limits of heads and bodies.
+"""Bytes in, requests out: the reading half of one connection, with the limits of heads and bodies.
 
 llhttp (in httptools) parses, with none of its leniencies; what it lets through and a proxy might read otherwise is
 refused here. What is not wanted of a request is answered at once and never read.
 """
 
+import asyncio
+from collections import deque
+from math import inf
 from typing import Any
 
 import httptools
 
 from forwarder.ingress.endpoints import BY_TARGET, ReplyFormat
-from forwarder.ingress.http1.exchange import Exchange, Served
-from forwarder.ingress.http1.shared import Shared
+from forwarder.ingress.exchange import Answering, Exchange
 from forwarder.ingress.replies import Rejected, Reply, draining, head_too_large, later, not_http, too_large, too_much
 from forwarder.ingress.routing import UNKNOWN_ENDPOINT, endpoint_name, split
+from forwarder.ingress.shared import Client, Shared
 
 _HEADER_BYTES = 4  # of a header beside its name and value
 _ONCE = frozenset({b"content-length", b"transfer-encoding", b"host"})  # twice, they may be read in two ways
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class RequestReader:
-    """The reading half of a connection. `exchange` is the request whose body is being read, the last one that began."""
+class RequestReader(asyncio.Protocol, Answering, Client):
+    """What a connection reads. `exchange` is the request whose body is being read, the last one that began."""
 
     __slots__ = (
-        "_connection",
         "_headers",
         "_is_resuming",
         "_is_waiting",
         "_measures",
         "_parser",
+        "_queue",
         "_repeated",
         "_shared",
         "_target",
+        "_transport",
         "_unread_bytes",
+        "deadline_s",
         "exchange",
         "is_over",
+        "last",
     )
 
-    def __init__(self, connection: Served, shared: Shared) -> None:
-        self._connection = connection
+    def __init__(self, shared: Shared) -> None:
         self._shared = shared
+        self._transport: asyncio.Transport | None = None
         self._parser: Any = httptools.HttpRequestParser(self)
         self._target = b""
         self._headers: dict[bytes, bytes] = {}
         self._repeated: list[bytes] = []  # names of headers that came again
+        self._queue: deque[Exchange] = deque()  # not answered yet, in the order of the requests
         self._unread_bytes = 0  # since the last piece of a body, or in a head that is not whole yet
         self._measures = False  # whether a head may be too large
         self._is_waiting = False  # for the rest of a body
         self._is_resuming = False  # reading the body of a request that asked for another protocol
         self.exchange: Exchange | None = None
+        self.last: Exchange | None = None  # see `exchange.Answering`
         self.is_over = False  # nothing more is read
-
-    def feed(self, data: bytes) -> None:
-        """Read bytes, judge what they make whole, and answer what they break."""
-        exchange = self.exchange
-        held_bytes = 0 if exchange is None else exchange.held_bytes
-        is_head_begun = bool(self._target)
-        self._measures = is_head_begun or len(data) > self._shared.limits.head_bytes_max
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._resume(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self._broken()
-        current = self.exchange
-        if current is not None:
-            is_stuck = current is exchange and current.held_bytes == held_bytes
-            self._read_on(current, len(data) if is_stuck else 0)
-        elif self._target:
-            self._count_unread(len(data))
-            if self._shared.held_bytes > self._shared.held_bytes_max or (
-                is_head_begun and self._unread_bytes > self._shared.limits.head_bytes_max
-            ):
-                self.reject_head(head_too_large())
-
-    def reject_head(self, rejected: Rejected) -> None:
-        """Turn a request away whose head is no good, in the words of the endpoint that it was for."""
-        exchange, target = self._connection.begin(), self._target
-        self._forget_head()
-        endpoint = BY_TARGET.get(split(target)[0])
-        if endpoint is None:
-            self._shared.reporter.request_rejected(UNKNOWN_ENDPOINT, rejected.reason)
-            exchange.reply = rejected.reply(ReplyFormat.JSON)
-        else:
-            rejected.status = endpoint.status(rejected.status)
-            exchange.reply, exchange.endpoint = self._shared.receiver.reject(endpoint, rejected), endpoint.name
-        self._answer_unread(exchange, exchange.reply)
-
-    def reject_slow_body(self) -> None:
-        """Turn the request away whose body is being read: its time is over."""
-        exchange = self.exchange
-        if exchange is not None:
-            slow = later("body_slow", "the body came too slowly")
-            self._reject_body(exchange, draining() if self._shared.is_draining else slow)
-
-    def close(self) -> None:
-        """Let go of what was read and is not whole."""
-        exchange, self.exchange = self.exchange, None
-        if exchange is not None:
-            if exchange.reply is None and exchange.admission is not None and not self.is_over:
-                self._shared.reporter.request_rejected(exchange.admission.endpoint.name, "disconnected")
-            exchange.abandon()
-        self._forget_head()
-        self.is_over = True
-        # They hold each other: without this only the garbage collector would end them.
-        self._parser = None
-        del self._connection
+        self.deadline_s = inf
 
     # --- what the parser calls ---
 
@@ -140,9 +94,9 @@ class RequestReader:
             or len(headers) > shared.limits.headers_max
             or b"transfer-encoding" in headers
         ) and (rejected := self._judge_form(version)) is not None:
-            self.reject_head(rejected)
+            self._reject_head(rejected)
             return
-        exchange = self.exchange = self._connection.begin()
+        exchange = self.exchange = self._begin()
         self._target, self._headers = b"", {}
         if self._repeated or self._unread_bytes:
             self._forget_head()
@@ -199,13 +153,48 @@ class RequestReader:
 
     # --- inside ---
 
+    def _begin(self) -> Exchange:
+        """Return a new exchange, in the order of the requests."""
+        exchange = Exchange(self, self._shared)
+        self._queue.append(exchange)
+        self._shared.idle.pop(self, None)
+        self.deadline_s = inf
+        return exchange
+
+    def _invite(self, exchange: Exchange) -> None:
+        """Let a sender go on that waits to be told so; not before the answers to earlier requests."""
+        if exchange.expects_continue and self._queue[0] is exchange and self._transport is not None:
+            exchange.expects_continue = False
+            self._transport.write(_CONTINUE)
+
+    def _reject_head(self, rejected: Rejected) -> None:
+        """Turn a request away whose head is no good, in the words of the endpoint that it was for."""
+        exchange, target = self._begin(), self._target
+        self._forget_head()
+        endpoint = BY_TARGET.get(split(target)[0])
+        if endpoint is None:
+            self._shared.reporter.request_rejected(UNKNOWN_ENDPOINT, rejected.reason)
+            exchange.reply = rejected.reply(ReplyFormat.JSON)
+        else:
+            rejected.status = endpoint.status(rejected.status)
+            exchange.reply, exchange.endpoint = self._shared.receiver.reject(endpoint, rejected), endpoint.name
+        self._answer_unread(exchange, exchange.reply)
+
+    def _reject_slow_body(self) -> None:
+        """Turn the request away whose body is being read: its time is over."""
+        exchange = self.exchange
+        if exchange is not None:
+            slow = later("body_slow", "the body came too slowly")
+            self._reject_body(exchange, draining() if self._shared.is_draining else slow)
+
     def _end_of_body(self) -> None:
         self.exchange = None
         if self._unread_bytes:
             self._forget_unread()
         if self._is_waiting:
             self._is_waiting = False
-            self._connection.end_of_body()
+            self._shared.reading.pop(self, None)
+            self.deadline_s = inf
 
     def _forget_head(self) -> None:
         self._target = b""
@@ -264,7 +253,7 @@ class RequestReader:
         if self.is_over:
             return
         if exchange is None:
-            self.reject_head(not_http())
+            self._reject_head(not_http())
             return
         rejected = later("body_broken", "the body did not come as its head announced it")
         if exchange.admission is not None:
@@ -287,6 +276,14 @@ class RequestReader:
         except httptools.HttpParserError:
             self._broken()
 
+    def _read_head_on(self, size: int, *, is_head_begun: bool) -> None:
+        """Wait for the rest of a head, within its limit."""
+        self._count_unread(size)
+        shared = self._shared
+        is_too_large = is_head_begun and self._unread_bytes > shared.limits.head_bytes_max
+        if is_too_large or shared.held_bytes > shared.held_bytes_max:
+            self._reject_head(head_too_large())
+
     def _read_on(self, exchange: Exchange, stuck_bytes: int) -> None:
         """Wait for the rest of a body, if it is wanted."""
         self._count_unread(stuck_bytes)
@@ -295,5 +292,8 @@ class RequestReader:
         elif self._unread_bytes > self._shared.limits.head_bytes_max:
             self._broken()
         else:
-            self._is_waiting = True
-            self._connection.wait_for_body(exchange)
+            if not self._is_waiting:
+                self._is_waiting = True
+                self._shared.reading[self] = None
+                self.deadline_s = self._shared.now_s + self._shared.limits.body_read_max_s
+            self._invite(exchange)

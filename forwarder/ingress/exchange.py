@@ -6,20 +6,25 @@ from typing import Protocol
 
 from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.ingress.admission import Admission
-from forwarder.ingress.cors import readable
+from forwarder.ingress.browsers import readable
 from forwarder.ingress.cutting import Steps
-from forwarder.ingress.endpoints import BodyFormat
-from forwarder.ingress.http1.shared import Shared
+from forwarder.ingress.endpoints import WEBHOOK
 from forwarder.ingress.replies import ONE_ACCEPTED, Reply, too_much, wire
 from forwarder.ingress.routing import UNKNOWN_ENDPOINT
+from forwarder.ingress.shared import Shared
 from forwarder.model import Envelope, Receipt
 
 
 class Answering(Protocol):
     """The connection that a request came on."""
 
+    last: "Exchange | None"  # the last request that was not judged at once
+
     def flush(self) -> None:
         """Write the answers that are ready, in the order of the requests."""
+
+    def abort(self) -> None:
+        """End at once."""
 
 
 class Exchange:
@@ -27,6 +32,7 @@ class Exchange:
 
     __slots__ = (
         "admission",
+        "behind",
         "body",
         "closes",
         "connection",
@@ -35,6 +41,8 @@ class Exchange:
         "held_bytes",
         "is_head",
         "is_http_1_0",
+        "is_over",
+        "is_waiting",
         "lingers",
         "output",
         "reply",
@@ -51,49 +59,75 @@ class Exchange:
         self.output: bytes | None = None  # the answer on the wire, while those before it are not ready
         self.body: bytes | bytearray = b""
         self.held_bytes = 0
-        self.closes = False
+        self.closes = self.is_head = self.is_http_1_0 = self.expects_continue = False
         self.lingers = False  # more may come that nobody reads; the sender shall hear why all the same
-        self.is_head = False
-        self.is_http_1_0 = False
-        self.expects_continue = False
+        self.is_waiting = False  # to be judged, or for the rest of it
+        self.behind: Exchange | None = None  # the next request of the connection, while this one waits
+        self.is_over = False
         self.started_s = monotonic()
         shared.in_flight += 1
 
     def receive(self) -> None:
-        """Judge the whole body and hand its events to the spool."""
-        admission = self.admission
+        """Judge the whole body and hand its events to the spool, behind those that came before on its connection."""
+        connection = self.connection
+        if connection is not None and connection.last is not None:
+            before, connection.last = connection.last, None
+            if before.is_waiting:
+                before.behind = connection.last = self
+                self.is_waiting = True
+                return
+        self.judge()
+        if self.is_waiting and connection is not None:
+            connection.last = self
+
+    def judge(self) -> None:
+        """Judge the whole body, at once or in steps."""
+        admission, shared = self.admission, self.shared
         assert admission is not None  # noqa: S101  a request without one has its reply
         body, self.body = self.body, b""
-        if isinstance(body, bytearray):
+        if type(body) is not bytes:
             body = bytes(body)
-        receiver = self.shared.receiver
-        if admission.endpoint.body_format is not BodyFormat.WEBHOOK:
-            self._step(receiver.accept(admission, body))
-            return
         try:
-            self._store(receiver.accept_webhook(admission, body))
+            if admission.endpoint is not WEBHOOK:
+                self._step(shared.receiver.accept(admission, body))
+                return
+            self._store(shared.receiver.accept_webhook(admission, body))
         except Exception as error:  # noqa: BLE001  whatever it is, it is a bug of ours and the sender must come back
-            self.finish(self.shared.crashed(error))
+            self._crashed(error)
+
+    def judge_behind(self) -> None:
+        """Judge what had to wait for the request before it."""
+        self.is_waiting = False
+        self.judge()
+        if not self.is_waiting:
+            self._let_next()
 
     def committed(self, receipt: Receipt) -> None:
         """Answer for what is on disk now (`Spool.append`'s `on_commit`)."""
         assert self.admission is not None  # noqa: S101  only an admitted request is stored
-        self.finish(self.shared.receiver.committed(self.admission, receipt))
+        try:
+            self.finish(self.shared.receiver.committed(self.admission, receipt))
+        except Exception as error:  # noqa: BLE001  as above
+            self._crashed(error, closes=True)
 
     def rolled_back(self, error: SpoolFull | SpoolClosed) -> None:
         """Answer for what was not stored (`Spool.append`'s `on_rollback`)."""
         assert self.admission is not None  # noqa: S101  only an admitted request is stored
-        self.finish(self.shared.receiver.rolled_back(self.admission, error))
+        try:
+            self.finish(self.shared.receiver.rolled_back(self.admission, error))
+        except Exception as bug:  # noqa: BLE001  as above
+            self._crashed(bug, closes=True)
 
     def finish(self, reply: Reply) -> None:
         """Answer, now or when those before it are answered, and let go of everything."""
-        shared = self.shared
-        shared.held_bytes -= self.held_bytes
-        self.held_bytes, self.body = 0, b""
-        shared.in_flight -= 1
-        if shared.is_draining:
-            shared.note_answered()
-        connection, self.connection = self.connection, None
+        shared, connection = self.shared, self.connection
+        if not self.is_over:
+            self.is_over = True
+            shared.held_bytes -= self.held_bytes
+            self.held_bytes, self.body = 0, b""
+            shared.in_flight -= 1
+            if shared.is_draining:
+                shared.note_answered()
         if connection is None:
             return
         endpoint = self.endpoint if self.admission is None else self.admission.endpoint.name
@@ -101,8 +135,9 @@ class Exchange:
         if reply is ONE_ACCEPTED and not (self.closes or self.is_http_1_0 or shared.is_draining):
             self.output = shared.one_accepted
         else:
-            self._write(reply)
+            self.output = self._wire(reply)
         connection.flush()
+        self.connection = None
 
     def abandon(self) -> None:
         """Let go of everything: the request will never be whole."""
@@ -114,13 +149,13 @@ class Exchange:
         self.shared.held_bytes -= self.held_bytes
         self.held_bytes, self.body = 0, b""
 
-    def _write(self, reply: Reply) -> None:
+    def _wire(self, reply: Reply) -> bytes:
         admission = self.admission
         if admission is not None and admission.origin:
             reply = readable(reply, admission.origin)
         self.closes = self.closes or self.shared.is_draining
         kept = b"keep-alive" if self.is_http_1_0 else b""
-        self.output = wire(
+        return wire(
             reply, date=self.shared.date, connection=b"close" if self.closes else kept, has_body=not self.is_head
         )
 
@@ -129,40 +164,50 @@ class Exchange:
             next(steps)
         except StopIteration as done:
             found: list[Envelope] | Reply = done.value
-        except Exception as error:  # noqa: BLE001  a bug of ours, as above
-            self.finish(self.shared.crashed(error))
-            return
         else:
-            asyncio.get_running_loop().call_soon(self._step, steps)
+            self.is_waiting = True
+            asyncio.get_running_loop().call_soon(self._step_on, steps)
             return
+        self._store(found)
+
+    def _step_on(self, steps: Steps[list[Envelope] | Reply]) -> None:
+        self.is_waiting = False
         try:
-            self._store(found)
-        except Exception as error:  # noqa: BLE001  a bug of ours, as above
-            self.finish(self.shared.crashed(error))
+            self._step(steps)
+        except Exception as error:  # noqa: BLE001  as above
+            self._crashed(error)
+        if not self.is_waiting:
+            self._let_next()
+
+    def _let_next(self) -> None:
+        # Not at once: a hundred of them would be a hundred calls deep.
+        behind, self.behind = self.behind, None
+        if behind is not None:
+            asyncio.get_running_loop().call_soon(behind.judge_behind)
 
     def _store(self, found: list[Envelope] | Reply) -> None:
         if not isinstance(found, list):
             self.finish(found)
             return
-        shared = self.shared
-        if self.admission is not None and self.admission.is_packed:
+        shared, admission = self.shared, self.admission
+        if admission is not None and admission.is_packed:
             unpacked = sum(len(envelope.payload) for envelope in found)
             self.held_bytes += unpacked
             shared.held_bytes += unpacked
             if shared.held_bytes > shared.held_bytes_max:
-                self.finish(shared.receiver.reject(self.admission.endpoint, too_much()))
+                self.finish(shared.receiver.reject(admission.endpoint, too_much()))
                 return
         shared.spool.append(found, on_commit=self.committed, on_rollback=self.rolled_back)
 
-
-class Served(Answering, Protocol):
-    """The connection whose requests are read."""
-
-    def begin(self) -> Exchange:
-        """Return a new exchange, in the order of the requests."""
-
-    def wait_for_body(self, exchange: Exchange) -> None:
-        """Be told that a body is wanted and not whole yet."""
-
-    def end_of_body(self) -> None:
-        """Be told that no body is being read any more."""
+    def _crashed(self, error: Exception, *, closes: bool = False) -> None:
+        """Answer for a bug of ours; where not even that can be done, the connection ends and the sender comes back."""
+        self.closes = self.closes or closes
+        try:
+            reply = self.shared.crashed(error)
+            if self.output is None:
+                self.finish(reply)
+                return
+        except Exception:  # noqa: BLE001  as above
+            self.closes = True
+        if self.connection is not None:
+            self.connection.abort()

@@ -14,16 +14,17 @@ import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from forwarder.errors import SettingsInvalid
-from forwarder.ingress.health import Health
-from forwarder.ingress.http1.listener import PublicListener
-from forwarder.ingress.http1.shared import ListenerLimits
+from forwarder.errors import SettingsInvalid, SpoolFull
+from forwarder.ingress.listener import PublicListener
+from forwarder.ingress.routing import Health
+from forwarder.ingress.shared import ListenerLimits
 from forwarder.telemetry.reporter import REJECTIONS
 
 NOW_MS = 1_767_225_640_123
@@ -445,6 +446,52 @@ def test_a_bug_at_any_place_is_a_500(connect: Callable[..., Any], monkeypatch: p
     assert status_of(client.send(request("/livez", b"", method="GET"))) == 200
     assert (client.shared.held_bytes, client.shared.in_flight) == (0, 0)
     assert client.house.rejections() == {("other", "internal_error"): 1}
+
+
+@pytest.mark.parametrize("place", ["committed", "rolled_back", "request_answered"])
+def test_a_bug_behind_the_spool_leaves_nobody_waiting(
+    connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Who cannot be told what the spool said is told to come back, or cut off, and does not wait for ever."""
+
+    def broken(*_: object, **__: object) -> Any:
+        raise LookupError("secret-word")
+
+    client = connect()
+    client.house.spool.holds = place != "rolled_back"
+    if place == "rolled_back":
+        client.house.spool.refusal = SpoolFull("full", retry_after_s=1)
+    monkeypatch.setattr(client.house.reporter if place == "request_answered" else client.shared.receiver, place, broken)
+    kept = request("/events", EVENT, BUS).replace(b"Connection: close\r\n", b"")
+    client.send(kept, kept)
+    while client.house.spool.waiting:
+        client.house.spool.commit()
+    assert client.is_closed
+    assert (client.received == b"") if place == "request_answered" else (status_of(client.received) == 500)
+    assert b"secret-word" not in client.received
+    client.hang_up()
+    assert (client.shared.held_bytes, client.shared.in_flight) == (0, 0)
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_nothing_overtakes_on_one_connection(connect: Callable[..., Any], *, is_lost: bool) -> None:
+    """The events of a request that is read in steps are stored before those of the requests behind it."""
+    client = connect()
+    key = "Authorization: Bearer key-of-the-source"
+
+    def batch(number: int, events: int) -> bytes:
+        body = b",".join(b'{"userId":"u","messageId":"%d-%d"}' % (number, one) for one in range(events))
+        return request("/inbound/rudderstack", b"[%b]" % body, key).replace(b"Connection: close\r\n", b"")
+
+    client.send(batch(0, 450), batch(1, 1), batch(2, 450), batch(3, 1))
+    if is_lost:
+        client.hang_up()
+    await until(lambda: not client.shared.in_flight)
+    stored = [json.loads(payload)["messageId"] for payload in client.house.payloads()]
+    assert [number for number, _ in groupby(one.partition("-")[0] for one in stored)] == ["0", "1", "2", "3"]
+    assert len(stored) == 902
+    assert is_lost or re.findall(rb"HTTP/1.1 (\d+)", client.received) == [b"202"] * 4
+    assert client.shared.held_bytes == 0
 
 
 def test_what_bodies_unpack_to_is_counted(connect: Callable[..., Any]) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from forwarder.ingress.http1.listener import PublicListener
-from forwarder.ingress.http1.shared import ListenerLimits
+from forwarder.ingress.listener import PublicListener
+from forwarder.ingress.shared import ListenerLimits
 
 MEGABYTE = 1_000_000
 BODY_BYTES = 6 * MEGABYTE

@@ -1,1 +1,0 @@
-"""HTTP/1.1 under the endpoints: sockets, connections, the parser and its limits."""
