@@ -1,8 +1,7 @@
 """Who is leased what: the lease queue of one route, in memory, on the event loop's thread.
 
-It holds a window of the next events, oldest first, and what came back. The queue does no I/O and reads no
-clock: it says what must be read (`wants`) and is told what happened. A read sees a moment of the disk that may be past
-when it is heard: what was settled since is left out, and what arrived since is put behind it.
+It holds a window of the next events, oldest first, and what came back. It does no I/O and reads no clock: it says what
+must be read (`wants`) and is told what happened. A read may be past: what was settled since is left out of it.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,6 @@
 """The spool on SQLite: where events survive kill -9 and power loss until their destination said yes.
 
-The front of the house: it opens and closes, and hands each call to who knows about it: the writer for what is written,
-`Leasing` for leases, the archive for what is read.
+It opens and closes, and hands each call to who knows about it: the writer, `Leasing`, the archive for what is read.
 """
 
 import asyncio
