@@ -18,8 +18,7 @@ from forwarder.courier.tenant_order import TenantOrder
 from forwarder.daemon import Daemon, signals_heard
 from forwarder.delivery.flights import BatchLimits
 from forwarder.delivery.intake import ONE_BY_ONE, RequestLimits
-from forwarder.delivery.route import Route
-from forwarder.delivery.routes import make_route
+from forwarder.delivery.route import Route, make_route
 from forwarder.errors import ForwarderError
 from forwarder.ingress.admission import EndpointSettings
 from forwarder.ingress.listener import PublicListener

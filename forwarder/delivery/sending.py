@@ -1,10 +1,10 @@
 """One request of a flight: send it, and have it decided what follows. Carries nothing out but the breakers' changes."""
 
 from forwarder.delivery.breakers import Breakers
-from forwarder.delivery.concurrency import ConcurrencyLimit
 from forwarder.delivery.flights import Flight
 from forwarder.delivery.history import History
 from forwarder.delivery.intake import RequestLimits
+from forwarder.delivery.pacing import ConcurrencyLimit
 from forwarder.delivery.policy import EVENT, ROUTE, Change, Decision, OutcomePolicy
 from forwarder.model import Answer, Attempt, Batch, Effect, Held, RouteName, TryLater, Verdict
 from forwarder.ports import Clock, Sink
