@@ -64,6 +64,7 @@ class Dispatcher:
         self._clock = clock
         self._flights = Flights(limits.batch)
         self._retries = 0  # of events on a retry, those that are prepared or under way
+        self._lacks_room = False  # less was demanded than might have been: every settlement makes room
         self._preparing = 0  # flights of which something is being written before they can go
         self._pace_s = min(_PACE_S, limits.batch.wait_max_s)
         self._sent_at_s = float("-inf")
@@ -106,6 +107,7 @@ class Dispatcher:
             _LEASE_EVENTS_MAX,
         )
         bytes_left = _IN_HAND_BYTES_MAX - self._settling.in_hand_bytes
+        self._lacks_room = events < _LEASE_EVENTS_MAX or bytes_left < _LEASE_BYTES_MAX
         if events <= 0 or bytes_left <= 0:
             return None
         bytes_max = min(bytes_left, _LEASE_BYTES_MAX)
@@ -277,7 +279,8 @@ class Dispatcher:
         logged: str = "",
     ) -> None:
         await self._settling.settle(leases, settlements, flight=flight, logged=logged)
-        self._wake()
+        if self._lacks_room:
+            self._wake()
 
     async def _give_back(self, flights: Sequence[Flight]) -> None:
         await self._settling.give_back(flights)
