@@ -5,7 +5,7 @@ import os
 import random
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass
 
 from pydantic import SecretStr
@@ -20,6 +20,7 @@ from forwarder.delivery.flights import BatchLimits
 from forwarder.delivery.intake import ONE_BY_ONE, RequestLimits
 from forwarder.delivery.route import Route
 from forwarder.delivery.routes import make_route
+from forwarder.errors import ForwarderError
 from forwarder.ingress.admission import EndpointSettings
 from forwarder.ingress.listener import PublicListener
 from forwarder.ingress.receiver import Receiver
@@ -103,6 +104,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio
         reporter.setting_doubtful(doubt)
     spool = await SqliteSpool.open(settings.data_dir, limits=spool_limits(settings), clock=clock, reporter=reporter)
     stack.push_async_callback(spool.close)
+    stack.push_async_callback(tell_what_waits, spool, reporter)
     transport = await stack.enter_async_context(
         AiohttpTransport(clock=clock, proxy_for=settings.reading.proxies.url_for)
     )
@@ -137,9 +139,15 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio
         reporter=reporter,
         clock=clock,
         drain_max_s=settings.drain_max_s,
-        status=lambda: status_line(routes),
+        status=lambda: "; ".join(f"{route.name}: {route.status().state}" for route in routes),
         alive_within_s=WATCHED_WITHIN_S,
     )
+
+
+async def tell_what_waits(spool: SqliteSpool, reporter: Reporter) -> None:
+    """Tell how many events wait for the next start."""
+    with suppress(ForwarderError):
+        reporter.daemon_stopped(pending={route: one.pending for route, one in (await spool.facts()).totals.items()})
 
 
 def begin_logs(settings: Settings, stack: AsyncExitStack, *, metrics: Metrics, clock: SystemClock) -> Logs:
@@ -290,8 +298,3 @@ def request_limits(settings: Settings) -> RequestLimits:
         ),
         delivery_bytes_max=REQUEST_BYTES_MAX - framing_bytes(1),
     )
-
-
-def status_line(routes: Sequence[Route]) -> str:
-    """Return the one line that the service manager shows."""
-    return "; ".join(f"{route.name}: {route.status().state}" for route in routes)

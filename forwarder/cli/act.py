@@ -17,7 +17,7 @@ import click
 from forwarder.cli.exits import CommandFailed, ending
 from forwarder.cli.filters import narrowing
 from forwarder.cli.operator_client import OperatorClient, operator
-from forwarder.cli.options import AS_JSON, URL, command_settings
+from forwarder.cli.options import AS_JSON, URL
 from forwarder.errors import DaemonUnreachable
 
 _CHUNK: Final = 500
@@ -159,7 +159,7 @@ def _act(
 
 
 async def _done(request: Request, *, dry_run: bool, yes: bool, url: str | None, wait_s: float) -> None:
-    async with operator(command_settings(), url) as client:
+    async with operator(url) as client:
         async for step in request.steps(client, dry_run=True):
             request.total += step[request.did]
         if dry_run or not (request.total or request.sequences):

@@ -40,7 +40,7 @@ def check(ctx: click.Context, *, connect: bool, unit: str | None, as_json: bool)
     Prints every setting that is in effect with its source, secrets masked, then what was found. Warnings do
     not fail the check.
     """
-    settings = read(place_of(unit)) if unit else daemon_settings()
+    settings: Settings = read(place_of(unit)) if unit else daemon_settings()
     clock = SystemClock()
     findings = list(local_findings(settings, now_ms=clock.wall_ms()))
     if connect:
@@ -62,7 +62,7 @@ async def _connected(settings: Settings, clock: SystemClock) -> list[Finding]:
 def _print(settings: Settings, findings: list[Finding]) -> None:
     for row in settings.rows():
         if row.value:
-            click.echo(f"{row.variable:<30}  {show.plain(row.value, 44)}  {row.origin}")
+            click.echo(show.cut(f"{row.variable:<30}  {show.plain(row.value, 33)}  {row.origin}"))
     click.echo("")
     for finding in findings:
         click.echo(line(finding))

@@ -12,6 +12,7 @@ import click
 
 from forwarder import __version__
 from forwarder.cli.exits import FAILED, CommandFailed, ending
+from forwarder.cli.filters import RouteWord
 from forwarder.cli.options import command_settings
 from forwarder.errors import Unmappable
 from forwarder.ingress import elements
@@ -40,10 +41,10 @@ _NO_OBJECT = MappingProxyType({"outcome": "dead", "reason": "not a JSON object"}
     epilog=ending(
         "forwarder map webhook.json",
         "FORWARDER_RULES=rules.toml forwarder map --expect expected.json webhook.json",
-        "forwarder map --route rudderstack_to_courier --source segment - < track.json",
+        "forwarder map --route inbound --source segment - < track.json",
     ),
 )
-@click.option("--route", type=click.Choice([OUTBOUND, INBOUND]), default=OUTBOUND, show_default=True)
+@click.option("--route", type=RouteWord(), default="outbound", show_default=True)
 @click.option(
     "--source",
     help="Where it would come in: webhook or events; rudderstack, segment or v1. Default: the route's first.",
@@ -88,7 +89,7 @@ def map_(
 
 
 def _mapped(file: BinaryIO, route: str, source: str | None, at_ms: int) -> Any:
-    settings = command_settings()
+    settings: Settings = command_settings()
     found, is_one = _elements(file)
     if route == OUTBOUND:
         outbound = outbound_mapper(settings)

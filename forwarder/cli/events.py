@@ -11,10 +11,12 @@ from forwarder.cli import show
 from forwarder.cli.exits import CommandFailed, ending
 from forwarder.cli.filters import STATE, narrowing
 from forwarder.cli.operator_client import OperatorClient, operator
-from forwarder.cli.options import AS_JSON, URL, command_settings
+from forwarder.cli.options import AS_JSON, URL
 
 _FOLLOW_S: Final = 0.5
 _PAGE: Final = 500
+_OPEN_MAX: Final = 500
+_PAGES_LOOKED_AT: Final = 4
 
 Filters = Mapping[str, str | None]
 Events = Sequence[dict[str, Any]]
@@ -53,6 +55,8 @@ def events(
 
     It reads on until it has found as many as asked for, or has looked at all of them.
 
+    With --follow a line whose event is pending no more is written again: on a terminal where it stands.
+
     With --json one flat object per event and line: sequence, route, state, event, message_id, user_id,
     received_at, attempts, reason.
     """
@@ -78,7 +82,7 @@ def show_one(*, sequence: int, as_json: bool, url: str | None) -> None:
     """Show one event whole: what is known of it, each attempt with its answer, and its payload."""
 
     async def asked() -> Mapping[str, Any]:
-        async with operator(command_settings(), url) as client:
+        async with operator(url) as client:
             event: Mapping[str, Any] = await client.get(f"/api/events/{sequence}")
             return event
 
@@ -107,13 +111,14 @@ class Search:
 
 
 async def _list(search: Search, filters: Filters, *, limit: int, follow: bool, as_json: bool, url: str | None) -> None:
-    async with operator(command_settings(), url, waits=follow) as client:
+    async with operator(url, waits=follow) as client:
         found = await _newest(client, search, filters, limit=max(limit, _PAGE) if follow else limit)
+        lines = Lines(client, as_json=as_json)
         for event in reversed(found[:limit]) if follow else found:
-            _print(event, as_json=as_json)
+            lines.put(event)
         if follow:
             client.must_run("follow")
-            await _follow(client, filters, found, as_json=as_json)
+            await _follow(client, filters, found, lines)
         elif not found and not as_json:
             click.echo(f"no such events ({search})", err=True)
 
@@ -132,7 +137,7 @@ async def _newest(client: OperatorClient, search: Search, filters: Filters, *, l
 
 
 async def _count(search: Search, filters: Filters, *, url: str | None) -> None:
-    async with operator(command_settings(), url) as client:
+    async with operator(url) as client:
         before = _noted(search, await client.get("/api/events", **filters, limit=0))
         while before is not None:
             before = _noted(search, await client.get("/api/events", **filters, before=before, limit=0))
@@ -147,15 +152,71 @@ def _noted(search: Search, page: Mapping[str, Any]) -> int | None:
     return before
 
 
-async def _follow(client: OperatorClient, filters: Filters, found: Events, *, as_json: bool) -> None:
-    """Print what comes after `found` (newest first) until cancelled."""
+class Lines:
+    """What was printed, a line for each event; one whose state changes is written again, where it stands if it can be.
+
+    Where there is no terminal, or its line has left the screen, it is printed anew.
+    """
+
+    def __init__(self, client: OperatorClient, *, as_json: bool) -> None:
+        self._client = client
+        self._as_json = as_json
+        self._count = self._said = 0
+        self._open: dict[int, int] = {}  # pending events → their lines, counted from the first; the newest of them
+
+    def put(self, event: Mapping[str, Any]) -> None:
+        """Print an event, or its new state."""
+        self._count += self._client.lines_said - self._said
+        self._said = self._client.lines_said
+        sequence, text = event["sequence"], json.dumps(show.flat(event)) if self._as_json else show.event_line(event)
+        up = self._count - self._open.pop(sequence, self._count)
+        if 0 < up < show.rows() and not self._as_json:
+            click.echo(f"\x1b[{up}A\r\x1b[2K{text}\x1b[{up}B\r", nl=False, color=True)
+        else:
+            click.echo(text)
+            up, self._count = 1, self._count + 1
+        if event["state"] == "pending":
+            self._open[sequence] = self._count - up
+            if len(self._open) > _OPEN_MAX:
+                del self._open[next(iter(self._open))]
+
+    def is_open(self, event: Mapping[str, Any]) -> bool:
+        """Tell whether what was printed of an event is not how it is now."""
+        return event["sequence"] in self._open and event["state"] != "pending"
+
+    def reach(self) -> tuple[int, int] | None:
+        """Return the oldest and the newest event that was pending when it was printed; None for none."""
+        return (min(self._open), max(self._open)) if self._open else None
+
+
+async def _follow(client: OperatorClient, filters: Filters, found: Events, lines: Lines) -> None:
+    """Print what comes after `found` (newest first), and what becomes of it, until cancelled."""
     # Without a state or reason what is new has a new sequence. With one an old event may come into it.
-    news = _newcomers if filters.get("state") or filters.get("reason") else _arrivals
-    async for event in news(client, filters, found):
-        _print(event, as_json=as_json)
+    if filters.get("state") or filters.get("reason"):
+        async for event in _newcomers(client, filters, found):
+            lines.put(event)
+    async for event in _arrivals(client, filters, found, lines):
+        lines.put(event)
 
 
-async def _arrivals(client: OperatorClient, filters: Filters, found: Events) -> AsyncIterator[dict[str, Any]]:
+async def _changes(client: OperatorClient, filters: Filters, lines: Lines) -> AsyncIterator[dict[str, Any]]:
+    """Yield the printed events that are pending no more; a text is not looked for again."""
+    if (reach := lines.reach()) is None:
+        return
+    after, newest = reach[0] - 1, reach[1]
+    for _ in range(_PAGES_LOOKED_AT):
+        page = await client.get("/api/events", **{**filters, "text": None}, after=after, limit=_PAGE)
+        for event in page["events"]:
+            if lines.is_open(event):
+                yield event
+        if page["next_after"] is None or page["next_after"] >= newest:
+            return
+        after = page["next_after"]
+
+
+async def _arrivals(
+    client: OperatorClient, filters: Filters, found: Events, lines: Lines
+) -> AsyncIterator[dict[str, Any]]:
     after = max((event["sequence"] for event in found), default=0)
     while True:
         page = await client.get("/api/events", **filters, after=after, limit=_PAGE)
@@ -163,6 +224,8 @@ async def _arrivals(client: OperatorClient, filters: Filters, found: Events) -> 
             yield event
             after = event["sequence"]
         if page["next_after"] is None:
+            async for event in _changes(client, filters, lines):
+                yield event
             await asyncio.sleep(_FOLLOW_S)
         after = page["next_after"] or after
 
@@ -179,7 +242,3 @@ async def _newcomers(client: OperatorClient, filters: Filters, found: Events) ->
         for event in reversed(found):
             if event["sequence"] > floor and event["sequence"] not in known:
                 yield event
-
-
-def _print(event: Mapping[str, Any], *, as_json: bool) -> None:
-    click.echo(json.dumps(show.flat(event)) if as_json else show.event_line(event))

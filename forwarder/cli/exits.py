@@ -16,7 +16,8 @@ FAILED = 1
 USAGE = 2
 CONFIGURATION = 78
 
-_CHANGING = frozenset({"replay", "discard"})
+# What cannot be taken back is never what was meant: nobody shall be led to it by a slip.
+_BOLD = frozenset({"replay", "discard", "forget", "remove", "--yes", "--everything"})
 _EXIT_CODES = "\b\nExit codes:\n  0   done\n  1   failed\n  2   wrong usage\n  78  wrong configuration"
 
 
@@ -80,10 +81,10 @@ class Verbs(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            harmless = [name for name in self._verbs if name not in _CHANGING]
+            harmless = [name for name in self._verbs if name not in _BOLD]
             if near := get_close_matches(args[0], harmless, n=1):
                 raise click.UsageError(f"{error.message} Did you mean {near[0]!r}?", ctx) from None
-            raise
+            raise click.UsageError(error.message, ctx) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; our errors become its exit code and one plain text."""
@@ -91,6 +92,12 @@ class Verbs(click.Group):
             return super().invoke(ctx)
         except (SettingsInvalid, RulesInvalid) as error:
             raise ConfigurationWrong(str(error)) from None
+        except click.UsageError as error:
+            if not (near := getattr(error, "possibilities", None)):
+                raise
+            near = [name for name in near if name not in _BOLD]
+            did_you_mean = f" Did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"{error.message}{did_you_mean}", error.ctx) from None
         except ForwarderError as error:
             raise CommandFailed(str(error)) from None
         except OSError as error:

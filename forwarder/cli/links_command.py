@@ -13,7 +13,7 @@ import click
 
 from forwarder.cli.exits import CommandFailed, ending
 from forwarder.cli.operator_client import operator
-from forwarder.cli.options import AS_JSON, URL, command_settings
+from forwarder.cli.options import AS_JSON, URL
 from forwarder.mapping.link_file import link_of, read_link_file, words_of, write_links
 from forwarder.mapping.links import Link, LinkInvalid, LinkSource, LinkType, TargetKind
 
@@ -125,7 +125,7 @@ def _text_of(file: TextIO) -> str:
 
 
 async def _rows(url: str | None) -> list[dict[str, Any]]:
-    async with operator(command_settings(), url) as client:
+    async with operator(url) as client:
         return list((await client.get("/api/links"))["links"])
 
 
@@ -134,7 +134,7 @@ async def _change(
 ) -> tuple[int, int]:
     """Change in bounded requests; return how many links came and went."""
     counts = [0, 0]
-    async with operator(command_settings(), url) as client:
+    async with operator(url) as client:
         for act, many in (("remove", remove), ("add", add)):
             for start in range(0, len(many), _CHUNK):
                 done = await client.post("/api/links", {act: list(many[start : start + _CHUNK])})

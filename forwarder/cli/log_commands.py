@@ -4,19 +4,18 @@ import asyncio
 import json
 import textwrap
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from forwarder.cli import show
 from forwarder.cli.exits import ending
 from forwarder.cli.operator_client import operator
-from forwarder.cli.options import AS_JSON, URL, command_settings
+from forwarder.cli.options import AS_JSON, URL
 from forwarder.operator import text
 
 Record = Mapping[str, Any]
 
-_COLUMNS: Final = 80
 _LIMIT = click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True, help="At most so many.")
 
 
@@ -31,7 +30,7 @@ def incidents(*, limit: int, as_json: bool, url: str | None) -> None:
 
     With --json one object per line.
     """
-    _list("incidents", _incident, limit=limit, as_json=as_json, url=url)
+    _list("incidents", incident_lines, limit=limit, as_json=as_json, url=url)
 
 
 @click.command(epilog=ending("forwarder audit", "forwarder audit --json | jq 'select(.action == \"discard\")'"))
@@ -43,35 +42,36 @@ def audit(*, limit: int, as_json: bool, url: str | None) -> None:
 
     With --json one object per line.
     """
-    _list("audit", _act, limit=limit, as_json=as_json, url=url)
+    _list("audit", act_lines, limit=limit, as_json=as_json, url=url)
 
 
-def _list(what: str, told: Callable[[Record], str], *, limit: int, as_json: bool, url: str | None) -> None:
+def _list(what: str, told: Callable[[Record], list[str]], *, limit: int, as_json: bool, url: str | None) -> None:
     async def asked() -> list[Record]:
-        async with operator(command_settings(), url) as client:
+        async with operator(url) as client:
             return list((await client.get(f"/api/{what}", limit=limit))[what])
 
     found = asyncio.run(asked())
     for one in found:
-        click.echo(json.dumps(one, ensure_ascii=False) if as_json else told(one))
+        click.echo(json.dumps(one, ensure_ascii=False) if as_json else "\n".join(told(one)))
     if not found and not as_json:
         click.echo({"incidents": "no incidents", "audit": "nothing was changed yet"}[what], err=True)
 
 
-def _incident(one: Record) -> str:
+def incident_lines(one: Record) -> list[str]:
+    """Write one incident: when, what, where, for how long; beneath it what it cost and the cause."""
     where = show.WAYS.get(one["route"] or "", "new events") + (f" {one['scope']}" if one["scope"] != "route" else "")
     length = f"for {text.span(one['lasted_s'])}" if one["ended_at"] else click.style("goes on", fg="red")
     head = f"{show.local(one['began_at'])}  {one['kind']:<8}  {where:<10}  {length}"
-    remedy = "" if one["ended_at"] else _below(one["remedy"])
-    return head + _below(f"{one['delayed']} delayed, {one['dead']} dead: {one['cause']}") + remedy
+    below = _below(f"{one['delayed']} delayed, {one['dead']} dead: {one['cause']}")
+    return [head, *below, *(() if one["ended_at"] else _below(one["remedy"]))]
 
 
-def _act(one: Record) -> str:
+def act_lines(one: Record) -> list[str]:
+    """Write one act: when, what, how many, who; beneath it which and what came of it."""
     count = f"  {text.number(one['count'])}" if one["count"] is not None else ""
     head = f"{show.local(one['at'])}  {click.style(one['action'], bold=True)}{count}  {show.plain(one['who'])}"
-    return head + _below(f"{one['detail']}: {one['outcome'] or 'not known yet'}")
+    return [head, *_below(f"{one['detail']}: {one['outcome'] or 'not known yet'}")]
 
 
-def _below(words: str) -> str:
-    """Write what a line is about beneath it, in as many lines of 80 columns as it takes."""
-    return "\n" + textwrap.fill(show.plain(words), _COLUMNS, initial_indent="    ", subsequent_indent="    ")
+def _below(words: str) -> list[str]:
+    return textwrap.wrap(show.plain(words), show.COLUMNS, initial_indent="    ", subsequent_indent="    ")

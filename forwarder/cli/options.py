@@ -1,12 +1,12 @@
 """Options that several commands share, and the settings they all read."""
 
 import os
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
-
-from forwarder.settings import Settings, load
 
 
 def _web_address(_: click.Context, __: click.Parameter, given: str | None) -> str | None:
@@ -33,11 +33,14 @@ URL = click.option(
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
-def command_settings() -> Settings:
-    """Read the settings for a command: what only the daemon needs may be missing."""
-    return load(os.environ, Path.cwd(), is_for_daemon=False)
+def command_settings() -> Any:
+    """Return the `Settings` for a command: what only the daemon needs may be missing.
+
+    Imported only now, as by `daemon_settings`: a shell that completes an option needs no settings.
+    """
+    return import_module("forwarder.settings").load(os.environ, Path.cwd(), is_for_daemon=False)
 
 
-def daemon_settings() -> Settings:
-    """Read the settings as the daemon does."""
-    return load(os.environ, Path.cwd())
+def daemon_settings() -> Any:
+    """Return the `Settings` as the daemon reads them."""
+    return import_module("forwarder.settings").load(os.environ, Path.cwd())

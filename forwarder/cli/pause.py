@@ -11,7 +11,7 @@ from forwarder.cli import show
 from forwarder.cli.exits import ending
 from forwarder.cli.filters import Length, Moment, RouteWord
 from forwarder.cli.operator_client import operator
-from forwarder.cli.options import AS_JSON, URL, command_settings
+from forwarder.cli.options import AS_JSON, URL
 
 ROUTE = click.argument("route", type=RouteWord())
 
@@ -49,7 +49,7 @@ def resume(*, route: str, as_json: bool, url: str | None) -> None:
 
 
 async def _moved(route: str, act: str, body: Mapping[str, Any], url: str | None) -> Mapping[str, Any]:
-    async with operator(command_settings(), url) as client:
+    async with operator(url) as client:
         client.must_run(act)
         said: Mapping[str, Any] = await client.post(f"/api/routes/{route}/{act}", body)
         return said

@@ -8,6 +8,7 @@ import uvloop
 from forwarder import app
 from forwarder.cli.exits import ending
 from forwarder.cli.options import daemon_settings
+from forwarder.settings import Settings
 
 
 @click.command(
@@ -24,7 +25,7 @@ def run(ctx: click.Context) -> None:
     Settings come from the environment, `.env` in the working directory, FORWARDER_SECRETS_DIR and systemd's
     credentials; config.example.env lists them all. A second signal ends it at once; nothing is lost by it.
     """
-    settings = daemon_settings()
+    settings: Settings = daemon_settings()
     # Modules live as long as the process; looking through them for garbage again and again stalls the endpoints. Events
     # make no cycles: a collection by every 700 objects finds nothing, and cost a sixth of the processor.
     gc.freeze()

@@ -6,6 +6,7 @@ Text out of payloads (event names, ids, reasons) passes `plain`: it must not be 
 import json
 import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +28,7 @@ _STATE_COLOURS = {
     "held": "red",
     "fail": "red",
 }
+COLUMNS = 80
 WAYS = {"courier_to_rudderstack": "outbound", "rudderstack_to_courier": "inbound"}
 _REJECTED_MAX = 5
 EVENT_KEYS = (
@@ -60,6 +62,11 @@ def is_terminal() -> bool:
     return sys.stderr.isatty()
 
 
+def rows() -> int:
+    """Return how many lines of standard output can still be written to; 0 where it is no terminal."""
+    return shutil.get_terminal_size().lines if sys.stdout.isatty() else 0
+
+
 def event_line(event: Mapping[str, Any], width: int = 0) -> str:
     """Write one event as a line of columns; `width` 0: the terminal's, or as long as it is where there is none.
 
@@ -70,13 +77,17 @@ def event_line(event: Mapping[str, Any], width: int = 0) -> str:
         f"{event['sequence']:>7}",
         WAYS.get(event["route"], event["route"]).ljust(8),
         plain(event["state"], 9),
-        plain(event["event"] or event["type"], 20),
+        plain(event["event"] or event["type"], 18),
         plain(event["user_id"], 13),
     )
     line = "  ".join((*told, plain(event["message_id"], 24), plain(event["reason"]))).rstrip()
+    return cut(line, width).replace(told[3], coloured(event["state"], 9), 1)
+
+
+def cut(line: str, width: int = 0) -> str:
+    """Return the line as far as it fits into `width` columns; 0: the terminal's, or whole where there is none."""
     width = width or (shutil.get_terminal_size().columns if sys.stdout.isatty() else 0)
-    shown = plain(line, width).rstrip() if width and len(line) > width else line
-    return shown.replace(told[3], coloured(event["state"], 9), 1)
+    return plain(line, width).rstrip() if width and len(line) > width else line
 
 
 def event_lines(event: Mapping[str, Any]) -> Sequence[str]:
@@ -157,22 +168,26 @@ def _route_lines(route: Mapping[str, Any], earlier: Mapping[str, Any] | None, pa
         lines.append(f"  by {plain(pause['who']) or 'somebody'}{until}{why}")
     if not totals:
         return lines
-    lines.append(
-        f"  pending {totals['pending']} (oldest {text.span(route['oldest_age_s'])}, {route['retrying']} on a retry)  "
+    lines += _wrapped(
+        f"pending {totals['pending']} (oldest {text.span(route['oldest_age_s'])}, {route['retrying']} on a retry), "
         f"in flight {route['in_flight']} of {route['concurrency_limit']}"
     )
-    lines.append(
-        f"  accepted {totals['accepted']} = delivered {totals['delivered']} + filtered {totals['filtered']} "
+    lines += _wrapped(
+        f"accepted {totals['accepted']} = delivered {totals['delivered']} + filtered {totals['filtered']} "
         f"+ unmapped {totals['unmapped']} + dead {totals['dead']} + pending {totals['pending']}"
     )
     if route["open_dead"]:
-        lines.append(
-            click.style(f"  {route['open_dead']} dead to look after", fg="red")
-            + f" (forwarder events --state dead); {route['discarded']} discarded"
-        )
+        lines += [
+            click.style(f"  {route['open_dead']} dead to look after", fg="red") + f", {route['discarded']} discarded",
+            "    forwarder events --state dead",
+        ]
     if not totals["is_balanced"]:
         lines.append(click.style("  THE TOTALS DO NOT BALANCE: please report this", fg="red"))
     return lines
+
+
+def _wrapped(words: str) -> list[str]:
+    return textwrap.wrap(words, COLUMNS, initial_indent="  ", subsequent_indent="    ")
 
 
 def _rates(route: Mapping[str, Any], earlier: Mapping[str, Any] | None, passed_s: float) -> str:

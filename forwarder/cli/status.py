@@ -4,7 +4,6 @@ from importlib import import_module
 
 import click
 
-from forwarder.cli import liveness
 from forwarder.cli.exits import FAILED, ending
 from forwarder.cli.options import AS_JSON, URL, command_settings
 
@@ -41,7 +40,7 @@ def status(
     data folder. With --json one object per line.
     """
     if health:
-        told = liveness.ask(command_settings())
+        told = import_module("forwarder.cli.liveness").ask(command_settings())
         click.echo(told.text, err=not told.is_alive)
         ctx.exit(0 if told.is_alive else FAILED)
     times = (count or None) if watch else 1

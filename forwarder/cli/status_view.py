@@ -9,7 +9,6 @@ import click
 
 from forwarder.cli import show
 from forwarder.cli.operator_client import OperatorClient, operator
-from forwarder.cli.options import command_settings
 
 _CLEAR = "\x1b[H\x1b[2J"
 
@@ -22,7 +21,7 @@ def show_status(times: int | None, *, interval_s: float, as_json: bool, url: str
 async def _show(times: int | None, *, interval_s: float, as_json: bool, url: str | None) -> None:
     earlier: dict[str, Any] | None = None
     shown = 0
-    async with operator(command_settings(), url, waits=times != 1) as client:
+    async with operator(url, waits=times != 1) as client:
         while True:
             now = await _status(client)
             if as_json:

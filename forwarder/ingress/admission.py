@@ -112,6 +112,9 @@ class Admission:
         self.endpoint = endpoint
 
 
+_NAMED_PATHS = frozenset(("/webhooks/courier", "/events", "/inbound/rudderstack", "/inbound/segment"))
+
+
 class Admissions:
     """Judge who may come in. Every refusal is raised as `Rejected`."""
 
@@ -145,6 +148,11 @@ class Admissions:
         if declared is not None and len(declared) >= self._limit_digits and int(declared) > self._body_bytes_max:
             raise too_large(self._body_bytes_max)
         return admission
+
+    def open_paths(self) -> list[str]:
+        """Return the paths that take events now; those of SDKs as one."""
+        paths = [path for path, endpoint in ENDPOINTS.items() if id(endpoint) in self._on]
+        return list(dict.fromkeys(path if path in _NAMED_PATHS else "/v1/*" for path in paths))
 
     def is_write_key(self, key: object) -> bool:
         """Tell whether what stands in a body is one of the inbound keys."""

@@ -86,7 +86,7 @@ class PublicListener:
         self._is_started = True
         self._health.is_listening = True
         for (host, _), port in zip(self._addresses, self.ports, strict=True):
-            self._reporter.listener_started(host=host, port=port)
+            self._reporter.listener_started(host=host, port=port, endpoints=self._receiver.open_paths())
 
     async def run(self) -> None:
         """Serve until drained or cancelled; `start` first if that was not done."""

@@ -64,6 +64,10 @@ class Receiver:
         """Tell whether every endpoint answers 503."""
         return self._admissions.is_draining
 
+    def open_paths(self) -> list[str]:
+        """Return the paths that take events now."""
+        return self._admissions.open_paths()
+
     def drain(self) -> None:
         """Answer 503 to whatever comes from now on. What was admitted before is still taken."""
         self._admissions.is_draining = True

@@ -64,7 +64,9 @@ def operator_workers(
     app.on_shutdown.append(lambda _: jobs.close())
     app.on_shutdown.append(lambda _: searches.close())
     app.on_cleanup.append(lambda _: acts.close())
-    listener = OperatorListener(app, host=settings.operator_listen.host, port=settings.operator_listen.port)
+    host, port = settings.operator_listen.host, settings.operator_listen.port
+    on_start = parts.reporter.operator_started
+    listener = OperatorListener(app, host=host, port=port, on_start=lambda url: on_start(url=url))
     channels, take_alert_secrets = channels_of(settings, transport, parts.clock)
     swaps.append(take_alert_secrets)
     alerting = Alerting(channels, incidents, reporter=parts.reporter, clock=parts.clock)

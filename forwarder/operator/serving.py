@@ -101,8 +101,12 @@ class OperatorListener:
 
     name = "operator"
 
-    def __init__(self, app: web.Application, *, host: str, port: int) -> None:
+    def __init__(
+        self, app: web.Application, *, host: str, port: int, on_start: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Keep what is served; `on_start` is told the address of the page, once it is there."""
         self._app = app
+        self._on_start = on_start
         self._host = host
         self._port = port
         self._drained = asyncio.Event()
@@ -131,6 +135,7 @@ class OperatorListener:
         self._runner = runner
         host, port, *_ = runner.addresses[0]
         self.address = (host, port)
+        self._on_start(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
         self.started.set()
 
     async def run(self) -> None:

@@ -4,7 +4,7 @@ Logs name events by their sequence and never hold a payload, a value out of one,
 No fact is logged once per event at info level.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 
@@ -89,9 +89,13 @@ class Reporter:
         self.metrics.rejected.labels(endpoint, "internal_error").inc()
         self._log.error("request.crashed", endpoint=endpoint, error=error, where=where)
 
-    def listener_started(self, *, host: str, port: int) -> None:
-        """Tell that the endpoints are open, and where."""
-        self._log.info("listener.started", host=host, port=port)
+    def listener_started(self, *, host: str, port: int, endpoints: Sequence[str]) -> None:
+        """Tell that the endpoints are open, where, and which."""
+        self._log.info("listener.started", host=host, port=port, endpoints=list(endpoints))
+
+    def operator_started(self, *, url: str) -> None:
+        """Tell where the page is, and the API of the commands."""
+        self._log.info("operator.started", page=url)
 
     def listener_stopped(self) -> None:
         """Tell that nothing is taken any more."""
@@ -241,6 +245,10 @@ class Reporter:
     def daemon_draining(self, *, drain_max_s: float) -> None:
         """Tell that the daemon stops: nothing new is taken, what is in hand is finished."""
         self._log.info("daemon.draining", drain_max_s=drain_max_s)
+
+    def daemon_stopped(self, *, pending: Mapping[RouteName, int]) -> None:
+        """Tell that the daemon has stopped, and how many events wait for its next start."""
+        self._log.info("daemon.stopped", pending={route.value: count for route, count in pending.items()})
 
     def drain_cut_off(self, *, workers: Sequence[str]) -> None:
         """Tell that the drain's time is up; what these workers had in hand stays pending."""

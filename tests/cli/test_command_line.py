@@ -1,9 +1,11 @@
 """The command line as a whole."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -12,6 +14,7 @@ from click.testing import Result
 from forwarder import __version__
 from forwarder.cli import show
 from forwarder.cli.command import cli
+from forwarder.cli.log_commands import act_lines, incident_lines
 from forwarder.settings import Address
 
 Shell = Callable[..., Result]
@@ -103,6 +106,40 @@ def test_the_listener_is_reached_from_here(listen: Address, url: str) -> None:
     assert listen.url() == url
 
 
+def test_every_table_fits_eighty_columns() -> None:
+    """With figures of a year's traffic and long names no line of status, incidents and audit is wider."""
+    many = 123_456_789
+    names = ("accepted", "pending", "delivered", "filtered", "unmapped", "dead")
+    pause = {"who": "alice (token, 10.0.0.7)", "reason": "", "since": None, "until": "2026-01-31T12:00:00.000Z"}
+    route = {
+        "name": "rudderstack_to_courier", "state": "backing_off", "stops": [], "pause": pause, "retrying": many,
+        "oldest_age_s": 1e6, "in_flight": 1_024, "concurrency_limit": 1_024, "open_dead": many, "discarded": many,
+        "totals": dict.fromkeys(names, many) | {"is_balanced": True},
+    }  # fmt: skip
+    spool = {"size_bytes": 2**32, "cap_bytes": 2**40, "is_accepting": True, "refusal": "", "sqlite_version": "3.54.1"}
+    status = {"version": "0.2.0", "uptime_s": 1e6, "spool": spool, "routes": [route]}
+    event = {"received_at": "2026-01-31T12:00:00.000Z", "sequence": many, "route": "rudderstack_to_courier"}
+    event |= {"state": "delivered", "event": "e" * 40, "type": "", "user_id": "u" * 40, "message_id": "", "reason": ""}
+    incident = {
+        "began_at": event["received_at"],
+        "kind": "back_off",
+        "route": "rudderstack_to_courier",
+        "scope": "route",
+    }
+    incident |= {
+        "lasted_s": 1e5,
+        "ended_at": None,
+        "remedy": "a long remedy " * 20,
+        "delayed": many,
+        "dead": many,
+        "cause": "a long cause " * 20,
+    }
+    act = {"at": event["received_at"], "action": "discard", "count": many, "who": "alice, cli:root (token, 10.0.0.7)"}
+    act |= {"detail": "state=dead " * 20, "outcome": "done"}
+    told = [*show.status_lines(status), show.event_line(event, 80), *incident_lines(incident), *act_lines(act)]
+    assert [line for line in map(click.unstyle, told) if len(line) > 80] == []
+
+
 def test_a_held_route_says_why() -> None:
     """What stands still is told with its reason, and totals that do not balance are shouted."""
     totals = {
@@ -176,6 +213,26 @@ def test_a_mistyped_command_is_guessed_unless_it_destroys(shell: Shell, typed: s
     assert meant in result.output if meant else "Did you mean" not in result.output
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("replay --state dead --ye", "No such option '--ye'."),
+        ("replay --state dead --everthing", "No such option '--everthing'. Did you mean '--event'?"),
+        ("discard --stat dead", "No such option '--stat'. Did you mean '--state'?"),
+        ("links remov a b", "No such command 'remov'."),
+        ("links lst", "No such command 'lst'. Did you mean 'list'?"),
+        ("events shw 1", "No such command 'shw'. Did you mean 'show'?"),
+        ("replay --state deat", "Invalid value for '--state': 'deat' is not one of"),
+    ],
+)
+def test_a_mistyped_option_is_guessed_unless_it_is_bold(shell: Shell, typed: str, said: str) -> None:
+    """No slip is led to what does not ask, does all of it again, or takes away; other errors stay as they are."""
+    result = shell(*typed.split())
+    assert result.exit_code == 2
+    assert f"Error: {said}" in result.output
+    assert not [bold for bold in ("--yes", "--everything", "'remove'") if f"mean '{bold}" in result.output]
+
+
 def test_completion_imports_no_command() -> None:
     """Names are completed from the list of commands alone, options of the program as ever."""
     script = (
@@ -191,13 +248,27 @@ def test_completion_imports_no_command() -> None:
     assert done.stdout == "['events'] True []\n"
 
 
-def test_a_running_daemon_is_asked_without_what_a_stopped_one_needs() -> None:
-    """`status` of a running daemon imports no database and no page."""
+@pytest.mark.parametrize(
+    ("asked", "is_too_heavy"),
+    [
+        ("status", ("aiohttp", "apsw", "jinja2", "prometheus_client", "structlog", "forwarder.operator.api")),
+        ("events --st", ("aiohttp", "apsw", "jinja2", "pydantic", "structlog", "forwarder.settings")),
+        ("replay --st", ("aiohttp", "apsw", "jinja2", "pydantic", "structlog", "forwarder.settings")),
+        ("status --wa", ("aiohttp", "apsw", "jinja2", "pydantic", "structlog", "forwarder.settings")),
+    ],
+)
+def test_commands_import_what_they_need_alone(asked: str, is_too_heavy: tuple[str, ...], tmp_path: Path) -> None:
+    """Asking a running daemon imports no web client, database or page; completing an option not even settings."""
+    environ = {"COMP_WORDS": f"forwarder {asked}", "COMP_CWORD": "2", "_FORWARDER_COMPLETE": "bash_complete"}
     script = (
-        "import sys; import forwarder.cli.status, forwarder.cli.operator_client;"
-        "print([name for name in ('apsw', 'jinja2', 'forwarder.operator.api') if name in sys.modules])"
+        "import sys; sys.argv = ['forwarder', 'status', '--url', 'http://127.0.0.1:1']\n"
+        "from forwarder.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        f"print([name for name in {is_too_heavy!r} if name in sys.modules])"
     )
     done = subprocess.run(  # noqa: S603 - our own interpreter, a script of our own
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert done.stdout == "[]\n"
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path,
+        env={**os.environ, **(environ if " " in asked else {})},
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "[]"

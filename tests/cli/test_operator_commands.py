@@ -18,14 +18,15 @@ from aiohttp.test_utils import TestServer
 from click.testing import Result
 
 from forwarder import __version__
+from forwarder.cli import show
+from forwarder.cli.events import Lines
 from forwarder.cli.filters import Moment
-from forwarder.cli.operator_client import OperatorClient
+from forwarder.cli.operator_client import OperatorClient, Place
 from forwarder.errors import DaemonUnreachable
 
 Shell = Callable[..., Result]
 Daemon = Callable[..., Any]
 
-_SOON = aiohttp.ClientTimeout(total=5)
 _FLAT = ["sequence", "route", "state", "event", "message_id", "user_id", "received_at", "attempts", "reason"]
 
 
@@ -355,6 +356,55 @@ def test_following_prints_what_comes(filled: Shell, daemon: Daemon) -> None:
     assert [json.loads(text)["message_id"] for text in printed[:2]] == ["m5", "m6"]
 
 
+def test_following_tells_what_became_of_a_line(filled: Shell, daemon: Daemon) -> None:
+    """An event that was pending when it was printed is told again once it is not, and only then."""
+    running = daemon()
+    printed: list[tuple[int, str]] = []
+
+    def on_print(text: str) -> None:
+        event = json.loads(text)
+        printed.append((event["sequence"], event["state"]))
+        if len(printed) == 1:
+            running.append(77)
+            running.append(78)
+        if printed[-1] == (8, "pending"):
+            running.replay_and_bury([])
+        if (7, "dead") in printed and (8, "dead") in printed:
+            raise KeyboardInterrupt
+
+    environ = {"FORWARDER_OPERATOR_LISTEN": running.address}
+    assert filled("events", "--follow", "--json", "--limit", "1", heard=on_print, **environ).exit_code == 0
+    assert printed == [(n, "pending") for n in (6, 7, 8)] + [(n, "dead") for n in (6, 7, 8)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said", "rewritten"),
+    [(24, 0, "\x1b[3A\r\x1b[2K"), (24, 1, "\x1b[4A\r\x1b[2K"), (2, 0, ""), (0, 0, "")],
+    ids=["on the screen", "below a word about the daemon", "scrolled away", "no terminal"],
+)
+def test_a_line_is_written_again_where_it_stands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rows: int, said: int, rewritten: str
+) -> None:
+    """On a terminal the line itself changes and the cursor returns; a line out of reach is printed anew."""
+    monkeypatch.setattr(show, "rows", lambda: rows)
+    client = OperatorClient(Place(headers={}), is_running=True)
+    lines = Lines(client, as_json=False)
+    event = {"route": "r", "type": "t", "event": "e", "user_id": "u", "message_id": "m", "reason": ""}
+    event |= {"received_at": "2026-01-31T12:00:00.000Z"}
+    for sequence in (1, 2, 3):
+        lines.put(event | {"sequence": sequence, "state": "pending"})
+    client.lines_said = said
+    capsys.readouterr()
+    now = event | {"sequence": 1, "state": "delivered"}
+    assert (lines.is_open(now), lines.reach()) == (True, (1, 3))
+    lines.put(now)
+    out = capsys.readouterr().out
+    assert out.startswith(rewritten)
+    assert out.endswith("\n" if not rewritten else f"\x1b[{3 + said}B\r")
+    assert "delivered" in out
+    assert (lines.is_open(now), lines.reach()) == (False, (2, 3))
+
+
 @pytest.mark.parametrize("page", [500, 3], ids=["all on one page", "a full page"])
 def test_following_a_state_prints_what_comes_into_it(
     filled: Shell, daemon: Daemon, monkeypatch: pytest.MonkeyPatch, page: int
@@ -503,13 +553,14 @@ async def test_reading_outlasts_a_restart(capsys: pytest.CaptureFixture[str], mo
 
     app = web.Application()
     app.router.add_get("/api/events", restarting)
-    async with TestServer(app) as server, aiohttp.ClientSession(server.make_url("/"), timeout=_SOON) as http:
-        waiting = OperatorClient(http, is_running=True, waits=True)
+    async with TestServer(app) as server:
+        place = Place(url=str(server.make_url("/")), headers={})
+        waiting = OperatorClient(place, is_running=True, waits=True)
         assert await waiting.get("/api/events") == {"error": "the spool is closed"}
         assert (asked, capsys.readouterr().err.count("waiting for the daemon")) == (3, 1)
         asked = 1
         with pytest.raises(DaemonUnreachable, match="503"):
-            await OperatorClient(http, is_running=True).get("/api/events")
+            await OperatorClient(place, is_running=True).get("/api/events")
 
 
 @pytest.mark.parametrize(
