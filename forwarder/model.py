@@ -95,7 +95,14 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     progress: bytes = b""  # what `Spool.note` kept last; b"" when nothing
     replay: Replay = Replay.NOT  # only with progress: what was kept before the replay
     is_retry: bool = False  # it was given back before, with a failure or a time: one of `Demand.retry_max`
+    replayed_at_ms: int | None = None  # when people made it pending again; its age counts from then
+    is_beside: bool = False  # a replay that goes beside what arrives: one of `Demand.replay_max`
     follows: int = 0  # the spool's own: the event of this route right before it, 0 when that is not known
+
+    @property
+    def since_ms(self) -> int:
+        """When its age began."""
+        return self.replayed_at_ms or self.envelope.received_at_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +112,11 @@ class Demand:
     fresh_max: int  # events that were never given back, or only as if never leased
     retry_max: int  # events that were given back with a failure or a time (a retry, a rate limit, a held group)
     bytes_max: int  # of the payloads; one event is leased whatever its size
+    replay_max: int = 0  # replayed events that go beside what arrives
+
+    def by_kind(self) -> tuple[int, int, int]:
+        """Return the three counts."""
+        return self.fresh_max, self.retry_max, self.replay_max
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -75,14 +75,13 @@ class Spool(Protocol):
         Returns at once, from memory, perhaps with nothing: what is only on disk is read behind it, and `on_work`
         tells when to ask again. An event is leased to one caller at a time and stays leased until it is settled
         or the process ends. Of the events with the same non-empty partition key only the oldest pending one is
-        ever leased, also while it waits for a retry (law 4). Stops before the payloads' sum passes
-        `demand.bytes_max`, but leases at least one. Leases nothing while settlements are deferred (full disk).
-        Row damage is not raised: the row is quarantined (dead, "corrupt row"), counted, and the rest is leased.
-        Raises `SpoolClosed`.
+        ever leased, also while it waits for a retry (law 4); of replays see `requeue`. Stops before the payloads' sum
+        passes `demand.bytes_max`, but leases at least one. Leases nothing while settlements are deferred (full disk).
+        A damaged row is quarantined (dead, "corrupt row"), counted, and the rest is leased. Raises `SpoolClosed`.
         """
 
     async def lease_newest(self, route: RouteName) -> Lease | None:
-        """Lease the newest due event that is not leased (a probe's alternative to the oldest)."""
+        """Lease the newest due event that is not leased (a probe's alternative to the oldest); no replay is one."""
 
     def on_work(self, route: RouteName, wake: Callable[[], None]) -> None:
         """Register the one listener of a route: called whenever a lease may find something new or due.
@@ -108,12 +107,14 @@ class Spool(Protocol):
         own log; on a full disk it is left out in silence.
         """
 
-    async def requeue(self, sequences: Sequence[int], *, everything: bool = False) -> int:
+    async def requeue(self, sequences: Sequence[int], *, everything: bool = False, is_replay: bool = True) -> int:
         """Make settled events pending again at once, as if new (attempts 0); return how many it did.
 
-        Their key and their progress stay; a lease of one that has progress says `Replay.REST`, or with
-        `everything` `Replay.EVERYTHING`, until its progress is noted anew. Totals move with them. Unknown,
-        purged and pending ones are skipped.
+        They go beside what arrives, in their own order: nothing of their partition waits for them, but two are never
+        out. Where few wait (`SpoolLimits.replays_in_line_max`), one whose partition has events waiting goes before
+        those, until it is given back. `is_replay` False takes a settlement back: they stand where they were. Totals
+        move with them, key and progress stay; until that is noted anew its lease says `Replay.REST`, or with
+        `everything` `Replay.EVERYTHING`. Unknown, purged and pending ones are skipped.
         """
 
     async def discard(self, sequences: Sequence[int]) -> int:
@@ -228,7 +229,7 @@ class SpoolFacts:
     cap_bytes: int
     unsettled_bytes: dict[RouteName, int]
     totals: dict[RouteName, Totals]
-    oldest_pending_ms: dict[RouteName, int | None]  # received_at of the oldest pending event
+    oldest_pending_ms: dict[RouteName, int | None]  # when the oldest pending event was received, or replayed
     retrying: dict[RouteName, int]
     open_dead: dict[RouteName, int]  # dead, still kept and not discarded: what is left to do
     discarded: dict[RouteName, int]  # dead, still kept and discarded

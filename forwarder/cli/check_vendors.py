@@ -1,22 +1,32 @@
 """What `forwarder check --connect` asks the vendors: name, connection, TLS, key and clock; no event is sent.
 
 RudderStack gets an empty batch, which its gateway refuses in its own words once the key is right. Courier
-is asked for a profile that need not exist.
+is asked for a profile that need not exist, and for the lists that links lead into.
 """
 
+import asyncio
 import json
 from base64 import b64encode
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
-from forwarder.errors import NoAnswer
+import apsw
+
+from forwarder.courier.catalogue import Catalogue, Known
+from forwarder.courier.client import CourierClient
+from forwarder.errors import NoAnswer, SpoolUnusable
+from forwarder.mapping.link_table import STORE_KEY, LinkTable, decode_links
+from forwarder.mapping.links import LinkInvalid, Links
 from forwarder.model import HttpRequest, HttpResponse, RouteName
 from forwarder.operator.checks import Finding
 from forwarder.ports import Clock, Transport
 from forwarder.settings import Settings
+from forwarder.settings.toml_files import read_links
+from forwarder.spool.sqlite.database import open_reader
+from forwarder.spool.sqlite.reading.archive import kept_value
 
 _TIMEOUT_S = 15.0
 _SKEW_S_MAX = 60.0
@@ -33,6 +43,10 @@ async def vendor_findings(settings: Settings, transport: Transport, clock: Clock
     if RouteName.RUDDERSTACK_TO_COURIER in settings.routes or settings.alert_template:
         async for finding in _asked("courier", _of_courier(settings), transport, clock):
             yield finding
+        for finding in link_findings(
+            await asyncio.to_thread(_links, settings), await courier_lists(settings, transport, clock)
+        ):
+            yield finding
     if settings.alert_url:
         yield await _alert_host(settings.alert_url.get_secret_value(), transport)
 
@@ -45,6 +59,41 @@ async def _alert_host(url: str, transport: Transport) -> Finding:
     except NoAnswer as error:
         return Finding("fail", "alerts", f"{host}: {error}. Check FORWARDER_ALERT_URL, the network and the proxy")
     return Finding("ok", "alerts", f"{host} is reached; whether it takes alerts, `forwarder alert --test` says")
+
+
+async def courier_lists(settings: Settings, transport: Transport, clock: Clock) -> Known:
+    """Ask Courier what there is to start."""
+    key = settings.courier_api_key.get_secret_value() if settings.courier_api_key else ""
+    client = CourierClient(transport, base_url=settings.courier_api_url, api_key=key, clock=clock)
+    return await Catalogue(client, clock).known(wait_s=_TIMEOUT_S)
+
+
+def link_findings(links: Links, known: Known) -> Iterator[Finding]:
+    """Compare the links with Courier's own lists: what speaks against one is a warning, never a failure."""
+    doubts = [(link, known.doubt(link.target_kind.value, link.target)) for link in links]
+    for link, doubt in doubts:
+        if doubt:
+            named = f"{link.type.value}/{link.event} to {link.target_kind.value} {link.target}"
+            yield Finding("warn", "links", f"{named}: {doubt}")
+    if links and known.problem:
+        yield Finding("warn", "links", f"not all compared with Courier's lists ({known.problem})")
+    elif links and not any(doubt for _, doubt in doubts):
+        yield Finding("ok", "links", f"{len(links)} of {len(links)} lead to what Courier lists")
+
+
+def _links(settings: Settings) -> Links:
+    """Return the links in force: those of the file, and those that the spool keeps, if it can be read."""
+    pinned = read_links(settings)
+    try:
+        connection = open_reader(settings.data_dir)
+    except SpoolUnusable:
+        return pinned.links
+    try:
+        return LinkTable(pinned, decode_links(kept_value(connection, STORE_KEY))).links()
+    except (apsw.Error, LinkInvalid):
+        return pinned.links
+    finally:
+        connection.close()
 
 
 async def _asked(name: str, request: HttpRequest, transport: Transport, clock: Clock) -> AsyncIterator[Finding]:

@@ -1,19 +1,26 @@
 """`forwarder map`: what would be sent for a payload, without sending it; and is it what was expected?"""
 
+import asyncio
 import difflib
 import json
+import re
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
+from urllib.parse import unquote
 
 import click
 
 from forwarder import __version__
+from forwarder.cli.check_vendors import courier_lists
 from forwarder.cli.exits import FAILED, CommandFailed, ending
 from forwarder.cli.filters import RouteWord
 from forwarder.cli.options import command_settings
+from forwarder.clock import SystemClock
+from forwarder.courier.catalogue import Known
 from forwarder.errors import Unmappable
 from forwarder.ingress import elements
 from forwarder.ingress.cutting import array_of, at_once
@@ -27,10 +34,14 @@ from forwarder.rudderstack import wire
 from forwarder.rudderstack.calls import TrackCalls
 from forwarder.settings import Settings
 from forwarder.settings.toml_files import read_links, read_rules
+from forwarder.transport import AiohttpTransport
 
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK.value, RouteName.RUDDERSTACK_TO_COURIER.value
 
 Outcome = dict[str, Any]
+_TARGET = re.compile(
+    r"(?:POST|PUT|DELETE) /(?P<kind>automation|journey|list)s/(?P<id>[^/]+)/(?:invoke|subscriptions/.*)"
+)
 
 _SOURCES = MappingProxyType({OUTBOUND: ("webhook", "events"), INBOUND: ("rudderstack", "segment", "v1")})
 _NO_OBJECT = MappingProxyType({"outcome": "dead", "reason": "not a JSON object"})
@@ -56,6 +67,7 @@ _NO_OBJECT = MappingProxyType({"outcome": "dead", "reason": "not a JSON object"}
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Compare with this JSON file: exit 1 and a diff when it differs.",
 )
+@click.option("--connect", is_flag=True, help="Also say what speaks against a call's target by Courier's own lists.")
 @click.argument("file", type=click.File("rb"))
 @click.pass_context
 def map_(
@@ -65,6 +77,7 @@ def map_(
     source: str | None,
     received_at: datetime | None,
     expect: Path | None,
+    connect: bool,
     file: BinaryIO,
 ) -> None:
     """Print what would be sent for the event in FILE (- for standard input).
@@ -76,6 +89,8 @@ def map_(
         raise click.UsageError(f"--source {source} is no endpoint of {route}: {', '.join(_SOURCES[route])}")
     at_ms = round(received_at.replace(tzinfo=UTC).timestamp() * 1000) if received_at else time.time_ns() // 1_000_000
     mapped = _mapped(file, route, source, at_ms)
+    if connect and route == INBOUND:
+        _add_doubts(mapped if isinstance(mapped, list) else [mapped], asyncio.run(_lists(command_settings())))
     text = json.dumps(mapped, indent=2, ensure_ascii=False, sort_keys=True)
     if expect is None:
         click.echo(text)
@@ -153,6 +168,27 @@ def inbound_outcome(mapper: RudderstackToCourier, one: Element | None, *, at_ms:
             return {"outcome": "unmapped", "reason": reason}
         case deliveries:
             return {"outcome": "sent", "calls": [_shown(delivery) for delivery in deliveries]}
+
+
+async def _lists(settings: Settings) -> Known:
+    clock = SystemClock()
+    async with AiohttpTransport(clock=clock, proxy_for=settings.reading.proxies.url_for) as transport:
+        return await courier_lists(settings, transport, clock)
+
+
+def _add_doubts(outcomes: Sequence[Outcome], known: Known) -> None:
+    """Write beside each call what speaks against its target (`doubt`); warn of lists that could not be read."""
+    for call in (call for outcome in outcomes for call in outcome.get("calls", ())):
+        if (named := _TARGET.fullmatch(call["operation"])) and (
+            doubt := known.doubt(named["kind"], unquote(named["id"]))
+        ):
+            call["doubt"] = doubt
+        if call["operation"] == "POST /send" and (
+            doubt := known.doubt("template", call["body"]["message"]["template"])
+        ):
+            call["doubt"] = doubt
+    if known.problem:
+        click.echo(f"warning: not all compared with Courier's lists ({known.problem})", err=True)
 
 
 def _shown(delivery: Delivery) -> Outcome:

@@ -12,6 +12,7 @@ from forwarder.cli.exits import CommandFailed, ending
 from forwarder.cli.filters import STATE, narrowing
 from forwarder.cli.operator_client import OperatorClient, operator
 from forwarder.cli.options import AS_JSON, URL
+from forwarder.operator import text
 
 _FOLLOW_S: Final = 0.5
 _PAGE: Final = 500
@@ -121,6 +122,9 @@ async def _list(search: Search, filters: Filters, *, limit: int, follow: bool, a
             await _follow(client, filters, found, lines)
         elif not found and not as_json:
             click.echo(f"no such events ({search})", err=True)
+            if rejected := sum(one["last_hour"] for one in (await client.get("/api/status"))["rejected"]):
+                told = f"{text.plural(rejected, 'request was', 'requests were')} rejected in the last hour"
+                click.echo(f"{told} and are not among the events: forwarder status", err=True)
 
 
 async def _newest(client: OperatorClient, search: Search, filters: Filters, *, limit: int) -> list[dict[str, Any]]:

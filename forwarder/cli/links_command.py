@@ -75,6 +75,9 @@ def add(*, event: str, target: str, type_: str | None, to: str | None, source: s
         raise click.UsageError(str(error)) from None
     added, _ = asyncio.run(_change(url, add=[words_of(link)]))
     click.echo(_named("added" if added else "was there already:", link))
+    doubt = next((row["doubt"] for row in asyncio.run(_rows(url)) if _links_in([row]) == [link]), "")
+    if doubt:
+        click.echo(f"warning: {doubt}", err=True)
 
 
 @links.command(
@@ -164,15 +167,18 @@ async def _imported(url: str | None, wanted: Sequence[Link], *, replace: bool) -
 
 
 def _links_in(rows: Any) -> list[Link]:
-    return [link_of({key: value for key, value in row.items() if key != "pinned"}) for row in rows]
+    return [link_of({key: value for key, value in row.items() if key not in ("pinned", "doubt")}) for row in rows]
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     cells = [
-        (row["type"], row["event"], f"{row['to']} {row['target']}", row["source"], "pinned" if row["pinned"] else "")
+        (
+            *(row["type"], row["event"], f"{row['to']} {row['target']}", row["source"]),
+            *("pinned" if row["pinned"] else "", f"! {row['doubt']}" if row["doubt"] else ""),
+        )
         for row in rows
     ]
-    widths = [max(len(line[column]) for line in cells) for column in range(5)] if cells else []
+    widths = [max(len(line[column]) for line in cells) for column in range(6)] if cells else []
     return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 

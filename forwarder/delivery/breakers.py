@@ -16,8 +16,10 @@ from forwarder.model import RouteName
 from forwarder.ports import Clock
 from forwarder.telemetry.reporter import Reporter
 
+REPLAYS: Final = "replays"  # what stands still when it is the replays of a route
 _SPREAD_MAX_S: Final = 30.0
 _PARKED_PER_S: Final = 200  # so many may come back in a second, to look whether their group goes again
+_REPLAY_AGAIN_S: Final = 1.0
 _PARKED_MAX: Final = 10_000
 _QUICK_PROBES: Final = 3  # an event that began a hold alone may be its culprit: others are asked soon
 _QUICK_PROBE_S: Final = 1.0
@@ -51,7 +53,10 @@ class _Group:
 
 
 class Breakers:
-    """The breakers of one route. Not safe for concurrent use: one event loop owns it."""
+    """The breakers of one route, or of its replays. Not safe for concurrent use: one event loop owns it.
+
+    `live`, for those of replays, are the breakers of what arrives: replays heed them, and never change them.
+    """
 
     def __init__(
         self,
@@ -61,8 +66,10 @@ class Breakers:
         reporter: Reporter,
         clock: Clock,
         rng: Callable[[], float],
+        live: "Breakers | None" = None,
     ) -> None:
         self.route = make()
+        self._live = live
         self._name = route
         self._make = make
         self._reporter = reporter
@@ -72,11 +79,18 @@ class Breakers:
 
     def admits(self, group: str, sequence: int) -> bool:
         """Tell whether a call of this event may be made now, as far as its group is concerned."""
+        if self._live is not None and self._live.wait_s(group) > 0:
+            return False
         if group == ROUTE or (known := self._groups.get(group)) is None or known.breaker.is_closed:
             return True
         if not known.breaker.admits(now_s=self._clock.monotonic_s(), in_flight=known.in_flight):
             return False
         return known.is_turn_of(sequence)
+
+    def wait_s(self, scope: str) -> float:
+        """Return how long a scope stands still at least; 0 when it may be tried."""
+        trip = self._breaker(scope).trip
+        return max(0.0, trip.retry_at_s - self._clock.monotonic_s()) if trip else 0.0
 
     def sent(self, group: str) -> None:
         """Count a call as under way until `answered`."""
@@ -93,6 +107,13 @@ class Breakers:
         trips = (self._breaker(scope).trip for scope in scopes)
         return next((trip.kind for trip in trips if trip is not None and trip.is_hold), None)
 
+    def away_s(self, decision: Decision, sequence: int, *, was_sent: bool) -> float:
+        """Return how long an event that goes back to the spool should stay away; 0: it may come back at once."""
+        after_s = decision.after_s
+        if self._live is not None and was_sent:  # a replay: others go first
+            after_s = max(after_s, self.wait_s(ROUTE), _REPLAY_AGAIN_S)
+        return after_s if decision.scope == ROUTE else after_s + self.park_s(decision.scope, sequence)
+
     def park_s(self, group: str, sequence: int) -> float:
         """Return how long an event should stay away whose next call this group does not admit.
 
@@ -100,7 +121,7 @@ class Breakers:
         """
         known = self._group(group)
         trip = known.breaker.trip
-        wait_s = max(0.0, trip.retry_at_s - self._clock.monotonic_s()) if trip else 0.0
+        wait_s = max(self.wait_s(group), self._live.wait_s(group) if self._live else 0.0)
         known.parked += 1
         # Who comes too late, when the group goes again, does not wait for it: a later hold must not wait for him.
         if trip is not None and len(known.waiting) < _PARKED_MAX:
@@ -133,9 +154,18 @@ class Breakers:
         return False
 
     def stops(self) -> list[ScopeStop]:
-        """Return the groups that stand still."""
-        found = (scope_stop(name, group.breaker, self._clock) for name, group in sorted(self._groups.items()))
+        """Return the groups that stand still; of replays, all of them, too."""
+        breakers = [(name, group.breaker) for name, group in sorted(self._groups.items())]
+        if self._live is not None:
+            breakers.insert(0, (ROUTE, self.route))
+        found = (scope_stop(self._told(name), breaker, self._clock) for name, breaker in breakers)
         return [stop for stop in found if stop is not None]
+
+    def _told(self, scope: str) -> str:
+        """Return what people are told that stands still."""
+        if self._live is None:
+            return scope
+        return REPLAYS if scope == ROUTE else f"{REPLAYS}: {scope}"
 
     def _back_off(self, decision: Decision, *, sequence: int, started_s: float) -> None:
         if decision.shows_route:
@@ -150,7 +180,7 @@ class Breakers:
             if decision.scope != ROUTE:
                 self._group(decision.scope).parked = 0
             self._reporter.route_backing_off(
-                self._name, scope=decision.scope, reason=decision.reason, after_s=trip.retry_at_s - now_s
+                self._name, scope=self._told(decision.scope), reason=decision.reason, after_s=trip.retry_at_s - now_s
             )
 
     def _hold(self, decision: Decision, *, sequence: int, status: int | None, started_s: float) -> bool:
@@ -171,7 +201,9 @@ class Breakers:
             probe_s=probe_s,
         )
         if began is not None:
-            self._reporter.route_held(self._name, scope=decision.scope, reason=decision.reason, status=status)
+            self._reporter.route_held(
+                self._name, scope=self._told(decision.scope), reason=decision.reason, status=status
+            )
         return began is not None
 
     def _close(self, *scopes: str, started_s: float) -> None:
@@ -183,7 +215,7 @@ class Breakers:
                 self._groups[scope].reset()
             if ended.is_hold:
                 held_s = self._clock.monotonic_s() - ended.since_s
-                self._reporter.route_hold_ended(self._name, scope=scope, held_s=held_s)
+                self._reporter.route_hold_ended(self._name, scope=self._told(scope), held_s=held_s)
 
     def _breaker(self, scope: str) -> CircuitBreaker:
         return self.route if scope == ROUTE else self._group(scope).breaker

@@ -24,7 +24,6 @@ from forwarder.model import (
     Lease,
     Returned,
     RouteName,
-    Settled,
     Settlement,
     Verdict,
 )
@@ -34,9 +33,7 @@ _LEASE_EVENTS_MAX: Final = 250  # mapped in one go, between two turns of the eve
 _LEASE_BYTES_MAX: Final = 8_388_608
 _IN_HAND_BYTES_MAX: Final = 33_554_432  # of payloads; their bodies are about as large
 _WAITING_EVENTS_MAX: Final = 1_000
-_PACE_S: Final = (
-    0.025  # between two requests that are not full: under load company gathers, a lone event leaves at once
-)
+_PACE_S: Final = 0.025  # between requests that are not full: under load company gathers, a lone event leaves at once
 
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -67,6 +64,7 @@ class Dispatcher:
         self._clock = clock
         self._flights = Flights(limits.batch)
         self._retries = 0  # of events on a retry, those that are prepared or under way
+        self._lacks_room = False  # less was demanded than might have been: every settlement makes room
         self._preparing = 0  # flights of which something is being written before they can go
         self._pace_s = min(_PACE_S, limits.batch.wait_max_s)
         self._sent_at_s = float("-inf")
@@ -90,8 +88,10 @@ class Dispatcher:
 
     # --- what the route asks ---
 
-    def start(self, *, spawn: Spawn, wake: Callable[[], None]) -> None:
-        """Get the means to start tasks and to wake the loop."""
+    async def start(self, *, spawn: Spawn, wake: Callable[[], None]) -> None:
+        """Get the means to start tasks and to wake the loop, and learn what is known over a restart."""
+        if not self._limits.are_replays:
+            self._history.restore_refused(await self._settling.refused())
         self._spawn = spawn
         self._wake = wake
         self._exchanges.tell_limit()
@@ -107,10 +107,14 @@ class Dispatcher:
             _LEASE_EVENTS_MAX,
         )
         bytes_left = _IN_HAND_BYTES_MAX - self._settling.in_hand_bytes
+        self._lacks_room = events < _LEASE_EVENTS_MAX or bytes_left < _LEASE_BYTES_MAX
         if events <= 0 or bytes_left <= 0:
             return None
+        bytes_max = min(bytes_left, _LEASE_BYTES_MAX)
+        if self._limits.are_replays:
+            return Demand(fresh_max=0, retry_max=0, bytes_max=bytes_max, replay_max=events)
         retries = max(0, max(1, limit // 2) - self._retries - self._flights.retries)
-        return Demand(fresh_max=events, retry_max=min(events, retries), bytes_max=min(bytes_left, _LEASE_BYTES_MAX))
+        return Demand(fresh_max=events, retry_max=min(events, retries), bytes_max=bytes_max)
 
     def take(self, leases: Sequence[Lease], *, is_probe: bool = False) -> None:
         """Own these leases from now on; settle what goes nowhere. A probe is sent at once, alone."""
@@ -118,11 +122,7 @@ class Dispatcher:
         intake = take_in(leases, mapper=self._mapper, limits=self._limits, history=self._history, is_probe=is_probe)
         if intake.dismissed:
             gone = [lease for group in intake.dismissed.values() for lease in group]
-            settlements = [
-                Settled([lease.sequence for lease in group], state, reason)
-                for (state, reason), group in intake.dismissed.items()
-            ]
-            self._spawn(self._settle(gone, settlements))
+            self._spawn(self._settle(gone, intake.settlements()))
         for flight in intake.flights:
             if flight.is_through:  # a replay of what was done already
                 self._spawn(self._conclude(flight, Decision(outcome=Outcome.DONE), Delivered(), None))
@@ -179,8 +179,7 @@ class Dispatcher:
 
     def give_back(self) -> None:
         """Return every lease that is not in flight, as if it had never been leased."""
-        flights = self._flights.take_all()
-        if flights:
+        if flights := self._flights.take_all():
             self._spawn(self._give_back(flights))
 
     def close(self) -> None:
@@ -230,7 +229,9 @@ class Dispatcher:
             self.breakers.answered(group)
         decision = self._exchanges.judge(flight, answer, group, started_s=started_s)
         if decision.change is Change.HOLD_FOR_REFUSALS:
-            self._spawn(self._settling.requeue(self._history.take_refused()))
+            self._spawn(self._settling.take_back(self._history.take_refused()))
+        elif (row := self._history.news_of_refused()) is not None:
+            await self._settling.keep_refused(row)  # before any of it is dead
         return answer, decision
 
     def _why_not(self, flight: Flight, group: str) -> Decision | None:
@@ -255,7 +256,8 @@ class Dispatcher:
                 if attempt is not None and attempt.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
                     self._flights.too_large(flight, now_s=now_s)
                 self._flights.queue_first(*flight.halves())
-            case Outcome.WAITS if decision.scope == ROUTE:
+            # A replay in hand would keep what arrives for its user waiting.
+            case Outcome.WAITS if decision.scope == ROUTE and not self._limits.are_replays:
                 self._flights.queue(flight)
             case Outcome.SET_ASIDE if self._waits_in_hand(flight):
                 self._flights.wait(flight, until_s=now_s + decision.after_s)
@@ -277,22 +279,22 @@ class Dispatcher:
         logged: str = "",
     ) -> None:
         await self._settling.settle(leases, settlements, flight=flight, logged=logged)
-        self._wake()
+        if self._lacks_room:
+            self._wake()
 
     async def _give_back(self, flights: Sequence[Flight]) -> None:
         await self._settling.give_back(flights)
         self._wake()
 
     def _waits_in_hand(self, flight: Flight) -> bool:
-        events = len(flight.leases)
-        return events > 1 and self._flights.waiting_events + events <= _WAITING_EVENTS_MAX
+        if self._limits.are_replays or len(flight.leases) == 1:
+            return False
+        return self._flights.waiting_events + len(flight.leases) <= _WAITING_EVENTS_MAX
 
     def _returned(self, flight: Flight, decision: Decision, attempt: Attempt | None) -> Returned:
-        after_s = decision.after_s
         if decision.outcome is Outcome.SET_ASIDE:
             self._history.set_aside(flight)
-        if decision.scope != ROUTE:  # its group does not go before: it is not leased until then
-            after_s += self.breakers.park_s(decision.scope, flight.leases[0].sequence)
+        after_s = self.breakers.away_s(decision, flight.leases[0].sequence, was_sent=attempt is not None)
         not_before_ms = self._clock.wall_ms() + round(after_s * 1000) if after_s > 0 else 0
         return Returned(flight.sequences, not_before_ms, decision.reason, attempt, decision.counts)
 

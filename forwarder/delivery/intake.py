@@ -9,7 +9,7 @@ from forwarder.delivery.call_flights import CallFlight, kept_plan, planned
 from forwarder.delivery.flights import BatchLimits, Flight, batch_of
 from forwarder.delivery.history import History
 from forwarder.errors import Unmappable
-from forwarder.model import Delivery, Filtered, Lease, State, Unmapped
+from forwarder.model import Delivery, Filtered, Lease, Settled, State, Unmapped
 from forwarder.ports import BatchMapper, Mapped
 
 _BYTES_MAX: Final = 33_554_432
@@ -25,6 +25,7 @@ class RequestLimits:
     batch: BatchLimits
     delivery_bytes_max: int  # of one body; what is larger is dead, what is above the batch's limit goes alone
     is_planned: bool = False  # each event is a plan of calls, made one after the other
+    are_replays: bool = False  # they go beside what arrives
 
 
 ONE_BY_ONE: Final = RequestLimits(
@@ -41,6 +42,13 @@ class Intake:
     flights: list[Flight] = field(default_factory=list)
     plain: list[Pair] = field(default_factory=list)  # to travel in common batches
     dismissed: dict[tuple[State, str], list[Lease]] = field(default_factory=lambda: defaultdict(list))
+
+    def settlements(self) -> list[Settled]:
+        """Return how those settle that are dismissed."""
+        return [
+            Settled([lease.sequence for lease in leases], state, reason)
+            for (state, reason), leases in self.dismissed.items()
+        ]
 
 
 def take_in(

@@ -115,6 +115,15 @@ class OutcomePolicy:
             case _ as unreachable:
                 assert_never(unreachable)
 
+    def step_aside(self, verdict: TryLater | Held, attempt: int) -> Decision:
+        """Return what follows for a replayed event that met trouble before what waits of its user.
+
+        It proves nothing about what arrives, and nobody waits for it: from now on it goes with the other replays.
+        """
+        asked_s = verdict.after_s if isinstance(verdict, TryLater) else None
+        after_s = self._backoff.ceiling_s(attempt) if asked_s is None else asked_s
+        return Decision(outcome=Outcome.SET_ASIDE, reason=verdict.reason, after_s=after_s)
+
     # --- later: the destination is away, or chokes on this ---
 
     def _later(self, case: Case, later: TryLater, now_ms: int) -> Decision:

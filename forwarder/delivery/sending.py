@@ -4,6 +4,7 @@ from forwarder.delivery.breakers import Breakers
 from forwarder.delivery.concurrency import ConcurrencyLimit
 from forwarder.delivery.flights import Flight
 from forwarder.delivery.history import History
+from forwarder.delivery.intake import RequestLimits
 from forwarder.delivery.policy import EVENT, ROUTE, Change, Decision, OutcomePolicy
 from forwarder.model import Answer, Attempt, Batch, Effect, Held, RouteName, TryLater, Verdict
 from forwarder.ports import Clock, Sink
@@ -11,7 +12,7 @@ from forwarder.telemetry.reporter import Reporter
 
 
 class Exchanges:
-    """The requests of one route to its destination. `is_planned`: a bug in the sink is then one event's trouble."""
+    """The requests of one route to its destination. Of planned calls a bug in the sink is one event's trouble."""
 
     def __init__(
         self,
@@ -22,7 +23,7 @@ class Exchanges:
         policy: OutcomePolicy,
         breakers: Breakers,
         concurrency: ConcurrencyLimit,
-        is_planned: bool,
+        limits: RequestLimits,
         reporter: Reporter,
         clock: Clock,
     ) -> None:
@@ -32,7 +33,8 @@ class Exchanges:
         self._policy = policy
         self._breakers = breakers
         self._concurrency = concurrency
-        self._bug_scope = EVENT if is_planned else ROUTE
+        self._are_replays = limits.are_replays
+        self._bug_scope = EVENT if limits.is_planned else ROUTE
         self._reporter = reporter
         self._clock = clock
 
@@ -42,7 +44,9 @@ class Exchanges:
         return self._concurrency.limit
 
     def tell_limit(self) -> None:
-        """Tell people how many requests may be under way."""
+        """Tell people how many requests may be under way, those of replays left out."""
+        if self._are_replays:
+            return
         self._reporter.concurrency_changed(self._route, limit=self.limit)
 
     async def send(self, batch: Batch, *, in_flight: int) -> tuple[Answer, float]:
@@ -73,6 +77,12 @@ class Exchanges:
         """Return what follows from the answer to a call of this rate-limit group; the breakers have changed already."""
         now_s, verdict, status = self._clock.monotonic_s(), answer.verdict, answer.attempt.status
         self._reporter.request_finished(self._route, verdict=answer.attempt.outcome, duration_s=now_s - started_s)
+        if (
+            isinstance(verdict, TryLater | Held)
+            and flight.leases[0].replayed_at_ms is not None
+            and not self._are_replays
+        ):
+            return self._policy.step_aside(verdict, flight.leases[0].attempt)
         held = self._breakers.held(*((verdict.scope,) if isinstance(verdict, Held) else (ROUTE, group)))
         case = self._history.observe(flight, answer, group=group, held=held, now_s=now_s)
         decision = self._policy.decide(case, now_ms=self._clock.wall_ms())

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+from forwarder.courier.catalogue import Catalogue
 from forwarder.errors import ForwarderError
 from forwarder.model import State
 from forwarder.operator.parameters import ACTION_EVENTS_MAX, PauseOf
@@ -49,6 +50,7 @@ class Acts:
     """
 
     parts: Parts
+    catalogue: Catalogue
     look_every_s: float = 0.5
     _links_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _open: dict[tuple[str, ...], tuple[Line, asyncio.TimerHandle]] = field(default_factory=dict)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 import msgspec
 from aiohttp import web
@@ -21,6 +22,7 @@ from forwarder.operator import views
 from forwarder.operator.acts import Acts
 from forwarder.operator.incidents.keeper import Incidents
 from forwarder.operator.incidents.traffic import rejected_lately
+from forwarder.operator.linking import doubted
 from forwarder.operator.openapi import document
 from forwarder.operator.operation import Operation, QueryInvalid, sequence_of
 from forwarder.operator.parameters import Chosen, Listing, OfLog, OfReason, OfRoute, PauseOf, Replay, Selection
@@ -28,6 +30,8 @@ from forwarder.operator.parts import OperatedRoute
 from forwarder.operator.people import who
 from forwarder.operator.text import moment
 from forwarder.operator.walk import step
+
+_CATALOGUE_WAIT_S: Final = 1.0  # for Courier's lists
 
 Act = Callable[..., Awaitable[int]]
 
@@ -127,7 +131,8 @@ class Api:
 
     async def links(self, _: web.Request) -> told.Links:
         """List the links."""
-        return msgspec.convert({"links": self.acts.parts.links.rows()}, told.Links)
+        known = await self.acts.catalogue.known(wait_s=_CATALOGUE_WAIT_S)
+        return msgspec.convert({"links": doubted(self.acts.parts.links.rows(), known)}, told.Links)
 
     # --- acting ---
 

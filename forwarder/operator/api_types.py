@@ -154,6 +154,7 @@ class Link(LinkWords, frozen=True, kw_only=True):
     """A link in force; a pinned one is changed in the file of FORWARDER_LINKS."""
 
     pinned: bool
+    doubt: str = ""  # what speaks against its target by Courier's own lists
 
 
 class Links(Struct, frozen=True, kw_only=True):

@@ -4,11 +4,14 @@ from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
+from forwarder.courier.catalogue import Catalogue
+from forwarder.courier.client import CourierClient
+from forwarder.model import RouteName
 from forwarder.operator.acts import Acts
 from forwarder.operator.api import Api, described
 from forwarder.operator.checks import LocalCheck
 from forwarder.operator.guard import OperatorGuard
-from forwarder.operator.incidents.alerting import Alerting, channels_of
+from forwarder.operator.incidents.alerting import Alerting, channels_of, instance_of
 from forwarder.operator.incidents.keeper import Incidents
 from forwarder.operator.pages.bulk import Jobs
 from forwarder.operator.pages.login import PUBLIC_PATHS
@@ -44,7 +47,8 @@ def operator_workers(
         user_header=settings.operator_user_header,
         public_paths=PUBLIC_PATHS,
     )
-    acts, rates = Acts(parts=parts), Rates(metrics=parts.metrics, clock=parts.clock)
+    catalogue = _catalogue(settings, parts, transport, swaps)
+    acts, rates = Acts(parts=parts, catalogue=catalogue), Rates(metrics=parts.metrics, clock=parts.clock)
     incidents = Incidents(parts)
     jobs, searches = Jobs(parts), Searches(parts)
     site = Site(
@@ -61,15 +65,14 @@ def operator_workers(
     operations = (*Api(acts=acts, incidents=incidents).operations(), *site.operations())
     routes = [one.route() for one in (*operations, described(operations))]
     app = operator_app((*static_routes(), *routes), guard=guard, parts=parts, told=site.told)
-    app.on_shutdown.append(lambda _: jobs.close())
-    app.on_shutdown.append(lambda _: searches.close())
+    app.on_shutdown.extend((lambda _: jobs.close(), lambda _: searches.close(), lambda _: catalogue.close()))
     app.on_cleanup.append(lambda _: acts.close())
     host, port = settings.operator_listen.host, settings.operator_listen.port
     on_start = parts.reporter.operator_started
     listener = OperatorListener(app, host=host, port=port, on_start=lambda url: on_start(url=url))
     channels, take_alert_secrets = channels_of(settings, transport, parts.clock)
     swaps.append(take_alert_secrets)
-    alerting = Alerting(channels, incidents, reporter=parts.reporter, clock=parts.clock)
+    alerting = Alerting(channels, incidents, instance=instance_of(settings), reporter=parts.reporter, clock=parts.clock)
     return listener, rates, incidents, alerting
 
 
@@ -77,9 +80,25 @@ def api_alone(parts: Parts, *, people: People | None = None) -> web.Application:
     """Return the API without pages, for what is no daemon; without `people` nobody is asked who he is."""
     guard = OperatorGuard(people=people or People(clock=parts.clock), own_hosts=frozenset())
     incidents = Incidents(parts)
-    acts = Acts(parts=parts)
+    acts = Acts(parts=parts, catalogue=Catalogue(None, parts.clock))
     routes = [one.route() for one in Api(acts=acts, incidents=incidents).operations()]
     app = operator_app(routes, guard=guard, parts=parts)
     app.on_cleanup.append(lambda _: acts.close())
     app.on_startup.append(lambda _: incidents.load())
     return app
+
+
+def _catalogue(
+    settings: Settings, parts: Parts, transport: Transport, swaps: list[Callable[[Settings], None]]
+) -> Catalogue:
+    if settings.courier_api_key is None or RouteName.RUDDERSTACK_TO_COURIER not in settings.routes:
+        return Catalogue(None, parts.clock)
+    key = settings.courier_api_key.get_secret_value()
+    client = CourierClient(transport, base_url=settings.courier_api_url, api_key=key, clock=parts.clock)
+
+    def take_key(new: Settings) -> None:
+        if new.courier_api_key is not None:
+            client.replace_key(new.courier_api_key.get_secret_value())
+
+    swaps.append(take_key)
+    return Catalogue(client, parts.clock)

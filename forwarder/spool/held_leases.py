@@ -4,16 +4,23 @@ Pure: the time is given. Due times are kept on disk, so they outlive the clock t
 """
 
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from heapq import heappop, heappush
 
 from forwarder.model import Lease
 
+KINDS = FRESH, RETRY, BESIDE = 0, 1, 2  # never given back, or as if so · on a retry · replays beside what arrives
 AHEAD_MS_MAX = 3_600_000  # twelve times the longest backoff and the longest that a destination asks for
 
 
 def is_due(not_before_ms: int, *, now_ms: int) -> bool:
     """Tell whether it is due: its time has come, or is so far ahead that the clock was wrong when it was made."""
     return not_before_ms <= now_ms or not_before_ms > now_ms + AHEAD_MS_MAX
+
+
+def kind_of(lease: Lease) -> int:
+    """Return which kind of waiting event it is."""
+    return BESIDE if lease.is_beside else RETRY if lease.is_retry else FRESH
 
 
 def earlier(one: int | None, other: int | None) -> int | None:
@@ -24,18 +31,18 @@ def earlier(one: int | None, other: int | None) -> int | None:
 
 
 class DueTimes:
-    """When the next waiting event of a route is due, for the two kinds: 0 fresh again, 1 on a retry.
+    """When the next waiting event of a route is due, of each kind.
 
     A read of the disk brings the times anew; what is told while it is under way it may not know.
     """
 
     def __init__(self) -> None:
-        self._next_ms: list[int | None] = [0, 0]  # 0: ask
-        self._told_ms: list[int | None] = [None, None]  # since the last read began
+        self._next_ms: list[int | None] = [0] * len(KINDS)  # 0: ask
+        self._told_ms: list[int | None] = [None] * len(KINDS)  # since the last read began
 
     def earliest_ms(self) -> int | None:
         """Return when the next one is due; None when none waits."""
-        return earlier(*self._next_ms)
+        return reduce(earlier, self._next_ms)
 
     def is_due(self, kind: int, *, now_ms: int) -> bool:
         """Tell whether one of this kind is due."""
@@ -44,7 +51,7 @@ class DueTimes:
 
     def is_any_due(self, *, now_ms: int) -> bool:
         """Tell whether one of any kind is due."""
-        return self.is_due(0, now_ms=now_ms) or self.is_due(1, now_ms=now_ms)
+        return any(self.is_due(kind, now_ms=now_ms) for kind in KINDS)
 
     def tell(self, kind: int, not_before_ms: int) -> None:
         """Hear of one that waits now."""
@@ -53,7 +60,7 @@ class DueTimes:
 
     def begin_read(self) -> None:
         """Keep from now on what is told."""
-        self._told_ms = [None, None]
+        self._told_ms = [None] * len(KINDS)
 
     def take_read(self, kind: int, next_ms: int | None) -> None:
         """Hear what a read found to be the next one of a kind."""
@@ -61,7 +68,7 @@ class DueTimes:
 
     def ask_again(self) -> None:
         """Forget what is known: the clock went back, or the disk is read from the start."""
-        self._next_ms = [0, 0]
+        self._next_ms = [0] * len(KINDS)
 
 
 class HeldLeases:
@@ -69,7 +76,7 @@ class HeldLeases:
 
     def __init__(self) -> None:
         self._fresh: list[tuple[int, int, Lease]] = []  # heap by sequence
-        self._ripe: list[tuple[int, int, int, Lease]] = []  # heap by due time
+        self._ripe: dict[int, list[tuple[int, int, int, Lease]]] = {RETRY: [], BESIDE: []}  # heaps by due time
         self._ticks: dict[int, int] = {}  # sequences to the tick of the entry that is not void; 0: parked
         self._tick = 0
         self.listed: dict[int, int] = {}  # held or leased ones that have a row of their own, to their due times
@@ -82,16 +89,16 @@ class HeldLeases:
         """Return how many are held."""
         return len(self._ticks)
 
-    def counts(self) -> tuple[int, int]:
-        """Return how many entries there are of each kind, void ones included: fresh, ripe."""
-        return len(self._fresh), len(self._ripe)
+    def counts(self) -> tuple[int, int, int]:
+        """Return how many entries there are of each kind, void ones included."""
+        return len(self._fresh), len(self._ripe[RETRY]), len(self._ripe[BESIDE])
 
     def hold(self, lease: Lease) -> None:
         """Take an event in; an entry that it has already is void then."""
         self._tick += 1
         self._ticks[lease.sequence] = self._tick
-        if lease.is_retry:
-            heappush(self._ripe, (self.listed.get(lease.sequence, 0), lease.sequence, self._tick, lease))
+        if (kind := kind_of(lease)) != FRESH:
+            heappush(self._ripe[kind], (self.listed.get(lease.sequence, 0), lease.sequence, self._tick, lease))
         else:
             heappush(self._fresh, (lease.sequence, self._tick, lease))
 
@@ -108,17 +115,18 @@ class HeldLeases:
         self.listed.pop(sequence, None)
         self._ticks.pop(sequence, None)
 
-    def peek_ripe(self) -> Lease | None:
-        """Return the retry that has been due for longest."""
-        while self._ripe:
-            if self._is_valid(*self._ripe[0][2:]):
-                return self._ripe[0][3]
-            heappop(self._ripe)
+    def peek_ripe(self, kind: int) -> Lease | None:
+        """Return what has been due for longest of a kind other than `FRESH`."""
+        ripe = self._ripe[kind]
+        while ripe:
+            if self._is_valid(*ripe[0][2:]):
+                return ripe[0][3]
+            heappop(ripe)
         return None
 
-    def pop_ripe(self) -> None:
+    def pop_ripe(self, kind: int) -> None:
         """Let go of what `peek_ripe` returned."""
-        del self._ticks[heappop(self._ripe)[1]]
+        del self._ticks[heappop(self._ripe[kind])[1]]
 
     def peek_fresh(self) -> Lease | None:
         """Return the oldest that is fresh again."""
@@ -144,13 +152,14 @@ class HeldLeases:
     def clear(self, *, leased: dict[int, Lease]) -> None:
         """Let go of everything; only of the leased ones it stays known that they have rows."""
         self._fresh.clear()
-        self._ripe.clear()
+        for ripe in self._ripe.values():
+            ripe.clear()
         self._ticks.clear()
         self.listed = {sequence: due for sequence, due in self.listed.items() if sequence in leased}
 
     def _entries(self) -> Iterator[tuple[int, Lease]]:
         yield from (entry[1:] for entry in self._fresh)
-        yield from (entry[2:] for entry in self._ripe)
+        yield from (entry[2:] for ripe in self._ripe.values() for entry in ripe)
 
     def _is_valid(self, tick: int, lease: Lease) -> bool:
         return self._ticks.get(lease.sequence) == tick

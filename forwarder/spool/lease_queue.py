@@ -11,7 +11,7 @@ from operator import attrgetter
 import msgspec
 
 from forwarder.model import Demand, Lease, Replay
-from forwarder.spool.held_leases import BusyPartitions, DueTimes, HeldLeases
+from forwarder.spool.held_leases import BESIDE, FRESH, KINDS, RETRY, BusyPartitions, DueTimes, HeldLeases
 from forwarder.spool.lease_window import FRESH_MAX, Arrival, LeaseWindow, Meanwhile, Refill, Wanted
 
 BYTES_MAX = 8_388_608
@@ -42,18 +42,16 @@ class LeaseQueue:
         """Tell whether a lease might find something now."""
         return bool(self.window or len(self._held) or self._promoted) or self.due.is_any_due(now_ms=now_ms)
 
-    def is_listed(self, sequence: int) -> bool:
-        """Tell whether a leased event has a row of its own."""
-        return sequence in self._held.listed
+    def listed_of(self, sequences: Iterable[int]) -> frozenset[int]:
+        """Return those leased events of these that have a row of their own."""
+        return frozenset(self._held.listed.keys() & sequences) if self._held.listed else frozenset()
 
     def lacks(self, demand: Demand, *, now_ms: int) -> bool:
         """Tell whether something that the demand asks for must be read first."""
         if demand.fresh_max > 0 and ((not self.window and not self.window.is_caught_up) or self._promoted):
             return True
-        fresh, ripe = self._held.counts()
-        if demand.fresh_max > fresh and self.due.is_due(0, now_ms=now_ms):
-            return True
-        return demand.retry_max > ripe and self.due.is_due(1, now_ms=now_ms)
+        most, held = demand.by_kind(), self._held.counts()
+        return any(most[kind] > held[kind] and self.due.is_due(kind, now_ms=now_ms) for kind in KINDS)
 
     def newest_is_known(self, *, now_ms: int) -> bool:
         """Tell whether the window's end is the newest event that can be leased."""
@@ -67,11 +65,10 @@ class LeaseQueue:
     # --- reading ---
 
     def wants(self, demand: Demand, *, now_ms: int) -> Wanted:
-        """Begin a read: say what to bring. `refilled` or `read_failed` ends it."""
+        """Begin a read: say what to bring. `refilled` or `end_read` ends it."""
         fresh = self.window.runs_short(FRESH_MAX)
-        due = [self.due.is_due(is_retry, now_ms=now_ms) for is_retry in (0, 1)]
-        held = self._held.counts()
-        room = (min(demand.fresh_max, FRESH_MAX) - held[0], demand.retry_max - held[1])
+        most, held = demand.by_kind(), self._held.counts()
+        due = [self.due.is_due(kind, now_ms=now_ms) for kind in KINDS]
         self.due.begin_read()
         if fresh:
             self.window.begin_read()
@@ -80,7 +77,7 @@ class LeaseQueue:
             after=self.window.end,
             fresh_max=FRESH_MAX if fresh else 0,
             bytes_max=BYTES_MAX,
-            due_max=(max(0, room[0]) if due[0] else -1, max(0, room[1]) if due[1] else -1),
+            due_max=tuple(max(0, min(most[kind], FRESH_MAX) - held[kind]) if due[kind] else -1 for kind in KINDS),
             promoted=tuple(sorted(self._promoted)[:FRESH_MAX]),
             known=frozenset(self._held.listed),
         )
@@ -91,16 +88,16 @@ class LeaseQueue:
             if generation == self.generation:
                 self._take_read(refill, wanted)
         finally:
-            self._end_read(wanted)
+            self.end_read(wanted)
 
     def _take_read(self, refill: Refill, wanted: Wanted) -> None:
         if wanted.fresh_max:
             self.window.take_read(refill, self._is_wanted)
-        for is_retry in (0, 1):
-            if wanted.due_max[is_retry] >= 0:
-                self.due.take_read(is_retry, refill.next_due_ms[is_retry])
-            for not_before_ms, lease in refill.due[is_retry]:
-                self._take_due(lease, is_retry, not_before_ms)
+        for kind in KINDS:
+            if wanted.due_max[kind] >= 0:
+                self.due.take_read(kind, refill.next_due_ms[kind])
+            for not_before_ms, lease in refill.due[kind]:
+                self._take_due(lease, kind, not_before_ms)
         self._promoted.difference_update(wanted.promoted)
         for lease in refill.promoted:
             if self._is_wanted(lease):
@@ -108,11 +105,8 @@ class LeaseQueue:
             elif not self._is_here(lease):
                 self._promoted.add(lease.sequence)  # as below
 
-    def read_failed(self, wanted: Wanted) -> None:
-        """Hear that nothing could be read."""
-        self._end_read(wanted)
-
-    def _end_read(self, wanted: Wanted) -> None:
+    def end_read(self, wanted: Wanted) -> None:
+        """Hear that a read is over, whether it brought anything or failed."""
         if wanted.fresh_max:
             self.window.end_read()
         self.meanwhile.end()
@@ -135,17 +129,21 @@ class LeaseQueue:
 
     def take(self, demand: Demand) -> list[Lease]:
         """Lease what is at hand, oldest first."""
+        if not self._held:  # nothing came back, as nearly always
+            return [lease for lease in self.window.pop(demand.fresh_max, demand.bytes_max) if self._lease(lease)]
         leases: list[Lease] = []
         room = demand.bytes_max
-        while len(leases) < demand.retry_max and (ripe := self._held.peek_ripe()) is not None:
-            size = len(ripe.envelope.payload)
-            if leases and size > room:
-                return sorted(leases, key=_sequence)
-            self._held.pop_ripe()
-            if self._lease(ripe):
-                leases.append(ripe)
-                room -= size
-        retries, fresh_max = len(leases), len(leases) + demand.fresh_max
+        for kind, most in ((RETRY, demand.retry_max), (BESIDE, demand.replay_max)):
+            end = len(leases) + most
+            while len(leases) < end and (ripe := self._held.peek_ripe(kind)) is not None:
+                size = len(ripe.envelope.payload)
+                if leases and size > room:
+                    return sorted(leases, key=_sequence)
+                self._held.pop_ripe(kind)
+                if self._lease(ripe):
+                    leases.append(ripe)
+                    room -= size
+        others, fresh_max = len(leases), len(leases) + demand.fresh_max
         while len(leases) < fresh_max and (found := self._next_fresh()) is not None:
             lease, is_held = found
             size = len(lease.envelope.payload)
@@ -158,7 +156,7 @@ class LeaseQueue:
             if self._lease(lease):
                 leases.append(lease)
                 room -= size
-        return sorted(leases, key=_sequence) if retries else leases
+        return sorted(leases, key=_sequence) if others else leases
 
     def take_newest(self) -> Lease | None:
         """Lease the newest at hand; only right when it is known, see `newest_is_known`."""
@@ -189,9 +187,11 @@ class LeaseQueue:
 
     def settled(self, leases: Iterable[Lease]) -> None:
         """Hear that leased events are settled."""
+        are_known = self._held or self._held.listed or self._promoted or self.meanwhile.reads
         for lease in leases:
             self.leased.pop(lease.sequence, None)
-            self._forget(lease.sequence)
+            if are_known:
+                self._forget(lease.sequence)
             if lease.envelope.partition_key:
                 self._free(lease)
 
@@ -202,21 +202,23 @@ class LeaseQueue:
                 continue
             if self._busy.is_overtaken(lease.envelope.partition_key):
                 self._held.listed.pop(lease.sequence, None)  # who overtook it brings it back once settled
+                if lease.is_beside:  # unless they are of different lines
+                    self.waits(BESIDE, 0)
             else:
                 self._held.hold(lease)
             self._free(lease)
 
-    def given_back(self, lease: Lease, *, is_head: bool, is_retry: bool, not_before_ms: int) -> None:
+    def given_back(self, lease: Lease, *, is_head: bool, kind: int, not_before_ms: int) -> None:
         """Hear that a leased event waits on disk now."""
         self.leased.pop(lease.sequence, None)
         self._forget(lease.sequence)
         self._free(lease)
         if is_head:
-            self.waits(is_retry=is_retry, not_before_ms=not_before_ms)
+            self.waits(kind, not_before_ms)
 
-    def waits(self, *, is_retry: bool, not_before_ms: int) -> None:
+    def waits(self, kind: int, not_before_ms: int) -> None:
         """Hear that an event on disk has become one that can be leased at this time."""
-        self.due.tell(is_retry, not_before_ms)
+        self.due.tell(kind, not_before_ms)
 
     def promoted(self, sequence: int) -> None:
         """Hear that an event that never left the queue became the oldest of its partition."""
@@ -232,7 +234,8 @@ class LeaseQueue:
 
     def requeued(self, heads: Mapping[str, int]) -> None:
         """Hear that older events became pending: who is the oldest of these partitions now. Others must wait."""
-        self.waits(is_retry=False, not_before_ms=0)
+        self.waits(FRESH, 0)
+        self.waits(BESIDE, 0)
         if not heads:
             return
         self.meanwhile.moved(heads)

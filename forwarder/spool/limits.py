@@ -28,6 +28,7 @@ class SpoolLimits:
     answer_bytes_max: int = 2_048  # of an attempt's answer
     attempts_max: int = 10  # kept per event
     wal_pages_max: int = 2_000  # then the log is folded back into the database
+    replays_in_line_max: int = 20  # waiting ones of a route: a mass would keep what arrives for its users waiting
 
 
 EVENT_OVERHEAD_BYTES = 384  # a row's share of pages, keys and bookkeeping beside its payload

@@ -55,7 +55,9 @@ def _of_routes(facts: SpoolFacts, now_ms: int) -> Iterator[Metric]:
     depth = GaugeMetricFamily("forwarder_spool_depth_events", "Events waiting or in flight.", labels=["route"])
     retrying = GaugeMetricFamily("forwarder_spool_retrying_events", "Events waiting for a retry.", labels=["route"])
     age = GaugeMetricFamily(
-        "forwarder_spool_oldest_age_seconds", "Age of the oldest waiting event, 0 when none waits.", labels=["route"]
+        "forwarder_spool_oldest_age_seconds",
+        "Age of the oldest waiting event since its arrival or replay, 0 when none waits.",
+        labels=["route"],
     )
     unsettled = GaugeMetricFamily("forwarder_spool_unsettled_bytes", "Payloads that wait.", labels=["route"])
     discarded = GaugeMetricFamily(

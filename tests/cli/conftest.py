@@ -25,6 +25,7 @@ from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
+from forwarder.telemetry.totals_by_time import TotalsByTime
 from stand_ins.spool_acts import leased, settle, stored
 
 ROUTE = RouteName.COURIER_TO_RUDDERSTACK
@@ -121,6 +122,22 @@ def filled(shell: Shell) -> Shell:
     """Give a shell whose data folder holds six events."""
     asyncio.run(_filled(shell.folder / "data"))
     return shell
+
+
+@pytest.fixture
+def turning_away(filled: Shell) -> Shell:
+    """Give a shell whose data folder says, too, that three requests were turned away just now."""
+
+    async def keep() -> None:
+        spool, metrics = await _open(filled.folder / "data"), Metrics()
+        metrics.rejected.labels("/inbound/rudderstack", "key_unknown").inc(3)
+        totals = TotalsByTime(metrics, SystemClock())
+        totals.read()
+        await totals.save(spool, is_last=True)
+        await spool.close()
+
+    asyncio.run(keep())
+    return filled
 
 
 class DaemonThread:

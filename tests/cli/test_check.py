@@ -5,15 +5,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import structlog
 from click.testing import Result
 
 from forwarder.cli.check_vendors import judged_courier, judged_rudderstack, skewed, vendor_findings
 from forwarder.clock import SystemClock
+from forwarder.mapping.link_table import STORE_KEY, encode_links
+from forwarder.mapping.links import Link, Links, TargetKind
 from forwarder.model import HttpResponse
 from forwarder.operator.checks import Finding, LocalCheck, local_findings
 from forwarder.settings import Settings
+from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.sqlite import SqliteSpool
+from forwarder.telemetry.metrics import Metrics
+from forwarder.telemetry.reporter import Reporter
 from forwarder.transport import AiohttpTransport
 from stand_ins.courier_api import CourierApi
+from stand_ins.courier_state import Known
 from stand_ins.data_plane import DataPlane
 
 Shell = Callable[..., Result]
@@ -171,6 +179,31 @@ async def test_the_vendors_are_asked_without_an_event(tmp_path: Path) -> None:
             assert not [one for one in found if one.name == "clock" and one.level != "ok"]
         assert not plane.events
     del tmp_path
+
+
+async def test_links_are_compared_with_couriers_lists(tmp_path: Path) -> None:
+    """Pinned and stored links whose target Courier does not list are warned of; a key that may not list is, too."""
+    file, folder, clock = tmp_path / "links.toml", tmp_path / "data", SystemClock()
+    file.write_text('[[link]]\nevent = "A"\ntarget = "welcome"\nto = "journey"\n')
+    reporter = Reporter(Metrics(), structlog.get_logger())
+    spool = await SqliteSpool.open(folder, limits=SpoolLimits(), clock=clock, reporter=reporter)
+    await spool.put(STORE_KEY, encode_links(Links([Link(event="B", target="gone", target_kind=TargetKind.JOURNEY)])))
+    await spool.close()
+    known = Known(automations=set(), journeys={"welcome"}, templates=set(), lists=set())
+    async with CourierApi(api_keys=["ck"], known=known) as courier, AiohttpTransport(clock=clock) as transport:
+        own = {"COURIER_API_URL": courier.url, "FORWARDER_LINKS": str(file), "FORWARDER_DATA_DIR": str(folder)}
+        settings = Settings.model_validate(_BOTH | own | {"FORWARDER_ROUTES": "rudderstack_to_courier"})
+
+        async def told() -> list[tuple[str, str]]:
+            found = [one async for one in vendor_findings(settings, transport, clock)]
+            return [(one.level, one.text) for one in found if one.name == "links"]
+
+        assert await told() == [("warn", "track/B to journey gone: Courier lists no published journey of this id")]
+        known.journeys = {"welcome", "gone"}
+        assert await told() == [("ok", "2 of 2 lead to what Courier lists")]
+        known.journeys = None
+        ((level, text),) = await told()
+        assert (level, "journeys: the API key may not list them" in text) == ("warn", True)
 
 
 def test_vendors_that_are_not_there_fail_the_check(shell: Shell) -> None:

@@ -1,5 +1,6 @@
 """forwarder map: what would be sent."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,9 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+
+from stand_ins.courier_api import CourierApi
+from stand_ins.courier_state import Known
 
 Shell = Callable[..., Result]
 
@@ -154,3 +158,25 @@ def test_an_expectation_of_any_editor(shell: Shell, tmp_path: Path, encoding: st
     result = shell("map", "--expect", str(tmp_path / "expected.json"), event)
     assert result.exit_code == code, result.output
     assert ("as expected" if code == 0 else "is no JSON") in result.output
+
+
+async def test_a_target_that_courier_does_not_list_is_told(shell: Shell, tmp_path: Path) -> None:
+    """With --connect each call says what speaks against its target; without, nothing is asked."""
+    links = tmp_path / "links.toml"
+    targets = (("automation", "flow"), ("journey", "gone"), ("template", "nt/1"), ("list", "vips"))
+    links.write_text(
+        "".join(f'[[link]]\nevent = "Order Done"\nto = "{to}"\ntarget = "{target}"\n' for to, target in targets)
+    )
+    known = Known(automations={"flow"}, journeys=set(), templates=set(), lists={"vips"})
+    async with CourierApi(api_keys=["ck"], known=known) as courier:
+        own = {"FORWARDER_LINKS": str(links), "COURIER_API_URL": courier.url, "COURIER_API_KEY": "ck"}
+        given = ("map", "--route", "rudderstack_to_courier", _file(tmp_path, _TRACK))
+        told = json.loads((await asyncio.to_thread(shell, *given, "--connect", **own)).stdout)
+        assert [call.get("doubt", "") for call in told["calls"]] == [
+            "",
+            "Courier lists no published journey of this id",
+            "Courier lists no notification template of this id",
+            "",
+        ]
+        plain = json.loads((await asyncio.to_thread(shell, *given, **own)).stdout)
+        assert not [call for call in plain["calls"] if "doubt" in call]

@@ -112,6 +112,15 @@ def test_no_match_is_said_aside(filled: Shell) -> None:
     assert "no such events" in result.stderr
 
 
+def test_what_was_turned_away_is_said_where_nothing_is_found(turning_away: Shell) -> None:
+    """A search that finds nothing tells of rejected requests; the status, also of a stopped daemon, says what to do."""
+    result = turning_away("events", "--message", "lost")
+    assert "3 requests were rejected in the last hour and are not among the events" in result.stderr
+    told = turning_away("status").stdout
+    assert "rejected 3 in the last hour, 3 in the last day at /inbound/rudderstack: key unknown" in told
+    assert "keep naming the old one beside the new until RudderStack has nothing left to deliver" in told
+
+
 def test_events_are_counted_however_listings_are_cut(filled: Shell, daemon: Daemon, hurried: Any) -> None:
     """--count says how many there are, of a daemon that cuts every listing after one event, too."""
     address = daemon(clock=hurried).address

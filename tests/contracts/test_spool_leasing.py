@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from forwarder.errors import SpoolClosed, SpoolFull
@@ -25,10 +26,11 @@ async def lease_all(
     *,
     fresh: int = 100,
     retry: int = 100,
+    replay: int | None = None,
     size: int = 1_000_000,
 ) -> Sequence[Lease]:
     """Lease what there is."""
-    return await leased(spool, route, fresh=fresh, retry=retry, size=size)
+    return await leased(spool, route, fresh=fresh, retry=retry, replay=replay, size=size)
 
 
 def numbers(leases: Sequence[Lease]) -> list[int]:
@@ -612,11 +614,11 @@ async def test_attempts_are_kept_with_the_event(
     assert len(detail.attempts) == 10
 
 
-async def test_a_replayed_head_that_failed_before_waits_for_the_one_in_flight(
+async def test_a_replayed_head_waits_for_the_one_in_flight_and_is_not_waited_for(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
 ) -> None:
-    """An older event of a partition on a retry is not leased beside a newer one that is still out."""
-    await stored(spool, [make_envelope(n, partition="a") for n in range(1, 3)])
+    """A replay goes before what waits of its partition, once; given back it steps aside, and two are never out."""
+    await stored(spool, [make_envelope(n, partition="a") for n in range(1, 4)])
     await lease_all(spool)
     await settle(spool, [1], State.DEAD, reason="refused")
     assert numbers(await lease_all(spool)) == [2]
@@ -624,10 +626,118 @@ async def test_a_replayed_head_that_failed_before_waits_for_the_one_in_flight(
     assert await spool.lease_newest(OUT) is None
     await give_back(spool, [2], clock.now_ms + 10)
     assert numbers(await lease_all(spool)) == [1]
-    await give_back(spool, [1], clock.now_ms + 20)
-    clock.now_ms += 10
-    assert not await lease_all(spool)
+    await give_back(spool, [1], 0, counts=False)
     clock.now_ms += 10
     assert numbers(await lease_all(spool)) == [1]
-    await settle(spool, [1], State.DELIVERED)
+    await give_back(spool, [1], clock.now_ms + 20)
     assert numbers(await lease_all(spool)) == [2]
+    clock.now_ms += 20
+    assert not await lease_all(spool)
+    await settle(spool, [2], State.DELIVERED)
+    assert len(numbers(await lease_all(spool))) == 1
+    assert not await lease_all(spool)
+    await settle(spool, [1, 3], State.DELIVERED)
+    assert len(numbers(await lease_all(spool))) == 1
+
+
+async def test_a_mass_of_replays_goes_beside_its_partitions(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
+    """Where many are replayed no event waits for one; of a partition one is out at a time, replays in their order."""
+    count = SpoolLimits().replays_in_line_max + 2
+    await stored(spool, [make_envelope(n, partition=f"u{n % 2}") for n in range(1, count + 1)])
+    for _ in range(count // 2):
+        await settle(spool, numbers(await lease_all(spool)), State.DEAD, reason="refused")
+    await stored(spool, [make_envelope(n, partition="u1") for n in (101, 102)])
+    assert await spool.requeue(range(1, count + 1)) == count
+    newest = await spool.lease_newest(OUT)
+    assert newest is not None
+    assert (newest.sequence, newest.is_beside) == (count + 1, False)
+    assert numbers(await lease_all(spool, fresh=0, replay=5)) == [2]
+    await settle(spool, [count + 1], State.DELIVERED)
+    assert numbers(await lease_all(spool, replay=0)) == [count + 2]
+    assert not await lease_all(spool)
+    await settle(spool, [2, count + 2], State.DELIVERED)
+    assert numbers(await lease_all(spool)) == [1, 4]
+    await give_back(spool, [4], 0, counts=False)
+    assert numbers(await lease_all(spool)) == [4]
+    await stored(spool, [make_envelope(n, partition="u0") for n in (103, 104)])
+    await settle(spool, [4], State.DELIVERED)
+    assert numbers(await lease_all(spool, replay=0)) == [count + 3]
+
+
+async def test_a_replay_in_line_and_one_beside_it(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
+) -> None:
+    """A replay that failed comes back though another one of its partition took its place in the line meanwhile."""
+    await stored(spool, [make_envelope(n, partition="a") for n in range(1, 4)])
+    for number in (1, 2):
+        await lease_all(spool)
+        await settle(spool, [number], State.DEAD, reason="refused")
+    await spool.requeue([2])
+    assert numbers(await lease_all(spool)) == [2]
+    await give_back(spool, [2], clock.now_ms + 5)
+    clock.now_ms += 5
+    (beside,) = await lease_all(spool, fresh=0, replay=1)
+    assert (beside.sequence, beside.is_beside, beside.attempt) == (2, True, 2)
+    await spool.requeue([1])
+    await give_back(spool, [2], 0, counts=False)
+    seen: list[int] = []
+    while leases := numbers(await lease_all(spool)):
+        assert len(leases) == 1
+        seen += leases
+        await settle(spool, leases, State.DELIVERED)
+    assert sorted(seen) == [1, 2, 3]
+    assert seen.index(1) < seen.index(3)
+
+
+async def test_replays_are_a_lane_of_their_own(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
+) -> None:
+    """Neither do they take the room of what arrives, nor it theirs; they stay there until they are settled."""
+    await stored(spool, [make_envelope(n) for n in range(1, 9)])
+    await lease_all(spool, fresh=4)
+    await settle(spool, [1, 2, 3, 4], State.DEAD, reason="refused")
+    clock.now_ms += 1_000
+    await spool.requeue([1, 2, 3, 4])
+    replayed = await lease_all(spool, fresh=1, replay=2)
+    assert [(lease.sequence, lease.is_beside, lease.is_retry) for lease in replayed] == [
+        (1, True, False),
+        (2, True, False),
+        (5, False, False),
+    ]
+    assert [lease.replayed_at_ms for lease in replayed] == [clock.now_ms, clock.now_ms, None]
+    await give_back(spool, [1, 5], clock.now_ms + 10)
+    clock.now_ms += 10
+    assert numbers(await lease_all(spool, fresh=0, replay=0)) == [5]
+    assert numbers(await lease_all(spool, retry=0, replay=0)) == [6, 7, 8]
+    again = await lease_all(spool, fresh=0, retry=0, replay=9)
+    assert [(lease.sequence, lease.attempt, lease.replayed_at_ms) for lease in again] == [
+        (1, 2, clock.now_ms - 10),
+        (3, 1, clock.now_ms - 10),
+        (4, 1, clock.now_ms - 10),
+    ]
+    await settle(spool, [1], State.DEAD, reason="refused")
+    clock.now_ms += 5
+    await spool.requeue([1])
+    assert [lease.replayed_at_ms for lease in await lease_all(spool, fresh=0, replay=9)] == [clock.now_ms]
+
+
+async def test_the_age_of_a_replay_counts_from_it(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
+) -> None:
+    """The oldest pending event is as old as its arrival or its replay, whatever became of it since."""
+    started_ms = clock.now_ms
+    await stored(spool, [make_envelope(1)])
+    await lease_all(spool)
+    await settle(spool, [1], State.DEAD, reason="refused")
+    assert (await spool.facts()).oldest_pending_ms[OUT] is None
+    clock.now_ms += 90_000_000
+    await spool.requeue([1])
+    assert (await spool.facts()).oldest_pending_ms[OUT] == started_ms + 90_000_000
+    clock.now_ms += 60_000
+    await lease_all(spool)
+    await give_back(spool, [1], clock.now_ms)
+    assert (await spool.facts()).oldest_pending_ms[OUT] == started_ms + 90_000_000
+    await stored(spool, [msgspec.structs.replace(make_envelope(2), received_at_ms=started_ms + 1)])
+    assert (await spool.facts()).oldest_pending_ms[OUT] == started_ms + 1

@@ -10,6 +10,7 @@ import pytest
 from forwarder.clock import SystemClock
 from forwarder.delivery.backoff import Backoff
 from forwarder.model import Batch, Delivered, Effect, Filtered, Held, Refused, RouteName, State, TryLater, Verdict
+from forwarder.spool.held_leases import RETRY
 
 IN = RouteName.RUDDERSTACK_TO_COURIER
 
@@ -408,7 +409,7 @@ async def test_retries_use_at_most_half_of_the_slots(call_bench: Any, spool: Any
     for number in range(30):
         sequence = _add(spool, f"send:old{number}", f"o{number}")
         spool.rows[sequence].attempts = 1
-        spool.rows[sequence].is_retry = True
+        spool.rows[sequence].kind = RETRY
     gate = asyncio.Event()
 
     async def slow(_batch: Batch) -> Verdict:

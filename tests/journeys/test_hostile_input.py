@@ -4,6 +4,10 @@ import asyncio
 import contextlib
 import gzip
 import io
+import json
+import resource
+import socket
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +22,7 @@ from forwarder.demo.workflow import Workflow
 from forwarder.model import RouteName
 from stand_ins.data_plane import DataPlane
 from stand_ins.process import DaemonProcess
+from stand_ins.waiting import wait_until
 
 pytestmark = pytest.mark.journey
 
@@ -150,3 +155,41 @@ async def test_broken_http_is_answered_or_dropped_and_the_daemon_stays(
     async with http.get(f"{daemon.url}/livez") as response:
         assert response.status == 200
     assert await daemon.stop() == 0
+
+
+async def test_strangers_write_no_error_lines(
+    make_daemon: Callable[[dict[str, str]], DaemonProcess], http: aiohttp.ClientSession, outbound: dict[str, str]
+) -> None:
+    """Bodies that are begun and broken off, resets, more connections than fit: counted, and no alarm in the log."""
+    daemon = make_daemon(outbound)
+    files_max = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, files_max[1]))  # the daemon's, so that few connections fill it
+    try:
+        await daemon.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, files_max)
+    signature = headers_of(Throw(name="", body=b"x", right=TAKEN), outbound["COURIER_WEBHOOK_SECRET"])
+    heads = "".join(f"{name}: {value}\r\n" for name, value in signature.items())
+    begun = f"POST /webhooks/courier HTTP/1.1\r\nHost: x\r\n{heads}Content-Length: 5000000\r\n\r\n".encode()
+    for is_reset in (False, True):
+        raw = socket.create_connection(("127.0.0.1", daemon.port))
+        raw.sendall(begun + b"x" * 100_000)
+        if is_reset:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        raw.close()
+    crowd = [socket.create_connection(("127.0.0.1", daemon.port)) for _ in range(260)]
+
+    async def are_counted() -> bool:
+        async with http.get(f"{daemon.operator_url}/metrics") as answer:
+            told = await answer.text()
+        broken_off = 'forwarder_rejected_total{endpoint="/webhooks/courier",reason="disconnected"} 2.0'
+        too_many = 'forwarder_rejected_total{endpoint="other",reason="too_many_connections"}'
+        return broken_off in told and any(float(line.split()[1]) for line in told.splitlines() if too_many in line)
+
+    await wait_until(are_counted)
+    for one in crowd:
+        one.close()
+    assert await daemon.stop() == 0
+    lines = [json.loads(line) for line in daemon.logs().splitlines() if line.startswith("{")]
+    assert {line["event"] for line in lines} >= {"request.rejected"}
+    assert [line for line in lines if line["level"] in ("error", "critical")] == []

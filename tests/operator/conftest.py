@@ -18,6 +18,7 @@ import pytest
 import structlog
 
 from forwarder.courier import wire as courier_wire
+from forwarder.courier.catalogue import Catalogue
 from forwarder.delivery.route_status import Pause, RouteStatus, ScopeStop
 from forwarder.mapping.link_file import read_link_file
 from forwarder.mapping.link_store import LinkStore
@@ -162,7 +163,7 @@ class Page:
     def words(self) -> str:
         """Return the text that people read, blanks run together."""
         parser = _Texts()
-        parser.feed(self.html)
+        parser.feed(re.sub(r"</?[bius](?: [^>]*)?>", "", self.html))  # JSON's colours cut no word in two
         return " ".join(" ".join(parser.texts).split())
 
     def forms(self, action: str) -> list[dict[str, str]]:
@@ -417,6 +418,7 @@ async def _world(
     mode: str,
     running: Sequence[RouteName],
     explain: Mapping[RouteName, Explain],
+    catalogue: Catalogue | None,
 ) -> AsyncIterator[World]:
     log: list[dict[str, object]] = []
     routes = {name: SetRoute(name) for name in running}
@@ -426,7 +428,9 @@ async def _world(
     checked = Checked()
     people = People(clock=parts.clock, shared=token, named=[named_token(one) for one in named])
     guard = _guard(people, proxy)
-    acts, jobs, searches = Acts(parts=parts, look_every_s=0.001), Jobs(parts, look_every_s=0.001), Searches(parts)
+    lists = catalogue or Catalogue(None, parts.clock)
+    acts = Acts(parts=parts, catalogue=lists, look_every_s=0.001)
+    jobs, searches = Jobs(parts, look_every_s=0.001), Searches(parts)
     rates = Rates(metrics=parts.metrics, clock=parts.clock)
     render = Renderer(parts)
     incidents = Incidents(parts)
@@ -489,10 +493,18 @@ async def start() -> AsyncIterator[Start]:
             mode: str = "direct",
             running: Sequence[RouteName] = (OUTBOUND, INBOUND),
             explain: Mapping[RouteName, Explain] | None = None,
+            catalogue: Catalogue | None = None,
         ) -> World:
-            return await stack.enter_async_context(
-                _world(token=token, named=named, proxy=proxy, mode=mode, running=running, explain=dict(explain or {}))
+            made = _world(
+                token=token,
+                named=named,
+                proxy=proxy,
+                mode=mode,
+                running=running,
+                explain=dict(explain or {}),
+                catalogue=catalogue,
             )
+            return await stack.enter_async_context(made)
 
         yield make
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,10 +13,11 @@ from hypothesis import strategies as some
 from forwarder.courier.client import CourierClient
 from forwarder.errors import NoAnswer
 from forwarder.model import HttpRequest, HttpResponse, RouteName
-from forwarder.operator.incidents.alerting import Alerting
+from forwarder.operator.incidents.alerting import Alerting, channels_of, instance_of
 from forwarder.operator.incidents.alerts import SETTLE_MS, Alert, Pace, due, mark
 from forwarder.operator.incidents.channels import AlertFailed, Channel, CourierChannel, UrlChannel
 from forwarder.operator.incidents.incident import Incident
+from forwarder.settings import Settings
 
 ROUTE = RouteName.COURIER_TO_RUDDERSTACK
 NOW_MS = 1_800_000_000_000
@@ -256,7 +258,7 @@ async def test_a_failing_channel_keeps_no_other_from_telling(world: Any) -> None
             await alerting.tell(channel, pace)
 
     def restarted() -> tuple[Alerting, list[Pace]]:
-        made = Alerting(channels, world.incidents, reporter=world.parts.reporter, clock=world.clock)
+        made = Alerting(channels, world.incidents, instance="x", reporter=world.parts.reporter, clock=world.clock)
         return made, [Pace(lambda: 1.0) for _ in channels]
 
     alerting, paces = restarted()
@@ -290,12 +292,38 @@ async def test_a_failing_channel_keeps_no_other_from_telling(world: Any) -> None
     assert 'forwarder_alerts_total{channel="url",outcome="sent"} 2.0' in text
 
 
+async def test_new_secrets_are_taken_while_it_runs(world: Any) -> None:
+    """An address and a key that were replaced are used from the next alert on."""
+    host = Host(202, b'{"requestId":"1-a"}')
+    given = {"COURIER_API_KEY": "old", "FORWARDER_ALERT_TEMPLATE": "T", "FORWARDER_ALERT_TO": "ops"}
+    old = Settings.model_validate(given | {"FORWARDER_ALERT_URL": "https://alerts.example.org/old"})
+    channels, take = channels_of(old, host, world.clock)
+    take(
+        Settings.model_validate(
+            given | {"COURIER_API_KEY": "new", "FORWARDER_ALERT_URL": "https://alerts.example.org/new"}
+        )
+    )
+    for channel in channels:
+        await channel.send(ALERT)
+    assert [one.url for one in host.asked] == ["https://alerts.example.org/new", "https://api.courier.com/send"]
+    assert host.asked[1].headers["Authorization"] == "Bearer new"
+    assert channels_of(Settings.model_validate({}), host, world.clock)[0] == []
+
+
+def test_an_alert_says_which_daemon_it_is_of() -> None:
+    """By the name that the outside knows, else by its machine's."""
+    assert (
+        instance_of(Settings.model_validate({"FORWARDER_PUBLIC_URL": "https://bridge.acme.org/x"})) == "bridge.acme.org"
+    )
+    assert instance_of(Settings.model_validate({})) == socket.gethostname()
+
+
 async def test_a_hanging_channel_holds_up_neither_others_nor_the_end(world: Any) -> None:
     """While one host never answers the other is told, and a drain ends both at once."""
     hanging, good = Host(), Host()
     hanging.is_hanging = True
     channels = [UrlChannel(hanging, "https://a.example.org"), UrlChannel(good, "https://b.example.org")]
-    alerting = Alerting(channels, world.incidents, reporter=world.parts.reporter, clock=world.clock)
+    alerting = Alerting(channels, world.incidents, instance="x", reporter=world.parts.reporter, clock=world.clock)
     world.routes[ROUTE].hold("answered 401")
     await world.incidents.look()
     world.clock.now_ms += SETTLE_MS

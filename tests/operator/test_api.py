@@ -323,7 +323,7 @@ async def test_links_are_listed_and_changed(world: Any) -> None:
     assert await world.api("/api/links", {"add": [link]}) == {"added": 1, "removed": 0}
     pinned, stored = (await world.api("/api/links"))["links"]
     assert (pinned["event"], pinned["pinned"]) == ("Pinned Checkout", True)
-    assert stored == {**link, "type": "track", "to": "automation", "source": "", "pinned": False}
+    assert stored == {**link, "type": "track", "to": "automation", "source": "", "pinned": False, "doubt": ""}
     assert await world.api("/api/links", {"remove": [link], "add": []}) == {"added": 0, "removed": 1}
     assert await world.api("/api/links", {"add": []}) == {"added": 0, "removed": 0}
     assert await world.audits() == [

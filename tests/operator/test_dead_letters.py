@@ -35,7 +35,8 @@ async def test_groups_show_their_reason_count_and_a_sample(start: Any) -> None:
     assert "Sample: event 3" in page.words
     assert '{"type": "message:updated", "data": {"id": "m2"}}' in page.words
     assert "POST /v1/batch 400" in page.words
-    assert "nothing is linked 1 event · RudderStack → Courier" in page.words
+    assert "E 1 now Link it : E" in page.words
+    assert 'href="/destination-events/link?type=track&amp;event=E"' in page.html
     assert page.forms("/dead-letters/replay")[0] == _group("no recipient", confirmed=False)
     assert len(page.forms("/dead-letters/discard")) == 1, "unmapped events are not discarded"
 

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from forwarder.model import State
+from forwarder.clock import SystemClock
+from forwarder.courier.catalogue import Catalogue
+from forwarder.courier.client import CourierClient
+from forwarder.model import HttpRequest, HttpResponse, State
 from forwarder.ports import EventQuery
 
 HOSTILE = '<script>alert("x")</script>'
@@ -116,6 +119,85 @@ async def test_a_stored_link_is_removed_after_asking(start: Any) -> None:
     assert (again.status, "there is no such link" in again.words) == (400, True)
 
 
+class Lists:
+    """A transport over which Courier lists one journey, and nothing else of any kind; `status` answers otherwise."""
+
+    def __init__(self, status: int = 200) -> None:
+        self.status = status
+
+    async def exchange(self, request: HttpRequest) -> HttpResponse:
+        """Answer a listing."""
+        listed = [{"id": "welcome", "name": "Welcome to <us>"}] if request.url.endswith("/journeys") else []
+        body = json.dumps({"templates": listed, "results": [], "items": []}).encode()
+        return HttpResponse(status=self.status, headers={}, body=body, duration_s=0)
+
+
+def _catalogue(status: int = 200) -> Catalogue:
+    client = CourierClient(Lists(status), base_url="https://courier", api_key="k", clock=SystemClock())
+    return Catalogue(client, SystemClock())
+
+
+async def test_a_link_is_picked_from_couriers_lists(start: Any) -> None:
+    """The form offers what Courier lists; a target that it does not list is linked all the same, and doubted."""
+    desk = await start(catalogue=_catalogue())
+    await _arrive(desk, "user-checkout")
+    form = await desk.get(f"{PATH}/link?type=track&event=user-checkout")
+    assert '<option value="welcome" data-kind="journey">Welcome to &lt;us&gt;, journey</option>' in form.html
+    link = {"type": "track", "event": "user-checkout", "to": "journey", "target": "welcome", "source": ""}
+    assert (await desk.post(f"{PATH}/link", link)).location == f"{PATH}?did=linked&count=1"
+    row = (await desk.get(PATH)).words.partition("user-checkout")[2]
+    assert row.index("✓ mapped") < row.index("Replay 1 unmapped")
+
+    page = await desk.post(f"{PATH}/link", link | {"to": "automation"})
+    assert page.location == f"{PATH}?did=linked_doubtfully&count=1"
+    shown = await desk.get(page.location)
+    assert "Courier lists this id as a journey" in shown.words
+    assert "! check the link" in shown.words
+    assert [row["doubt"] for row in (await desk.api("/api/links"))["links"]] == [
+        "Courier lists no published automation of this id; an alias is not listed",
+        "",
+        "Courier lists this id as a journey",
+    ]
+
+
+async def test_links_stand_where_couriers_lists_are_not_known(start: Any) -> None:
+    """A key that may not list is told on both pages, and doubts no link."""
+    desk = await start(catalogue=_catalogue(403))
+    await _arrive(desk, "Pinned Checkout", state=State.DELIVERED)
+    page = await desk.get(PATH)
+    assert (
+        "not all checked against Courier's own lists (automations, journeys, templates, lists: the API key"
+        in page.words
+    )
+    assert "✓ mapped" in page.words
+    assert "may not list them): write the id" in (await desk.get(f"{PATH}/link")).words
+
+
+async def test_what_is_linked_and_ends_dead_is_not_mapped(start: Any) -> None:
+    """The row of a linked event tells its dead, and leads to them; once they are discarded it is mapped again."""
+    desk = await start()
+    await _arrive(desk, "Pinned Checkout", 2, state=State.DEAD)
+    page = await desk.get(PATH)
+    assert "✕ 2 dead" in page.words
+    assert "mapped" not in page.words.partition("Count State")[2].partition("From Courier")[0]
+    await desk.api("/api/discard", {"sequences": await desk.newest()})
+    assert "✓ mapped" in (await desk.get(PATH)).words
+
+
+async def test_what_is_unmapped_is_listed_by_event(start: Any) -> None:
+    """One row per event name with its count, most first, and the way to its link, or to its replay once it has one."""
+    desk = await start()
+    await _arrive(desk, "few")
+    await _arrive(desk, "many", 3)
+    await _arrive(desk, "Pinned Checkout", 2)
+    words = (await desk.get("/dead-letters")).words.partition("What to do")[2]
+    assert [words.index(told) for told in ("many 3", "Pinned Checkout 2", "few 1")] == sorted(
+        words.index(told) for told in ("many 3", "Pinned Checkout 2", "few 1")
+    )
+    assert words.count("Link it") == 2
+    assert words.count("Replay") == 1
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -200,7 +282,7 @@ async def test_many_unmapped_events_are_counted_up_to_a_limit(start: Any) -> Non
     """Beyond a limit the button says that there are more; long acts are few, and end with the daemon."""
     desk = await start()
     await desk.put_many(1_001, State.UNMAPPED, "nothing", event="Pinned Checkout")
-    assert "Replay 200+ unmapped" in (await desk.get(PATH)).words
+    assert "Replay 1,000+ unmapped" in (await desk.get(PATH)).words
     requeue = desk.spool.requeue
 
     async def never(_: object, **__: object) -> int:

@@ -2,7 +2,9 @@
 
 import json
 import re
+import time
 from collections.abc import Awaitable, Callable
+from html import unescape
 from typing import Any
 
 import msgspec
@@ -13,6 +15,7 @@ from forwarder.errors import Unmappable
 from forwarder.model import Attempt, Delivery, Filtered, HttpRequest, Lease, Replay, RouteName, State, Unmapped
 from forwarder.operator.edits import store_edited
 from forwarder.operator.explain import explainer
+from forwarder.operator.pages.render import coloured
 from forwarder.operator.readable import words_of
 from forwarder.ports import Mapped
 from stand_ins.spool_acts import leased
@@ -51,8 +54,15 @@ async def test_what_arrived_what_is_sent_and_every_attempt(start: Start) -> None
     )
     sequence = await world.arrive(b'{"a":{"b":1}}', state=State.DEAD, reason="answered 400", attempt=attempt)
     text = await world.page(f"/events/{sequence}")
-    assert text.count("{\n  &#34;a&#34;: {\n    &#34;b&#34;: 1\n  }\n}") == 2
-    for words in ("What would be sent now", "refused", "400", "in 37 ms", "&lt;b&gt;no&lt;/b&gt;", "Message Sent"):
+    assert text.count("{\n  <b>&#34;a&#34;</b>: {\n    <b>&#34;b&#34;</b>: <u>1</u>\n  }\n}") == 2
+    for words in (
+        "Preview with current mapping",
+        "refused",
+        "400",
+        "in 37 ms",
+        "&lt;b&gt;no&lt;/b&gt;",
+        "Message Sent",
+    ):
         assert words in text
     assert 'href="/messages/m1"' in text
     assert 'href="/events?user=u1"' in text
@@ -83,6 +93,23 @@ async def test_a_hostile_payload_is_text(start: Start) -> None:
     assert "alert(1)" in text
     assert "\u202e" not in text
     assert "⟨U+202E⟩" in text
+
+
+async def test_times_in_a_payload_can_be_read(world: Any) -> None:
+    """A number of milliseconds has its moment beside it, outside the text that is copied."""
+    sequence = await world.arrive(b'{"sent": 1630512468691, "price": 1630512, "word": "1630512468691"}')
+    text = await world.page(f"/events/{sequence}")
+    assert '<u data-when="2021-09-01 16:07:48.691 UTC">1630512468691</u>' in text
+    assert text.count("data-when") == 1
+
+
+@pytest.mark.parametrize("payload", ['"', '"\\"', '"\\\n', "\\", '"a" ', "-"], ids=repr)
+def test_colours_are_given_in_one_look(payload: str) -> None:
+    """However strangers arrange quotes and backslashes, nothing is read twice: all of it is back, and at once."""
+    written = payload * 8_000
+    begun_s = time.process_time()
+    assert unescape(re.sub("</?[bius]>", "", coloured(written))) == written
+    assert time.process_time() - begun_s < 1
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from forwarder.delivery.route_status import RouteStatus, ScopeStop
+from forwarder.errors import SpoolFull
 from forwarder.model import RouteName, State, Totals
 from forwarder.operator.incidents.incident import Incident
 from forwarder.operator.incidents.keeper import STORE_KEY, Incidents
@@ -132,6 +133,34 @@ async def test_incidents_outlive_the_daemon(world: Any) -> None:
     assert again.watch.known == []
 
 
+async def test_what_the_disk_refused_is_kept_as_soon_as_it_can_be(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk an incident is known and told all the same; later it is written down, and again each minute."""
+    put = world.spool.put
+
+    async def full(*_: object) -> None:
+        raise SpoolFull("no room", retry_after_s=1)
+
+    async def kept() -> list[int]:
+        again = Incidents(world.parts)
+        await again.load()
+        return [one.delayed for one in again.watch.known]
+
+    monkeypatch.setattr(world.spool, "put", full)
+    world.routes[ROUTE].hold("answered 401")
+    with pytest.raises(SpoolFull):
+        await world.incidents.look()
+    assert ([one.kind for one in world.incidents.known()], await kept()) == (["hold"], [])
+    monkeypatch.setattr(world.spool, "put", put)
+    await world.incidents.look()
+    assert await kept() == [0]
+    await world.arrive()
+    await world.incidents.look()
+    assert await kept() == [0]
+    world.clock.now_ms += 60_000
+    await world.incidents.look()
+    assert await kept() == [1]
+
+
 async def test_incidents_are_shown_everywhere(world: Any) -> None:
     """API, page, overview and metric tell what goes on, and what it was when it is over."""
     await world.arrive(state=State.PENDING)
@@ -159,6 +188,17 @@ async def test_a_quiet_daemon_has_no_incidents(world: Any) -> None:
     await world.incidents.look()
     assert "No incident" in (await world.get("/incidents")).words
     assert "Incidents All" not in (await world.get("/")).words
+    assert "Nobody is told of them: set FORWARDER_ALERT_URL" in (await world.get("/incidents")).words
+
+
+def test_what_goes_on_is_seen_first() -> None:
+    """However much began and ended since, the overview shows what has not ended."""
+    watch = Watch([Incident(kind="gap", route=ROUTE, scope="/events", cause="", began_ms=0)])
+    watch.known += [
+        Incident(kind="hold", route=ROUTE, scope="route", cause="", began_ms=n, ended_ms=n) for n in (1, 2, 3)
+    ]
+    assert [one.began_ms for one in watch.foremost(2)] == [0, 3]
+    assert [one.began_ms for one in watch.newest(2)] == [3, 2]
 
 
 def test_every_kind_has_a_remedy() -> None:

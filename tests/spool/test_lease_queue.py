@@ -3,6 +3,7 @@
 import pytest
 
 from forwarder.model import Demand, Envelope, Lease, RouteName
+from forwarder.spool.held_leases import RETRY
 from forwarder.spool.lease_queue import LeaseQueue
 from forwarder.spool.lease_window import Arrival, Refill, Wanted
 
@@ -74,7 +75,7 @@ def test_what_was_settled_beside_a_read_does_not_come_back(queue: LeaseQueue) ->
         probe = queue.lease_read(lease(sequence), is_listed=False)
         assert probe is not None
     queue.settled([lease(3)])
-    queue.given_back(lease(4), is_head=True, is_retry=True, not_before_ms=9_000)
+    queue.given_back(lease(4), is_head=True, kind=RETRY, not_before_ms=9_000)
     read(queue, wanted, lease(1), lease(2), lease(3), lease(4), last=4)
     assert [taken(queue), taken(queue)] == [[1, 2], []]
     assert queue.due.earliest_ms() == 9_000
@@ -148,10 +149,10 @@ def test_a_retry_that_came_back_before_a_read_is_not_lost_to_another_read(queue:
     read(queue, wants(queue), lease(1), last=1)
     assert [one.sequence for one in queue.take(ANY)] == [1]
     queue.meanwhile.begin()
-    queue.given_back(lease(1), is_head=True, is_retry=True, not_before_ms=500)
+    queue.given_back(lease(1), is_head=True, kind=RETRY, not_before_ms=500)
     wanted = wants(queue)
     queue.meanwhile.end()
-    back = Refill(last_sequence=1, due=([], [(500, lease(1, is_retry=True))]))
+    back = Refill(last_sequence=1, due=[[], [(500, lease(1, is_retry=True))], []])
     queue.refilled(back, wanted, generation=queue.generation)
     assert queue.has_work(now_ms=1_000)
     queue.refilled(back, wants(queue), generation=queue.generation)

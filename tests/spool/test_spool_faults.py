@@ -43,9 +43,11 @@ DAY_MS = 24 * HOUR_MS
 ANY = Demand(fresh_max=100, retry_max=100, bytes_max=10**7)
 
 
-async def numbers(spool: SqliteSpool, route: RouteName = OUT, *, fresh: int = 100, retry: int = 100) -> list[int]:
+async def numbers(
+    spool: SqliteSpool, route: RouteName = OUT, *, fresh: int = 100, retry: int = 100, replay: int | None = None
+) -> list[int]:
     """Lease what there is, and return the sequences."""
-    return [lease.sequence for lease in await leased(spool, route, fresh=fresh, retry=retry)]
+    return [lease.sequence for lease in await leased(spool, route, fresh=fresh, retry=retry, replay=replay)]
 
 
 # --- files that vanish ---
@@ -291,7 +293,7 @@ async def test_a_follower_is_not_read_before_an_older_one_that_was_replayed(
     await stored(spool, [make_envelope(n, partition="u") for n in range(1, 4)])
     assert await numbers(spool) == [1]
     await settle(spool, [1], State.DEAD, reason="refused")
-    wanted = Wanted(after=3, fresh_max=0, bytes_max=10**6, due_max=(-1, -1), promoted=(2,), known=frozenset())
+    wanted = Wanted(after=3, fresh_max=0, bytes_max=10**6, due_max=(-1, -1, -1), promoted=(2,), known=frozenset())
     connection = open_reader(tmp_path / "data")
     assert [lease.sequence for lease in refill(connection, 0, wanted, now_ms=0).promoted] == [2]
     await spool.requeue([1])
@@ -327,7 +329,7 @@ async def test_a_long_replay_does_not_drop_the_window(open_sqlite: OpenSqlite, m
     before = queue.generation
     assert await spool.requeue(range(1, 1_201)) == 1_200
     assert (queue.generation, len(queue.window)) == (before, 100)
-    assert await numbers(spool, fresh=1_000) == list(range(1, 1_001))
+    assert await numbers(spool, fresh=0, replay=1_000) == list(range(1, 1_001))
 
 
 # --- keys and clocks ---
@@ -456,12 +458,14 @@ def test_a_folder_of_layout_2_becomes_one_of_today() -> None:
     old.execute("INSERT INTO attempts VALUES (7, 1, 1, 'o', 503, 'x', '', x''), (8, 1, 1, 'o', NULL, 'x', '', x'')")
     for last, attempt_id in ((1, 7), (2, 8), (3, None)):
         old.execute("INSERT INTO settled VALUES (0, ?, ?, 4, 1, 1, NULL, ?, 0)", (last, last, attempt_id))
+    old.execute("INSERT INTO given_back VALUES (9, 0, 1, 1, 5, 2, 4, NULL)")
     old.execute("INSERT INTO audit (at_ms, who, action, detail) VALUES (1, 'page', 'replay', '1 events: 1')")
     old.pragma("user_version", 2)
     _migrate(old)
     assert old.pragma("user_version") == LAYOUT
     assert [row[0] for row in old.execute("SELECT status FROM settled ORDER BY last")] == [503, 0, None]
     assert old.execute("SELECT count, outcome FROM audit").fetchall() == [(None, "")]
+    assert old.execute("SELECT kind, attempts, replayed_ms FROM given_back").fetchall() == [(1, 2, None)]
     names = "SELECT type, name FROM sqlite_schema ORDER BY name"
     assert old.execute(names).fetchall() == new.execute(names).fetchall()
     columns = (

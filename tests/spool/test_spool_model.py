@@ -32,7 +32,7 @@ from stand_ins.memory_spool import MemorySpool
 from stand_ins.spool_acts import leased, stored
 
 # A small cache and few events per key, so that cursors, partitions and duplicates all meet.
-LIMITS = SpoolLimits(cache_bytes_max=60, reserve_bytes=4_096)
+LIMITS = SpoolLimits(cache_bytes_max=60, reserve_bytes=4_096, replays_in_line_max=2)
 ROUTES = list(RouteName)
 SETTLED = (State.DELIVERED, State.FILTERED, State.UNMAPPED, State.DEAD)
 

@@ -7,11 +7,12 @@ replaces it whole.
 
 from typing import Any
 
-from stand_ins.courier_state import CourierState, Json, Operation, Outcome, Params, invalid
+from stand_ins.courier_state import Act, CourierState, Json, Operation, Outcome, Params, invalid
 
 _SUCCESS = {"status": "SUCCESS"}
 _NO_CONTENT = Outcome(status=204)
 _PAGE_MAX = 100
+LISTED_PER_PAGE = 40
 
 
 def _object(body: Json, key: str) -> dict[str, Any] | None:
@@ -137,6 +138,23 @@ def _list_nothing(_state: CourierState, _params: Params, _body: Json, _query: Pa
     return Outcome(status=200, body={"paging": {"more": False}, "items": [], "results": []})
 
 
+def _listing(kind: str, field: str) -> Act:
+    """List ids with their names, so many a page, in the form of that listing."""
+
+    def act(state: CourierState, _params: Params, _body: Json, query: Params) -> Outcome:
+        ids: set[str] | None = getattr(state.known, kind)
+        if ids is None:
+            return Outcome(status=403, body={"message": "Forbidden", "type": "authorization_error"})
+        begin = int(query.get("cursor") or 0)
+        end = begin + LISTED_PER_PAGE
+        cursor = str(end) if end < len(ids) else None
+        items = [{"id": one, "name": f"The {one}"} for one in sorted(ids)[begin:end]]
+        paging = {"cursor": cursor} if field == "templates" else {"paging": {"more": bool(cursor), "cursor": cursor}}
+        return Outcome(status=200, body={field: items} | paging)
+
+    return act
+
+
 def _recipient(body: Json) -> str:
     return str(body.get("recipient") or "") if isinstance(body, dict) else ""
 
@@ -179,6 +197,9 @@ OPERATIONS: tuple[Operation, ...] = (
     _reading("/messages", _list_messages),
     _reading("/messages/{message}", _get_message),
     _reading("/messages/{message}/history", _get_history),
-    _reading("/automations", _list_nothing),
+    _reading("/automations", _listing("automations", "templates")),
+    _reading("/journeys", _listing("journeys", "templates")),
+    _reading("/notifications", _listing("templates", "results")),
+    _reading("/lists", _listing("lists", "items")),
     _reading("/tenants", _list_nothing),
 )

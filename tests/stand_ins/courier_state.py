@@ -33,11 +33,12 @@ class Outcome:
 
 @dataclass(slots=True, kw_only=True)
 class Known:
-    """What exists in the workspace. None: every id does."""
+    """What exists in the workspace. None: every id does, and the API key may not list them."""
 
     automations: set[str] | None = None
     journeys: set[str] | None = None
     templates: set[str] | None = None
+    lists: set[str] | None = None
     journeys_declining: set[str] = field(default_factory=set)  # their conditions are never met: 422
 
 

@@ -1,7 +1,7 @@
 """How people read the spool in memory."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from forwarder.errors import NoSuchEvent, SpoolClosed
 from forwarder.model import RouteName, State, Totals
@@ -49,8 +49,7 @@ class MemoryArchive:
             unsettled_bytes={route: records.unsettled_bytes[route] for route in RouteName},
             totals={route: self._books(route) for route in RouteName},
             oldest_pending_ms={
-                route: next((r.envelope.received_at_ms for r in pending if r.envelope.route is route), None)
-                for route in RouteName
+                route: _oldest_ms(r for r in pending if r.envelope.route is route) for route in RouteName
             },
             retrying={
                 route: sum(1 for r in pending if r.attempts and r.envelope.route is route) for route in RouteName
@@ -199,6 +198,12 @@ def _matches(record: Record, query: EventQuery) -> bool:
         and (query.before_sequence is None or record.sequence < query.before_sequence)
         and (query.after_sequence is None or record.sequence > query.after_sequence)
     )
+
+
+def _oldest_ms(pending: Iterable[Record]) -> int | None:
+    records = list(pending)
+    received = [r.envelope.received_at_ms for r in records if r.replayed_ms is None][:1]
+    return min([*received, *(r.replayed_ms for r in records if r.replayed_ms is not None)], default=None)
 
 
 def _is_in(value: int | None, bounds: tuple[int, int] | None) -> bool:

@@ -10,7 +10,7 @@ from forwarder.ports import (
     EventRow,
     EventTypeRow,
 )
-from forwarder.spool.held_leases import is_due
+from forwarder.spool.held_leases import BESIDE, FRESH, is_due
 from forwarder.spool.limits import event_bytes
 
 
@@ -23,6 +23,7 @@ class Record:
         self.progress = b""
         self.replay = Replay.NOT
         self.is_bare = False  # its payload was evicted
+        self.replayed_ms: int | None = None
         self.stand_up()
 
     def __repr__(self) -> str:
@@ -47,7 +48,7 @@ class Record:
         self.not_before_ms = 0
         self.reason = ""
         self.tries: list[Attempt] = []  # all, the last ten
-        self.is_retry = False  # it was given back with a failure or a time
+        self.kind = FRESH
         self.settled_at_ms: int | None = None
         self.is_discarded = False
         self.is_leased = False
@@ -79,6 +80,10 @@ class Record:
             size_bytes=len(self.envelope.payload),
             status=self.status,
         )
+
+
+def _partition(record: Record) -> tuple[RouteName, str]:
+    return record.envelope.route, record.envelope.partition_key
 
 
 class MemoryRecords:
@@ -163,17 +168,32 @@ class MemoryRecords:
             if record.state is State.DEAD:
                 self.dead_bytes -= event_bytes(len(record.envelope.payload))
 
+    def is_busy(self, record: Record) -> bool:
+        """Tell whether an event of its partition is leased."""
+        return bool(record.envelope.partition_key) and any(
+            r.is_leased for r in self.pending.values() if _partition(r) == _partition(record)
+        )
+
+    def is_in_line(self, record: Record) -> bool:
+        """Tell whether events of its partition wait that are no replays beside."""
+        return any(r.kind != BESIDE for r in self.pending.values() if _partition(r) == _partition(record))
+
+    def replays(self) -> Counter[RouteName]:
+        """Return how many replayed events wait."""
+        return Counter(r.envelope.route for r in self.pending.values() if r.replayed_ms is not None)
+
     def _heads(self, route: RouteName) -> Iterator[Record]:
         busy = {r.envelope.partition_key for r in self.pending.values() if r.is_leased and r.envelope.route is route}
-        seen: set[str] = set()
+        seen: set[tuple[str, bool]] = set()
         for record in self.pending.values():
             if record.envelope.route is not route:
                 continue
             partition = record.envelope.partition_key
             if partition:
-                if partition in seen or partition in busy:
+                line = partition, record.kind == BESIDE
+                if line in seen or partition in busy:
                     continue
-                seen.add(partition)
+                seen.add(line)
             yield record
 
     def _count_type(self, envelope: Envelope, types_max: int) -> None:

@@ -26,12 +26,22 @@ from forwarder.model import (
     State,
 )
 from forwarder.ports import Clock
-from forwarder.spool.limits import CAP_RETRY_AFTER_S, EVICTION_FRACTION, SpoolLimits, incoming_bytes
+from forwarder.spool.held_leases import BESIDE, FRESH, RETRY
+from forwarder.spool.limits import (
+    CAP_RETRY_AFTER_S,
+    EVICTION_FRACTION,
+    SpoolLimits,
+    incoming_bytes,
+)
 from forwarder.spool.recurrence import Occurrence, is_resend, occurrence_key
 from stand_ins.memory_archive import MemoryArchive
 from stand_ins.memory_records import MemoryRecords, Record
 
 _RECHECK_S = 1.0
+
+
+def _due_order(record: Record) -> tuple[int, int]:
+    return (record.not_before_ms if record.kind != FRESH else 0), record.sequence
 
 
 class MemorySpool(MemoryArchive):
@@ -80,23 +90,29 @@ class MemorySpool(MemoryArchive):
     def lease(self, route: RouteName, demand: Demand) -> Sequence[Lease]:
         """Lease the oldest due events; see `ports.Spool.lease`."""
         self._refuse_closed()
-        due = list(self._records.due(route, now_ms=self._clock.wall_ms()))
-        retries = sorted((r for r in due if r.is_retry), key=lambda r: (r.not_before_ms, r.sequence))
-        fresh = [r for r in due if not r.is_retry]
+        due = sorted(self._records.due(route, now_ms=self._clock.wall_ms()), key=_due_order)
         leases: list[Lease] = []
         room = demand.bytes_max
-        for record in [*retries[: demand.retry_max], *fresh[: demand.fresh_max]]:
-            size = len(record.envelope.payload)
-            if leases and size > room:
+        for kind, most in ((RETRY, demand.retry_max), (BESIDE, demand.replay_max), (FRESH, demand.fresh_max)):
+            end = len(leases) + most
+            for record in due:
+                if record.kind != kind or self._records.is_busy(record):
+                    continue
+                size = len(record.envelope.payload)
+                if len(leases) >= end or (leases and size > room):
+                    break
+                room -= size
+                leases.append(self._lease(record))
+            else:
+                continue
+            if len(leases) < end:
                 break
-            room -= size
-            leases.append(self._lease(record))
         return sorted(leases, key=lambda lease: lease.sequence)
 
     async def lease_newest(self, route: RouteName) -> Lease | None:
         """Lease the newest due event; see `ports.Spool.lease_newest`."""
         self._refuse_closed()
-        due = list(self._records.due(route, now_ms=self._clock.wall_ms()))
+        due = [r for r in self._records.due(route, now_ms=self._clock.wall_ms()) if r.kind != BESIDE]
         return self._lease(due[-1]) if due else None
 
     def on_work(self, route: RouteName, wake: Callable[[], None]) -> None:
@@ -148,13 +164,14 @@ class MemorySpool(MemoryArchive):
             return
         record.not_before_ms = returned.not_before_ms
         record.reason = returned.reason
-        record.is_retry = returned.counts or record.attempts > 0 or returned.not_before_ms > 0
+        is_retry = returned.counts or record.attempts > 0 or returned.not_before_ms > 0
+        record.kind = BESIDE if record.replayed_ms is not None else RETRY if is_retry else FRESH
         if returned.counts:
             record.attempts += 1
             if record.first_failed_ms is None:
                 record.first_failed_ms = self._clock.wall_ms()
 
-    async def requeue(self, sequences: Sequence[int], *, everything: bool = False) -> int:
+    async def requeue(self, sequences: Sequence[int], *, everything: bool = False, is_replay: bool = True) -> int:
         """Make settled events pending again; see `ports.Spool.requeue`."""
         self._refuse_closed()
         records = [
@@ -162,8 +179,13 @@ class MemorySpool(MemoryArchive):
             for s in sequences
             if (r := self._records.by_sequence.get(s)) is not None and r.is_settled and not r.is_bare
         ]
+        waiting = self._records.replays()
         for record in dict.fromkeys(records):
+            has_line = bool(record.envelope.partition_key) and self._records.is_in_line(record)
+            are_few = len(sequences) + waiting[record.envelope.route] <= self._limits.replays_in_line_max
             record.stand_up()
+            record.replayed_ms = self._clock.wall_ms() if is_replay else None
+            record.kind = BESIDE if is_replay and not (are_few and has_line) else FRESH
             record.replay = Replay.EVERYTHING if everything else Replay.REST
             self._records.stood_up(record)
         self._wake()
@@ -260,7 +282,9 @@ class MemorySpool(MemoryArchive):
             progress=record.progress,
             envelope=record.envelope,
             replay=record.replay if record.progress else Replay.NOT,
-            is_retry=record.is_retry,
+            is_retry=record.kind == RETRY,
+            is_beside=record.kind == BESIDE,
+            replayed_at_ms=record.replayed_ms,
         )
 
     def _leased(self, sequences: Iterable[int]) -> list[Record]:

@@ -22,10 +22,12 @@ async def leased(
     *,
     fresh: int = 100,
     retry: int = 100,
+    replay: int | None = None,
     size: int = 10_000_000,
 ) -> Sequence[Lease]:
-    """Lease what there is, also when it must be read first."""
-    demand = Demand(fresh_max=fresh, retry_max=retry, bytes_max=size)
+    """Lease what there is, also when it must be read first; as many replays as fresh ones by default."""
+    replay_max = fresh if replay is None else replay
+    demand = Demand(fresh_max=fresh, retry_max=retry, bytes_max=size, replay_max=replay_max)
     await spool.refill(route, demand)
     return spool.lease(route, demand)
 

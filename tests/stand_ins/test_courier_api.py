@@ -74,6 +74,7 @@ CASES: list[tuple[str, str, object, int]] = [
     ("GET", "/messages/absent", None, 404),
     ("GET", "/messages/absent/history", None, 404),
     ("GET", "/automations", None, 200),
+    ("GET", "/lists", None, 403),
     ("POST", "/nowhere", {}, 404),
 ]
 

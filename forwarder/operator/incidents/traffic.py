@@ -74,11 +74,17 @@ class RejectedRequests(Rejected, frozen=True, kw_only=True):
 
 
 def rejected_lately(by_time: TotalsByTime) -> list[RejectedRequests]:
-    """Return what was turned away within the day, most of the last hour first."""
+    """Return what was turned away within the day, most of the last hour first; but for our own listener's logins."""
     return [
         RejectedRequests(**asdict(one), remedy=remedy_of_rejection(route_of(one.endpoint), one.reason))
         for one in by_time.lately()
+        if one.endpoint != "operator"
     ]
+
+
+def rejected_within_hour(by_time: TotalsByTime) -> int:
+    """Return how many requests were turned away within the hour."""
+    return sum(one.last_hour for one in rejected_lately(by_time))
 
 
 def route_of(endpoint: str) -> RouteName:

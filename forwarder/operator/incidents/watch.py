@@ -54,6 +54,10 @@ class Watch:
         """Return how many of a kind have not ended."""
         return sum(one.kind == kind for one in self.open.values())
 
+    def foremost(self, limit: int) -> Sequence[Incident]:
+        """Return those that go on, or as many of the newest when these are fewer."""
+        return sorted(self.newest(KEPT_MAX), key=lambda one: one.ended_ms is not None)[: max(limit, len(self.open))]
+
     def newest(self, limit: int) -> Sequence[Incident]:
         """Return the newest first."""
         return self.known[::-1][:limit]

@@ -26,6 +26,7 @@ from forwarder.operator.edits import (
     preview,
     store_edited,
 )
+from forwarder.operator.linking import unmapped_rows
 from forwarder.operator.operation import FORM, MULTIPART, Operation, QueryInvalid, sequence_of
 from forwarder.operator.pages.bulk import Act, Job, Jobs
 from forwarder.operator.pages.export import export
@@ -124,12 +125,11 @@ class DeadLetters:
 
     async def show(self, request: web.Request) -> web.Response:
         """Show every group."""
-        groups = {state: await self._groups(state) for state in STATES}
         return await self.render.page(
             request,
             "dead_letters.html",
-            dead=groups[State.DEAD],
-            unmapped=groups[State.UNMAPPED],
+            dead=await self._groups(State.DEAD),
+            unmapped=await unmapped_rows(self.acts.parts),
             path=PATH,
             running=self.jobs.running(),
         )

@@ -4,9 +4,8 @@ As on Courier's own integration page: one row per type and name, mapped ones fir
 exactly, case included. Automations are made in Courier's Studio: there is no public call for it.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -17,59 +16,22 @@ from forwarder.errors import RulesInvalid
 from forwarder.model import RouteName, State
 from forwarder.operator import text
 from forwarder.operator.acts import Acts
+from forwarder.operator.linking import LINKABLE, TYPES_MAX, Row, by_event, count, counted, doubted, key_of
 from forwarder.operator.operation import FORM, Operation, QueryInvalid
 from forwarder.operator.pages.bulk import Job, Jobs
 from forwarder.operator.pages.overview import endpoint_urls
 from forwarder.operator.pages.render import Question, Renderer, see_other
-from forwarder.operator.parts import LABEL_CHARACTERS_MAX
 from forwarder.operator.people import who
-from forwarder.ports import EventQuery, EventRow, EventTypeRow
+from forwarder.ports import EventQuery, EventRow
 
 PATH: Final = "/destination-events"
 STUDIO_URL: Final = "https://app.courier.com/automations"
-LINKABLE: Final = ("track", "identify", "group")
-_TYPES_MAX: Final = 500
-_COUNTING_S: Final = 0.05  # for the counts of all rows together: the page must not wait for them
-_COUNTED_EVENTS_MAX: Final = 200  # per row of the page
 _ASKED_EVENTS_MAX: Final = 1_000  # before a replay
 _WORDS: Final = ("type", "event", "to", "target", "source")
 _INBOUND: Final = RouteName.RUDDERSTACK_TO_COURIER
-
-Link = Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One event type: how often it came, what it is linked to, and how many of it wait for a replay."""
-
-    seen: EventTypeRow
-    links: Sequence[Link]
-    unmapped: int | None = None  # None: not counted
-    has_more_unmapped: bool = False
-
-    @property
-    def type(self) -> str:
-        """Return the call in lower case: what a link goes by."""
-        return self.seen.type.lower()
-
-    @property
-    def link_event(self) -> str:
-        """Return the name that a link goes by: of identify and group it is the type."""
-        return self.seen.event if self.type == "track" else self.type
-
-    @property
-    def applies_to(self) -> str:
-        """Say what this call changes at Courier without any link; "" for nothing."""
-        return {"identify": "profile", "group": "tenant"}.get(self.type, "")
-
-    @property
-    def why_not_linkable(self) -> str:
-        """Say why this event cannot be linked here; "" when it can."""
-        if self.type not in LINKABLE:
-            return "Only track, identify and group can be linked."
-        if len(self.link_event) >= LABEL_CHARACTERS_MAX:
-            return "Its name is cut here: link it with forwarder links add."
-        return "" if self.link_event.strip() else "It has no name."
+_PAGE_WAITS_S: Final = 0.1  # for Courier's lists: they are there the next time
+_FORM_WAITS_S: Final = 1.5  # a person is about to pick from them
+_OFFERED_MAX: Final = 500  # of one kind
 
 
 class LinkForm(Struct, frozen=True, kw_only=True):
@@ -108,24 +70,27 @@ class DestinationEvents:
 
     async def show(self, request: web.Request) -> web.Response:
         """Show every event type, and the links of those that have not come yet."""
-        inbound = await self.acts.parts.archive.event_types(_INBOUND, limit=_TYPES_MAX)
-        outbound = await self.acts.parts.archive.event_types(RouteName.COURIER_TO_RUDDERSTACK, limit=_TYPES_MAX)
-        links = self._links()
+        parts = self.acts.parts
+        inbound = await parts.archive.event_types(_INBOUND, limit=TYPES_MAX)
+        outbound = await parts.archive.event_types(RouteName.COURIER_TO_RUDDERSTACK, limit=TYPES_MAX)
+        known = await self.acts.catalogue.known(wait_s=_PAGE_WAITS_S)
+        links = by_event(doubted(parts.links.rows(), known))
         sort, is_down = _order(request.query)
-        rows = [Row(seen=seen, links=links.pop(_key_of(seen), ())) for seen in inbound]
+        rows = [Row(seen=seen, links=links.pop(key_of(seen), ())) for seen in inbound]
         return await self.render.page(
             request,
             "destination_events.html",
-            rows=await self._counted(_sorted(rows, sort, is_down=is_down)),
+            rows=await counted(parts, _sorted(rows, sort, is_down=is_down)),
+            unchecked=known.problem,
             waiting=[link for same in links.values() for link in same],
             outbound=outbound,
             sort=sort,
             is_down=is_down,
             running=self.jobs.running(),
-            is_cut=len(inbound) == _TYPES_MAX,
-            is_relay=self.acts.parts.setting("FORWARDER_INBOUND_MODE") == "relay",
+            is_cut=len(inbound) == TYPES_MAX,
+            is_relay=parts.setting("FORWARDER_INBOUND_MODE") == "relay",
             types=LINKABLE,
-            endpoints=endpoint_urls(self.acts.parts, request),
+            endpoints=endpoint_urls(parts, request),
             path=PATH,
             studio=STUDIO_URL,
         )
@@ -141,7 +106,9 @@ class DestinationEvents:
             added, _ = await self.acts.change_links(add=[given], remove=[], who=who(request))
         except RulesInvalid as error:
             return await self._form(request, given, is_fixed=form.is_fixed == "1", problem=str(error))
-        raise see_other(PATH, did="linked", count=added)
+        known = await self.acts.catalogue.known(wait_s=_PAGE_WAITS_S)
+        is_doubtful = bool(known.doubt(given["to"] or "automation", given["target"]))
+        raise see_other(PATH, did="linked_doubtfully" if is_doubtful else "linked", count=added)
 
     async def unlink(self, request: web.Request, form: LinkForm) -> web.Response:
         """Remove a link, once the person said yes."""
@@ -163,8 +130,9 @@ class DestinationEvents:
 
     async def replay(self, request: web.Request, form: LinkForm) -> web.Response:
         """Replay what was unmapped of one event, once the person said yes."""
-        count, has_more = await self._unmapped(form.event, at_most=_ASKED_EVENTS_MAX)
-        shown = f"{text.number(count)}{' or more' if has_more else ''} unmapped event{'' if count == 1 else 's'}"
+        waiting = await count(self.acts.parts, form.event, State.UNMAPPED, at_most=_ASKED_EVENTS_MAX)
+        more = " or more" if waiting.has_more else ""
+        shown = f"{text.number(waiting.events)}{more} unmapped event{'' if waiting.events == 1 else 's'}"
         question = Question(
             title="Replay what was unmapped?",
             text=f"{shown} {form.type}/{form.event} will start what the event is linked to now, oldest first.",
@@ -181,8 +149,8 @@ class DestinationEvents:
             title=f"Replaying {shown} {form.type}/{form.event}",
             did="replayed",
             back=PATH,
-            total=count,
-            is_at_least=has_more,
+            total=waiting.events,
+            is_at_least=waiting.has_more,
             is_followed=True,
             started_at_ms=self.acts.parts.clock.wall_ms(),
         )
@@ -192,34 +160,10 @@ class DestinationEvents:
         query = EventQuery(route=_INBOUND, state=State.UNMAPPED, event=form.event)
         raise see_other(self.jobs.start(job, query, act, on_end=on_end, is_meant=is_meant).path)
 
-    def _links(self) -> dict[tuple[str, str], list[Link]]:
-        by_event: defaultdict[tuple[str, str], list[Link]] = defaultdict(list)
-        for link in self.acts.parts.links.rows():
-            by_event[str(link["type"]), str(link["event"])[:LABEL_CHARACTERS_MAX]].append(link)
-        return dict(by_event)
-
-    async def _counted(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """Count what waits for a replay, as far as time allows; nothing waits where nothing is unmapped at all."""
-        if not await self.acts.parts.archive.reasons(_INBOUND, State.UNMAPPED, limit=1):
-            return [replace(row, unmapped=0) for row in rows]
-        until_s = self.acts.parts.clock.monotonic_s() + _COUNTING_S
-        counted: list[Row] = []
-        for row in rows:
-            if not row.links or self.acts.parts.clock.monotonic_s() > until_s:
-                counted.append(row)
-                continue
-            count, has_more = await self._unmapped(row.seen.event, at_most=_COUNTED_EVENTS_MAX)
-            counted.append(replace(row, unmapped=count, has_more_unmapped=has_more))
-        return counted
-
-    async def _unmapped(self, event: str, *, at_most: int) -> tuple[int, bool]:
-        query = EventQuery(route=_INBOUND, state=State.UNMAPPED, event=event, limit=at_most)
-        found = await self.acts.parts.archive.events(query)
-        return len(found.rows), found.next_before is not None or found.is_cut
-
     async def _form(
         self, request: web.Request, given: Mapping[str, str], *, is_fixed: bool, problem: str = ""
     ) -> web.Response:
+        known = await self.acts.catalogue.known(wait_s=_FORM_WAITS_S)
         return await self.render.page(
             request,
             "link.html",
@@ -230,12 +174,13 @@ class DestinationEvents:
             types=LINKABLE,
             path=PATH,
             studio=STUDIO_URL,
+            offered=[
+                (kind, target, name)
+                for kind, one in known.kinds.items()
+                for target, name in list(one.names.items())[:_OFFERED_MAX]
+            ],
+            unchecked=known.problem,
         )
-
-
-def _key_of(seen: EventTypeRow) -> tuple[str, str]:
-    kind = seen.type.lower()
-    return kind, seen.event if kind == "track" else kind
 
 
 def _order(query: Mapping[str, str]) -> tuple[str, bool]:

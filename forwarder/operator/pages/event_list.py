@@ -13,6 +13,7 @@ from forwarder.errors import NoSuchEvent
 from forwarder.model import RouteName, State
 from forwarder.operator import text
 from forwarder.operator.acts import Acts
+from forwarder.operator.incidents.traffic import rejected_within_hour
 from forwarder.operator.operation import FORM, Operation, QueryInvalid, fields_of, read
 from forwarder.operator.pages.bulk import Job, Jobs
 from forwarder.operator.pages.export import export
@@ -162,7 +163,7 @@ class EventList:
             names=sorted({row.event for row in seen}),
             states=[state.value for state in State],
             route_names=[route.value for route in RouteName],
-            rejected=sum(one.last_hour for one in self.acts.parts.by_time.lately() if one.endpoint != "operator"),
+            rejected=rejected_within_hour(self.acts.parts.by_time),
             older=older,
             newer=newer,
             endpoints=endpoint_urls(self.acts.parts, request),

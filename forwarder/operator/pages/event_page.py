@@ -17,6 +17,7 @@ from forwarder.model import RouteName, State
 from forwarder.operator.acts import Acts
 from forwarder.operator.edits import edits_of
 from forwarder.operator.explain import EXPLAINED_BYTES_MAX, Explained
+from forwarder.operator.incidents.traffic import rejected_within_hour
 from forwarder.operator.operation import FORM, Operation, sequence_of
 from forwarder.operator.pages.render import Question, Renderer, see_other
 from forwarder.operator.people import who
@@ -126,7 +127,9 @@ class EventPages:
         message = request.match_info["message"]
         timeline = await timeline_of(self.acts.parts, message, events_max=_TIMELINE_MAX)
         status = 200 if timeline.moments else 404
-        return await self.render.page(request, "timeline.html", status=status, message=message, timeline=timeline)
+        rejected = 0 if timeline.moments else rejected_within_hour(self.acts.parts.by_time)
+        given = {"message": message, "timeline": timeline, "rejected": rejected}
+        return await self.render.page(request, "timeline.html", status=status, **given)
 
     async def _explain(self, found: EventDetail) -> Explained | None:
         explain = self.acts.parts.explain.get(found.row.route)

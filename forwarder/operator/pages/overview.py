@@ -21,6 +21,7 @@ from forwarder.operator.parts import OperatedRoute, Parts
 from forwarder.operator.people import who
 from forwarder.ports import SpoolFacts
 from forwarder.telemetry.rates import Rates
+from forwarder.telemetry.totals_by_time import Rejected
 
 _OFF: Final = {
     RouteName.COURIER_TO_RUDDERSTACK: (
@@ -43,6 +44,17 @@ class PauseForm(PauseOf, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The form of a pause. Without `confirmed`=1 the answer asks."""
 
     confirmed: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToDo:
+    """What waits for a person: how many, what they are, what to do, and where."""
+
+    path: str
+    count: int
+    words: str
+    act: str
+    is_bad: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,17 +81,18 @@ class Overview:
         running = {route.name: route.status() for route in parts.routes}
         of = RANGES[given.range]
         parts.by_time.read()
+        rejected = rejected_lately(parts.by_time)
         return await self.render.page(
             request,
             "overview.html",
             summary=summary(running, facts),
-            to_do=await self._to_do(facts),
+            to_do=await self._to_do(facts, rejected),
             routes=[self._route_shown(name, facts, running.get(name.value), now_ms, of) for name in RouteName],
             ranges=tuple(RANGES.values()),
             of=of,
             view=given.view,
-            rejected=[one for one in rejected_lately(parts.by_time) if one.endpoint != "operator"],
-            incidents=self.incidents.watch.newest(_INCIDENTS_SHOWN),
+            rejected=rejected,
+            incidents=self.incidents.watch.foremost(_INCIDENTS_SHOWN),
             facts=facts,
             started_at_ms=parts.started_at_ms,
             endpoints=endpoint_urls(parts, request),
@@ -104,14 +117,19 @@ class Overview:
         known = self.incidents.watch.newest(_INCIDENTS_MARKED)
         return [(one.began_ms, one.ended_ms or now_ms) for one in known if one.route in (None, name)]
 
-    async def _to_do(self, facts: SpoolFacts) -> Sequence[Mapping[str, object]]:
+    async def _to_do(self, facts: SpoolFacts, rejected: Sequence[Rejected]) -> Sequence[ToDo]:
         """Return what waits for a person, with the page where it is done."""
         groups = await self.acts.parts.archive.reasons(None, State.UNMAPPED, limit=_GROUPS_MAX)
+        dead, unmapped = sum(facts.open_dead.values()), sum(group.count for group in groups)
+        turned_away = sum(one.last_hour for one in rejected)
         found = (
-            ("/dead-letters", sum(facts.open_dead.values()), "dead"),
-            ("/destination-events", sum(group.count for group in groups), "unmapped"),
+            ToDo(path="/dead-letters", count=dead, words="dead-lettered", act="Put the cause right, then replay"),
+            ToDo(
+                path="/dead-letters#unmapped", count=unmapped, words="unmapped", act="Link, then replay", is_bad=False
+            ),
+            ToDo(path="#rejected", count=turned_away, words="rejected in the last hour", act="See why", is_bad=False),
         )
-        return [{"path": path, "count": count, "words": words} for path, count, words in found if count]
+        return [one for one in found if one.count]
 
     def _route(self, request: web.Request) -> OperatedRoute:
         route = self.acts.parts.route(request.match_info["route"])
@@ -149,7 +167,7 @@ class Summary:
 def summary(running: Mapping[str, RouteStatus], facts: SpoolFacts) -> Summary:
     """Say the worst first: refusing, then what stands still, then what is pending."""
     pending = sum(totals.pending for totals in facts.totals.values())
-    waits = f"{text.plural(pending, 'event')} pending" if pending else "nothing is pending"
+    waits = f"{text.plural(pending, 'event')} pending" if pending else "queue empty"
     if not facts.is_accepting:
         return Summary(state="refusing", text=f"New events are refused: {facts.refusal}; {waits}.")
     for state, words in (("held", "is held"), ("paused", "is paused"), ("backing_off", "backs off")):

@@ -62,7 +62,9 @@ class Records:
 
     async def list_incidents(self, request: web.Request) -> web.Response:
         """Show what went wrong, newest first."""
-        return await self.render.page(request, "incidents.html", incidents=self.incidents.watch.newest(KEPT_MAX))
+        has_alerts = any(self.parts.setting(f"FORWARDER_ALERT_{name}") for name in ("URL", "TEMPLATE"))
+        known = self.incidents.watch.newest(KEPT_MAX)
+        return await self.render.page(request, "incidents.html", incidents=known, has_alerts=has_alerts)
 
     async def audit(self, request: web.Request, given: OfLog) -> web.Response:
         """Show who did what, when; newest first."""

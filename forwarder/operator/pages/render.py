@@ -4,6 +4,7 @@ Whatever a template prints is first made visible (`text.visible`), then escaped.
 values that go back to us (form fields), never the second.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -40,10 +41,18 @@ DID: Final = {
     "paused": "Paused. New events are still accepted and kept; nothing is sent until you resume.",
     "resumed": "Resumed. What is pending is being sent.",
     "linked": "Linked: {count} link(s) added.",
+    "linked_doubtfully": "Linked: {count} link(s) added. Courier does not list the target: see below.",
     "unlinked": "Removed: {count} link(s).",
     "edited": "The edited event was stored as a new one and is pending.",
 }
 _COUNT_DIGITS_MAX: Final = 9
+# A text without an end reaches to the end: looked at once, whatever strangers send.
+_JSON: Final = re.compile(
+    r'(?P<b>"(?:[^"\\]|\\.)*"(?=\s*:))|(?P<i>"(?:[^"\\]|\\.)*(?:"|\\?\Z))|(?P<u>-?\d[\d.eE+-]*)|(?P<s>\b(?:true|false|null)\b)',
+    re.DOTALL,
+)
+_COLOURED_MAX: Final = 32_768  # characters; the loop waits meanwhile
+_EPOCH_MS_DIGITS: Final = 13  # from 2001 to 2286
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +161,7 @@ def _environment() -> Environment:
         "path": _path,
         "route": _route,
         "plural": text.plural,
+        "json": coloured,
     }
     environment.globals |= {"link": link}
     return environment
@@ -169,6 +179,21 @@ def _exact(value: object) -> Markup:
 def _path(value: object) -> str:
     """Encode one segment of a path."""
     return quote(str(value).encode("utf-8", "replace"), safe="")
+
+
+def coloured(written: str) -> Markup:
+    """Colour JSON, whatever of it there is: names, texts, numbers, words; a time in it is told beside the text."""
+    shown, end = text.visible(written), 0
+    made: list[str] = []
+    if len(shown) > _COLOURED_MAX:
+        return escape(shown)
+    for token in _JSON.finditer(shown):
+        kind, word = token.lastgroup or "", token[0]
+        is_time = kind == "u" and word.isdigit() and len(word) == _EPOCH_MS_DIGITS
+        when = f' data-when="{text.clock_time(int(word))}"' if is_time else ""
+        made += (escape(shown[end : token.start()]), f"<{kind}{when}>", escape(word), f"</{kind}>")
+        end = token.end()
+    return Markup("".join((*made, escape(shown[end:]))))  # noqa: S704  every foreign piece is escaped above
 
 
 @pass_context

@@ -5,8 +5,10 @@
 //   button[data-copy="text"]        copies, or [data-copy-from="id"] that element's text; hidden until this script runs
 //   time[data-at="ms"]              its text is kept as an age
 //   main[data-live]                 the page is asked for again each second, as long as the answer has it, too;
-//                                   of it are taken each [data-part="name"] and the rows of [data-rows]
+//                                   of it are taken each [data-part="name"] and the rows of [data-rows]; new rows wait
+//                                   behind the button [data-new-rows]
 //   [data-filter]                   the field that "/" focuses;  table.rows: j, k and Enter walk its rows
+//   table.fixed                     one stop of Tab: arrows walk its rows and their links
 "use strict";
 
 const byId = (id) => document.getElementById(id);
@@ -48,6 +50,13 @@ async function copy(event) {
     button.textContent = "Select and copy by hand";
   }
   setTimeout(() => { button.textContent = told; }, 1500);
+}
+
+// What is picked by its name says by itself of which kind it is.
+function takeKind(event) {
+  const picked = all("option", event.target.list ?? event.target).find((one) => one.value === event.target.value);
+  const kind = picked?.dataset.kind && document.querySelector(`[name="to"][value="${picked.dataset.kind}"]`);
+  if (kind) kind.checked = true;
 }
 
 // --- ages ---
@@ -116,28 +125,47 @@ function fill(place, fresh) {
   reveal(place);
 }
 
-// The list becomes the newest rows: new ones on top, changed ones drawn anew, old ones gone.
+// Rows that are shown say how they are now; new ones wait until they are asked for, so that nothing moves under a hand.
+let waiting = null;
+
 function fillRows(body, fresh) {
-  const old = new Map(all("tr", body).map((row) => [row.dataset.sequence, row]));
-  const isFirst = old.size === 0;
-  const rows = all("tr", fresh).map((row) => {
-    const kept = old.get(row.dataset.sequence);
-    if (!kept) {
-      row.classList.toggle("is-new", !isFirst);
-      shown.set(row, meaning(row));
-      return row;
-    }
-    fill(kept, row); // never pull a row from under somebody's keys
-    return kept;
-  });
-  const chosen = body.querySelector("tr.is-chosen");
-  if (chosen && !rows.includes(chosen) && chosen.contains(document.activeElement)) rows.push(chosen);
-  if (rows.length !== body.rows.length || rows.some((row, index) => body.rows[index] !== row)) body.replaceChildren(...rows);
-  body.closest(".table").hidden = !rows.length;
-  return rows.filter((row) => !old.has(row.dataset.sequence)).length;
+  const rows = all("tr", fresh);
+  const held = all("tr", body);
+  if (!held.length) return showRows(rows);
+  const number = (row) => Number(row.dataset.sequence);
+  const now = new Map(rows.map((row) => [number(row), row]));
+  for (const row of held) {
+    if (now.has(number(row))) fill(row, now.get(number(row)));
+    else row.classList.toggle("is-gone", rows.length > 0 && number(row) > number(rows.at(-1))); // matches no longer
+  }
+  const came = rows.filter((row) => number(row) > number(held[0])).length;
+  const pill = document.querySelector("[data-new-rows]");
+  pill.hidden = !came;
+  waiting = rows;
+  const told = came < rows.length ? `${came} new` : `More than ${came} new; the rows below are no longer followed`;
+  if (pill.textContent !== told) pill.textContent = told;
 }
 
-let isTailPaused = false;
+function showRows(rows) {
+  const body = document.querySelector("[data-rows]");
+  for (const row of rows) shown.set(row, meaning(row));
+  body.replaceChildren(...rows);
+  body.closest(".table").hidden = !rows.length;
+  document.querySelector("[data-new-rows]").hidden = true;
+}
+
+function showNew() {
+  showRows(waiting);
+  scrollTo({ top: 0 });
+  rove(document.querySelector("[data-rows] a"))?.focus();
+}
+
+// One link of a long table is a stop of Tab; arrows lead to the others.
+function rove(link) {
+  const table = link?.closest("table.fixed");
+  if (table) for (const one of all("tbody a", table)) one.tabIndex = one === link ? 0 : -1;
+  return link;
+}
 
 function take(fresh) {
   const now = fresh.querySelector("main[data-now]");
@@ -148,15 +176,14 @@ function take(fresh) {
   const icon = fresh.getElementById("icon").getAttribute("href");
   if (byId("icon").getAttribute("href") !== icon) byId("icon").setAttribute("href", icon);
   const body = document.querySelector("[data-rows]");
-  if (body && !isTailPaused) {
-    const held = body.rows.length;
-    const came = fillRows(body, fresh.querySelector("[data-rows]"));
-    const note = document.querySelector("[data-tail-note]");
-    if (note && held) note.textContent = came >= held ? "More came than are shown" : "";
+  if (body) {
+    fillRows(body, fresh.querySelector("[data-rows]"));
+    rove(body.querySelector('a[tabindex="0"]') ?? body.querySelector("a"));
   }
   for (const place of all("[data-part]")) {
     const part = fresh.querySelector(`[data-part="${CSS.escape(place.dataset.part)}"]`);
-    if (part && !(isTailPaused && place.dataset.part === "empty")) fill(place, part);
+    const isRead = place.querySelector(".chart, .table") && place.matches(":hover, :focus-within");
+    if (part && !isRead) fill(place, part);
   }
   byId("main").toggleAttribute("data-live", now.hasAttribute("data-live"));
 }
@@ -182,14 +209,6 @@ async function live() {
   if (byId("main").hasAttribute("data-live")) setTimeout(live, 1000);
 }
 
-function pauseTail(event) {
-  const pause = event.currentTarget;
-  isTailPaused = !isTailPaused;
-  pause.setAttribute("aria-pressed", String(isTailPaused));
-  pause.textContent = isTailPaused ? "Resume tail" : "Pause tail";
-  document.querySelector("[data-tail-note]").textContent = isTailPaused ? "Tail paused" : "";
-}
-
 // By the strip's own position: some Chromiums begin the order of Tab at what scrollIntoView was called on.
 function bringIntoView(link) {
   const strip = link?.closest("nav");
@@ -198,7 +217,7 @@ function bringIntoView(link) {
 
 // What needs this script is hidden until it runs.
 function reveal(root) {
-  for (const button of all("button[data-copy], button[data-copy-from], [data-tail-pause]", root)) button.hidden = false;
+  for (const button of all("button[data-copy], button[data-copy-from]", root)) button.hidden = false;
   showOwnTimes(root);
 }
 
@@ -209,11 +228,24 @@ let pendingGo = 0;
 function chooseRow(step) {
   const rows = all("table.rows tbody tr").filter((row) => row.offsetParent);
   if (!rows.length) return;
-  const now = rows.findIndex((row) => row.classList.contains("is-chosen"));
+  const now = rows.findIndex((row) => row.classList.contains("is-chosen") || row.contains(document.activeElement));
   const next = rows[Math.max(0, Math.min(rows.length - 1, now < 0 ? 0 : now + step))];
   rows.forEach((row) => row.classList.toggle("is-chosen", row === next));
   next.scrollIntoView({ block: "nearest" });
-  next.querySelector("a")?.focus({ preventScroll: true });
+  rove(next.querySelector("a"))?.focus({ preventScroll: true });
+}
+
+function walkTable(event) {
+  const link = event.target.closest("table.fixed tbody a");
+  if (!link) return;
+  const links = all("a", link.closest("tr"));
+  const acts = {
+    ArrowDown: () => chooseRow(1),
+    ArrowUp: () => chooseRow(-1),
+    ArrowRight: () => rove(links[links.indexOf(link) + 1])?.focus(),
+    ArrowLeft: () => rove(links[links.indexOf(link) - 1])?.focus(),
+  };
+  if (acts[event.key]) { event.preventDefault(); acts[event.key](); }
 }
 
 function onKey(event) {
@@ -242,11 +274,15 @@ function onKey(event) {
 
 document.addEventListener("submit", askFirst);
 document.addEventListener("click", copy);
+document.addEventListener("input", takeKind);
 document.addEventListener("keydown", onKey);
+document.addEventListener("keydown", walkTable);
+document.addEventListener("focusin", (event) => rove(event.target.closest("table.fixed tbody a")));
 byId("help-open").hidden = false;
 byId("help-open").addEventListener("click", () => byId("help").showModal());
 reveal(document);
-document.querySelector("[data-tail-pause]")?.addEventListener("click", pauseTail);
+document.querySelector("[data-new-rows]")?.addEventListener("click", showNew);
+rove(document.querySelector("table.fixed tbody a"));
 setInterval(refreshAges, 1000);
 bringIntoView(document.querySelector(".top nav a[aria-current]"));
 for (const place of all("[data-part], [data-rows] tr")) shown.set(place, meaning(place));

@@ -40,6 +40,9 @@ MIGRATIONS: Mapping[int, str] = {
         ) WHERE attempt_id IS NOT NULL;
         CREATE INDEX settled_troubled ON settled (route, last, attempts, status)
             WHERE attempts > 1 OR status NOT BETWEEN 200 AND 299;
+        ALTER TABLE given_back RENAME COLUMN is_retry TO kind;
+        ALTER TABLE given_back ADD COLUMN replayed_ms INTEGER;
+        CREATE INDEX given_back_by_age ON given_back (route, replayed_ms, sequence);
     """,
 }
 _CACHE_KIB = 4_096

@@ -154,10 +154,10 @@ class Leasing:
         """Hear who can be leased now, or later."""
         for route, back in moves.given_back:
             self.queues[route].given_back(
-                back.lease, is_head=back.is_head, is_retry=back.is_retry, not_before_ms=back.not_before_ms
+                back.lease, is_head=back.is_head, kind=back.kind, not_before_ms=back.not_before_ms
             )
-        for route, is_retry, not_before_ms in moves.waits:
-            self.queues[route].waits(is_retry=is_retry, not_before_ms=not_before_ms)
+        for route, kind, not_before_ms in moves.waits:
+            self.queues[route].waits(kind, not_before_ms)
         for route, sequence in moves.promoted:
             self.queues[route].promoted(sequence)
         routes = {entry[0] for entry in moves.given_back} | {entry[0] for entry in moves.waits}
@@ -237,7 +237,7 @@ class Leasing:
         try:
             result: Refill = await self._reads.read(lambda connection: refill(connection, route, wanted, now_ms=now_ms))
         except Exception as error:  # noqa: BLE001 - whatever it was, the next read may do
-            queue.read_failed(wanted)
+            queue.end_read(wanted)
             self._hear_failure(route, error)
             return
         try:

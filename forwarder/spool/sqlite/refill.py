@@ -13,7 +13,7 @@ import msgspec
 
 from forwarder.errors import SpoolUnusable
 from forwarder.model import Envelope, Labels, Lease
-from forwarder.spool.held_leases import AHEAD_MS_MAX
+from forwarder.spool.held_leases import AHEAD_MS_MAX, BESIDE, KINDS, RETRY
 from forwarder.spool.lease_window import Refill, Wanted
 from forwarder.spool.sqlite.files import DAMAGE_ERRORS
 from forwarder.spool.sqlite.label_index import route_of
@@ -25,7 +25,7 @@ _COLUMNS = (
 )
 _DUE = (
     "SELECT {}, sequence FROM given_back INDEXED BY given_back_due "
-    "WHERE route = ? AND is_retry = ? AND is_head AND not_before_ms {} ? ORDER BY not_before_ms, sequence LIMIT ?"
+    "WHERE route = ? AND kind = ? AND is_head AND not_before_ms {} ? ORDER BY not_before_ms, sequence LIMIT ?"
 )
 _UNREADABLE_MAX = 256  # more in a row than a page holds: the table itself is damaged, and no event is to blame
 _SINGLY = 512  # rows that are read one by one around a damaged page, before going on
@@ -45,9 +45,9 @@ def refill(connection: Reader, route: int, wanted: Wanted, *, now_ms: int) -> Re
     result = Refill(last_sequence=_last_sequence(connection))
     if wanted.fresh_max:
         _read_fresh(connection, route, wanted, result)
-    for is_retry in (0, 1):
-        if wanted.due_max[is_retry] >= 0:
-            _read_due(connection, route, wanted, result, is_retry=is_retry, now_ms=now_ms)
+    for kind in KINDS:
+        if wanted.due_max[kind] >= 0:
+            _read_due(connection, route, wanted, result, kind=kind, now_ms=now_ms)
     if wanted.promoted:
         read = _read_events(connection, route, [s for s in wanted.promoted if not _is_listed(connection, s)])
         # A replay may have put an older one before it since it was asked for; then it is promoted again in its turn.
@@ -64,9 +64,9 @@ def newest(
     listed = [
         row[0]
         for row in connection.execute(
-            "SELECT sequence FROM given_back WHERE route = ? AND is_head AND (not_before_ms <= ? OR not_before_ms > ?) "
-            "ORDER BY sequence DESC LIMIT ?",
-            (route, now_ms, far_ms, len(known) + 1),
+            "SELECT sequence FROM given_back WHERE route = ? AND is_head AND kind <> ? "
+            "AND (not_before_ms <= ? OR not_before_ms > ?) ORDER BY sequence DESC LIMIT ?",
+            (route, BESIDE, now_ms, far_ms, len(known) + 1),
         )
     ]
     damaged: list[int] = []
@@ -169,20 +169,20 @@ def _read_singly(connection: Reader, route: int, sequence: int, damaged: list[in
     return row
 
 
-def _read_due(connection: Reader, route: int, wanted: Wanted, result: Refill, *, is_retry: int, now_ms: int) -> None:
-    most = wanted.due_max[is_retry]
+def _read_due(connection: Reader, route: int, wanted: Wanted, result: Refill, *, kind: int, now_ms: int) -> None:
+    most = wanted.due_max[kind]
     far_ms = now_ms + AHEAD_MS_MAX
     limit = most + len(wanted.known) + 1
     # What is too far ahead is due as well, see `due.py`: as if its time had come long ago.
-    late = connection.execute(_DUE.format("0", ">"), (route, is_retry, far_ms, limit)).fetchall()
-    rows = connection.execute(_DUE.format("not_before_ms", "<="), (route, is_retry, far_ms, limit)).fetchall()
+    late = connection.execute(_DUE.format("0", ">"), (route, kind, far_ms, limit)).fetchall()
+    rows = connection.execute(_DUE.format("not_before_ms", "<="), (route, kind, far_ms, limit)).fetchall()
     others = [(at_ms, sequence) for at_ms, sequence in late + rows if sequence not in wanted.known]
     due = {sequence: at_ms for at_ms, sequence in others[:most] if at_ms <= now_ms}
     read = _read_events(connection, route, list(due))
-    result.due[is_retry].extend((due[lease.sequence], lease) for lease in read.leases)
+    result.due[kind].extend((due[lease.sequence], lease) for lease in read.leases)
     result.damaged += read.damaged
     rest = others[len(due) :]
-    result.next_due_ms[is_retry] = rest[0][0] if rest else None
+    result.next_due_ms[kind] = rest[0][0] if rest else None
 
 
 def _read_events(connection: Reader, route: int, sequences: Sequence[int]) -> _Read:
@@ -224,10 +224,13 @@ def _lease(row: Row, route: int, damaged: list[int], *, follows: int = 0) -> Lea
 def _with_history(connection: Reader, lease: Lease) -> Lease:
     """Add how often it was tried, and its progress."""
     row = connection.execute(
-        "SELECT attempts, first_failed_ms, is_retry FROM given_back WHERE sequence = ?", (lease.sequence,)
+        "SELECT attempts, first_failed_ms, kind, replayed_ms FROM given_back WHERE sequence = ?", (lease.sequence,)
     ).fetchone()
     if row is not None:
-        lease = msgspec.structs.replace(lease, attempt=row[0] + 1, first_failed_at_ms=row[1], is_retry=bool(row[2]))
+        attempt, is_retry = row[0] + 1, row[2] == RETRY
+        lease = msgspec.structs.replace(lease, attempt=attempt, first_failed_at_ms=row[1], is_retry=is_retry)
+        if row[3] is not None:
+            lease = msgspec.structs.replace(lease, replayed_at_ms=row[3], is_beside=row[2] == BESIDE)
     return _with_progress(connection, lease)
 
 

@@ -140,8 +140,12 @@ def head_of(connection: Reader, number: int) -> int | None:
 
 
 def leave_partition(transaction: Transaction, number: int, sequence: int) -> int | None:
-    """Take a settled event out of its partition; return who is its oldest now."""
-    transaction.execute("DELETE FROM partitions WHERE number = ? AND sequence = ?", (number, sequence))
+    """Take an event out of its partition; return who is its oldest now, None also when it was not in it."""
+    left = transaction.execute(
+        "DELETE FROM partitions WHERE number = ? AND sequence = ? RETURNING 1", (number, sequence)
+    ).fetchone()
+    if left is None:
+        return None
     head = head_of(transaction.connection, number)
     if head is not None:
         transaction.execute("UPDATE given_back SET is_head = 1 WHERE sequence = ?", (head,))

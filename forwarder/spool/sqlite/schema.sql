@@ -58,17 +58,19 @@ CREATE TABLE given_back (
     sequence        INTEGER PRIMARY KEY,
     route           INTEGER NOT NULL,
     is_head         INTEGER NOT NULL, -- the oldest pending event of its partition, or of none
-    is_retry        INTEGER NOT NULL, -- with a failure or a time
+    kind            INTEGER NOT NULL, -- 0: as if never leased, 1: with a failure or a time, 2: a replay beside what arrives
     not_before_ms   INTEGER NOT NULL,
     attempts        INTEGER NOT NULL,
     first_failed_ms INTEGER,
     reason_id       INTEGER,
-    status          INTEGER -- as in `settled`
+    status          INTEGER,          -- as in `settled`
+    replayed_ms     INTEGER           -- when it was requeued, if it was
 );
-CREATE INDEX given_back_due ON given_back (route, is_retry, not_before_ms, sequence) WHERE is_head;
+CREATE INDEX given_back_due ON given_back (route, kind, not_before_ms, sequence) WHERE is_head;
+CREATE INDEX given_back_by_age ON given_back (route, replayed_ms, sequence);
 CREATE INDEX given_back_by_reason ON given_back (reason_id, sequence) WHERE reason_id IS NOT NULL;
 
--- Every pending event that has a partition, by the partition's number.
+-- Every pending event that has a partition, by the partition's number; of replays beside what arrives it is negative.
 CREATE TABLE partitions (
     number   INTEGER NOT NULL,
     sequence INTEGER NOT NULL,

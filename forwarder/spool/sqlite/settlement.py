@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from forwarder.model import Attempt, Lease, Replay, Returned, Settled, Settlement
+from forwarder.spool.held_leases import BESIDE, FRESH, RETRY
 from forwarder.spool.limits import event_bytes
 from forwarder.spool.sqlite.runs import (
     Run,
@@ -38,6 +39,12 @@ from forwarder.spool.sqlite.transaction import (
     Transaction,
 )
 
+_LIST = (
+    "INSERT INTO given_back (sequence, route, is_head, kind, not_before_ms, attempts, first_failed_ms, reason_id, "
+    "status, replayed_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_REPLAYS = "SELECT 1 FROM given_back WHERE route = ? AND replayed_ms IS NOT NULL LIMIT ?"
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -55,7 +62,7 @@ class GivenBack:
 
     lease: Lease
     is_head: bool
-    is_retry: bool
+    kind: int
     not_before_ms: int
 
 
@@ -65,7 +72,7 @@ class Moves:
 
     given_back: list[tuple[int, GivenBack]] = field(default_factory=list)  # with the route
     promoted: list[tuple[int, int]] = field(default_factory=list)  # route, sequence: the oldest now, and in no list
-    waits: list[tuple[int, bool, int]] = field(default_factory=list)  # route, is_retry, not_before_ms: so, and listed
+    waits: list[tuple[int, int, int]] = field(default_factory=list)  # route, kind, not_before_ms: so, and listed
 
 
 def is_unchanged(settlement: Settlement) -> bool:
@@ -130,25 +137,21 @@ def _give_back(
         if returned.counts and first_failed_ms is None:
             first_failed_ms = transaction.now_ms
         number = _partition(lease)
+        kind = RETRY if attempts > 0 or returned.not_before_ms > 0 else FRESH
+        if lease.replayed_at_ms is not None:  # it steps aside: nothing waits for a replay that did not succeed
+            if number and not lease.is_beside:
+                _leave(transaction, route, lease.sequence, number, moves)
+                join_partition(transaction, -number, lease.sequence)
+                number = -number
+            kind = BESIDE
         is_head = not number or head_of(transaction.connection, number) == lease.sequence
-        is_retry = attempts > 0 or returned.not_before_ms > 0
         retrying += int(attempts > 0)
-        rows.append(
-            (
-                lease.sequence,
-                route,
-                int(is_head),
-                int(is_retry),
-                returned.not_before_ms,
-                attempts,
-                first_failed_ms,
-                reason_id,
-                before.get(lease.sequence) if attempt_id is None else status,
-            )
-        )
-        back = GivenBack(lease, is_head=is_head, is_retry=is_retry, not_before_ms=returned.not_before_ms)
+        answered = before.get(lease.sequence) if attempt_id is None else status
+        where = (lease.sequence, route, int(is_head), kind, returned.not_before_ms)
+        rows.append((*where, attempts, first_failed_ms, reason_id, answered, lease.replayed_at_ms))
+        back = GivenBack(lease, is_head=is_head, kind=kind, not_before_ms=returned.not_before_ms)
         moves.given_back.append((route, back))
-    transaction.executemany("INSERT INTO given_back VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    transaction.executemany(_LIST, rows)
     transaction.add(route, Account.RETRYING, retrying)
 
 
@@ -199,37 +202,40 @@ def _leave(transaction: Transaction, route: int, sequence: int, number: int, mov
 
 def tell_head(transaction: Transaction, route: int, head: int, moves: Moves) -> None:
     """Note that an event is the oldest of its partition now."""
-    row = transaction.execute("SELECT is_retry, not_before_ms FROM given_back WHERE sequence = ?", (head,)).fetchone()
+    row = transaction.execute("SELECT kind, not_before_ms FROM given_back WHERE sequence = ?", (head,)).fetchone()
     if row is None:
         moves.promoted.append((route, head))
     else:
-        moves.waits.append((route, bool(row[0]), row[1]))
+        moves.waits.append((route, row[0], row[1]))
 
 
 def _partition(lease: Lease) -> int:
-    return partition_number(lease.envelope.route.value, lease.envelope.partition_key)
+    """Return the number of a lease's partition; replays that go beside have one of their own; 0 for none."""
+    number = partition_number(lease.envelope.route.value, lease.envelope.partition_key)
+    return -number if lease.is_beside else number
 
 
-_CHUNK = 500  # events in one commit, so that a long replay delays nobody
 Heads = tuple[dict[str, int], dict[str, int]]  # per route: partition key, its oldest event now
 
 
-def chunks(sequences: Sequence[int]) -> list[Sequence[int]]:
-    """Return them in parts that fit a commit each."""
-    return [sequences[start : start + _CHUNK] for start in range(0, len(sequences), _CHUNK)]
-
-
-def requeue(transaction: Transaction, sequences: Sequence[int], *, everything: bool) -> tuple[list[int], Heads]:
+def requeue(
+    transaction: Transaction, sequences: Sequence[int], *, everything: bool, is_replay: bool
+) -> tuple[list[int], Heads]:
     """Move settled events that still have their payload back to pending; return how many, per route, and who leads."""
     replay = REPLAY_CODES[Replay.EVERYTHING if everything else Replay.REST]
+    replayed_ms = transaction.now_ms if is_replay else None
     counts = [0, 0]
     heads: Heads = ({}, {})
+    most = transaction.limits.replays_in_line_max
+    waiting = [transaction.execute(_REPLAYS, (route, most)).fetchall() for route in (0, 1)]
+    are_few = [len(sequences) + len(replays) <= most for replays in waiting]
     for run, found in list(find_runs(transaction.connection, sequences)):
         if _is_corrupt(transaction, run):
             continue
         events = _payloads_of(transaction, run, found)
         if events:
-            _requeue(transaction, run, events, replay, heads[run.route])
+            few = are_few[run.route]
+            _requeue(transaction, run, events, replay, heads[run.route], replayed_ms=replayed_ms, are_few=few)
             counts[run.route] += len(events)
     return counts, heads
 
@@ -246,7 +252,14 @@ def discard(transaction: Transaction, sequences: Sequence[int]) -> int:
 
 
 def _requeue(
-    transaction: Transaction, run: Run, events: Sequence[tuple[int, str, int]], replay: int, heads: dict[str, int]
+    transaction: Transaction,
+    run: Run,
+    events: Sequence[tuple[int, str, int]],
+    replay: int,
+    heads: dict[str, int],
+    *,
+    replayed_ms: int | None,
+    are_few: bool,
 ) -> None:
     route, sequences = run.route, [sequence for sequence, _, _ in events]
     take_out(transaction, run, sequences)
@@ -254,13 +267,15 @@ def _requeue(
     weight = 0
     for sequence, partition, size in events:
         number = partition_number(ROUTES[route].value, partition)
+        has_line = are_few and number and head_of(transaction.connection, number) is not None
+        is_beside = replayed_ms is not None and not has_line
+        number = -number if is_beside else number
         head = join_partition(transaction, number, sequence) if number else sequence
-        if number:
+        if number > 0:
             heads[partition] = head
-        transaction.execute(
-            "INSERT INTO given_back VALUES (?, ?, ?, 0, 0, 0, NULL, NULL, NULL)",
-            (sequence, route, int(head == sequence)),
-        )
+        kind = BESIDE if is_beside else FRESH
+        row = (sequence, route, int(head == sequence), kind, 0, 0, None, None, None, replayed_ms)
+        transaction.execute(_LIST, row)
         transaction.execute("DELETE FROM attempt_lists WHERE sequence = ?", (sequence,))
         transaction.execute("UPDATE progress SET replay = ? WHERE sequence = ?", (replay, sequence))
         weight += event_bytes(size)

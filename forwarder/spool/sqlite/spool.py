@@ -30,12 +30,13 @@ from forwarder.spool.sqlite.jobs import AppendJob, AwaitedWork, Callbacks, News
 from forwarder.spool.sqlite.leasing import Leasing
 from forwarder.spool.sqlite.reading.archive import Live, SqliteArchive
 from forwarder.spool.sqlite.runs import record
-from forwarder.spool.sqlite.settlement import chunks, discard, quarantine, requeue, settle
+from forwarder.spool.sqlite.settlement import discard, quarantine, requeue, settle
 from forwarder.spool.sqlite.transaction import ROUTE_CODES, Transaction
 from forwarder.spool.sqlite.writer import Checkpoints, Writer
 from forwarder.telemetry.reporter import Reporter
 
 T = TypeVar("T")
+_CHUNK = 500  # events in one commit, so that a long replay delays nobody
 
 
 _WRITE_AUDIT = (
@@ -209,12 +210,12 @@ class SqliteSpool(SqliteArchive):
         with contextlib.suppress(SpoolFull):  # the log of attempts is what a full disk can do without
             await self._work.run(partial(record, sequences=leased, attempt=attempt))
 
-    async def requeue(self, sequences: Sequence[int], *, everything: bool = False) -> int:
+    async def requeue(self, sequences: Sequence[int], *, everything: bool = False, is_replay: bool = True) -> int:
         """Make settled events pending again; see `ports.Spool.requeue`."""
         self._refuse_closed()
         count = 0
-        for chunk in chunks(sequences):
-            work = partial(requeue, sequences=chunk, everything=everything)
+        for chunk in _chunks(sequences):
+            work = partial(requeue, sequences=chunk, everything=everything, is_replay=is_replay)
             counts, _ = await self._work.run(work, on_commit=lambda result: self._leasing.requeued(*result))
             count += sum(counts)
         return count
@@ -222,7 +223,7 @@ class SqliteSpool(SqliteArchive):
     async def discard(self, sequences: Sequence[int]) -> int:
         """Mark dead events as discarded; see `ports.Spool.discard`."""
         self._refuse_closed()
-        return sum([await self._work.run(partial(discard, sequences=chunk)) for chunk in chunks(sequences)])
+        return sum([await self._work.run(partial(discard, sequences=chunk)) for chunk in _chunks(sequences)])
 
     async def put(self, key: str, value: bytes) -> None:
         """Keep a small value; see `ports.Spool.put`. Raises ValueError above the limit."""
@@ -292,3 +293,8 @@ class SqliteSpool(SqliteArchive):
     def _live_facts(self) -> Live:
         """Return what the archive cannot read: the totals of the last commit as one, and how the writer is."""
         return Live(self._group.memory.totals, self._group.condition.refusal, self._limits, self._news.refused)
+
+
+def _chunks(sequences: Sequence[int]) -> list[Sequence[int]]:
+    """Return them in parts that fit a commit each."""
+    return [sequences[start : start + _CHUNK] for start in range(0, len(sequences), _CHUNK)]

@@ -28,14 +28,21 @@ def is_live(page: Page) -> None:
 
 
 def test_an_event_arrives_by_itself_and_shows_everything(page: Page, world: World) -> None:
-    """It enters the open list without a reload; its page shows what arrived, what was sent and each attempt."""
+    """The open list tells of it without a reload; its page shows what arrived, what was sent and each attempt."""
+    world.webhook("SENT", message="message-6")
     page.open("/events")
     is_live(page)
     page.script("window.isTheSamePage = true")
+    first = page.find("[data-rows] tr").get_dom_attribute("data-sequence")
 
     sequence = world.webhook("SENT", message="message-7", user="user-7")
 
     row = f'tr[data-sequence="{sequence}"]'
+    page.find("[data-new-rows]", "1 new")
+    assert page.find("[data-rows] tr").get_dom_attribute("data-sequence") == first, "no row moves under a hand"
+    page.click("[data-new-rows]")
+    assert page.focus.text == "Message Sent"
+    assert page.all("[data-new-rows]:not([hidden])") == []
     page.find(row, "Message Sent")
     page.find(row, "delivered")
     assert page.script("return window.isTheSamePage === true")
@@ -191,5 +198,6 @@ def test_the_page_reconnects_after_a_restart(page: Page, world: World) -> None:
     is_live(page)
     sequence = world.webhook("DELIVERED", message="after-the-restart")
 
+    page.click("[data-new-rows]")
     page.find(f'tr[data-sequence="{sequence}"]', "Message Delivered")
     assert page.script("return window.isTheSamePage === true")

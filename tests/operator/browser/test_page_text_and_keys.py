@@ -16,6 +16,7 @@ _HOSTILE = (
     "\u001b[31m \u202e gnihtemos \u2028 \ud800 </pre></textarea><svg onload=alert(1)>"
 )
 _MEGABYTES = 4_000_000
+_TAB_STOPS_MAX = 40
 
 
 def test_hostile_text_is_shown_and_never_run(page: Page, world: World) -> None:
@@ -78,6 +79,29 @@ def test_keys_lead_everywhere(page: Page, world: World) -> None:
     page.press("g", "o", Keys.ESCAPE)
     assert page.path == "/events"
     assert page.focus.tag_name == "body"
+
+
+def test_a_long_list_is_one_stop_of_tab(page: Page, world: World) -> None:
+    """Rows have one height each and arrows lead through them and along them; Tab passes by."""
+    for n in range(8):
+        world.webhook("SENT", message=f"arrows-{n}")
+    page.open("/events")
+    page.find("[data-rows] a")
+    assert (
+        page.script(
+            "return [...document.querySelectorAll('a[href], button, input, select, summary, [tabindex=\"0\"]')]"
+            ".filter((one) => one.offsetParent && one.tabIndex >= 0).length"
+        )
+        < _TAB_STOPS_MAX
+    )
+    heights = page.script("return [...document.querySelectorAll('[data-rows] tr')].map((row) => row.offsetHeight)")
+    assert set(heights) <= {32, 33}, "the line below a row counts with it"
+    page.script("document.querySelector('[data-rows] a').focus()")
+    page.press(Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ARROW_UP, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    assert page.focus.get_dom_attribute("href") == "/messages/arrows-6"
+    page.press(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+    page.press(Keys.ENTER)
+    page.find('section[aria-labelledby="facts"]', "arrows-6")
 
 
 def test_focus_goes_in_reading_order_and_is_held_by_a_question(page: Page, world: World) -> None:

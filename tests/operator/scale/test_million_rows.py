@@ -22,6 +22,9 @@ _TIMES = 3
 _RARE = 17  # as in the conftest
 _PAGES = (
     "/",
+    "/?range=24h&view=table",
+    "/?range=7d",
+    "/incidents",
     "/events",
     "/destination-events",
     "/destination-events?sort=event&order=asc",

@@ -18,6 +18,7 @@ from forwarder.ports import (
     ReasonGroup,
     SpoolFacts,
 )
+from forwarder.spool.held_leases import earlier
 from forwarder.spool.limits import SpoolLimits, refusal
 from forwarder.spool.sqlite.database import ReadThread
 from forwarder.spool.sqlite.files import DAMAGE_ERRORS
@@ -42,6 +43,10 @@ _GROUPS = (
     "SELECT reason, sum(count), group_concat(reason_id) FROM reasons "
     "WHERE state = ?1 AND count > 0 AND (?2 IS NULL OR route = ?2) "
     "GROUP BY reason ORDER BY 2 DESC, reason LIMIT ?3"
+)
+_OLDEST_BACK = (
+    "SELECT (SELECT min(sequence) FROM given_back WHERE route = ?1 AND replayed_ms IS NULL), "
+    "(SELECT min(replayed_ms) FROM given_back WHERE route = ?1 AND replayed_ms IS NOT NULL)"
 )
 _SAMPLE = (
     "SELECT last, settled_at_ms FROM settled INDEXED BY settled_by_reason "
@@ -122,10 +127,7 @@ class SqliteArchive:
 
     async def get(self, key: str) -> bytes | None:
         """Return a kept value, or None; see `ports.Spool.get`."""
-        row = await self._read(
-            lambda connection: connection.execute("SELECT value FROM kept_values WHERE key = ?", (key,)).fetchone()
-        )
-        return None if row is None else bytes(row[0])
+        return await self._read(lambda connection: kept_value(connection, key))
 
     def _refuse_closed(self) -> None:
         if self._is_closed:
@@ -188,17 +190,21 @@ def _totals(amounts: Amounts, route: int) -> Totals:
 
 def _oldest_ms(connection: Reader, route: int) -> int | None:
     try:
-        back = connection.execute("SELECT min(sequence) FROM given_back WHERE route = ?", (route,)).fetchone()
-        oldest = [s for s in (oldest_fresh(connection, route), back[0]) if s is not None]
-        if not oldest:
-            return None
-        row = connection.execute(
+        back, replayed_ms = connection.execute(_OLDEST_BACK, (route,)).fetchone()
+        oldest = [s for s in (oldest_fresh(connection, route), back) if s is not None]
+        received = connection.execute(
             f"SELECT received_at_ms FROM {EVENT_TABLES[route]} WHERE sequence = ?",  # noqa: S608 - our own words
-            (min(oldest),),
+            (min(oldest, default=None),),
         ).fetchone()
     except DAMAGE_ERRORS:
         return None  # the totals, which the same call brings, are known all the same
-    return None if row is None else int(row[0])
+    return earlier(received[0] if received else None, replayed_ms)
+
+
+def kept_value(connection: Reader, key: str) -> bytes | None:
+    """Return what the daemon keeps of its own under this key; None for nothing."""
+    row = connection.execute("SELECT value FROM kept_values WHERE key = ?", (key,)).fetchone()
+    return None if row is None else bytes(row[0])
 
 
 def _group_by_reason(connection: Reader, state: int, route: int | None, *, limit: int) -> Sequence[ReasonGroup]:

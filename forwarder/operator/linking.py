@@ -1,0 +1,122 @@
+"""Event types from RudderStack and Segment: their links, what speaks against them, and what waits or ended dead."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from forwarder.courier.catalogue import Known
+from forwarder.model import RouteName, State
+from forwarder.operator.parts import LABEL_CHARACTERS_MAX, Parts
+from forwarder.ports import EventQuery, EventTypeRow
+
+LINKABLE: Final = ("track", "identify", "group")
+TYPES_MAX: Final = 500
+_COUNTING_S: Final = 0.05  # for the counts of all rows together: the page must not wait for them
+_COUNTED_EVENTS_MAX: Final = 1_000  # per row of the page
+_INBOUND: Final = RouteName.RUDDERSTACK_TO_COURIER
+
+Link = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many events; `has_more`: at least so many."""
+
+    events: int
+    has_more: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One event type: how often it came, what it is linked to, and how many of it wait for a replay or ended dead."""
+
+    seen: EventTypeRow
+    links: Sequence[Link]
+    unmapped: Count | None = None  # None: not counted
+    dead: Count | None = None
+
+    @property
+    def type(self) -> str:
+        """Return the call in lower case: what a link goes by."""
+        return self.seen.type.lower()
+
+    @property
+    def link_event(self) -> str:
+        """Return the name that a link goes by: of identify and group it is the type."""
+        return self.seen.event if self.type == "track" else self.type
+
+    @property
+    def applies_to(self) -> str:
+        """Say what this call changes at Courier without any link; "" for nothing."""
+        return {"identify": "profile", "group": "tenant"}.get(self.type, "")
+
+    @property
+    def why_not_linkable(self) -> str:
+        """Say why this event cannot be linked here; "" when it can."""
+        if self.type not in LINKABLE:
+            return "Only track, identify and group can be linked."
+        if len(self.link_event) >= LABEL_CHARACTERS_MAX:
+            return "Its name is cut here: link it with forwarder links add."
+        return "" if self.link_event.strip() else "It has no name."
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Tell whether something speaks against one of its links."""
+        return any(link["doubt"] for link in self.links)
+
+
+def doubted(links: Sequence[Link], known: Known) -> Sequence[Link]:
+    """Return the links, each with what speaks against its target (`doubt`)."""
+    return [{**link, "doubt": known.doubt(str(link["to"]), str(link["target"]))} for link in links]
+
+
+def by_event(links: Sequence[Link]) -> dict[tuple[str, str], list[Link]]:
+    """Return the links by type and event, as they are seen."""
+    found: defaultdict[tuple[str, str], list[Link]] = defaultdict(list)
+    for link in links:
+        found[str(link["type"]), str(link["event"])[:LABEL_CHARACTERS_MAX]].append(link)
+    return dict(found)
+
+
+def key_of(seen: EventTypeRow) -> tuple[str, str]:
+    """Return type and event that a link to this goes by."""
+    kind = seen.type.lower()
+    return kind, seen.event if kind == "track" else kind
+
+
+async def counted(parts: Parts, rows: Sequence[Row]) -> Sequence[Row]:
+    """Count what waits for a replay and what ended dead, as far as time allows; nothing where there is none at all."""
+    has_unmapped = bool(await parts.archive.reasons(_INBOUND, State.UNMAPPED, limit=1))
+    has_dead = (await parts.archive.facts()).open_dead.get(_INBOUND, 0) > 0
+    until_s = parts.clock.monotonic_s() + _COUNTING_S
+    made: list[Row] = []
+    for row in rows:
+        is_late = parts.clock.monotonic_s() > until_s
+        unmapped = dead = Count(0) if not is_late else None
+        if has_unmapped and not is_late and row.type in LINKABLE:
+            unmapped = await count(parts, row.seen.event, State.UNMAPPED, at_most=_COUNTED_EVENTS_MAX)
+        if has_dead and not is_late and row.links:
+            dead = await count(parts, row.seen.event, State.DEAD, at_most=_COUNTED_EVENTS_MAX)
+        made.append(replace(row, unmapped=unmapped if has_unmapped else Count(0), dead=dead if has_dead else Count(0)))
+    return made
+
+
+async def count(parts: Parts, event: str, state: State, *, at_most: int) -> Count:
+    """Count events of this name in this state; of dead ones those that are not discarded."""
+    found = await parts.archive.events(EventQuery(route=_INBOUND, state=state, event=event, limit=at_most))
+    events = sum(not row.is_discarded for row in found.rows)
+    return Count(events, has_more=found.next_before is not None or found.is_cut)
+
+
+async def unmapped_rows(parts: Parts) -> Sequence[Row]:
+    """Return the event types of which something is unmapped, most of it first; those that were not counted last."""
+    if not await parts.archive.reasons(_INBOUND, State.UNMAPPED, limit=1):
+        return []
+    types = await parts.archive.event_types(_INBOUND, limit=TYPES_MAX)
+    links = {key_of(seen): parts.links_of(seen) for seen in types}
+    rows = await counted(
+        parts, [Row(seen=seen, links=links[key_of(seen)]) for seen in types if key_of(seen)[0] in LINKABLE]
+    )
+    waiting = [row for row in rows if row.unmapped is None or row.unmapped.events]
+    return sorted(waiting, key=lambda row: -row.unmapped.events if row.unmapped else 1)
