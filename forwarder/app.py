@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 
 from pydantic import SecretStr
 
-from forwarder import __version__
 from forwarder.clock import SystemClock
 from forwarder.courier.client import CourierClient
 from forwarder.courier.sink import CourierSink
@@ -26,23 +25,20 @@ from forwarder.ingress.listener import PublicListener
 from forwarder.ingress.receiver import Receiver
 from forwarder.ingress.routing import Health
 from forwarder.ingress.shared import ListenerLimits
-from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack
 from forwarder.mapping.link_store import LinkStore
+from forwarder.mapping.outbound import OutboundMapping
 from forwarder.mapping.rudderstack_to_courier import RudderstackToCourier
-from forwarder.mapping.rules import Rules
-from forwarder.mapping.selection import EventSelection
 from forwarder.model import RouteName
 from forwarder.operator.assembly import operator_workers
-from forwarder.operator.explain import Explain, explainer
+from forwarder.operator.explain import Explain, PastMappings, explainer
 from forwarder.operator.parts import Parts
 from forwarder.ports import Probeable, Worker
-from forwarder.rudderstack.calls import TrackCalls
 from forwarder.rudderstack.credential import WriteKey
 from forwarder.rudderstack.sink import REQUEST_BYTES_MAX, RudderstackSink, framing_bytes
 from forwarder.settings import Settings
 from forwarder.settings.data_volume import start_doubts
 from forwarder.settings.rotation import rotation
-from forwarder.settings.toml_files import read_links, read_rules
+from forwarder.settings.toml_files import read_links, read_mapping
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.foreign import foreign_logs_captured
@@ -94,7 +90,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio
 
     listener → spool → routes → destinations, and the operator beside them
     """
-    rules = read_rules(settings)
+    mapping = read_mapping(settings)
     link_file = read_links(settings)
     clock = SystemClock()
     metrics = Metrics()
@@ -112,7 +108,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio
     links = await LinkStore.load(spool, link_file)
     routes: list[Route] = []
     if RouteName.COURIER_TO_RUDDERSTACK in settings.routes:
-        routes.append(outbound_route(settings, base, rules))
+        routes.append(outbound_route(settings, base, mapping))
     if RouteName.RUDDERSTACK_TO_COURIER in settings.routes:
         routes.append(inbound_route(settings, base, links))
     probes: tuple[Probeable, ...] = (spool, *routes)
@@ -128,7 +124,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio
         public_url=settings.public_url or "",
     )
     helpers = (
-        *operator(settings, base, routes, rules, links),
+        *(await operator(settings, base, routes, mapping, links)),
         RepeatSummaries(logs),
         *rotation(settings, base.swaps, asked=hangup, reporter=reporter),
     )
@@ -159,7 +155,7 @@ def begin_logs(settings: Settings, stack: AsyncExitStack, *, metrics: Metrics, c
     return logs
 
 
-def outbound_route(settings: Settings, base: Foundation, rules: Rules) -> Route:
+def outbound_route(settings: Settings, base: Foundation, mapping: OutboundMapping) -> Route:
     """Make the route Courier → RudderStack."""
     assert settings.rudderstack_data_plane_url is not None  # noqa: S101  settings.together saw to it
     write_key = WriteKey(revealed(settings.rudderstack_write_key))
@@ -167,12 +163,13 @@ def outbound_route(settings: Settings, base: Foundation, rules: Rules) -> Route:
     return make_route(
         RouteName.COURIER_TO_RUDDERSTACK,
         spool=base.spool,
-        mapper=outbound_mapper(settings, rules),
+        mapper=mapping.mapper(),
         sink=RudderstackSink(
             transport=base.transport,
             url=settings.rudderstack_data_plane_url,
             write_key=write_key,
             clock=base.clock,
+            mapping=mapping.mark,
         ),
         limits=request_limits(settings),
         concurrency_max=settings.concurrency_max,
@@ -204,16 +201,6 @@ def inbound_route(settings: Settings, base: Foundation, links: LinkStore) -> Rou
     )
 
 
-def outbound_mapper(settings: Settings, rules: Rules) -> CourierToRudderStack:
-    """Return what maps Courier's events."""
-    return CourierToRudderStack(
-        TrackCalls(version=__version__),
-        preset=settings.event_names,
-        selection=EventSelection.of(settings.events),
-        rules=rules,
-    )
-
-
 def inbound_mapper(
     settings: Settings, links: LinkStore, on_loop: Callable[[str], None] = lambda _: None
 ) -> RudderstackToCourier:
@@ -222,28 +209,35 @@ def inbound_mapper(
     return RudderstackToCourier.of(links.table.links, links.table.file, is_relay=is_relay, on_loop=on_loop)
 
 
-def explainers(settings: Settings, base: Foundation, rules: Rules, links: LinkStore) -> dict[RouteName, Explain]:
+async def explainers(
+    settings: Settings, base: Foundation, mapping: OutboundMapping, links: LinkStore
+) -> tuple[dict[RouteName, Explain], PastMappings | None]:
     """Return what tells people how an event is mapped and sent, for each route that runs; no secret is in reach."""
     made: dict[RouteName, Explain] = {}
+    past = None
     if RouteName.COURIER_TO_RUDDERSTACK in settings.routes:
         url = settings.rudderstack_data_plane_url or ""
         sink = RudderstackSink(transport=base.transport, url=url, write_key=WriteKey(""), clock=base.clock)
-        made[RouteName.COURIER_TO_RUDDERSTACK] = explainer(
-            outbound_mapper(settings, rules), lambda one: sink.request(one.body, is_packed=True)
-        )
+
+        def explain_with(one: OutboundMapping) -> Explain:
+            return explainer(one.mapper(), lambda delivery: sink.request(delivery.body, is_packed=True))
+
+        made[RouteName.COURIER_TO_RUDDERSTACK] = explain_with(mapping)
+        past = await PastMappings.load(base.spool, mapping, explain_with)
     if RouteName.RUDDERSTACK_TO_COURIER in settings.routes:
         client = CourierClient(base.transport, base_url=settings.courier_api_url, api_key="", clock=base.clock)
         made[RouteName.RUDDERSTACK_TO_COURIER] = explainer(
             inbound_mapper(settings, links),
             lambda one: client.request(one.operation, one.body, idempotency_key=one.idempotency_key),
         )
-    return made
+    return made, past
 
 
-def operator(
-    settings: Settings, base: Foundation, routes: Sequence[Route], rules: Rules, links: LinkStore
+async def operator(
+    settings: Settings, base: Foundation, routes: Sequence[Route], mapping: OutboundMapping, links: LinkStore
 ) -> Sequence[Worker]:
     """Make the operator's listener and what samples rates for its pages."""
+    explain, past = await explainers(settings, base, mapping, links)
     return operator_workers(
         settings,
         Parts(
@@ -255,7 +249,8 @@ def operator(
             routes=routes,
             links=links,
             settings_rows=[asdict(row) for row in settings.rows()],
-            explain=explainers(settings, base, rules, links),
+            explain=explain,
+            past=past,
         ),
         transport=base.transport,
         swaps=base.swaps,

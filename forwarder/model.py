@@ -213,6 +213,7 @@ class Attempt:
     outcome: str  # the verdict's name in lower case: delivered, filtered, try_later, refused, held
     reason: str
     answer: bytes  # at most the first 2,048 bytes; may quote the payload: shown, never logged
+    mapping: str = ""  # the mark of the mapping that made what was sent; "" where none is kept
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from urllib.parse import unquote
 
 import click
 
-from forwarder import __version__
 from forwarder.cli.check_vendors import courier_lists
 from forwarder.cli.exits import FAILED, CommandFailed, ending
 from forwarder.cli.filters import RouteWord
@@ -28,12 +27,10 @@ from forwarder.ingress.elements import Element, NotJson, TooManyElements
 from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack
 from forwarder.mapping.explanation import explain
 from forwarder.mapping.rudderstack_to_courier import RudderstackToCourier
-from forwarder.mapping.selection import EventSelection
 from forwarder.model import Delivery, Filtered, Lease, RouteName, Unmapped
 from forwarder.rudderstack import wire
-from forwarder.rudderstack.calls import TrackCalls
 from forwarder.settings import Settings
-from forwarder.settings.toml_files import read_links, read_rules
+from forwarder.settings.toml_files import read_links, read_mapping
 from forwarder.transport import AiohttpTransport
 
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK.value, RouteName.RUDDERSTACK_TO_COURIER.value
@@ -107,7 +104,7 @@ def _mapped(file: BinaryIO, route: str, source: str | None, at_ms: int) -> Any:
     settings: Settings = command_settings()
     found, is_one = _elements(file)
     if route == OUTBOUND:
-        outbound = outbound_mapper(settings)
+        outbound = read_mapping(settings).mapper()
         made = [outbound_outcome(outbound, one, at_ms=at_ms, source=source or "webhook") for one in found]
     else:
         inbound = inbound_mapper(settings)
@@ -122,16 +119,6 @@ def _elements(file: BinaryIO) -> tuple[list[Element | None], bool]:
         return list(map(elements.element, at_once(array_of(body)))), not body.startswith(b"[")
     except (NotJson, TooManyElements) as error:
         raise CommandFailed(f"{file.name} is no JSON: {error}") from None
-
-
-def outbound_mapper(settings: Settings) -> CourierToRudderStack:
-    """Return the mapper as the daemon would have it; raises `RulesInvalid`."""
-    return CourierToRudderStack(
-        TrackCalls(version=__version__),
-        preset=settings.event_names,
-        selection=EventSelection.of(settings.events),
-        rules=read_rules(settings),
-    )
 
 
 def inbound_mapper(settings: Settings) -> RudderstackToCourier:

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Final
 
 import msgspec
+from isal import isal_zlib
 
 from forwarder.model import Delivery, Effect, Lease
 
@@ -40,6 +41,7 @@ class PlannedCall(msgspec.Struct, omit_defaults=True):
     words: str = ""  # the destination's, of a refusal: shown, never logged
     suffix: int = 0  # of the idempotency key
     is_unknown: bool = False  # an earlier attempt may have been done
+    digest: int = 0  # crc32 of the body that was sent, once that is dropped
     server_errors: int = 0  # received while the outcome of an earlier attempt is unknown
 
     @property
@@ -47,8 +49,14 @@ class PlannedCall(msgspec.Struct, omit_defaults=True):
         """What makes it the same call in another plan of the same event."""
         return self.operation, self.position
 
+    @property
+    def sent_digest(self) -> int:
+        """The crc32 of the body that was sent, or will be; 0 where it is not known."""
+        return isal_zlib.crc32(self.body) if self.body else self.digest
+
     def close(self, fate: Fate, *, reason: str = "", words: str = "") -> None:
         """Set what became of the call."""
+        self.digest = self.sent_digest
         self.fate, self.reason, self.words, self.body = fate, reason, words, b""
         self.is_unknown = False
         self.server_errors = 0
@@ -163,6 +171,7 @@ def replan(old: Plan, deliveries: Sequence[Delivery], *, everything: bool) -> Pl
         call.is_unknown, call.server_errors = before.is_unknown, before.server_errors
         if before.fate is Fate.DONE:
             call.close(Fate.DONE)
+            call.digest = before.sent_digest
         else:
             call.replayed()
     plan.former = list(known.values())[-_FORMER_MAX:]

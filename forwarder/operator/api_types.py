@@ -55,6 +55,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
     reason: str
     words: Annotated[str, Meta(description="the destination's own, out of its answer")]
     answer: str
+    mapping: Annotated[str, Meta(description="mark of the rules, names and version that made what was sent")]
 
 
 class EventDetail(Event, frozen=True, kw_only=True):

@@ -21,7 +21,7 @@ from forwarder.ports import Clock
 from forwarder.settings import Settings
 from forwarder.settings.data_volume import volume_doubt
 from forwarder.settings.together import KEEP_OLD_INBOUND_KEYS, doubts
-from forwarder.settings.toml_files import read_links, read_rules
+from forwarder.settings.toml_files import read_links, read_mapping
 from forwarder.spool.sqlite.database import DATABASE_NAME, open_reader
 
 Level = Literal["ok", "warn", "fail"]
@@ -89,7 +89,7 @@ def _alerts(settings: Settings) -> list[str]:
 
 def _files(settings: Settings) -> Iterator[Finding]:
     readers = (
-        ("rules", settings.rules, read_rules),
+        ("rules", settings.rules, read_mapping),
         ("links", settings.links, read_links),
     )
     for name, path, read in readers:

@@ -1,20 +1,28 @@
-"""What would be sent for an event that was received: the mapper asked again, for people.
+"""What would be sent for an event that was received, and what was: the mapper asked again, for people.
 
-Nothing is kept and nothing leaves.
+What is sent is not kept, but what made it is: rules, names and version have a mark, which stands with each attempt. The
+mapping is pure, so whoever has them can make again, byte for byte, what was sent then. Nothing leaves.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
 
 import msgspec
 
-from forwarder.delivery.plan import delivery_of, new_plan, read_plan
-from forwarder.errors import Unmappable
+from forwarder.delivery.plan import Plan, delivery_of, new_plan, read_plan
+from forwarder.errors import ForwarderError, Unmappable
+from forwarder.mapping.outbound import OutboundMapping
 from forwarder.model import Delivery, Envelope, Filtered, HttpRequest, Lease, RouteName, State, Unmapped
-from forwarder.operator.readable import readable
-from forwarder.ports import EventDetail, Mapper
+from forwarder.operator.readable import difference, readable
+from forwarder.ports import EventDetail, Mapper, Spool
 
-EXPLAINED_BYTES_MAX = 1_048_576  # a larger payload would keep the page, and a core, busy
+EXPLAINED_BYTES_MAX: Final = 1_048_576  # a larger payload would keep the page, and a core, busy
+_KEPT: Final = "mappings"  # the spool's value
+_KEPT_MAX: Final = 50
+_KEPT_BYTES_MAX: Final = 2_097_152
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +41,78 @@ class Explained:
 
 
 Explain = Callable[[EventDetail], Explained]
+
+
+class Likeness(StrEnum):
+    """How what was sent is to what the mapping of today would send."""
+
+    NOTHING = ""  # was sent
+    SAME = "same"
+    DIFFERENT = "different"
+    OTHER_VERSION = "other version"  # of the code: what was sent cannot be made again
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """What was sent for an event, as far as that is known; else `explained` is what would be sent today."""
+
+    likeness: Likeness
+    explained: Explained
+    version: str = ""  # that sent it, where it is another one
+    difference: Sequence[tuple[str, str]] | None = ()  # of today's against it, as `readable.difference` tells it
+
+
+class PastMappings:
+    """The outbound mappings that were in use, by their marks, the last so many; kept in the spool."""
+
+    def __init__(self, today: OutboundMapping, kept: Sequence[OutboundMapping], explain: "ExplainWith") -> None:
+        self._today = today
+        self._kept: Mapping[str, OutboundMapping] = {one.mark: one for one in kept}
+        self._explain_with = explain
+
+    @classmethod
+    async def load(cls, spool: Spool, today: OutboundMapping, explain: "ExplainWith") -> "PastMappings":
+        """Read them, and keep today's if it is new; `explain` makes the explainer of one of them."""
+        try:
+            kept = msgspec.json.decode(await spool.get(_KEPT) or b"[]", type=list[OutboundMapping])
+        except msgspec.MsgspecError:
+            kept = []  # another version's
+        if today not in kept:
+            kept = [*kept, today][-_KEPT_MAX:]
+            while len(kept) > 1 and len(msgspec.json.encode(kept)) > _KEPT_BYTES_MAX:
+                del kept[0]
+            with suppress(ForwarderError):  # a full disk: then what is sent now will not be known later
+                await spool.put(_KEPT, msgspec.json.encode(kept))
+        return cls(today, kept, explain)
+
+    def sent(self, found: EventDetail, explain: Explain) -> Sent:
+        """Say what the last attempt sent; `explain` is today's. It may take a while: not for the loop's thread."""
+        now, mark = explain(found), found.attempts[-1].mapping
+        if mark == self._today.mark:
+            return Sent(likeness=Likeness.SAME, explained=now)
+        then = self._kept.get(mark)
+        if then is None:
+            return Sent(likeness=Likeness.UNKNOWN, explained=now)
+        if then.version != self._today.version:
+            return Sent(likeness=Likeness.OTHER_VERSION, explained=now, version=then.version)
+        was = self._explain_with(then)(found)
+        if [one.body for one in was.deliveries] == [one.body for one in now.deliveries]:
+            return Sent(likeness=Likeness.SAME, explained=was)
+        return Sent(likeness=Likeness.DIFFERENT, explained=was, difference=difference(was.as_sent(), now.as_sent()))
+
+
+ExplainWith = Callable[[OutboundMapping], Explain]
+
+
+def sent_by_plan(plan: Plan | None, explained: Explained) -> tuple[Sent, frozenset[tuple[str, int]]]:
+    """Say how an inbound event's calls were to those of today, and which of them are not what they were."""
+    today = {call.identity: call.sent_digest for call in new_plan(explained.deliveries).calls}
+    known = [call for call in (plan.calls if plan else ()) if call.sent_digest]
+    changed = frozenset(one.identity for one in known if today.get(one.identity) != one.sent_digest)
+    if not known:
+        return Sent(likeness=Likeness.UNKNOWN, explained=explained), changed
+    return Sent(likeness=Likeness.DIFFERENT if changed else Likeness.SAME, explained=explained), changed
 
 
 def explainer(mapper: Mapper, request_of: Callable[[Delivery], HttpRequest] | None = None) -> Explain:

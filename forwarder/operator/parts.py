@@ -7,7 +7,7 @@ from typing import Protocol
 from forwarder.delivery.route_status import RouteStatus
 from forwarder.mapping.link_store import LinkStore
 from forwarder.model import RouteName
-from forwarder.operator.explain import Explain
+from forwarder.operator.explain import Explain, PastMappings
 from forwarder.ports import Archive, Clock, EventTypeRow, Spool
 from forwarder.telemetry.collector import TotalsCollector
 from forwarder.telemetry.metrics import Metrics
@@ -47,6 +47,7 @@ class Parts:
     routes: Sequence[OperatedRoute] = ()
     settings_rows: Sequence[Mapping[str, object]] = ()  # variable, value (masked), origin, is_secret
     explain: Mapping[RouteName, Explain] = field(default_factory=dict)  # of routes that run
+    past: PastMappings | None = None  # of the outbound route, if it runs
     totals: TotalsCollector = field(default_factory=TotalsCollector)
     by_time: TotalsByTime = field(init=False)
     started_at_ms: int = field(init=False)

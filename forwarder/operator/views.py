@@ -159,6 +159,7 @@ def _attempt(made: model.Attempt) -> told.Attempt:
         reason=made.reason,
         words=words_of(made.answer),
         answer=made.answer.decode(errors="replace"),
+        mapping=made.mapping,
     )
 
 

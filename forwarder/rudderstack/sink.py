@@ -67,13 +67,21 @@ class RudderstackSink:
     """`ports.Sink` over the data plane's HTTP API."""
 
     def __init__(
-        self, *, transport: Transport, url: str, write_key: WriteKey, clock: Clock, timeout_s: float = TIMEOUT_S
+        self,
+        *,
+        transport: Transport,
+        url: str,
+        write_key: WriteKey,
+        clock: Clock,
+        timeout_s: float = TIMEOUT_S,
+        mapping: str = "",
     ) -> None:
         self._transport = transport
         self._clock = clock
         self._url = url.rstrip("/") + "/v1/batch"
         self._timeout_s = timeout_s
         self._write_key = write_key
+        self._mapping = mapping  # its mark, kept with each attempt
         self._packing = Packing()
 
     async def send(self, batch: Batch) -> Answer:
@@ -100,6 +108,7 @@ class RudderstackSink:
             outcome=_outcome(verdict),
             reason="" if isinstance(verdict, Delivered) else verdict.reason,
             answer=response.body[:_ANSWER_KEPT_BYTES] if response else b"",
+            mapping=self._mapping,
         )
         return Answer(verdict=verdict, attempt=attempt)
 

@@ -2,15 +2,23 @@
 
 from pathlib import Path
 
+from forwarder import __version__
 from forwarder.errors import RulesInvalid
 from forwarder.mapping.link_file import LinkFile, read_link_file
-from forwarder.mapping.rules import Rules
+from forwarder.mapping.outbound import OutboundMapping
 from forwarder.settings.settings import Settings
 
 
-def read_rules(settings: Settings) -> Rules:
-    """Return the rules of `FORWARDER_RULES`; none when it is unset. Raises `RulesInvalid`."""
-    return Rules.parse(_text(settings.rules), file=str(settings.rules)) if settings.rules else Rules()
+def read_mapping(settings: Settings) -> OutboundMapping:
+    """Return the outbound mapping, with the rules of `FORWARDER_RULES`. Raises `RulesInvalid`."""
+    read = OutboundMapping(
+        version=__version__,
+        event_names=settings.event_names,
+        events=settings.events,
+        rules=_text(settings.rules) if settings.rules else "",
+    )
+    read.mapper(file=str(settings.rules))  # raises for what is wrong in them
+    return read
 
 
 def read_links(settings: Settings) -> LinkFile:

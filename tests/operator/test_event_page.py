@@ -11,10 +11,11 @@ import msgspec
 import pytest
 
 from forwarder.delivery.plan import Fate, Plan, PlannedCall, idempotency_key
-from forwarder.errors import Unmappable
+from forwarder.errors import SpoolFull, Unmappable
+from forwarder.mapping.outbound import OutboundMapping
 from forwarder.model import Attempt, Delivery, Filtered, HttpRequest, Lease, Replay, RouteName, State, Unmapped
 from forwarder.operator.edits import store_edited
-from forwarder.operator.explain import explainer
+from forwarder.operator.explain import Explain, PastMappings, explainer
 from forwarder.operator.pages.render import coloured
 from forwarder.operator.readable import words_of
 from forwarder.ports import Mapped
@@ -264,6 +265,74 @@ async def test_the_request_is_shown_without_secrets(start: Start) -> None:
     key = idempotency_key((await world.spool.event(sequence)).event_key, plan.calls[0])
     assert f"POST https://c/x\nAuthorization: Bearer •••\nIdempotency-Key: {key}</pre>" in text
     assert "secret" not in text
+
+
+async def _delivered(world: Any, mapping: str) -> int:
+    attempt = Attempt(
+        at_ms=1, duration_ms=1, operation="o", status=200, outcome="delivered", reason="", answer=b"", mapping=mapping
+    )
+    payload = b'{"type":"message:updated","data":{"id":"m1","status":"SENT","recipient":"u1"}}'
+    sequence: int = await world.arrive(payload, state=State.DELIVERED, attempt=attempt)
+    return sequence
+
+
+def _explain_with(one: OutboundMapping) -> Explain:
+    return explainer(one.mapper())
+
+
+async def test_what_was_sent_is_made_again(start: Start) -> None:
+    """By the mark that stands with its attempt: the same, another one with the difference, or that it is not known."""
+    then = OutboundMapping(version="2", event_names="courier", events=("SENT",))
+    today = msgspec.structs.replace(then, event_names="channel")
+    older = msgspec.structs.replace(then, version="1")
+    world = await start(explain={OUTBOUND: _explain_with(today)})
+    for one in (older, then):
+        await PastMappings.load(world.spool, one, _explain_with)
+    past = await PastMappings.load(world.spool, today, _explain_with)
+    object.__setattr__(world.parts, "past", past)
+    words = (await world.get(f"/events/{await _delivered(world, today.mark)}")).words
+    assert "What was sent As the mapping was then and is now" in words
+    page = await world.get(f"/events/{await _delivered(world, then.mark)}")
+    assert "What was sent The mapping of today would send something else. The difference:" in page.words
+    assert "<ins>+" in page.html
+    assert "&#34;event&#34;: &#34;Message Sent&#34;" in page.html
+    words = (await world.get(f"/events/{await _delivered(world, older.mark)}")).words
+    assert "Preview with current mapping Not known to be what was sent: that was made by version 1." in words
+    for mark in ("", "gone"):
+        words = (await world.get(f"/events/{await _delivered(world, mark)}")).words
+        assert "Preview with current mapping Whether it was the same when it was sent is not known." in words
+
+
+async def test_few_mappings_are_kept(world: Any) -> None:
+    """The newest so many, whatever was there before, and a spool that cannot keep them stops nothing."""
+    await world.spool.put("mappings", b"of another version")
+    for number in range(60):
+        mapping = OutboundMapping(version=str(number), event_names="courier", events=())
+        for _ in range(2):
+            await PastMappings.load(world.spool, mapping, _explain_with)
+    kept = [one["version"] for one in json.loads(await world.spool.get("mappings"))]
+    assert kept == [str(number) for number in range(10, 60)]
+
+    async def full(*_: object) -> None:
+        raise SpoolFull("no room", retry_after_s=1)
+
+    world.spool.put = full
+    await PastMappings.load(world.spool, msgspec.structs.replace(mapping, version="60"), _explain_with)
+
+
+@pytest.mark.parametrize(("body", "words"), [(b'{"a":1}', "What was sent"), (b'{"a":2}', "Not what was sent")])
+async def test_an_inbound_call_that_has_changed_is_marked(start: Start, body: bytes, words: str) -> None:
+    """A call keeps the digest of its body: one that today's links would not make so is marked."""
+    world = await start(explain={INBOUND: explainer(SayingMapper())})
+    plan = Plan(calls=[PlannedCall(operation="POST /v1/batch", group="g", body=body)])
+    plan.calls[0].close(Fate.DONE)
+    attempt = Attempt(at_ms=1, duration_ms=1, operation="o", status=200, outcome="delivered", reason="", answer=b"")
+    sequence = await world.arrive(
+        b'{"a":1}', route=INBOUND, state=State.DELIVERED, attempt=attempt, progress=plan.encoded()
+    )
+    page = await world.get(f"/events/{sequence}")
+    assert words in page.words
+    assert ("is not what it would be today" in page.words) is (words == "Not what was sent")
 
 
 async def test_a_message_that_is_unknown_says_so(world: Any) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from forwarder.errors import RulesInvalid
 from forwarder.settings import Settings
-from forwarder.settings.toml_files import read_links, read_rules
+from forwarder.settings.toml_files import read_links, read_mapping
 
 _RULES = '[[rule]]\nwhen = { field = "event", equals = "Message Sent" }\nrename = "Größe"\n'
 _LINKS = '[[link]]\nevent = "Größe"\ntarget = "an-automation"\n'
@@ -25,7 +25,7 @@ def test_a_byte_order_mark_changes_nothing(tmp_path: Path, encoding: str) -> Non
     (tmp_path / "links.toml").write_text(_LINKS, encoding)
     settings = _settings(tmp_path)
     assert [link.event for link in read_links(settings).links] == ["Größe"]
-    read_rules(settings)
+    read_mapping(settings)
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
@@ -33,7 +33,7 @@ def test_another_encoding_is_named(tmp_path: Path, encoding: str) -> None:
     """The error names the file, the line, and what to do."""
     (tmp_path / "rules.toml").write_text(_RULES, encoding)
     (tmp_path / "links.toml").write_text(_LINKS, encoding)
-    for read, name, line in ((read_rules, "rules", 3), (read_links, "links", 2)):
+    for read, name, line in ((read_mapping, "rules", 3), (read_links, "links", 2)):
         with pytest.raises(RulesInvalid) as raised:
             read(_settings(tmp_path))
         where = line if encoding == "latin-1" else 1
@@ -47,4 +47,4 @@ def test_a_file_that_went_away_is_named(tmp_path: Path) -> None:
     settings = _settings(tmp_path)
     (tmp_path / "rules.toml").unlink()
     with pytest.raises(RulesInvalid, match="cannot be read \\(FileNotFoundError\\)"):
-        read_rules(settings)
+        read_mapping(settings)

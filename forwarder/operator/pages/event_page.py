@@ -16,7 +16,7 @@ from forwarder.delivery.plan import Fate, Plan
 from forwarder.model import RouteName, State
 from forwarder.operator.acts import Acts
 from forwarder.operator.edits import edits_of
-from forwarder.operator.explain import EXPLAINED_BYTES_MAX, Explained
+from forwarder.operator.explain import EXPLAINED_BYTES_MAX, Explained, Likeness, Sent, sent_by_plan
 from forwarder.operator.incidents.traffic import rejected_within_hour
 from forwarder.operator.operation import FORM, Operation, sequence_of
 from forwarder.operator.pages.render import Question, Renderer, see_other
@@ -71,7 +71,8 @@ class EventPages:
         archive = self.acts.parts.archive
         found = await archive.event(sequence_of(request))
         plan = _planned(found)
-        explained = await self._explain(found)
+        sent, changed = await self._sent(found, plan)
+        explained = sent.explained if sent else None
         return await self.render.page(
             request,
             "event.html",
@@ -80,6 +81,8 @@ class EventPages:
             replay_text=replay_text(found.row),
             payload=readable(found.payload) if found.payload is not None else None,
             explained=explained,
+            sent=sent,
+            changed=changed,
             calls=_calls(explained),
             attempts=[
                 (one, readable(one.answer, shown_max=_ANSWER_SHOWN_MAX), words_of(one.answer))
@@ -131,11 +134,17 @@ class EventPages:
         given = {"message": message, "timeline": timeline, "rejected": rejected}
         return await self.render.page(request, "timeline.html", status=status, **given)
 
-    async def _explain(self, found: EventDetail) -> Explained | None:
-        explain = self.acts.parts.explain.get(found.row.route)
+    async def _sent(self, found: EventDetail, plan: Plan | None) -> tuple[Sent | None, frozenset[tuple[str, int]]]:
+        """Return what was sent, or would be, and which calls of the plan are not what they were."""
+        explain, past = self.acts.parts.explain.get(found.row.route), self.acts.parts.past
         if explain is None or found.payload is None or len(found.payload) > EXPLAINED_BYTES_MAX:
-            return None
-        return await asyncio.to_thread(explain, found)
+            return None, frozenset()
+        if found.row.route is RouteName.COURIER_TO_RUDDERSTACK and found.attempts and past is not None:
+            return await asyncio.to_thread(past.sent, found, explain), frozenset()
+        explained = await asyncio.to_thread(explain, found)
+        if not found.attempts:
+            return Sent(likeness=Likeness.NOTHING, explained=explained), frozenset()
+        return sent_by_plan(plan, explained)
 
     async def _beside(self, row: EventRow) -> Sequence[Moment]:
         """Return the events of the same message, in the order in which they happened."""

@@ -33,6 +33,7 @@ MIGRATIONS: Mapping[int, str] = {
     2: """
         ALTER TABLE audit ADD COLUMN count INTEGER;
         ALTER TABLE audit ADD COLUMN outcome TEXT NOT NULL DEFAULT '';
+        ALTER TABLE attempts ADD COLUMN mapping TEXT NOT NULL DEFAULT '';
         ALTER TABLE settled ADD COLUMN status INTEGER;
         ALTER TABLE given_back ADD COLUMN status INTEGER;
         UPDATE settled SET status = (

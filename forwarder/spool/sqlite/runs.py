@@ -173,8 +173,8 @@ def write_attempt(transaction: Transaction, attempt: Attempt | None) -> int | No
         return None
     limits = transaction.limits
     transaction.execute(
-        "INSERT INTO attempts (at_ms, duration_ms, operation, status, outcome, reason, answer) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO attempts (at_ms, duration_ms, operation, status, outcome, reason, answer, mapping) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
             attempt.at_ms,
             attempt.duration_ms,
@@ -183,6 +183,7 @@ def write_attempt(transaction: Transaction, attempt: Attempt | None) -> int | No
             text(attempt.outcome),
             text(attempt.reason),
             bytes(attempt.answer[: limits.answer_bytes_max]),
+            attempt.mapping,
         ),
     )
     attempt_id = transaction.connection.last_insert_rowid()

@@ -92,7 +92,8 @@ CREATE TABLE attempts (
     status      INTEGER,
     outcome     TEXT    NOT NULL,
     reason      TEXT    NOT NULL,
-    answer      BLOB    NOT NULL
+    answer      BLOB    NOT NULL,
+    mapping     TEXT    NOT NULL DEFAULT '' -- the mark of the mapping that made what was sent
 );
 CREATE TABLE attempt_lists (
     sequence    INTEGER PRIMARY KEY,

@@ -18,7 +18,7 @@ _BACK = (
     "WHERE g.sequence = ?"
 )
 _ATTEMPTS = (
-    "SELECT at_ms, duration_ms, operation, status, outcome, reason, answer FROM attempts "
+    "SELECT at_ms, duration_ms, operation, status, outcome, reason, answer, mapping FROM attempts "
     "WHERE attempt_id IN carray(?) ORDER BY attempt_id"
 )
 _ATTEMPTS_MAX = 10
@@ -140,6 +140,6 @@ def _attempts(connection: Reader, sequence: int, last_id: int | None) -> tuple[A
     ids = array("q", row[0] if row else b"").tolist() + ([] if last_id is None else [last_id])
     if not ids:
         return ()
-    names = ("at_ms", "duration_ms", "operation", "status", "outcome", "reason", "answer")
+    names = ("at_ms", "duration_ms", "operation", "status", "outcome", "reason", "answer", "mapping")
     found = connection.execute(_ATTEMPTS, (apsw.carray(array("q", sorted(set(ids))[-_ATTEMPTS_MAX:])),))
     return tuple(Attempt(**dict(zip(names, values, strict=True))) for values in found)
