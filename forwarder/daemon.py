@@ -92,11 +92,13 @@ class Daemon:
         self._notifier.stopping()
         self._reporter.daemon_draining(drain_max_s=self._drain_max_s)
         try:
-            async with asyncio.timeout(self._drain_max_s):
+            async with asyncio.timeout(self._drain_max_s) as deadline:
                 for stage in self._stages:
                     await asyncio.gather(*(worker.drain() for worker in stage))
                 await asyncio.wait(tasks.values())
         except TimeoutError:
+            if not deadline.expired():  # a worker's own
+                raise
             left = [name for name, task in tasks.items() if not task.done()]
             self._reporter.drain_cut_off(workers=left)
             for task in tasks.values():

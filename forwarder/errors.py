@@ -47,15 +47,15 @@ class NoAnswer(ForwarderError):
 
     `request_left` tells whether the other side may have seen the request: False (refused
     connection, no DNS, TLS failure) means that it has certainly not taken effect; True (time-out,
-    reset, cut-off answer) means that the outcome is unknown. `is_unreadable`: something did answer, but
-    not in a form that can be read; sent again, the request would be answered so again.
+    reset, cut-off answer) means that the outcome is unknown. `is_lasting`: something did answer, but not in a
+    form that can be read, or a proxy lets nobody through; sent again, the request would be answered so again.
     """
 
-    def __init__(self, reason: str, *, request_left: bool, is_unreadable: bool = False) -> None:
+    def __init__(self, reason: str, *, request_left: bool, is_lasting: bool = False) -> None:
         """Keep the reason (a short fixed vocabulary, no payload) and what is known of the effect."""
         super().__init__(reason)
         self.request_left = request_left
-        self.is_unreadable = is_unreadable
+        self.is_lasting = is_lasting
 
 
 class Unmappable(ForwarderError):

@@ -9,9 +9,16 @@ import re
 from typing import Final
 
 HEAD_BYTES_MAX: Final = 1_048_576  # curl takes 300 KB, Go 10 MB
+_BEGINNING: Final = b"HTTP/"
 _FIELDS_MAX: Final = 100  # aiohttp takes 128
 _LENGTHS: Final = re.compile(rb"\n(?:content-length|transfer-encoding)[ \t]*:", re.IGNORECASE)
 _END: Final = re.compile(rb"\n\r?\n")
+
+
+def may_be_http(received: bytes | bytearray) -> bool:
+    """Tell whether this may be the beginning of an answer: what is not needs no end to be told as such."""
+    begun = received.lstrip(b"\r\n")[: len(_BEGINNING)]
+    return begun == _BEGINNING[: len(begun)]
 
 
 def end_of(received: bytes | bytearray) -> int:

@@ -24,12 +24,15 @@ from forwarder import __version__
 from forwarder.errors import NoAnswer
 from forwarder.model import HttpRequest, HttpResponse
 from forwarder.ports import Clock
-from forwarder.response_head import HEAD_BYTES_MAX, end_of, is_interim, mended
+from forwarder.response_head import HEAD_BYTES_MAX, end_of, is_interim, may_be_http, mended
 
 _BLIP_MAX_S: Final = 2.0
 _CONNECT_MAX_S: Final = 10.0
 _READ_BYTES: Final = 65_536
 _WHOLE_BODY_BYTES_MAX: Final = 1_048_576  # aiohttp warns of larger bodies that are given as bytes
+_LATER: Final = frozenset({408, 425, 429})
+_CREDENTIALS: Final = 407
+_SERVER_ERROR: Final = 500
 _USER_AGENT: Final = f"forwarder/{__version__}"
 
 CONNECTION_REFUSED: Final = "connection refused"
@@ -44,7 +47,6 @@ _REASONS: Final[tuple[tuple[type[BaseException], str, bool], ...]] = (
     (aiohttp.ClientSSLError, "tls failure", False),
     (aiohttp.ServerFingerprintMismatch, "certificate not trusted", False),
     (aiohttp.ClientProxyConnectionError, "proxy unreachable", False),
-    (aiohttp.ClientHttpProxyError, "proxy refused", False),
     (aiohttp.ClientConnectorError, NO_CONNECTION, False),
     (aiohttp.ConnectionTimeoutError, "connect time-out", False),
     (TimeoutError, "time-out", True),
@@ -61,9 +63,13 @@ _REASONS: Final[tuple[tuple[type[BaseException], str, bool], ...]] = (
 def _no_answer(error: BaseException) -> NoAnswer:
     if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ConnectionRefusedError):
         return NoAnswer(CONNECTION_REFUSED, request_left=False)
+    if isinstance(error, aiohttp.ClientHttpProxyError):  # to CONNECT: what it says to a plain request is an answer
+        is_lasting = error.status < _SERVER_ERROR and error.status not in _LATER
+        reason = "the proxy wants credentials" if error.status == _CREDENTIALS else "proxy refused"
+        return NoAnswer(reason, request_left=False, is_lasting=is_lasting)
     for theirs, reason, request_left in _REASONS:
         if isinstance(error, theirs):
-            return NoAnswer(reason, request_left=request_left, is_unreadable=reason == UNREADABLE)
+            return NoAnswer(reason, request_left=request_left, is_lasting=reason == UNREADABLE)
     return NoAnswer("connection lost", request_left=True)
 
 
@@ -88,7 +94,7 @@ class _LenientHandler(ResponseHandler):
         while self._head is not None:
             self._head += data
             size = end_of(self._head)
-            if not size and len(self._head) <= HEAD_BYTES_MAX:
+            if not size and len(self._head) <= HEAD_BYTES_MAX and may_be_http(self._head):
                 return
             head, data = bytes(self._head[:size]), bytes(self._head[size:])
             self._head = bytearray() if is_interim(head) else None

@@ -182,6 +182,18 @@ async def test_deadline(tape: Tape) -> None:
     assert tape.lines[-3:] == ["drained listener", "drain route", "cancel route"]
 
 
+async def test_a_workers_own_time_out_is_no_deadline(tape: Tape) -> None:
+    """An error of a worker that is being drained comes out, of whatever type; nobody is told of a deadline."""
+
+    class Late(Hand):
+        async def drain(self) -> None:
+            raise TimeoutError("its own")
+
+    daemon = _daemon(tape, [Hand("listener", tape)], [Late("route", tape)])
+    with pytest.raises(TimeoutError, match="its own"):
+        await _run_for(daemon, tape, lambda lines: "READY=1" in lines)
+
+
 async def test_watchdog_hears_nothing_while_a_loop_stands(tape: Tape) -> None:
     """The heart beats only while every loop turns: not once while one stands, and again when it turns again."""
     loops = Loop("left", is_alive=True), Loop("right", is_alive=False)

@@ -204,7 +204,7 @@ async def test_half_an_answer_is_none(transport: AiohttpTransport, handler: Raw,
         with pytest.raises(NoAnswer, match=f"^{reason}$") as caught:
             await transport.exchange(_request(url))
     assert caught.value.request_left
-    assert caught.value.is_unreadable is (reason == UNREADABLE)
+    assert caught.value.is_lasting is (reason == UNREADABLE)
     assert count == 1
 
 
@@ -252,8 +252,12 @@ async def test_an_answer_that_go_and_curl_take_is_taken(transport: AiohttpTransp
     [
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
         b"HTTP/1.1 200 OK\r\nX-Endless: " + b"a" * 3_000_000,
+        b"220 smtp.example.com ESMTP\r\n",
+        b"SSH-2.0-OpenSSH_9.7\r\n",
+        b"no",
+        b"\x15\x03\x01\x00\x02\x02\x50",
     ],
-    ids=["lengths that contradict each other", "a head without end"],
+    ids=["lengths that contradict each other", "a head without end", "smtp", "ssh", "two letters", "tls"],
 )
 async def test_what_nobody_can_read_is_told_as_such(transport: AiohttpTransport, answer: bytes) -> None:
     """An answer whose meaning cannot be known is none, and is told apart from a lost connection."""
@@ -267,7 +271,7 @@ async def test_what_nobody_can_read_is_told_as_such(transport: AiohttpTransport,
     async with _raw_serving(odd) as url:
         with pytest.raises(NoAnswer) as caught:
             await transport.exchange(_request(url))
-    assert caught.value.is_unreadable
+    assert caught.value.is_lasting
     assert caught.value.request_left
 
 
@@ -325,6 +329,34 @@ async def test_every_foreign_error_has_our_name(
             await transport.exchange(_request("http://vendor.example.com/x"))
     assert (str(caught.value), caught.value.request_left) == (reason, left)
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "is_lasting"),
+    [
+        (407, "the proxy wants credentials", True),
+        (403, "proxy refused", True),
+        (302, "proxy refused", True),
+        (429, "proxy refused", False),
+        (408, "proxy refused", False),
+        (502, "proxy refused", False),
+    ],
+)
+async def test_a_proxy_that_refuses_to_connect(status: int, reason: str, *, is_lasting: bool) -> None:
+    """What a proxy refuses by its set-up it will refuse again: that needs a hand; an outage behind it does not."""
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status)
+        writer.close()
+
+    async with (
+        _raw_serving(proxy) as url,
+        AiohttpTransport(clock=SystemClock(), proxy_for=lambda _: url) as transport,
+    ):
+        with pytest.raises(NoAnswer) as caught:
+            await transport.exchange(_request("https://vendor.invalid/x"))
+    assert (str(caught.value), caught.value.is_lasting, caught.value.request_left) == (reason, is_lasting, False)
 
 
 async def test_a_proxy_is_used_where_one_is_named() -> None:

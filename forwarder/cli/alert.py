@@ -40,7 +40,7 @@ async def _told(settings: Settings, *, is_test: bool) -> bool:
                 click.echo(channel.where)
                 continue
             try:
-                await channel.send(a_test(clock))
+                await channel.send(a_test(settings, clock))
             except AlertFailed as error:
                 have_arrived = False
                 click.echo(f"failed  {channel.where}: {error}", err=True)

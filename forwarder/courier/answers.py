@@ -20,6 +20,7 @@ from forwarder.retry_after import retry_after_s
 _WORDS_LENGTH_MAX: Final = 500  # characters of Courier's words that are kept with a dead event
 
 _REFUSED: Final = frozenset({400, 413, 422})
+_BLAMED_ON_CALL: Final = frozenset({400, 422})
 _LATER: Final = frozenset({408, 409, 425})
 _SERVER_ERRORS: Final = range(500, 600)
 _SUCCESS: Final = range(200, 300)
@@ -55,8 +56,11 @@ def judge(asked: Asked, status: int, headers: Mapping[str, str], body: bytes, *,
         or (status == HTTPStatus.CONFLICT and asked.group == RateLimitGroup.INBOUND)  # it was accepted before
         or (status == HTTPStatus.NOT_FOUND and asked.method == "DELETE")
     )
+    if (is_done or status in _BLAMED_ON_CALL) and _is_page(headers, body):
+        # Something answers in Courier's place: nothing was done, and the call may be as good as any.
+        return Held(reason=f"{status} with a page: not an answer of Courier's API", scope=asked.group)
     if is_done:
-        return _done(asked, status, headers, body)
+        return Delivered()
     if status == HTTPStatus.UNPROCESSABLE_ENTITY and asked.group == RateLimitGroup.JOURNEYS:
         return Filtered(reason="422: the journey's own conditions were not met")
     if status in _REFUSED:
@@ -65,19 +69,20 @@ def judge(asked: Asked, status: int, headers: Mapping[str, str], body: bytes, *,
         named = _NAMED[asked.group]
         words = f"{_target(asked)}: {_words(body)}"
         return Refused(reason=f"404: Courier knows no such {named}", words=words)
-    if status in _LATER or status in _SERVER_ERRORS or status == HTTPStatus.TOO_MANY_REQUESTS:
-        return _later(asked, status, headers, now_ms=now_ms)
-    return _hold(asked, status)
+    is_later = status in _LATER or status in _SERVER_ERRORS or status == HTTPStatus.TOO_MANY_REQUESTS
+    return _later(asked, status, headers, now_ms=now_ms) if is_later else _hold(asked, status)
 
 
 def judge_no_answer(asked: Asked, error: NoAnswer) -> TryLater | Held:
     """Say what it means that no whole answer came.
 
     A connection that could not be made is nobody's fault in particular: then the whole route waits. An answer
-    that cannot be read would come again and again: what gives it needs somebody's hand.
+    that cannot be read would come again and again, and so would a proxy's refusal: that needs somebody's hand.
     """
-    if error.is_unreadable:
+    if error.is_lasting and error.request_left:
         return Held(reason=str(error), scope=asked.group, effect=Effect.UNKNOWN)
+    if error.is_lasting:
+        return Held(reason=str(error), scope="route")
     if not error.request_left:
         return TryLater(reason=f"no answer: {error}", after_s=None, scope="route", effect=Effect.NONE)
     return TryLater(reason=f"no answer: {error}", after_s=None, scope="event", effect=Effect.UNKNOWN)
@@ -96,12 +101,6 @@ def error_message(body: bytes) -> str | None:
         return None
     message = error.get("message")
     return message if isinstance(message, str) else None
-
-
-def _done(asked: Asked, status: int, headers: Mapping[str, str], body: bytes) -> Delivered | Held:
-    if _is_page(headers, body):  # something answers in Courier's place: nothing was done
-        return Held(reason=f"{status} with a page: not an answer of Courier's API", scope=asked.group)
-    return Delivered()
 
 
 def _is_page(headers: Mapping[str, str], body: bytes) -> bool:

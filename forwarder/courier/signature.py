@@ -12,7 +12,8 @@ from binascii import unhexlify
 from collections.abc import Sequence
 from hashlib import sha256
 from hmac import compare_digest
-from typing import NamedTuple
+
+import msgspec
 
 # Every part is compared with every secret, so a long header must not buy a lot of hashing.
 SIGNATURES_MAX = 8
@@ -52,7 +53,7 @@ class Secret:
         return outer.digest()
 
 
-class Signature(NamedTuple):
+class Signature(msgspec.Struct, frozen=True, gc=False):
     """A header of good form: one time, and one signature or several (Courier rotates its secrets)."""
 
     time_text: bytes  # as it stood in the header, because this text is what was signed

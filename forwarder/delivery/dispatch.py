@@ -64,6 +64,7 @@ class Dispatcher:
         self._clock = clock
         self._flights = Flights(limits.batch)
         self._retries = 0  # of events on a retry, those that are prepared or under way
+        self._lacks_room = False  # less was demanded than might have been: every settlement makes room
         self._preparing = 0  # flights of which something is being written before they can go
         self._pace_s = min(_PACE_S, limits.batch.wait_max_s)
         self._sent_at_s = float("-inf")
@@ -87,8 +88,10 @@ class Dispatcher:
 
     # --- what the route asks ---
 
-    def start(self, *, spawn: Spawn, wake: Callable[[], None]) -> None:
-        """Get the means to start tasks and to wake the loop."""
+    async def start(self, *, spawn: Spawn, wake: Callable[[], None]) -> None:
+        """Get the means to start tasks and to wake the loop, and learn what is known over a restart."""
+        if not self._limits.are_replays:
+            self._history.restore_refused(await self._settling.refused())
         self._spawn = spawn
         self._wake = wake
         self._exchanges.tell_limit()
@@ -104,6 +107,7 @@ class Dispatcher:
             _LEASE_EVENTS_MAX,
         )
         bytes_left = _IN_HAND_BYTES_MAX - self._settling.in_hand_bytes
+        self._lacks_room = events < _LEASE_EVENTS_MAX or bytes_left < _LEASE_BYTES_MAX
         if events <= 0 or bytes_left <= 0:
             return None
         bytes_max = min(bytes_left, _LEASE_BYTES_MAX)
@@ -225,7 +229,9 @@ class Dispatcher:
             self.breakers.answered(group)
         decision = self._exchanges.judge(flight, answer, group, started_s=started_s)
         if decision.change is Change.HOLD_FOR_REFUSALS:
-            self._spawn(self._settling.requeue(self._history.take_refused()))
+            self._spawn(self._settling.take_back(self._history.take_refused()))
+        elif (row := self._history.news_of_refused()) is not None:
+            await self._settling.keep_refused(row)  # before any of it is dead
         return answer, decision
 
     def _why_not(self, flight: Flight, group: str) -> Decision | None:
@@ -273,17 +279,17 @@ class Dispatcher:
         logged: str = "",
     ) -> None:
         await self._settling.settle(leases, settlements, flight=flight, logged=logged)
-        self._wake()
+        if self._lacks_room:
+            self._wake()
 
     async def _give_back(self, flights: Sequence[Flight]) -> None:
         await self._settling.give_back(flights)
         self._wake()
 
     def _waits_in_hand(self, flight: Flight) -> bool:
-        events = len(flight.leases)
-        return (
-            not self._limits.are_replays and events > 1 and self._flights.waiting_events + events <= _WAITING_EVENTS_MAX
-        )
+        if self._limits.are_replays or len(flight.leases) == 1:
+            return False
+        return self._flights.waiting_events + len(flight.leases) <= _WAITING_EVENTS_MAX
 
     def _returned(self, flight: Flight, decision: Decision, attempt: Attempt | None) -> Returned:
         if decision.outcome is Outcome.SET_ASIDE:

@@ -50,6 +50,7 @@ class History:
         self._groups: defaultdict[str, _Group] = defaultdict(_Group)
         self._failing: dict[int, tuple[int, tuple[str, int] | None]] = {}  # event → failures in a row, passes seen
         self._refused_row: list[int] = []
+        self._refused_kept = 0  # the length of the row that is on disk
         self._refused_before: set[int] = set()
         self._suspects: dict[int, int] = {}  # event → how many may travel together with it, itself included
 
@@ -124,6 +125,18 @@ class History:
         """End the row of refusals, and return its events: they are to be tried once more."""
         row, self._refused_row = self._refused_row, []
         return row
+
+    def restore_refused(self, row: Sequence[int]) -> None:
+        """Learn which events ended dead in the row of refusals that a restart interrupted."""
+        self._refused_row, self._refused_kept = list(row), len(row)
+        self._refused_before.update(row)
+
+    def news_of_refused(self) -> list[int] | None:
+        """Return the row of refusals when it is another one than was returned last, to be kept; else None."""
+        if len(self._refused_row) == self._refused_kept:
+            return None
+        self._refused_kept = len(self._refused_row)
+        return list(self._refused_row)
 
     def _others_passed(self, flight: Flight, group: str, calls: _Group) -> bool:
         if flight.passes_seen is not None and flight.passes_seen[0] == group:

@@ -55,7 +55,7 @@ class Route:
                     tasks.create_task(work)
 
                 for loop in self._loops:
-                    loop.dispatcher.start(spawn=spawn, wake=loop.wake)
+                    await loop.dispatcher.start(spawn=spawn, wake=loop.wake)
                 self._spool.on_work(self._route, self._hear_of_work)
                 spawn(self._loops[1].run(on_turn=_nothing))
                 await self._live.run(on_turn=self._look_around)

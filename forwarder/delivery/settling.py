@@ -4,8 +4,11 @@ One spool call and one report per batch, never per event.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final
+
+import msgspec
 
 from forwarder.delivery.flights import Flight
 from forwarder.errors import SpoolFull
@@ -27,6 +30,7 @@ class Settling:
         self.in_hand = 0  # events that are leased and not settled yet
         self.in_hand_bytes = 0  # of their payloads
         self._route = route
+        self._refused_key = f"route.{route.value}.refused"
         self._spool = spool
         self._reporter = reporter
         self._clock = clock
@@ -77,7 +81,7 @@ class Settling:
         returning = self.settle(leases, [Returned([lease.sequence for lease in leases], 0, counts=False)])
         await asyncio.gather(*(self._spool.note(sequence, kept) for sequence, kept in unsent), returning)
 
-    async def requeue(self, sequences: Sequence[int]) -> None:
+    async def take_back(self, sequences: Sequence[int]) -> None:
         """Make dead events pending again, as soon as the disk lets it happen."""
         while True:
             try:
@@ -86,6 +90,15 @@ class Settling:
                 await asyncio.sleep(_REQUEUE_AGAIN_S)
             else:
                 return
+
+    async def refused(self) -> list[int]:
+        """Return the row of refusals that was kept: those of its events that are dead may be taken back."""
+        return msgspec.json.decode(await self._spool.get(self._refused_key) or b"[]", type=list[int])
+
+    async def keep_refused(self, row: Sequence[int]) -> None:
+        """Keep the row of refusals over a restart; while the disk is full it stands in memory alone."""
+        with contextlib.suppress(SpoolFull):
+            await self._spool.put(self._refused_key, msgspec.json.encode(row))
 
     def _news(self, flight: Flight) -> list[Coroutine[Any, Any, None]]:
         news = [self._spool.record(flight.sequences, attempt) for attempt in flight.attempts]

@@ -1,8 +1,6 @@
 """One client's connection as the event loop sees it; the answers leave in the order of the requests.
 
-It holds no timer: the listener's sweep looks at `deadline_s`. A proxy may put a header before the first byte (PROXY
-protocol, versions 1 and 2; HAProxy's proxy-protocol.txt). A connection without one is served, too: the address in it
-could be forged, and health checks of the machine itself send none.
+It holds no timer: the listener's sweep looks at `deadline_s`.
 """
 
 import asyncio
@@ -10,33 +8,23 @@ from typing import cast
 
 import httptools
 
-from forwarder.errors import ForwarderError
+from forwarder.ingress.peer import NotProxyProtocol, address_in, length_of, network_of
 from forwarder.ingress.replies import later
 from forwarder.ingress.request_reader import RequestReader
 from forwarder.ingress.shared import Shared
 
 _PIECE_BYTES = 65_536
 
-V2_SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
-V1_PREFIX = b"PROXY "
-_V1_BYTES_MAX = 107  # of the whole line, by the specification
-_V2_HEAD_BYTES = 16
-_V2_VERSION = 2
-_V2_BYTES_MAX = 4_096  # of everything after the head; addresses and the usual extensions take a few hundred
-
-
-class NotProxyProtocol(ForwarderError):
-    """The connection begins like a PROXY protocol header and goes on as none, or one is not expected."""
-
 
 class Connection(RequestReader):
     """What speaks to one client: it reads as its base does, and answers."""
 
-    __slots__ = ("_is_blocked", "_is_paused", "_preface")
+    __slots__ = ("_is_blocked", "_is_paused", "_named", "_preface")
 
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
         self._preface: bytes | None = b""  # what there is of a PROXY protocol header; None: it is done
+        self._named = ""  # who connected to the proxy, by that header
         self._is_paused = False  # too many requests wait
         self._is_blocked = False  # the client does not take its answers
 
@@ -120,6 +108,13 @@ class Connection(RequestReader):
             self._is_paused = False
             self._pause_or_resume()
 
+    def network(self, forwarded: bytes) -> str:
+        """Return the network that the client is in; see `peer.network_of`."""
+        if not self._named and self._transport is not None:
+            peer = self._transport.get_extra_info("peername")
+            self._named = str(peer[0]) if isinstance(peer, tuple) and peer else ""
+        return network_of(self._named, forwarded)
+
     def expire(self) -> None:
         """Do what is due at the deadline: turn a slow body away, end everything else."""
         if self.exchange is None or self.is_over:
@@ -157,7 +152,7 @@ class Connection(RequestReader):
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             if exchange.reply is None and exchange.admission is not None and not self.is_over:
-                self._shared.reporter.request_rejected(exchange.admission.endpoint.name, "disconnected")
+                exchange.count_rejection((exchange.admission.endpoint.name, "disconnected"))
             exchange.abandon()
         self._forget_head()
         self.is_over = True
@@ -187,39 +182,14 @@ class Connection(RequestReader):
         assert self._preface is not None  # noqa: S101  the caller looked
         data = self._preface + data
         try:
-            length = _length_of(data, is_expected=self._shared.limits.is_proxied)
+            length = length_of(data, is_expected=self._shared.limits.is_proxied)
         except NotProxyProtocol as error:
             self._preface = None
             self._reject_head(later("proxy_protocol", f"PROXY protocol: {error}"))
             return b""
-        self._preface = data if length is None else None
-        return b"" if length is None else data[length:]
-
-
-def _length_of(data: bytes, *, is_expected: bool) -> int | None:
-    """Return how many bytes the header is long, 0 when there is none, None while that cannot be told.
-
-    Raises `NotProxyProtocol`.
-    """
-    is_v1, is_v2 = data.startswith(V1_PREFIX), data.startswith(V2_SIGNATURE)
-    if not (is_v1 or is_v2):
-        return None if V1_PREFIX.startswith(data) or V2_SIGNATURE.startswith(data) else 0
-    if not is_expected:
-        raise NotProxyProtocol("it is spoken to this listener; set FORWARDER_PROXY_PROTOCOL=true")
-    return _length_of_v1(data) if is_v1 else _length_of_v2(data)
-
-
-def _length_of_v1(data: bytes) -> int | None:
-    end = data.find(b"\r\n", 0, _V1_BYTES_MAX)
-    if end < 0 and len(data) >= _V1_BYTES_MAX:
-        raise NotProxyProtocol("its line does not end")
-    return None if end < 0 else end + 2
-
-
-def _length_of_v2(data: bytes) -> int | None:
-    if len(data) < _V2_HEAD_BYTES:
-        return None
-    size = int.from_bytes(data[14:16], "big")
-    if data[12] >> 4 != _V2_VERSION or size > _V2_BYTES_MAX:
-        raise NotProxyProtocol("its header is not as the protocol has it")
-    return _V2_HEAD_BYTES + size if len(data) >= _V2_HEAD_BYTES + size else None
+        if length is None:
+            self._preface = data
+            return b""
+        self._preface = None
+        self._named = address_in(data[:length]) if length else ""
+        return data[length:]

@@ -20,6 +20,9 @@ class Answering(Protocol):
 
     last: "Exchange | None"  # the last request that was not judged at once
 
+    def network(self, forwarded: bytes) -> str:
+        """Return the network that the client is in; see `peer.network_of`."""
+
     def flush(self) -> None:
         """Write the answers that are ready, in the order of the requests."""
 
@@ -38,6 +41,7 @@ class Exchange:
         "connection",
         "endpoint",
         "expects_continue",
+        "forwarded",
         "held_bytes",
         "is_head",
         "is_http_1_0",
@@ -59,6 +63,7 @@ class Exchange:
         self.output: bytes | None = None  # the answer on the wire, while those before it are not ready
         self.body: bytes | bytearray = b""
         self.held_bytes = 0
+        self.forwarded = b""  # for whom a proxy says that it asks
         self.closes = self.is_head = self.is_http_1_0 = self.expects_continue = False
         self.lingers = False  # more may come that nobody reads; the sender shall hear why all the same
         self.is_waiting = False  # to be judged, or for the rest of it
@@ -128,6 +133,8 @@ class Exchange:
             shared.in_flight -= 1
             if shared.is_draining:
                 shared.note_answered()
+            if reply.rejection is not None:
+                self.count_rejection(reply.rejection)
         if connection is None:
             return
         endpoint = self.endpoint if self.admission is None else self.admission.endpoint.name
@@ -141,8 +148,13 @@ class Exchange:
 
     def abandon(self) -> None:
         """Let go of everything: the request will never be whole."""
-        self.connection = None
-        self.finish(ONE_ACCEPTED)  # nobody hears it
+        reply, self.connection = self.reply or ONE_ACCEPTED, None
+        self.finish(reply)  # nobody hears it
+
+    def count_rejection(self, rejection: tuple[str, str]) -> None:
+        """Count that the request was turned away, by endpoint, reason and the sender's network."""
+        network = "" if self.connection is None else self.connection.network(self.forwarded)
+        self.shared.reporter.request_rejected(*rejection, network)
 
     def release(self) -> None:
         """Give back what is held of the body."""

@@ -54,7 +54,7 @@ class PublicListener:
         self._receiver = receiver
         limits = limits or ListenerLimits()
         self.shared = Shared(
-            routing=Routing(receiver, health, Documents(receiver, public_url=public_url), reporter),
+            routing=Routing(receiver, health, Documents(receiver, public_url=public_url)),
             receiver=receiver,
             spool=spool,
             reporter=reporter,

@@ -133,9 +133,8 @@ class Receiver:
         return self.reject(endpoint, rejected)
 
     def reject(self, endpoint: Endpoint, rejected: Rejected) -> Reply:
-        """Count a refusal and return it in the endpoint's reply format."""
-        self._reporter.request_rejected(endpoint.name, rejected.reason)
-        return rejected.reply(endpoint.reply_format)
+        """Return a refusal in the endpoint's reply format."""
+        return rejected.reply(endpoint.reply_format, endpoint.name)
 
     def _reply(self, admission: Admission, receipt: Receipt) -> Reply:
         return accepted(

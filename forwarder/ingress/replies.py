@@ -34,6 +34,7 @@ class Reply:
     body: bytes
     content_type: str = _JSON
     headers: tuple[tuple[str, str], ...] = ()
+    rejection: tuple[str, str] | None = None  # the endpoint that turned the request away, and the reason, to count
 
 
 OK = Reply(200, b"ok", PLAIN)
@@ -67,18 +68,18 @@ class Rejected(Exception):
         self.retry_after_s = retry_after_s
         self.headers = headers
 
-    def reply(self, reply_format: ReplyFormat) -> Reply:
-        """Return the answer in a reply format."""
-        headers, retry_after_s = self.headers, self.retry_after_s
+    def reply(self, reply_format: ReplyFormat, endpoint: str) -> Reply:
+        """Return the answer in a reply format; `endpoint` is what metrics call the one that turns away."""
+        headers, retry_after_s, rejection = self.headers, self.retry_after_s, (endpoint, self.reason)
         if retry_after_s is None and self.status in (LATER, UNAVAILABLE):
             retry_after_s = DRAIN_RETRY_S
         if retry_after_s is not None:
             headers = (*headers, ("Retry-After", str(retry_after_s)))
         if reply_format is ReplyFormat.PIXEL:
-            return Reply(self.status, _PIXEL, "image/gif", headers)
+            return Reply(self.status, _PIXEL, "image/gif", headers, rejection)
         if reply_format is ReplyFormat.GATEWAY:
-            return Reply(self.status, f"{self.gateway}\n".encode(), PLAIN, headers)
-        return Reply(self.status, _encode({"error": self.message}), headers=headers)
+            return Reply(self.status, f"{self.gateway}\n".encode(), PLAIN, headers, rejection)
+        return Reply(self.status, _encode({"error": self.message}), _JSON, headers, rejection)
 
 
 def later(reason: str, message: str) -> Rejected:

@@ -106,6 +106,8 @@ class RequestReader(asyncio.Protocol, Answering, Client):
         exchange.is_http_1_0 = version == "1.0"
         if b"expect" in headers:
             exchange.expects_continue = version == "1.1" and headers[b"expect"].strip().lower() == b"100-continue"
+        if b"x-forwarded-for" in headers:
+            exchange.forwarded = headers[b"x-forwarded-for"]
         if b"upgrade" in headers and parser.should_upgrade():
             self._is_resuming = True
             self._headers = {name: headers[name] for name in _ONCE if name in headers}
@@ -173,8 +175,7 @@ class RequestReader(asyncio.Protocol, Answering, Client):
         self._forget_head()
         endpoint = BY_TARGET.get(split(target)[0])
         if endpoint is None:
-            self._shared.reporter.request_rejected(UNKNOWN_ENDPOINT, rejected.reason)
-            exchange.reply = rejected.reply(ReplyFormat.JSON)
+            exchange.reply = rejected.reply(ReplyFormat.JSON, UNKNOWN_ENDPOINT)
         else:
             rejected.status = endpoint.status(rejected.status)
             exchange.reply, exchange.endpoint = self._shared.receiver.reject(endpoint, rejected), endpoint.name

@@ -16,7 +16,6 @@ from forwarder.ingress.endpoints import BY_TARGET, ENDPOINTS, Endpoint, ReplyFor
 from forwarder.ingress.receiver import Receiver
 from forwarder.ingress.replies import Rejected, Reply
 from forwarder.ports import Clock, Probeable
-from forwarder.telemetry.reporter import Reporter
 
 UNKNOWN_ENDPOINT = "other"  # in metrics: whatever path somebody invents
 HEALTH = "health"
@@ -79,11 +78,10 @@ class Health:
 class Routing:
     """Judge the heads of requests."""
 
-    def __init__(self, receiver: Receiver, health: Health, documents: Documents, reporter: Reporter) -> None:
+    def __init__(self, receiver: Receiver, health: Health, documents: Documents) -> None:
         self._receiver = receiver
         self._health = health
         self._documents = documents
-        self._reporter = reporter
 
     def judge(self, method: bytes, target: bytes, headers: Headers) -> Admission | Reply:
         """Return the admission of a request whose body shall be read, or its answer."""
@@ -113,8 +111,7 @@ class Routing:
             return reply
         if (reply := self._documents.reply(method, path, headers, query)) is not None:
             return reply
-        self._reporter.request_rejected(UNKNOWN_ENDPOINT, "path_unknown")
-        return Rejected(404, "path_unknown", "there is no such path").reply(ReplyFormat.JSON)
+        return Rejected(404, "path_unknown", "there is no such path").reply(ReplyFormat.JSON, UNKNOWN_ENDPOINT)
 
 
 def endpoint_name(target: bytes) -> str:

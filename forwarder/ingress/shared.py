@@ -7,9 +7,8 @@ from email.utils import formatdate
 from pathlib import PurePath
 from typing import Protocol
 
-from forwarder.ingress.endpoints import ReplyFormat
 from forwarder.ingress.receiver import Receiver
-from forwarder.ingress.replies import ONE_ACCEPTED, Rejected, Reply, wire
+from forwarder.ingress.replies import ONE_ACCEPTED, Reply, wire
 from forwarder.ingress.routing import UNKNOWN_ENDPOINT, Routing
 from forwarder.ports import Spool
 from forwarder.telemetry.reporter import Reporter
@@ -35,6 +34,9 @@ class Client(Protocol):
     """A connection, as those who count it see it."""
 
     deadline_s: float
+
+    def network(self, forwarded: bytes) -> str:
+        """Return the network that the client is in."""
 
     def expire(self) -> None:
         """Do what is due at the deadline."""
@@ -84,7 +86,7 @@ class Shared:
         if len(self.connections) >= self.connections_max:
             victim = next(iter(self.idle), None) or next(iter(self.reading), client)
             self.lost(victim)
-            self.reporter.request_rejected(UNKNOWN_ENDPOINT, "too_many_connections")
+            self.reporter.request_rejected(UNKNOWN_ENDPOINT, "too_many_connections", client.network(b""))
             victim.abort()
             if victim is client:
                 return
@@ -121,4 +123,4 @@ class Shared:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{PurePath(frame.filename).name}:{frame.lineno}"
         self.reporter.request_crashed(UNKNOWN_ENDPOINT, error=type(error).__name__, where=where)
-        return Rejected(500, "internal_error", "internal error").reply(ReplyFormat.JSON)
+        return Reply(500, b'{"error":"internal error"}')

@@ -11,7 +11,7 @@ from forwarder.operator.acts import Acts
 from forwarder.operator.api import Api, described
 from forwarder.operator.checks import LocalCheck
 from forwarder.operator.guard import OperatorGuard
-from forwarder.operator.incidents.alerting import Alerting, channels_of
+from forwarder.operator.incidents.alerting import Alerting, channels_of, instance_of
 from forwarder.operator.incidents.keeper import Incidents
 from forwarder.operator.pages.bulk import Jobs
 from forwarder.operator.pages.login import PUBLIC_PATHS
@@ -72,7 +72,7 @@ def operator_workers(
     listener = OperatorListener(app, host=host, port=port, on_start=lambda url: on_start(url=url))
     channels, take_alert_secrets = channels_of(settings, transport, parts.clock)
     swaps.append(take_alert_secrets)
-    alerting = Alerting(channels, incidents, reporter=parts.reporter, clock=parts.clock)
+    alerting = Alerting(channels, incidents, instance=instance_of(settings), reporter=parts.reporter, clock=parts.clock)
     return listener, rates, incidents, alerting
 
 

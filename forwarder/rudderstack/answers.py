@@ -69,9 +69,9 @@ def judge_no_answer(error: NoAnswer) -> TryLater | Held:
 
     One that cannot be read would come again and again: events are not sent as copies without end, one probes.
     """
-    if error.is_unreadable:
-        return Held(reason=str(error), scope="route", effect=Effect.UNKNOWN)
     effect = Effect.UNKNOWN if error.request_left else Effect.NONE
+    if error.is_lasting:
+        return Held(reason=str(error), scope="route", effect=effect)
     return TryLater(reason=str(error), after_s=None, scope="route", effect=effect)
 
 

@@ -42,9 +42,9 @@ class LeaseQueue:
         """Tell whether a lease might find something now."""
         return bool(self.window or len(self._held) or self._promoted) or self.due.is_any_due(now_ms=now_ms)
 
-    def is_listed(self, sequence: int) -> bool:
-        """Tell whether a leased event has a row of its own."""
-        return sequence in self._held.listed
+    def listed_of(self, sequences: Iterable[int]) -> frozenset[int]:
+        """Return those leased events of these that have a row of their own."""
+        return frozenset(self._held.listed.keys() & sequences) if self._held.listed else frozenset()
 
     def lacks(self, demand: Demand, *, now_ms: int) -> bool:
         """Tell whether something that the demand asks for must be read first."""
@@ -65,7 +65,7 @@ class LeaseQueue:
     # --- reading ---
 
     def wants(self, demand: Demand, *, now_ms: int) -> Wanted:
-        """Begin a read: say what to bring. `refilled` or `read_failed` ends it."""
+        """Begin a read: say what to bring. `refilled` or `end_read` ends it."""
         fresh = self.window.runs_short(FRESH_MAX)
         most, held = demand.by_kind(), self._held.counts()
         due = [self.due.is_due(kind, now_ms=now_ms) for kind in KINDS]
@@ -88,7 +88,7 @@ class LeaseQueue:
             if generation == self.generation:
                 self._take_read(refill, wanted)
         finally:
-            self._end_read(wanted)
+            self.end_read(wanted)
 
     def _take_read(self, refill: Refill, wanted: Wanted) -> None:
         if wanted.fresh_max:
@@ -105,11 +105,8 @@ class LeaseQueue:
             elif not self._is_here(lease):
                 self._promoted.add(lease.sequence)  # as below
 
-    def read_failed(self, wanted: Wanted) -> None:
-        """Hear that nothing could be read."""
-        self._end_read(wanted)
-
-    def _end_read(self, wanted: Wanted) -> None:
+    def end_read(self, wanted: Wanted) -> None:
+        """Hear that a read is over, whether it brought anything or failed."""
         if wanted.fresh_max:
             self.window.end_read()
         self.meanwhile.end()
@@ -132,6 +129,8 @@ class LeaseQueue:
 
     def take(self, demand: Demand) -> list[Lease]:
         """Lease what is at hand, oldest first."""
+        if not self._held:  # nothing came back, as nearly always
+            return [lease for lease in self.window.pop(demand.fresh_max, demand.bytes_max) if self._lease(lease)]
         leases: list[Lease] = []
         room = demand.bytes_max
         for kind, most in ((RETRY, demand.retry_max), (BESIDE, demand.replay_max)):
@@ -188,9 +187,11 @@ class LeaseQueue:
 
     def settled(self, leases: Iterable[Lease]) -> None:
         """Hear that leased events are settled."""
+        are_known = self._held or self._held.listed or self._promoted or self.meanwhile.reads
         for lease in leases:
             self.leased.pop(lease.sequence, None)
-            self._forget(lease.sequence)
+            if are_known:
+                self._forget(lease.sequence)
             if lease.envelope.partition_key:
                 self._free(lease)
 

@@ -118,6 +118,19 @@ class LeaseWindow:
         """Let go of the oldest."""
         self._bytes -= _weight(self._leases.popleft())
 
+    def pop(self, count_max: int, bytes_max: int) -> list[Lease]:
+        """Take the oldest out: so many at most, and as long as their payloads fit, but one at least."""
+        leases: list[Lease] = []
+        size = 0
+        while self._leases and len(leases) < count_max:
+            weight = len(self._leases[0].envelope.payload)
+            if leases and size + weight > bytes_max:
+                break
+            size += weight
+            leases.append(self._leases.popleft())
+        self._bytes -= size + len(leases) * _EVENT_BYTES
+        return leases
+
     def pop_last(self) -> Lease | None:
         """Take the newest out."""
         if not self._leases:
@@ -154,7 +167,7 @@ class LeaseWindow:
         self._last_sequence = last_sequence
         if leases and leases[0].sequence <= self.end:  # a read was faster than this
             leases = [lease for lease in leases if lease.sequence > self.end]
-        weight = sum(map(_weight, leases))
+        weight = sum([len(lease.envelope.payload) for lease in leases]) + len(leases) * _EVENT_BYTES
         if self.is_caught_up:
             if leases and self._bytes + weight > self._cache_bytes_max:
                 self.is_caught_up = False  # from here on they are read from disk: memory stays flat

@@ -4,9 +4,8 @@ The totals, the depth and the spool's size are read at the scrape (see `TotalsCo
 one moment's truth; the `_total` counters count transitions since the start.
 """
 
-from bisect import bisect_left
-from collections import Counter as Tally
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -48,10 +47,15 @@ class BatchHistogram(Histogram):
     """A histogram that takes a whole batch for the price of one observation."""
 
     def observe_all(self, amounts: Sequence[float]) -> None:
-        """Observe every amount."""
-        for bucket, count in Tally([bisect_left(self._upper_bounds, amount) for amount in amounts]).items():
-            self._buckets[bucket].inc(count)
-        self._sum.inc(sum(amounts))
+        """Observe every amount; they lie in few buckets, and may be in any order."""
+        ordered = sorted(amounts)
+        seen = 0
+        while seen < len(ordered):
+            bucket = bisect_left(self._upper_bounds, ordered[seen])
+            up_to = bisect_right(ordered, self._upper_bounds[bucket], lo=seen)
+            self._buckets[bucket].inc(up_to - seen)
+            seen = up_to
+        self._sum.inc(sum(ordered))
 
 
 class Metrics:
@@ -120,7 +124,7 @@ class Metrics:
             "forwarder_rejected", "Requests turned away at an endpoint.", ["endpoint", "reason"], registry=r
         )
         # By endpoint, reason and network: shown on the page, not a metric, whose labels would be a stranger's to make.
-        self.rejected_from: Tally[tuple[str, str, str]] = Tally()
+        self.rejected_from: dict[tuple[str, str, str], int] = {}
         self.loops_stopped = Counter(
             "forwarder_loops_stopped",
             "Events of Courier's own that came back and were filtered, so that none starts what sent it.",
@@ -147,6 +151,11 @@ class Metrics:
         self.log_dropped = Counter(
             "forwarder_log_lines_dropped", "Log lines that nobody read in time; the daemon does not wait.", registry=r
         )
+
+    def take_rejected_from(self) -> Mapping[tuple[str, str, str], int]:
+        """Return what came to `rejected_from` since the last time."""
+        taken, self.rejected_from = self.rejected_from, {}
+        return taken
 
     def _begin_at_zero(self) -> None:
         """Show every label that is known beforehand, so that the first increase of each is seen as one."""

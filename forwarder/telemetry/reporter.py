@@ -11,7 +11,8 @@ import structlog
 from forwarder.model import RouteName
 from forwarder.telemetry.metrics import ROUTE_STATES, Metrics
 
-NETWORKS_MAX = 512  # a stranger makes as many as he likes: the rest is counted together
+NETWORKS_MAX = 512  # between two readings; a stranger makes as many as he likes: the rest is counted together
+OTHERS = "others"
 ANSWERED_WITH = (200, 202, 400, 401, 404, 413, 429, 500, 503)
 REJECTIONS = (
     "batch_empty",
@@ -53,7 +54,9 @@ class Reporter:
         self._log = log
         # Counts an answer (endpoint, status, seconds from the request's head): every request pays for it.
         self.request_answered = metrics.answers.add
-        # Looked up once: these are counted with every request.
+        # Looked up once: these are counted with every request, or batch.
+        self._durations = {route: metrics.request_duration.labels(route.value) for route in RouteName}
+        self._latencies = {route: metrics.latency.labels(route.value) for route in RouteName}
         self._received = {route: metrics.received.labels(route.value) for route in RouteName}
         self._duplicates = {route: metrics.duplicates.labels(route.value) for route in RouteName}
 
@@ -79,9 +82,10 @@ class Reporter:
         """
         self.metrics.rejected.labels(endpoint, reason).inc()
         if network:
-            key = (endpoint, reason, network)
-            known = self.metrics.rejected_from
-            known[key if key in known or len(known) < NETWORKS_MAX else (endpoint, reason, "others")] += 1
+            counts = self.metrics.rejected_from
+            known = (endpoint, reason, network)
+            key = known if known in counts or len(counts) < NETWORKS_MAX else (endpoint, reason, OTHERS)
+            counts[key] = counts.get(key, 0) + 1
         self._log.warning("request.rejected", endpoint=endpoint, reason=reason)
 
     def request_crashed(self, endpoint: str, *, error: str, where: str) -> None:
@@ -106,7 +110,7 @@ class Reporter:
     def request_finished(self, route: RouteName, *, verdict: str, duration_s: float) -> None:
         """Count one exchange with the destination."""
         self.metrics.requests.labels(route.value, verdict).inc()
-        self.metrics.request_duration.labels(route.value).observe(duration_s)
+        self._durations[route].observe(duration_s)
 
     def events_settled(self, route: RouteName, *, outcome: str, count: int) -> None:
         """Count events that reached a final state."""
@@ -114,7 +118,7 @@ class Reporter:
 
     def events_delivered(self, route: RouteName, *, latencies_s: Sequence[float]) -> None:
         """Record how long each delivered event took from acceptance."""
-        self.metrics.latency.labels(route.value).observe_all(latencies_s)
+        self._latencies[route].observe_all(latencies_s)
 
     def event_buried(self, route: RouteName, *, sequence: int, reason: str) -> None:
         """Tell of an event that was given up. `reason` must not quote the destination's words."""

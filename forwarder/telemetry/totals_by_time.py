@@ -15,14 +15,17 @@ from forwarder.model import RouteName
 from forwarder.ports import Clock, Spool, SpoolFacts
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.rates import read_counts
+from forwarder.telemetry.reporter import OTHERS
 
 MINUTE_MS: Final = 60_000
 FIVE_MS: Final = 300_000
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 86_400_000
+NETWORKS_MAX: Final = 32  # of one step; a stranger makes as many as he likes
+_SHOWN_MAX: Final = 100
 _READ_EVERY_MS: Final = 10_000
 
-Rejections = Counter[tuple[str, str, str]]  # endpoint, reason, network
+Rejections = dict[tuple[str, str, str], int]  # by endpoint, reason and network
 
 
 class Flow(msgspec.Struct, array_like=True, omit_defaults=True):
@@ -40,7 +43,7 @@ class Step(msgspec.Struct, array_like=True, omit_defaults=True):
 
     flows: dict[RouteName, Flow] = {}
     senders: dict[str, int] = {}
-    rejected: dict[tuple[str, str, str], int] = {}
+    rejected: Rejections = {}
 
 
 class Rejected(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,7 +120,7 @@ class TotalsByTime:
         self.fives = Series("fives", step_ms=FIVE_MS, per_slot=72, slots=38)
         self._counts: dict[RouteName, tuple[int, int]] = {}
         self._senders: dict[str, int] = {}
-        self._rejected: Rejections = Counter()
+        self._rejected: Counter[tuple[str, str]] = Counter()
         self._dead: dict[RouteName, int] = {}
         self._read_ms: int | None = None
         self._saved_minute: int | None = None
@@ -127,9 +130,9 @@ class TotalsByTime:
         self._read_ms = now_ms = self._clock.wall_ms()
         counts = {route: (int(one.received), int(one.delivered)) for route, one in read_counts(self._metrics).items()}
         senders = {name: count for name, count in self._metrics.answers.accepted().items() if name.startswith("/")}
-        rejected = read_rejected(self._metrics)
+        rejected = _rejected(self._metrics)
         came = {name: more for name, count in senders.items() if (more := count - self._senders.get(name, 0))}
-        turned_away = rejected - self._rejected
+        turned_away = self._by_network(rejected - self._rejected)
         for step in (self.minutes.at(now_ms), self.fives.at(now_ms)):
             for route, (received, delivered) in counts.items():
                 before = self._counts.get(route, (0, 0))
@@ -138,8 +141,7 @@ class TotalsByTime:
                 flow.went += delivered - before[1]
             for name, more in came.items():
                 step.senders[name] = step.senders.get(name, 0) + more
-            for key, more in turned_away.items():
-                step.rejected[key] = step.rejected.get(key, 0) + more
+            _add(step.rejected, turned_away, keys_max=NETWORKS_MAX)
         self._counts, self._senders, self._rejected = counts, senders, rejected
 
     def look(self, facts: SpoolFacts) -> None:
@@ -161,10 +163,14 @@ class TotalsByTime:
         now_ms = self._clock.wall_ms()
         hour = self._rejected_since(self.minutes, now_ms - HOUR_MS, now_ms)
         day = self._rejected_since(self.fives, now_ms - DAY_MS, now_ms)
+        shown: Rejections = {}
+        _add(shown, dict(sorted(day.items(), key=lambda one: -one[1])), keys_max=_SHOWN_MAX)
+        of_hour: Rejections = {}
+        for key, count in hour.items():
+            _add(of_hour, {key if key in shown else (*key[:2], OTHERS): count})
         found = [
-            Rejected(endpoint=endpoint, reason=reason, network=network, last_hour=hour[key], last_day=count)
-            for key, count in day.items()
-            for endpoint, reason, network in (key,)
+            Rejected(endpoint=key[0], reason=key[1], network=key[2], last_hour=of_hour.get(key, 0), last_day=count)
+            for key, count in shown.items()
         ]
         return sorted(found, key=lambda one: (-one.last_hour, -one.last_day, one.endpoint, one.reason, one.network))
 
@@ -185,24 +191,37 @@ class TotalsByTime:
     def _is_new_minute(self, now_ms: int) -> bool:
         return self._read_ms is not None and now_ms // MINUTE_MS != self._read_ms // MINUTE_MS
 
+    def _by_network(self, more: Counter[tuple[str, str]]) -> Rejections:
+        """Return these with the networks that they came from, which are known of some."""
+        found: Rejections = {}
+        for (endpoint, reason, network), count in self._metrics.take_rejected_from().items():
+            found[endpoint, reason, network] = count
+            more[endpoint, reason] -= count
+        return found | {(*key, ""): count for key, count in more.items() if count > 0}
+
     @staticmethod
     def _rejected_since(series: Series, from_ms: int, now_ms: int) -> Rejections:
-        found: Rejections = Counter()
+        found: Rejections = {}
         for _, step in series.between(from_ms - series.step_ms + 1, now_ms + 1):
-            found.update(step.rejected)
+            _add(found, step.rejected)
         return found
 
 
-def read_rejected(metrics: Metrics) -> Rejections:
-    """Return how many requests were turned away since the start; where their networks are known, by these."""
-    by_reason = {
-        (sample.labels["endpoint"], sample.labels["reason"]): int(sample.value)
-        for metric in metrics.rejected.collect()
-        for sample in metric.samples
-        if sample.name.endswith("_total") and sample.value
-    }
-    found: Rejections = Counter(metrics.rejected_from)
-    for (endpoint, reason, _), count in metrics.rejected_from.items():
-        by_reason[endpoint, reason] -= count
-    found.update({(endpoint, reason, ""): count for (endpoint, reason), count in by_reason.items() if count > 0})
-    return found
+def _add(to: Rejections, more: Rejections, *, keys_max: int | None = None) -> None:
+    """Add counts; of networks that would be too many, all together."""
+    for key, count in more.items():
+        is_kept = key in to or keys_max is None or len(to) < keys_max or not key[2]
+        kept = key if is_kept else (*key[:2], OTHERS)
+        to[kept] = to.get(kept, 0) + count
+
+
+def _rejected(metrics: Metrics) -> Counter[tuple[str, str]]:
+    """Return how many requests were turned away since the start, by endpoint and reason."""
+    return Counter(
+        {
+            (sample.labels["endpoint"], sample.labels["reason"]): int(sample.value)
+            for metric in metrics.rejected.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total") and sample.value
+        }
+    )

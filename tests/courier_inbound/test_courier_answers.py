@@ -110,6 +110,26 @@ def test_no_answer_says_whether_the_request_left(*, request_left: bool, effect: 
     assert verdict.reason == "no answer: time-out"
 
 
+@pytest.mark.parametrize("group", _OPERATIONS)
+def test_a_page_in_couriers_place_is_a_hold_of_its_group(group: str) -> None:
+    """Whatever was asked: a page is not Courier's, as success or as refusal; what Courier says is, also nothing."""
+    for status in (200, 201, 202, 204, 400, 422):
+        for headers, body in (({}, b"<!doctype html><p>hello"), ({"content-type": "text/html"}, b"Access denied")):
+            verdict = judge(_asked(group), status, headers, body, now_ms=_NOW_MS)
+            assert verdict == Held(reason=f"{status} with a page: not an answer of Courier's API", scope=group)
+    json = {"content-type": "application/json"}
+    for status, headers, body in (
+        (200, json, b'{"status":"SUCCESS"}'),
+        (200, json, b'{"runId":"1-5e"}'),
+        (202, json, b'{"messageId":"1-5e"}'),
+        (202, {}, b""),
+        (200, json, b""),
+        (204, {}, b""),
+        (204, {"content-type": "text/html"}, b""),
+    ):
+        assert judge(_asked(group), status, headers, body, now_ms=_NOW_MS) == Delivered()
+
+
 def test_a_page_by_its_header_is_a_hold_of_its_group() -> None:
     """A page instead of JSON, told by its type, comes from something in front of Courier: nothing was done."""
     asked = _asked("profiles")
@@ -120,8 +140,14 @@ def test_a_page_by_its_header_is_a_hold_of_its_group() -> None:
 
 def test_an_answer_that_cannot_be_read_holds_its_group() -> None:
     """It may have been done, and would be answered so again: it is not repeated without end."""
-    verdict = judge_no_answer(_asked("lists"), NoAnswer("unreadable", request_left=True, is_unreadable=True))
+    verdict = judge_no_answer(_asked("lists"), NoAnswer("unreadable", request_left=True, is_lasting=True))
     assert verdict == Held(reason="unreadable", scope="lists", effect=Effect.UNKNOWN)
+
+
+def test_a_proxy_that_lets_nobody_through_holds_the_route() -> None:
+    """No call of any group leaves, and none has an effect."""
+    verdict = judge_no_answer(_asked("lists"), NoAnswer("proxy", request_left=False, is_lasting=True))
+    assert verdict == Held(reason="proxy", scope="route", effect=Effect.NONE)
 
 
 @pytest.mark.parametrize(

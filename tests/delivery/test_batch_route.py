@@ -800,3 +800,62 @@ async def test_probes_of_an_outage_do_not_stay_in_hand(bench: Any, spool: Any) -
         await run.until(lambda: len(run.sink.batches) > 60, within_s=60)
         assert spool.leased() <= 2 * (1 + 1) * 2 + 1
     assert spool.counts() == {State.PENDING: 100}
+
+
+async def test_a_restart_in_a_row_of_refusals_buries_nothing(bench: Any, spool: Any) -> None:
+    """Nine refused in a row before a restart, and one after it, hold the route, and all ten return to pending."""
+    for _ in range(9):
+        spool.add(POISON)
+    run = bench(lambda _batch: Refused(reason="400: refused"))
+    async with run.running():
+        await run.settled()
+    assert spool.counts() == {State.DEAD: 9}
+    spool.add(POISON)
+    again = bench(lambda _batch: Refused(reason="400: refused"))
+    async with again.running():
+        await again.until(lambda: again.route.status().state == "held")
+        await again.until(lambda: spool.counts() == {State.PENDING: 10})
+
+
+async def test_a_row_of_refusals_that_ended_is_not_known_after_a_restart(bench: Any, spool: Any) -> None:
+    """What was accepted between ends the row, for good."""
+    for payload in (*[POISON] * 9, b"good"):
+        spool.add(payload)
+        run = bench(lambda batch: Refused(reason="400: refused") if _has_poison(batch) else Delivered())
+        async with run.running():
+            await run.settled()
+    spool.add(POISON)
+    again = bench(lambda _batch: Refused(reason="400: refused"))
+    async with again.running():
+        await again.settled()
+    assert spool.counts() == {State.DEAD: 10, State.DELIVERED: 1}
+
+
+@pytest.mark.parametrize("stop", ["drain", "pause"])
+async def test_a_probe_that_was_read_too_late_is_not_sent(bench: Any, spool: Any, stop: str) -> None:
+    """An event that is read for a probe while somebody pauses or stops the route goes back as it was."""
+    _fill(spool, 5)
+    reading, go_on = asyncio.Event(), asyncio.Event()
+    lease_newest = spool.lease_newest
+
+    async def slow(route: Any) -> Any:
+        reading.set()
+        await go_on.wait()
+        return await lease_newest(route)
+
+    spool.lease_newest = slow
+    run = bench(lambda _batch: Held(reason="401: the key", scope="route"))
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(run.route.run())
+        await reading.wait()
+        sent = len(run.sink.batches)
+        ending = tasks.create_task(run.route.drain() if stop == "drain" else run.route.pause(who="ops"))
+        await asyncio.sleep(0)
+        go_on.set()
+        await ending
+        if stop == "pause":
+            await run.until(lambda: spool.leased() == 0)
+            await run.route.drain()
+        await task
+    assert len(run.sink.batches) == sent
+    assert (spool.leased(), spool.counts()) == (0, {State.PENDING: 5})

@@ -128,10 +128,10 @@ class House:
             for name, value in (self.headers | headers).items()
         }
         judged = self.routing.judge(method.encode(), path.encode(), named)
-        if isinstance(judged, Reply):
-            return judged
-        reply = self._answer(judged, body)
-        return readable(reply, judged.origin) if judged.origin else reply
+        reply = judged if isinstance(judged, Reply) else self._answer(judged, body)
+        if reply.rejection is not None:
+            self.reporter.request_rejected(*reply.rejection)
+        return readable(reply, judged.origin) if isinstance(judged, Admission) and judged.origin else reply
 
     def _answer(self, judged: Admission, body: bytes) -> Reply:
         found = accepted(self.receiver, judged, body)
@@ -178,7 +178,7 @@ def build(**changes: Any) -> House:
         unique=lambda: next(numbers).to_bytes(16, "big"),
     )
     health = Health(clock=StoppedClock())
-    routing = Routing(receiver, health, Documents(receiver), reporter)
+    routing = Routing(receiver, health, Documents(receiver))
     return House(receiver, routing, health, spool, metrics, log, reporter)
 
 
@@ -209,7 +209,7 @@ class Client(asyncio.Transport):
     """A client without a socket: what it sends is fed to a connection, what it is answered is kept."""
 
     def __init__(self, shared: Shared, house: House) -> None:
-        super().__init__()
+        super().__init__({"peername": ("198.51.100.9", 4711)})
         self.shared = shared
         self.house = house
         self.received = bytearray()

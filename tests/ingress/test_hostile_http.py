@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.ingress.connection import V2_SIGNATURE
+from forwarder.ingress.peer import V2_SIGNATURE
 from forwarder.ingress.shared import ListenerLimits
 
 Connect = Callable[..., Any]

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as some
 from forwarder.courier.client import CourierClient
 from forwarder.errors import NoAnswer
 from forwarder.model import HttpRequest, HttpResponse, RouteName
-from forwarder.operator.incidents.alerting import Alerting, channels_of
+from forwarder.operator.incidents.alerting import Alerting, channels_of, instance_of
 from forwarder.operator.incidents.alerts import SETTLE_MS, Alert, Pace, due, mark
 from forwarder.operator.incidents.channels import AlertFailed, Channel, CourierChannel, UrlChannel
 from forwarder.operator.incidents.incident import Incident
@@ -257,7 +258,7 @@ async def test_a_failing_channel_keeps_no_other_from_telling(world: Any) -> None
             await alerting.tell(channel, pace)
 
     def restarted() -> tuple[Alerting, list[Pace]]:
-        made = Alerting(channels, world.incidents, reporter=world.parts.reporter, clock=world.clock)
+        made = Alerting(channels, world.incidents, instance="x", reporter=world.parts.reporter, clock=world.clock)
         return made, [Pace(lambda: 1.0) for _ in channels]
 
     alerting, paces = restarted()
@@ -309,12 +310,20 @@ async def test_new_secrets_are_taken_while_it_runs(world: Any) -> None:
     assert channels_of(Settings.model_validate({}), host, world.clock)[0] == []
 
 
+def test_an_alert_says_which_daemon_it_is_of() -> None:
+    """By the name that the outside knows, else by its machine's."""
+    assert (
+        instance_of(Settings.model_validate({"FORWARDER_PUBLIC_URL": "https://bridge.acme.org/x"})) == "bridge.acme.org"
+    )
+    assert instance_of(Settings.model_validate({})) == socket.gethostname()
+
+
 async def test_a_hanging_channel_holds_up_neither_others_nor_the_end(world: Any) -> None:
     """While one host never answers the other is told, and a drain ends both at once."""
     hanging, good = Host(), Host()
     hanging.is_hanging = True
     channels = [UrlChannel(hanging, "https://a.example.org"), UrlChannel(good, "https://b.example.org")]
-    alerting = Alerting(channels, world.incidents, reporter=world.parts.reporter, clock=world.clock)
+    alerting = Alerting(channels, world.incidents, instance="x", reporter=world.parts.reporter, clock=world.clock)
     world.routes[ROUTE].hold("answered 401")
     await world.incidents.look()
     world.clock.now_ms += SETTLE_MS

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from forwarder.delivery.route_status import RouteStatus, ScopeStop
+from forwarder.errors import SpoolFull
 from forwarder.model import RouteName, State, Totals
 from forwarder.operator.incidents.incident import Incident
 from forwarder.operator.incidents.keeper import STORE_KEY, Incidents
@@ -130,6 +131,34 @@ async def test_incidents_outlive_the_daemon(world: Any) -> None:
     await world.spool.put(STORE_KEY, b"not JSON")
     await again.load()
     assert again.watch.known == []
+
+
+async def test_what_the_disk_refused_is_kept_as_soon_as_it_can_be(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk an incident is known and told all the same; later it is written down, and again each minute."""
+    put = world.spool.put
+
+    async def full(*_: object) -> None:
+        raise SpoolFull("no room", retry_after_s=1)
+
+    async def kept() -> list[int]:
+        again = Incidents(world.parts)
+        await again.load()
+        return [one.delayed for one in again.watch.known]
+
+    monkeypatch.setattr(world.spool, "put", full)
+    world.routes[ROUTE].hold("answered 401")
+    with pytest.raises(SpoolFull):
+        await world.incidents.look()
+    assert ([one.kind for one in world.incidents.known()], await kept()) == (["hold"], [])
+    monkeypatch.setattr(world.spool, "put", put)
+    await world.incidents.look()
+    assert await kept() == [0]
+    await world.arrive()
+    await world.incidents.look()
+    assert await kept() == [0]
+    world.clock.now_ms += 60_000
+    await world.incidents.look()
+    assert await kept() == [1]
 
 
 async def test_incidents_are_shown_everywhere(world: Any) -> None:

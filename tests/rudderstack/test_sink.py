@@ -139,9 +139,10 @@ async def test_no_answer(left: bool, effect: Effect) -> None:  # noqa: FBT001 - 
 
 
 def test_an_answer_that_cannot_be_read_is_a_hold() -> None:
-    """It would come again and again: copies are not sent without end, one event probes; its outcome is unknown."""
-    verdict = judge_no_answer(NoAnswer("unreadable", request_left=True, is_unreadable=True))
-    assert verdict == Held(reason="unreadable", scope="route", effect=Effect.UNKNOWN)
+    """It would come again and again: copies are not sent without end, one event probes. So with a proxy's refusal."""
+    for left, effect in ((True, Effect.UNKNOWN), (False, Effect.NONE)):
+        verdict = judge_no_answer(NoAnswer("unreadable", request_left=left, is_lasting=True))
+        assert verdict == Held(reason="unreadable", scope="route", effect=effect)
 
 
 @pytest.mark.parametrize(

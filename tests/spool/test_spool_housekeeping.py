@@ -240,7 +240,7 @@ def test_keys_go_into_tables_and_are_known_ever_after(tmp_path: Path, monkeypatc
 
 
 def test_eviction_ends_where_nothing_is_left_to_evict(tmp_path: Path) -> None:
-    """With no history it is not asked again until there is some; then payloads go, then rows, to the first one."""
+    """With no history it is not asked again until there is some; then payloads, keys and rows go, to the first one."""
     prepare_folder(tmp_path)
     connection = open_writer(tmp_path)
     known = KnownKeys(connection, retention_s=800, now_ms=0)
@@ -265,11 +265,18 @@ def test_eviction_ends_where_nothing_is_left_to_evict(tmp_path: Path) -> None:
     connection.execute("INSERT INTO events_outbound VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", event)
     write_run(Transaction(connection, memory, SpoolLimits(), now_ms=0), Run(0, 1, 1, 1, 0, 1, None, None, 0, None))
     memory.totals = {(0, Account.DELIVERED): 1, (0, Account.SEQUENCE): 1}
+    for now_ms in (0, 60_000):  # two buckets of keys
+        key = now_ms.to_bytes(17, "big")
+        known.add([key], now_ms=now_ms)
+        known.keep()
+        known.seal(Transaction(connection, memory, SpoolLimits(), now_ms=now_ms))
+        known.keep()
     steps = []
     while is_due(1):
         steps.append(step())
         assert len(steps) < 10
     assert steps[0] == 1  # its payload
+    assert known.find([bytes(17), key], now_ms=0) == {key}
     assert connection.execute("SELECT count(*) FROM events_outbound").get == 0
     connection.close()
 

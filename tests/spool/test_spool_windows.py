@@ -75,6 +75,34 @@ async def test_progress_is_known_though_its_caller_went_away(
     await asyncio.gather(noting, return_exceptions=True)
     await give_back(spool, [1], 0, counts=False)
     assert [one.progress for one in await lease(spool)] == [b"half"]
+    returning = asyncio.create_task(give_back(spool, [1], 0, counts=False))
+    await asyncio.sleep(0)
+    assert returning.done()  # nothing is being noted any more, and nothing of it is on disk
+
+
+async def test_an_envelope_comes_back_from_disk_as_it_was_stored(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope
+) -> None:
+    """Whichever way it is read: in its turn, as the newest, on a retry, after a replay, as the follower of another."""
+    labels = Labels(type="track", event="Bought", message_id="m-1", user_id="u-1")
+    spool = await open_sqlite(limits=SpoolLimits(cache_bytes_max=1))
+    envelopes = [make_envelope(n, partition="p" if n > 3 else "", labels=labels) for n in range(1, 7)]
+    await stored(spool, envelopes)
+    await spool.close()
+    spool = await open_sqlite(limits=SpoolLimits(cache_bytes_max=1))
+    first = await leased(spool, fresh=2)
+    await give_back(spool, [1])
+    await settle(spool, [2], State.DEAD, reason="refused")
+    await spool.requeue([2])
+    newest = await spool.lease_newest(OUT)
+    again = await leased(spool)
+    await settle(spool, [4], State.DELIVERED)
+    (follower,) = await leased(spool)
+    for one in (*first, newest, *again, follower):
+        assert one is not None
+        assert one.envelope == envelopes[one.sequence - 1]
+    assert [one.sequence for one in again] == [1, 2, 3]
+    assert (newest and newest.sequence, follower.sequence) == (4, 5)
 
 
 async def test_a_long_replay_ends_when_the_spool_closes(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_type_hints
 
 import pytest
@@ -23,6 +23,7 @@ _ARGUMENTS: dict[Any, Any] = {
     float: 0.5,
     Sequence[str]: ["a"],
     Sequence[float]: [0.1, 0.2],
+    Mapping[RouteName, int]: {RouteName.COURIER_TO_RUDDERSTACK: 3},
     Exception: ValueError("secret"),
 }
 

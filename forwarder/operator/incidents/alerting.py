@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
+from urllib.parse import urlsplit
 
 from forwarder.courier.client import CourierClient
 from forwarder.errors import ForwarderError
@@ -30,12 +31,14 @@ class Alerting:
         channels: Sequence[Channel],
         incidents: Incidents,
         *,
+        instance: str,
         reporter: Reporter,
         clock: Clock,
         rng: Callable[[], float] = random.random,
     ) -> None:
         self._channels = channels
         self._incidents = incidents
+        self._instance = instance
         self._reporter = reporter
         self._clock = clock
         self._paces = [Pace(rng) for _ in channels]
@@ -60,7 +63,7 @@ class Alerting:
         """Tell one channel what is due, if it may be used now."""
         if not pace.may_tell(now_s=self._clock.monotonic_s()):
             return
-        alert = due(self._incidents.known(), channel.name, instance=instance(), now_ms=self._clock.wall_ms())
+        alert = due(self._incidents.known(), channel.name, instance=self._instance, now_ms=self._clock.wall_ms())
         if alert is None:
             return
         try:
@@ -83,9 +86,9 @@ class Alerting:
                     await self._drained.wait()
 
 
-def instance() -> str:
-    """Return what this daemon is called among others."""
-    return socket.gethostname()
+def instance_of(settings: Settings) -> str:
+    """Return what this daemon is called among others: its public address, or its machine's name."""
+    return urlsplit(settings.public_url or "").hostname or socket.gethostname()
 
 
 def channels_of(
@@ -109,6 +112,6 @@ def channels_of(
     return [*([url] if url else []), *through_courier], take
 
 
-def a_test(clock: Clock) -> Alert:
+def a_test(settings: Settings, clock: Clock) -> Alert:
     """Return an alert that says that it is a test."""
-    return Alert(instance=instance(), at_ms=clock.wall_ms(), is_test=True)
+    return Alert(instance=instance_of(settings), at_ms=clock.wall_ms(), is_test=True)

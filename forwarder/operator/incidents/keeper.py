@@ -19,7 +19,7 @@ from forwarder.operator.incidents.watch import Watch
 from forwarder.operator.parts import Parts
 from forwarder.ports import EventQuery
 from forwarder.telemetry.metrics import INCIDENT_KINDS
-from forwarder.telemetry.totals_by_time import DAY_MS, FIVE_MS
+from forwarder.telemetry.totals_by_time import DAY_MS, FIVE_MS, MINUTE_MS
 
 STORE_KEY: Final = "incidents"
 ALERTS_KEY: Final = "alerts through Courier"
@@ -41,6 +41,8 @@ class Incidents:
         self._kept_ms = int(parts.setting("FORWARDER_RETENTION_S") or _KEPT_S) * 1_000
         self.watch = Watch(kept_ms=self._kept_ms)
         self._alerts: list[tuple[str, int]] = []  # messages through Courier: id, and when it was sent
+        self._is_unsaved = False
+        self._saved_minute: int | None = None
         self._in_traffic: Sequence[Incident] = ()
         self._traffic_read_ms: int | None = None
 
@@ -71,7 +73,9 @@ class Incidents:
 
     async def save(self) -> None:
         """Keep what is known on disk."""
+        self._is_unsaved = True  # until it is: a disk may be full
         await self._parts.spool.put(STORE_KEY, msgspec.json.encode(self.watch.known))
+        self._is_unsaved = False
 
     async def alert_sent(self, message_id: str) -> None:
         """Keep what a channel was told, and the message that told it."""
@@ -102,7 +106,9 @@ class Incidents:
             parts.reporter.incident_ended(one.kind, route=one.route or "", scope=one.scope, lasted_s=lasted_s)
         for kind in INCIDENT_KINDS:
             parts.metrics.incidents_open.labels(kind).set(self.watch.count_open(kind))
-        if began or ended:
+        minute = now_ms // MINUTE_MS
+        if began or ended or self._is_unsaved or (self.watch.open and minute != self._saved_minute):
+            self._saved_minute = minute
             await self.save()
         await parts.by_time.save(parts.spool)
 

@@ -24,24 +24,28 @@ class Claims:
         """
         claims = []
         for settlement in settlements:
+            left = len(settlement.sequences)
             for route, queue in enumerate(self._queues):
+                if not left:
+                    break
                 leased, settling = queue.leased, self._settling
                 leases = [leased[s] for s in dict.fromkeys(settlement.sequences) if s in leased and s not in settling]
                 if not leases:
                     continue
-                if is_unchanged(settlement) and not any(lease.sequence in self._noting for lease in leases):
+                left -= len(leases)
+                sequences = [lease.sequence for lease in leases]
+                if is_unchanged(settlement) and self._noting.keys().isdisjoint(sequences):
                     queue.give_back_unchanged(leases)
                     self._wake(route)
                     continue
-                settling.update(lease.sequence for lease in leases)
-                listed = frozenset(lease.sequence for lease in leases if queue.is_listed(lease.sequence))
-                claims.append(Claim(settlement, route, leases, listed))
+                settling.update(sequences)
+                claims.append(Claim(settlement, route, leases, queue.listed_of(sequences)))
         return claims
 
     def drop(self, claims: Iterable[Claim]) -> None:
         """Hear that a settlement is made, or was not: what is still leased may be claimed again."""
         for claim in claims:
-            self._settling.difference_update(lease.sequence for lease in claim.leases)
+            self._settling.difference_update([lease.sequence for lease in claim.leases])
 
     def note_begins(self, sequence: int) -> None:
         """Hear that an event's progress is being written: it is not given back before."""

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import msgspec
+
 from forwarder.errors import SpoolClosed, SpoolFull, SpoolUnusable
 from forwarder.model import Envelope, Receipt, RouteName
 from forwarder.spool.limits import incoming_bytes
@@ -20,8 +22,7 @@ from forwarder.telemetry.reporter import Reporter
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class AppendJob:
+class AppendJob(msgspec.Struct):
     """Envelopes to store. One of the two is called on the event loop's thread."""
 
     envelopes: Sequence[Envelope]

@@ -237,7 +237,7 @@ class Leasing:
         try:
             result: Refill = await self._reads.read(lambda connection: refill(connection, route, wanted, now_ms=now_ms))
         except Exception as error:  # noqa: BLE001 - whatever it was, the next read may do
-            queue.read_failed(wanted)
+            queue.end_read(wanted)
             self._hear_failure(route, error)
             return
         try:

@@ -114,8 +114,8 @@ def _settle(transaction: Transaction, claim: Claim, settled: Settled, attempt_id
         run = Run(route, 0, 0, state, transaction.now_ms, attempts, reason_id, attempt_id, 0, status)
         write_runs(transaction, run, sorted(events))
     for lease in leases:
-        if number := _partition(lease):
-            _leave(transaction, route, lease.sequence, number, moves)
+        if lease.envelope.partition_key:
+            _leave(transaction, route, lease.sequence, _partition(lease), moves)
     transaction.add(route, Account.PENDING, -len(leases))
     transaction.add(route, state, len(leases))
     transaction.add(route, Account.UNSETTLED_BYTES, -size)
