@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forwarder.delivery.backoff import Backoff
+from forwarder.delivery.circuit import Backoff
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from forwarder.clock import SystemClock
-from forwarder.delivery.backoff import Backoff
+from forwarder.delivery.circuit import Backoff
 from forwarder.delivery.flights import BatchLimits
 from forwarder.delivery.intake import RequestLimits
 from forwarder.errors import SpoolFull

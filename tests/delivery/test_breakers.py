@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from forwarder.delivery.backoff import Backoff
 from forwarder.delivery.breakers import Breakers
-from forwarder.delivery.circuit import CircuitBreaker, TripKind
+from forwarder.delivery.circuit import Backoff, CircuitBreaker, TripKind
 from forwarder.delivery.policy import ROUTE, Change, Decision, Outcome
 from forwarder.model import RouteName
 

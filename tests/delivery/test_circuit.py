@@ -3,8 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forwarder.delivery.backoff import Backoff
-from forwarder.delivery.circuit import CircuitBreaker, TripKind
+from forwarder.delivery.circuit import Backoff, CircuitBreaker, TripKind
 
 
 def _breaker() -> CircuitBreaker:

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forwarder.delivery.backoff import Backoff
-from forwarder.delivery.circuit import TripKind
+from forwarder.delivery.circuit import Backoff, TripKind
 from forwarder.delivery.policy import (
     EVENT,
     ROUTE,

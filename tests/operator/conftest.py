@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 import structlog
+from aiohttp import web
 
 from forwarder.courier import wire as courier_wire
 from forwarder.courier.catalogue import Catalogue
@@ -451,11 +452,7 @@ async def _world(
     app.on_shutdown.append(lambda _: jobs.close())
     app.on_shutdown.append(lambda _: searches.close())
     app.on_cleanup.append(lambda _: acts.close())
-    listener = OperatorListener(app, host="127.0.0.1", port=0)
-    task = asyncio.create_task(listener.run())
-    await asyncio.wait_for(listener.started.wait(), 5)
-    url = f"http://127.0.0.1:{listener.address[1]}"
-    async with aiohttp.ClientSession(url, cookie_jar=aiohttp.CookieJar(unsafe=True)) as http:
+    async with _served(app) as (url, http):
         yield World(
             http=http,
             url=url,
@@ -473,6 +470,17 @@ async def _world(
             operations=operations,
             log=log,
         )
+
+
+@asynccontextmanager
+async def _served(app: web.Application) -> AsyncIterator[tuple[str, aiohttp.ClientSession]]:
+    """Serve it on loopback; give its address and a browser's client."""
+    listener = OperatorListener(app, host="127.0.0.1", port=0)
+    task = asyncio.create_task(listener.run())
+    await asyncio.wait_for(listener.started.wait(), 5)
+    url = f"http://127.0.0.1:{listener.address[1]}"
+    async with aiohttp.ClientSession(url, cookie_jar=aiohttp.CookieJar(unsafe=True)) as http:
+        yield url, http
     await listener.drain()
     await asyncio.wait_for(task, 5)
 

@@ -101,22 +101,22 @@ def settle(transaction: Transaction, claims: Sequence[Claim]) -> Moves:
 def _settle(transaction: Transaction, claim: Claim, settled: Settled, attempt_id: int | None, moves: Moves) -> None:
     route, state, leases = claim.route, STATE_CODES[settled.state], claim.leases
     reason_id = intern_reason(transaction, route, state, settled.reason, count=len(leases))
-    tried = 0 if attempt_id is None else 1
-    by_attempts: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-    size = 0
+    size = sum([event_bytes(len(lease.envelope.payload)) for lease in leases])
+    for sequence in claim.listed:
+        unlist(transaction, route, sequence)
+    status, by_attempts = _status(settled.attempt), defaultdict[int, list[Lease]](list)
     for lease in leases:
-        by_attempts[lease.attempt - 1 + tried].append((lease.sequence, lease.follows))
-        size += event_bytes(len(lease.envelope.payload))
-    if claim.listed:
-        for sequence in claim.listed:
-            unlist(transaction, route, sequence)
-    status = _status(settled.attempt)
-    for attempts, events in by_attempts.items():
-        run = Run(route, 0, 0, state, transaction.now_ms, attempts, reason_id, attempt_id, 0, status)
-        write_runs(transaction, run, sorted(events))
-    for lease in leases:
+        by_attempts[lease.attempt - (attempt_id is None)].append(lease)
         if lease.envelope.partition_key:
             leave(transaction, route, lease.sequence, _partition(lease), moves)
+    for attempts, alike in by_attempts.items():
+        sequences = [lease.sequence for lease in alike]
+        first, last = min(sequences), max(sequences)
+        run = Run(route, last, first, state, transaction.now_ms, attempts, reason_id, attempt_id, 0, status)
+        if last - first < len(alike):  # nothing lies between them, as nearly always
+            write_run(transaction, run)
+        else:
+            write_runs(transaction, run, sorted([(lease.sequence, lease.follows) for lease in alike]))
     transaction.add(route, Account.PENDING, -len(leases))
     transaction.add(route, state, len(leases))
     transaction.add(route, Account.UNSETTLED_BYTES, -size)
@@ -182,11 +182,11 @@ def unlist(transaction: Transaction, route: int, sequence: int) -> int | None:
     row = transaction.execute(
         "DELETE FROM given_back WHERE sequence = ? RETURNING attempts, reason_id, status", (sequence,)
     ).fetchone()
-    if row is None:
-        return None
-    drop_reason(transaction, row[1], count=1, held=1)
-    transaction.add(route, Account.RETRYING, -int(row[0] > 0))
-    status: int | None = row[2]
+    status: int | None = None
+    if row is not None:
+        drop_reason(transaction, row[1], count=1, held=1)
+        transaction.add(route, Account.RETRYING, -int(row[0] > 0))
+        status = row[2]
     return status
 
 
