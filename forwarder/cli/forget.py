@@ -50,7 +50,10 @@ async def _forgotten(user: str, *, dry_run: bool, yes: bool, as_json: bool, url:
         waited = f", {done['pending']} of them waited and are discarded" if done["pending"] else ""
         click.echo(f"erased {done['erased']}{waited}; receipt {done['receipt']}")
     if done["leased"]:
-        raise CommandFailed(f"{done['leased']} are being delivered and were left: run it again")
+        raise CommandFailed(
+            f"{done['leased']} left: on the way, or in hand for the next try. Pause the route (forwarder pause), "
+            "which hands back what is in hand, and run it again"
+        )
     if not done["is_off_disk"]:
         raise CommandFailed("deleted bytes are still in the database's files: run it again, or restart the daemon")
 

@@ -24,6 +24,7 @@ WITHIN_S: Final = 10.0  # of one request; the next one goes on
 _LEASED_LOOKS: Final = 40
 _LOOK_EVERY_S: Final = 0.25
 _SALT_BYTES: Final = 4
+LEFT: Final = "on the way, or in hand for the next try (pause the route, then do it again)"
 
 Count = Annotated[int, Meta(ge=0)]
 
@@ -43,7 +44,9 @@ class Forgotten(Struct, frozen=True, kw_only=True):
     states: Annotated[dict[State, Count], Meta(description="events of this step by the state in which they were")]
     erased: Count
     pending: Annotated[Count, Meta(description="of those that were erased: waited, and are discarded")]
-    leased: Annotated[Count, Meta(description="left as they are: on their way to the destination just now")]
+    leased: Annotated[
+        Count, Meta(description="left as they are: on the way, or in hand for the next try; a paused route has none")
+    ]
     next_after: int | None
     receipt: Annotated[str, Meta(description="what the audit log calls the person; see `digest`")]
     is_off_disk: Annotated[
@@ -115,5 +118,7 @@ async def _erase_leased(acts: Acts, line: Line, user_id: str, met: Counter[str])
 
 def _outcome(line: Line, leased: int, *, is_off_disk: bool) -> str:
     words = [f"{line.tally['pending']} of them waited and are discarded"] if line.tally["pending"] else []
-    words += [f"{leased} are being delivered and were left: do it again"] if leased else []
-    return "; ".join([*words, "gone from the files" if is_off_disk else "bytes stay in the files until a restart"])
+    words += [f"{leased} left: {LEFT}"] if leased else []
+    return "; ".join(
+        [*words, "what was erased is off the disk" if is_off_disk else "deleted bytes are on the disk yet"]
+    )

@@ -41,7 +41,7 @@ async def test_a_person_is_erased_in_every_state(start: Any) -> None:
     assert said["receipt"] == digest(ADA, said["receipt"].partition(":")[0])
     *_, line = await desk.acts_told()
     detail = f"person {said['receipt']}"
-    assert line == ("forget", detail, 6, "1 of them waited and are discarded; gone from the files")
+    assert line == ("forget", detail, 6, "1 of them waited and are discarded; what was erased is off the disk")
     assert ADA not in _whole(desk)
     assert "bob" in _whole(desk)
     assert ADA not in repr(desk.log)
@@ -91,7 +91,7 @@ async def test_what_is_being_delivered_is_waited_for(start: Any, monkeypatch: py
     monkeypatch.setattr(forgetting, "_LEASED_LOOKS", 2)
     said = await desk.api("/api/forget", {"user_id": ADA})
     assert (said["erased"], said["leased"]) == (0, 1)
-    assert "1 are being delivered and were left" in (await desk.acts_told())[-1][3]
+    assert "1 left: on the way" in (await desk.acts_told())[-1][3]
     monkeypatch.setattr(forgetting, "_LEASED_LOOKS", 10**6)
     erasing = asyncio.create_task(desk.api("/api/forget", {"user_id": ADA}))
     await desk.api("/api/status")
