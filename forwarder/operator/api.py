@@ -20,6 +20,7 @@ from forwarder.model import RouteName, State
 from forwarder.operator import api_types as told
 from forwarder.operator import views
 from forwarder.operator.acts import Acts
+from forwarder.operator.forgetting import Forget, Forgotten, forget
 from forwarder.operator.incidents.keeper import Incidents
 from forwarder.operator.incidents.traffic import rejected_lately
 from forwarder.operator.linking import doubted
@@ -60,6 +61,7 @@ class Api:
             Operation("POST", "/api/replay", "Make settled events pending again", self.replay),
             Operation("POST", "/api/outcome", "Where some events are now; changes nothing", self.outcome, is_act=False),
             Operation("POST", "/api/discard", "Mark dead events as discarded; they stay in the totals", self.discard),
+            Operation("POST", "/api/forget", "Erase a person's events, or count them", self.forget),
             Operation(
                 "POST",
                 "/api/routes/{route}/pause",
@@ -161,6 +163,10 @@ class Api:
         """Discard the chosen events, or the next step of them."""
         count, _, next_after = await self._step(request, given, "discard", self.acts.discard)
         return told.Discarded(discarded=count, next_after=next_after)
+
+    async def forget(self, request: web.Request, given: Forget) -> Forgotten:
+        """Erase a person, or a step of it."""
+        return await forget(self.acts, given, who=who(request))
 
     async def pause(self, request: web.Request, given: PauseOf) -> told.RouteState:
         """Pause a route."""
