@@ -17,7 +17,7 @@ from forwarder.settings.operators import named_token, user_header
 OPERATE, VIEW, SHARED = "token-of-alice-0001", "token-of-graham-0002", "shared-token-0003"
 NAMED = (f"alice:operate:{OPERATE}", f"graham:view:{VIEW}")
 PROXY = "X-Forwarded-User=127.0.0.2"
-READING = {"/events/search", "/api/outcome", "/settings/check", "/login", "/logout"}
+READING = {"/api/outcome", "/events/search", "/settings/check", "/login", "/logout"}
 
 
 async def _ask(world: Any, path: str, *, source: str = "127.0.0.1", **headers: str) -> tuple[int, str]:
