@@ -12,10 +12,10 @@ from typing import Any, Final
 import msgspec
 
 from forwarder.delivery.breakers import Breakers
-from forwarder.delivery.concurrency import ConcurrencyLimit
 from forwarder.delivery.flights import Flight
 from forwarder.delivery.history import History
 from forwarder.delivery.intake import RequestLimits
+from forwarder.delivery.pacing import ConcurrencyLimit
 from forwarder.delivery.policy import EVENT, ROUTE, Change, Decision, OutcomePolicy
 from forwarder.errors import SpoolFull
 from forwarder.model import (

@@ -1,4 +1,4 @@
-"""One route from the spool to its destination, used twice. Blind to vendors.
+"""One route from the spool to its destination, used twice; blind to vendors. And how it is put together from its parts.
 
 It owns the loops (`loop`), keeps a pause over restarts, and says how the route is; `make_route` puts it together.
 """
@@ -12,13 +12,12 @@ from typing import Any, Final
 import msgspec
 
 from forwarder.delivery.breakers import Breakers
-from forwarder.delivery.circuit import PROBE_EVERY_S, Backoff, CircuitBreaker
-from forwarder.delivery.concurrency import ConcurrencyLimit
 from forwarder.delivery.dispatch import Dispatcher
 from forwarder.delivery.exchanges import Exchanges, Settling
 from forwarder.delivery.history import History
 from forwarder.delivery.intake import RequestLimits
 from forwarder.delivery.loop import Loop
+from forwarder.delivery.pacing import PROBE_EVERY_S, Backoff, CircuitBreaker, ConcurrencyLimit
 from forwarder.delivery.policy import OutcomePolicy
 from forwarder.delivery.route_status import Pause, RouteStatus, kept_pause, scope_stop
 from forwarder.model import RouteName

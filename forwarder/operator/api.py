@@ -26,7 +26,17 @@ from forwarder.operator.incidents.traffic import rejected_lately
 from forwarder.operator.linking import doubted
 from forwarder.operator.openapi import document
 from forwarder.operator.operation import Operation, QueryInvalid, sequence_of
-from forwarder.operator.parameters import Chosen, Listing, OfLog, OfReason, OfRoute, PauseOf, Replay, Selection
+from forwarder.operator.parameters import (
+    Chosen,
+    LinksChange,
+    Listing,
+    OfLog,
+    OfReason,
+    OfRoute,
+    PauseOf,
+    Replay,
+    Selection,
+)
 from forwarder.operator.parts import OperatedRoute
 from forwarder.operator.people import who
 from forwarder.operator.text import moment
@@ -138,7 +148,7 @@ class Api:
 
     # --- acting ---
 
-    async def change_links(self, request: web.Request, given: told.LinksChange) -> told.LinksChanged:
+    async def change_links(self, request: web.Request, given: LinksChange) -> told.LinksChanged:
         """Change the links."""
         add, remove = (msgspec.to_builtins(links or []) for links in (given.add, given.remove))
         try:

@@ -165,21 +165,6 @@ class Links(Struct, frozen=True, kw_only=True):
     links: list[Link]
 
 
-_Changed = Annotated[list[LinkWords], Meta(max_length=1_000)]
-
-
-class LinksChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Links to add and to remove, all or none of them."""
-
-    add: _Changed | None = None
-    remove: _Changed | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse a change of nothing."""
-        if self.add is None and self.remove is None:
-            raise ValueError('send an object with "add" or "remove", or both')
-
-
 class LinksChanged(Struct, frozen=True, kw_only=True):
     """How many came and went."""
 

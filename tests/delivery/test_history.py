@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from forwarder.delivery.circuit import TripKind
 from forwarder.delivery.flights import Flight, batch_of
 from forwarder.delivery.history import EVENTS_MAX, History
+from forwarder.delivery.pacing import TripKind
 from forwarder.delivery.policy import EVENT, ROUTE, Case
 from forwarder.model import (
     Answer,

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from forwarder.clock import SystemClock
-from forwarder.delivery.circuit import Backoff
 from forwarder.delivery.flights import BatchLimits
 from forwarder.delivery.intake import RequestLimits
+from forwarder.delivery.pacing import Backoff
 from forwarder.delivery.route import Route, make_route
 from forwarder.errors import Unmappable
 from forwarder.model import Delivery, Envelope, Lease, RouteName, State, Totals

@@ -426,18 +426,14 @@ async def _world(
     parts = await _parts(tuple(routes.values()), mode=mode, explain=explain, log=log)
     assert isinstance(parts.spool, MemorySpool)
     assert isinstance(parts.clock, HandClock)
-    checked = Checked()
-    people = People(clock=parts.clock, shared=token, named=[named_token(one) for one in named])
+    checked, people = Checked(), People(clock=parts.clock, shared=token, named=[named_token(one) for one in named])
     guard = _guard(people, proxy)
-    lists = catalogue or Catalogue(None, parts.clock)
-    acts = Acts(parts=parts, catalogue=lists, look_every_s=0.001)
+    acts = Acts(parts=parts, catalogue=catalogue or Catalogue(None, parts.clock), look_every_s=0.001)
     jobs, searches = Jobs(parts, look_every_s=0.001), Searches(parts)
-    rates = Rates(metrics=parts.metrics, clock=parts.clock)
-    render = Renderer(parts)
-    incidents = Incidents(parts)
+    rates, incidents = Rates(metrics=parts.metrics, clock=parts.clock), Incidents(parts)
     site = Site(
         acts=acts,
-        render=render,
+        render=Renderer(parts),
         jobs=jobs,
         searches=searches,
         rates=rates,
