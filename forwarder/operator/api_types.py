@@ -6,6 +6,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from forwarder.model import RouteName, State
 from forwarder.operator.incidents.traffic import RejectedRequests
+from forwarder.settings.settings import SettingRow
 
 Count = Annotated[int, Meta(ge=0)]
 Time = Annotated[str | None, Meta(extra_json_schema={"format": "date-time"})]
@@ -243,19 +244,10 @@ class IncidentList(Struct, frozen=True, kw_only=True):
     incidents: list[Incident]
 
 
-class Setting(Struct, frozen=True, kw_only=True):
-    """One setting in effect; secrets are masked."""
-
-    variable: str
-    value: str
-    origin: str
-    is_secret: bool
-
-
 class SettingsInEffect(Struct, frozen=True, kw_only=True):
     """All settings with their source."""
 
-    settings: list[Setting]
+    settings: list[SettingRow]
 
 
 class Replayed(Struct, frozen=True, kw_only=True):
