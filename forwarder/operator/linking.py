@@ -14,6 +14,7 @@ LINKABLE: Final = ("track", "identify", "group")
 TYPES_MAX: Final = 500
 _COUNTING_S: Final = 0.05  # for the counts of all rows together: the page must not wait for them
 _COUNTED_EVENTS_MAX: Final = 1_000  # per row of the page
+_GROUPS_MAX: Final = 100
 _INBOUND: Final = RouteName.RUDDERSTACK_TO_COURIER
 
 Link = Mapping[str, object]
@@ -86,20 +87,24 @@ def key_of(seen: EventTypeRow) -> tuple[str, str]:
 
 
 async def counted(parts: Parts, rows: Sequence[Row]) -> Sequence[Row]:
-    """Count what waits for a replay and what ended dead, as far as time allows; nothing where there is none at all."""
-    has_unmapped = bool(await parts.archive.reasons(_INBOUND, State.UNMAPPED, limit=1))
-    has_dead = (await parts.archive.facts()).open_dead.get(_INBOUND, 0) > 0
+    """Count what waits for a replay and what ended dead, until all of it is found, or as far as time allows."""
+    groups = await parts.archive.reasons(_INBOUND, State.UNMAPPED, limit=_GROUPS_MAX)
+    dead = (await parts.archive.facts()).open_dead.get(_INBOUND, 0)
     until_s = parts.clock.monotonic_s() + _COUNTING_S
-    made: list[Row] = []
-    for row in rows:
-        is_late = parts.clock.monotonic_s() > until_s
-        unmapped = dead = Count(0) if not is_late else None
-        if has_unmapped and not is_late and row.type in LINKABLE:
-            unmapped = await count(parts, row.seen.event, State.UNMAPPED, at_most=_COUNTED_EVENTS_MAX)
-        if has_dead and not is_late and row.links:
-            dead = await count(parts, row.seen.event, State.DEAD, at_most=_COUNTED_EVENTS_MAX)
-        made.append(replace(row, unmapped=unmapped if has_unmapped else Count(0), dead=dead if has_dead else Count(0)))
-    return made
+
+    async def of(state: State, left: int, among: Sequence[Row]) -> Mapping[EventTypeRow, Count | None]:
+        made: dict[EventTypeRow, Count | None] = {}
+        for row in among:
+            made[row.seen] = Count(0) if left <= 0 else None
+            if left > 0 and parts.clock.monotonic_s() <= until_s:
+                made[row.seen] = found = await count(parts, row.seen.event, state, at_most=_COUNTED_EVENTS_MAX)
+                left -= found.events
+        return made
+
+    linkable = sorted((row for row in rows if row.type in LINKABLE), key=lambda row: bool(row.links))
+    unmapped = await of(State.UNMAPPED, sum(group.count for group in groups), linkable)
+    died = await of(State.DEAD, dead, [row for row in rows if row.links])
+    return [replace(row, unmapped=unmapped.get(row.seen, Count(0)), dead=died.get(row.seen, Count(0))) for row in rows]
 
 
 async def count(parts: Parts, event: str, state: State, *, at_most: int) -> Count:

@@ -15,6 +15,7 @@ from forwarder.model import RouteName, State
 from forwarder.operator.parts import LABEL_CHARACTERS_MAX, Parts
 from forwarder.ports import Archive, EventQuery, EventRow
 
+_WAY: Final = ("Enqueued", "Sent", "Delivered", "Opened", "Clicked")
 _READ_BYTES_MAX: Final = 65_536  # a webhook event has a few thousand
 _APART_MS: Final = 1_000  # less than that between happening and arriving is no news
 
@@ -35,6 +36,19 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One station of a message at Courier, and when it was reached; None: not yet, as far as is known."""
+
+    status: str
+    at_ms: int | None
+
+    @property
+    def is_aside(self) -> bool:
+        """Tell whether it is none of the usual way: undeliverable, unroutable and the like."""
+        return self.status not in _WAY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
     """What is known of one message, first things first. `is_cut`: there are older events than these."""
 
@@ -45,6 +59,16 @@ class Timeline:
     def arrived(self) -> int:
         """Return how many of the events arrived in RudderStack."""
         return sum(one.row.state is State.DELIVERED for one in self.moments if one.stated)
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        """Return the usual way of a message with what was reached of it, then what it met aside."""
+        reached: dict[str, int] = {}
+        for one in self.moments:
+            if one.stated and one.stated.status:
+                reached.setdefault(one.stated.status, one.happened_at_ms)
+        aside = [status for status in reached if status not in _WAY]
+        return [Step(status=status, at_ms=reached.get(status)) for status in (*_WAY, *aside)]
 
     @property
     def latest(self) -> Stated | None:

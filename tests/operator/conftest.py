@@ -422,7 +422,7 @@ async def _world(
     catalogue: Catalogue | None,
 ) -> AsyncIterator[World]:
     log: list[dict[str, object]] = []
-    routes = {name: SetRoute(name) for name in running}
+    routes, checked = {name: SetRoute(name) for name in running}, Checked()
     parts = await _parts(tuple(routes.values()), mode=mode, explain=explain, log=log)
     assert isinstance(parts.spool, MemorySpool)
     assert isinstance(parts.clock, HandClock)
@@ -445,8 +445,7 @@ async def _world(
     operations = (*Api(acts=acts, incidents=incidents).operations(), *site.operations())
     routes_served = [one.route() for one in (*operations, described(operations))]
     app = operator_app((*static_routes(), *routes_served), guard=guard, parts=parts, told=site.told)
-    app.on_shutdown.append(lambda _: jobs.close())
-    app.on_shutdown.append(lambda _: searches.close())
+    app.on_shutdown.extend((lambda _: jobs.close(), lambda _: searches.close()))
     app.on_cleanup.append(lambda _: acts.close())
     async with _served(app) as (url, http):
         yield World(
@@ -473,12 +472,12 @@ async def _served(app: web.Application) -> AsyncIterator[tuple[str, aiohttp.Clie
     """Serve it on loopback; give its address and a browser's client."""
     listener = OperatorListener(app, host="127.0.0.1", port=0)
     task = asyncio.create_task(listener.run())
-    await asyncio.wait_for(listener.started.wait(), 5)
+    await asyncio.wait_for(listener.started.wait(), 60)
     url = f"http://127.0.0.1:{listener.address[1]}"
     async with aiohttp.ClientSession(url, cookie_jar=aiohttp.CookieJar(unsafe=True)) as http:
         yield url, http
     await listener.drain()
-    await asyncio.wait_for(task, 5)
+    await asyncio.wait_for(task, 60)
 
 
 Start = Callable[..., Awaitable[World]]

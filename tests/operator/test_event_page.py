@@ -395,6 +395,15 @@ async def test_a_timeline_goes_by_the_events_own_times(world: Any) -> None:
     assert beside.index(">Message Sent</a>") < beside.index('<span class="muted">this one</span>')
 
 
+async def test_a_timeline_shows_the_way_from_enqueued_to_clicked(world: Any) -> None:
+    """Each station says when it was reached; what lies off the usual way stands beside it."""
+    for status, at_ms in (("ENQUEUED", 1_630_512_466_000), ("SENT", 1_630_512_528_000), ("UNDELIVERABLE", None)):
+        data = {"id": "m", "status": status, "recipient": "u"} | ({status.lower(): at_ms} if at_ms else {})
+        await world.put({"type": "message:updated", "data": data}, State.DELIVERED)
+    text = (await world.get("/messages/m")).words.partition("As a list")[2]
+    assert "Enqueued 16:07:46 Sent 16:08:48 Delivered not yet Opened not yet Clicked not yet Undeliverable" in text
+
+
 async def test_a_timeline_reads_no_large_payload(world: Any) -> None:
     """An event too large to be one of Courier's keeps its arrival as its time."""
     data = {"id": "m1", "status": "SENT", "sent": 1_000, "filling": "x" * 70_000}

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from selenium.common.exceptions import StaleElementReferenceException, WebDriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 from forwarder.demo.signing import signed
@@ -35,6 +37,7 @@ DESKTOP, PHONE = (1280, 900), (390, 844)
 _PATIENCE_S = 15.0
 _LOOK_AGAIN_S = 0.03
 _PICTURE_HEIGHT_MAX = 3_000
+_TABS_MAX = 60
 _WRITE_KEY, _SECRET, _API_KEY = "browser-write-key-51c7", "browser-webhook-secret-9d2a", "pk_browser_77e1"
 _INBOUND_KEY = "browser-inbound-key-3b0f"
 _SECRETS = (_WRITE_KEY, _SECRET, _API_KEY, _INBOUND_KEY)
@@ -133,6 +136,18 @@ class World:
         self.aside.run(self._send(path, body, headers))
         return wait_until(lambda: max({row["sequence"] for row in self.events()} - before, default=0), what="arrival")
 
+    def turned_away(self, path: str, headers: dict[str, str]) -> None:
+        """Post what the daemon rejects."""
+
+        async def ask() -> int:
+            async with (
+                aiohttp.ClientSession(self.daemon.url) as http,
+                http.post(path, data=b"{}", headers=headers) as answer,
+            ):
+                return answer.status
+
+        assert self.aside.run(ask()) >= HTTPStatus.BAD_REQUEST
+
     async def _send(self, path: str, body: bytes, headers: dict[str, str]) -> None:
         async with (
             aiohttp.ClientSession(self.daemon.url) as http,
@@ -165,6 +180,7 @@ class Page:
     driver: webdriver.Chrome
     base: str = ""
     size: tuple[int, int] = DESKTOP
+    clicks: int = 0
 
     def open(self, path: str) -> None:
         """Go to a page of the daemon."""
@@ -184,9 +200,23 @@ class Page:
 
     def click(self, css: str, text: str = "") -> None:
         """Click on the first such element."""
-        found = self.find(css, text)
-        self.script("arguments[0].scrollIntoView({block: 'center'})", found)  # from under the bar at the top
-        found.click()
+
+        def clicked() -> bool:
+            found = self.find(css, text)
+            self.script("arguments[0].scrollIntoView({block: 'center'})", found)  # from under the bar at the top
+            found.click()
+            return True
+
+        wait_until(clicked, what=f"a click on {css} with {text!r}")  # a live page may draw it anew meanwhile
+        self.clicks += 1
+
+    def tab_to(self, text: str) -> WebElement:
+        """Walk with Tab until the link or button that has the focus says this."""
+        for _ in range(_TABS_MAX):
+            self.press(Keys.TAB)
+            if self.focus.tag_name in ("a", "button") and text in self.focus.text:
+                return self.focus
+        raise AssertionError(f"no {_TABS_MAX} tabs lead to {text!r} on {self.path}")
 
     def press(self, *keys: str) -> None:
         """Press keys, one after the other, wherever the focus is."""
