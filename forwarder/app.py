@@ -17,8 +17,7 @@ from forwarder.courier.tenant_order import TenantOrder
 from forwarder.daemon import Daemon, signals_heard
 from forwarder.delivery.flights import BatchLimits
 from forwarder.delivery.intake import ONE_BY_ONE, RequestLimits
-from forwarder.delivery.route import Route
-from forwarder.delivery.routes import make_route
+from forwarder.delivery.route import Route, make_route
 from forwarder.errors import ForwarderError
 from forwarder.ingress.admission import EndpointSettings
 from forwarder.ingress.listener import PublicListener
@@ -33,8 +32,7 @@ from forwarder.operator.assembly import operator_workers
 from forwarder.operator.explain import Explain, PastMappings, explainer
 from forwarder.operator.parts import Parts
 from forwarder.ports import Probeable, Worker
-from forwarder.rudderstack.credential import WriteKey
-from forwarder.rudderstack.sink import REQUEST_BYTES_MAX, RudderstackSink, framing_bytes
+from forwarder.rudderstack.sink import REQUEST_BYTES_MAX, RudderstackSink, WriteKey, framing_bytes
 from forwarder.settings import Settings
 from forwarder.settings.data_volume import start_doubts
 from forwarder.settings.rotation import rotation

@@ -284,10 +284,7 @@ class HttpResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """The account of one route, durable, since the data folder was made, purged ones included.
-
-    accepted = pending + delivered + filtered + unmapped + dead, at any moment (law 2).
-    """
+    """The account of one route since its folder was made: `accepted` is the sum of the others at any moment (law 2)."""
 
     accepted: int
     pending: int

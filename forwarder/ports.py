@@ -120,6 +120,19 @@ class Spool(Protocol):
     async def discard(self, sequences: Sequence[int]) -> int:
         """Mark dead events as discarded (they stay dead and in the totals); return how many."""
 
+    async def erase(self, sequences: Sequence[int]) -> "Erased":
+        """Erase what these events hold: payload, user and message label, plan, answers. Key, state, type and name stay.
+
+        Settled ones keep their state; pending ones are dead, and with the unmapped discarded, for nothing of them can
+        be sent any more. Leased ones are left as they are, and counted. Totals balance throughout.
+        """
+
+    async def scrub(self, user_ids: Sequence[str]) -> bool:
+        """After `erase`: take these ids out of the audit log, and what was deleted out of the files.
+
+        False: a reader was in the way, and deleted bytes stay in the files until the next start or a further call.
+        """
+
     async def put(self, key: str, value: bytes) -> None:
         """Keep a small value of the daemon's own (pause, links), durable; at most 4 MiB."""
 
@@ -237,6 +250,15 @@ class SpoolFacts:
     is_accepting: bool  # False: cap or disk
     refusal: str  # why not, "" when accepting
     sqlite_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erased:
+    """What an erasure met: events that hold nothing any more, those of them that were pending, and leased ones left."""
+
+    events: int
+    pending: int
+    leased: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ import apsw
 from forwarder.courier.catalogue import Catalogue, Known
 from forwarder.courier.client import CourierClient
 from forwarder.errors import NoAnswer, SpoolUnusable
-from forwarder.mapping.link_table import STORE_KEY, LinkTable, decode_links
+from forwarder.mapping.link_store import STORE_KEY, LinkTable, decode_links
 from forwarder.mapping.links import LinkInvalid, Links
 from forwarder.model import HttpRequest, HttpResponse, RouteName
 from forwarder.operator.checks import Finding

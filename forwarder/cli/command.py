@@ -16,6 +16,7 @@ _VERBS = {
     "incidents": "forwarder.cli.log_commands:incidents",
     "audit": "forwarder.cli.log_commands:audit",
     "alert": "forwarder.cli.alert:alert",
+    "forget": "forwarder.cli.forget:forget",
     "pause": "forwarder.cli.pause:pause",
     "resume": "forwarder.cli.pause:resume",
     "map": "forwarder.cli.dry_run:map_",

@@ -19,13 +19,13 @@ from forwarder.cli.exits import FAILED, CommandFailed, ending
 from forwarder.cli.filters import RouteWord
 from forwarder.cli.options import command_settings
 from forwarder.clock import SystemClock
+from forwarder.courier import wire as courier_wire
 from forwarder.courier.catalogue import Known
 from forwarder.errors import Unmappable
 from forwarder.ingress import elements
 from forwarder.ingress.cutting import array_of, at_once
 from forwarder.ingress.elements import Element, NotJson, TooManyElements
 from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack
-from forwarder.mapping.explanation import explain
 from forwarder.mapping.rudderstack_to_courier import RudderstackToCourier
 from forwarder.model import Delivery, Filtered, Lease, RouteName, Unmapped
 from forwarder.rudderstack import wire
@@ -128,11 +128,21 @@ def inbound_mapper(settings: Settings) -> RudderstackToCourier:
 
 
 def outbound_outcome(mapper: CourierToRudderStack, one: Element | None, *, at_ms: int, source: str) -> Outcome:
-    """Map one webhook; `{"outcome": …, "call"?: …, "reason"?: …}`."""
+    """Map one webhook as the route would, were it received now; `{"outcome": …, "call"?: …, "reason"?: …}`.
+
+    The call is without its `sentAt`. An audience event's `messageId` differs from the later real one: it counts the
+    occurrences.
+    """
     if one is None:
         return dict(_NO_OBJECT)
-    outcome: Outcome = json.loads(explain(mapper, one.payload, received_at_ms=at_ms, source=source).as_json())
-    return outcome
+    try:
+        delivery = mapper.delivery(0, courier_wire.envelope(one.payload, received_at_ms=at_ms, source=source))
+    except Unmappable as error:
+        return {"outcome": "dead", "reason": str(error)}
+    if isinstance(delivery, Filtered):
+        return {"outcome": "filtered", "reason": delivery.reason}
+    noted = {"reason": delivery.note} if delivery.note else {}
+    return {"outcome": "sent", **noted, "call": json.loads(delivery.body)}
 
 
 def inbound_outcome(mapper: RudderstackToCourier, one: Element | None, *, at_ms: int, source: str) -> Outcome:

@@ -23,6 +23,7 @@ RESEND_MAX_S = 93_600
 
 _LABEL_CHARACTERS_MAX = 256
 _NO_LABELS = Labels()
+_ROUTE = RouteName.COURIER_TO_RUDDERSTACK
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -81,9 +82,9 @@ def usual(payload: bytes, *, received_at_ms: int, source: str) -> Envelope | Non
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     message = webhook.data
-    if not message.id or (source == EVENTS and webhook.id is not None) or not is_plain(payload):
+    message_id, status = message.id, message.status
+    if not message_id or (source == EVENTS and webhook.id is not None) or not is_plain(payload):
         return None
-    status = message.status
     upper = status.upper()
     field = vocabulary.TIME_FIELDS.get(upper)
     time = getattr(message, field) if field else None
@@ -96,10 +97,12 @@ def usual(payload: bytes, *, received_at_ms: int, source: str) -> Envelope | Non
         return None
     if len(pairs) > 1:
         pairs = sorted(set(pairs))
-    user = _text(message.recipientId) or _text(message.recipient) or _text(message.user_id)
+    user = message.recipientId
+    if not user or type(user) is not str:
+        user = _text(user) or _text(message.recipient) or _text(message.user_id)
     return Envelope(
-        route=RouteName.COURIER_TO_RUDDERSTACK,
-        event_key=digest("message", vocabulary.MESSAGE_UPDATED, message.id, status, time, pairs),
+        route=_ROUTE,
+        event_key=digest("message", vocabulary.MESSAGE_UPDATED, message_id, status, time, pairs),
         partition_key="",
         received_at_ms=received_at_ms,
         payload=payload,
@@ -107,7 +110,7 @@ def usual(payload: bytes, *, received_at_ms: int, source: str) -> Envelope | Non
         labels=Labels(
             type=vocabulary.MESSAGE_UPDATED,
             event=event_name(vocabulary.MESSAGE_UPDATED, upper)[:_LABEL_CHARACTERS_MAX],
-            message_id=message.id[:_LABEL_CHARACTERS_MAX],
+            message_id=message_id[:_LABEL_CHARACTERS_MAX],
             user_id=user[:_LABEL_CHARACTERS_MAX],
         ),
     )

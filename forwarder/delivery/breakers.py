@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
-from forwarder.delivery.circuit import CircuitBreaker, TripKind
+from forwarder.delivery.pacing import CircuitBreaker, TripKind
 from forwarder.delivery.policy import ROUTE, Change, Decision, Outcome
 from forwarder.delivery.route_status import ScopeStop, scope_stop
 from forwarder.model import RouteName

@@ -10,23 +10,12 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from forwarder.delivery.breakers import Breakers
+from forwarder.delivery.exchanges import Exchanges, Settling
 from forwarder.delivery.flights import Flight, Flights
 from forwarder.delivery.history import History
 from forwarder.delivery.intake import RequestLimits, take_in
 from forwarder.delivery.policy import ROUTE, Change, Decision, Outcome
-from forwarder.delivery.sending import Exchanges
-from forwarder.delivery.settling import Settling
-from forwarder.model import (
-    Answer,
-    Attempt,
-    Delivered,
-    Demand,
-    Lease,
-    Returned,
-    RouteName,
-    Settlement,
-    Verdict,
-)
+from forwarder.model import Answer, Attempt, Delivered, Demand, Lease, Returned, RouteName, Settlement, Verdict
 from forwarder.ports import BatchMapper, Clock
 
 _LEASE_EVENTS_MAX: Final = 250  # mapped in one go, between two turns of the event loop

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, assert_never
 
-from forwarder.delivery.circuit import TripKind
 from forwarder.delivery.flights import Flight
+from forwarder.delivery.pacing import TripKind
 from forwarder.delivery.policy import EVENT, OUTAGE_EVENTS_MIN, ROUTE, SINGLE_HOLDS_MAX, Case
 from forwarder.model import Answer, Delivered, Filtered, Held, Lease, Refused, TryLater
 

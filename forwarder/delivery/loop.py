@@ -9,8 +9,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Final
 
-from forwarder.delivery.circuit import CircuitBreaker
 from forwarder.delivery.dispatch import Dispatcher
+from forwarder.delivery.pacing import CircuitBreaker
 from forwarder.errors import SpoolFull
 from forwarder.model import Demand, Lease, RouteName
 from forwarder.ports import Clock, Spool

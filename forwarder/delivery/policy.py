@@ -10,8 +10,7 @@ from enum import StrEnum
 from http import HTTPStatus
 from typing import Final, assert_never
 
-from forwarder.delivery.backoff import Backoff
-from forwarder.delivery.circuit import TripKind
+from forwarder.delivery.pacing import Backoff, TripKind
 from forwarder.model import Delivered, Effect, Filtered, Held, Refused, TryLater, Verdict
 
 ROUTE: Final = "route"  # the scope of a whole route; every other scope is a rate-limit group

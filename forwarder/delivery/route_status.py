@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from forwarder.delivery.circuit import CircuitBreaker
+from forwarder.delivery.pacing import CircuitBreaker
 from forwarder.model import RouteName
 from forwarder.ports import Clock
 

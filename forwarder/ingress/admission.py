@@ -18,7 +18,7 @@ from urllib.parse import parse_qs
 
 from forwarder.courier import signature as courier_signature
 from forwarder.courier.signature import Signature
-from forwarder.ingress.endpoints import DOCUMENTS, ENDPOINTS, UNAUTHORIZED, Authenticator, BodyFormat, Endpoint
+from forwarder.ingress.endpoints import DOCUMENTS, ENDPOINTS, UNAUTHORIZED, WEBHOOK, Authenticator, BodyFormat, Endpoint
 from forwarder.ingress.replies import Rejected, draining, too_large
 from forwarder.model import RouteName
 
@@ -135,7 +135,7 @@ class Admissions:
         if id(endpoint) not in self._on:
             raise _off(endpoint)
         admission = Admission(endpoint)
-        if endpoint.authenticator is Authenticator.COURIER_SIGNATURE:
+        if endpoint is WEBHOOK:
             admission.signature = courier_signature.parse(headers.get(b"courier-signature", b""))
             if admission.signature is None:
                 raise _unsigned(headers)

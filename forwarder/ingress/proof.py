@@ -12,7 +12,6 @@ from forwarder.errors import ForwarderError
 from forwarder.ingress.admission import Admission, EndpointSettings, KeyRing, unknown
 from forwarder.ingress.cutting import Steps, first_of
 from forwarder.ingress.replies import Rejected, too_large
-from forwarder.ports import Clock
 
 # gzip allows several members in a row. No sender makes many, and each one costs a copy of the rest.
 MEMBERS_MAX = 64
@@ -31,31 +30,32 @@ class TooLarge(ForwarderError):
 class Proofs:
     """Judge bodies. Every refusal is raised as `Rejected`."""
 
-    def __init__(self, settings: EndpointSettings, *, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, settings: EndpointSettings) -> None:
         self._webhook_secrets = tuple(Secret(secret.encode()) for secret in settings.webhook_secrets if secret)
         self._inbound_keys = KeyRing(settings.inbound_keys)
         self._age_max_s = settings.signature_age_max_s
         self._segment_signs_first = settings.segment_signs_first
         self._body_bytes_max = settings.body_bytes_max
 
-    def open_webhook(self, admission: Admission, body: bytes) -> bytes:
+    def open_webhook(self, admission: Admission, body: bytes, *, now_ms: int) -> bytes:
         """Compare a webhook's body with its signature, and return it unpacked."""
         signature = admission.signature
         assert signature is not None  # noqa: S101  who has none was not admitted
-        self._judge_size(body)
+        if len(body) > self._body_bytes_max:
+            raise too_large(self._body_bytes_max)
         if not signature.matches(body, self._webhook_secrets):
             payload = self._signed_unpacked(admission, signature, body)
         else:
             payload = self._unpack_proved(admission, body) if admission.is_packed else body
-        if not signature.is_within(now_ms=self._clock.wall_ms(), age_max_s=self._age_max_s):
+        if not signature.is_within(now_ms=now_ms, age_max_s=self._age_max_s):
             message = "signed too long ago or in the future: is a clock wrong?"
             raise unknown(admission.endpoint, "signature_outside_age", message)
         return payload
 
     def open(self, admission: Admission, body: bytes) -> Steps[bytes]:
         """Compare any other body with its signature, if that is what proves it, and return it unpacked."""
-        self._judge_size(body)
+        if len(body) > self._body_bytes_max:
+            raise too_large(self._body_bytes_max)
         if admission.segment_signature and not (yield from self._is_signed_by_segment(admission, body)):
             raise unknown(
                 admission.endpoint,
@@ -63,10 +63,6 @@ class Proofs:
                 f"x-signature matches none of the configured keys{'' if self._segment_signs_first else _FIRST}",
             )
         return self._unpack(admission, body) if admission.is_packed else body
-
-    def _judge_size(self, body: bytes) -> None:
-        if len(body) > self._body_bytes_max:
-            raise too_large(self._body_bytes_max)
 
     def _is_signed_by_segment(self, admission: Admission, body: bytes) -> Steps[bool]:
         if self._inbound_keys.proves(admission.segment_signature, body):

@@ -16,7 +16,7 @@ from forwarder.ingress import cutting, elements
 from forwarder.ingress.admission import Admission, Admissions, EndpointSettings, Headers
 from forwarder.ingress.cutting import Steps
 from forwarder.ingress.elements import Element, NotJson, TooManyElements
-from forwarder.ingress.endpoints import BodyFormat, Endpoint, ReplyFormat
+from forwarder.ingress.endpoints import WEBHOOK, BodyFormat, Endpoint, ReplyFormat
 from forwarder.ingress.proof import Proofs
 from forwarder.ingress.replies import ONE_ACCEPTED, Rejected, Reply, accepted, draining
 from forwarder.model import Envelope, Receipt, RouteName
@@ -45,7 +45,7 @@ class Receiver:
     ) -> None:
         """Keep the collaborators. `unique` makes bytes never made before, for events that carry nothing unique."""
         self._admissions = Admissions(settings)
-        self._proofs = Proofs(settings, clock=clock)
+        self._proofs = Proofs(settings)
         self._clock = clock
         self._reporter = reporter
         self._unique = unique
@@ -56,7 +56,7 @@ class Receiver:
         is_draining = self.is_draining
         self._admissions = Admissions(settings)
         self._admissions.is_draining = is_draining
-        self._proofs = Proofs(settings, clock=self._clock)
+        self._proofs = Proofs(settings)
         self.body_bytes_max = settings.body_bytes_max
 
     @property
@@ -84,10 +84,11 @@ class Receiver:
     def accept_webhook(self, admission: Admission, body: bytes) -> list[Envelope] | Reply:
         """Judge an admitted webhook's body; return the one envelope to store, or the answer."""
         try:
-            payload = self._proofs.open_webhook(admission, body)
+            now_ms = self._clock.wall_ms()
+            payload = self._proofs.open_webhook(admission, body, now_ms=now_ms)
         except Rejected as rejected:
             return self.reject(admission.endpoint, rejected)
-        return [courier_wire.envelope(payload, received_at_ms=self._clock.wall_ms(), source=admission.endpoint.source)]
+        return [courier_wire.envelope(payload, received_at_ms=now_ms, source=WEBHOOK.source)]
 
     def accept(self, admission: Admission, body: bytes) -> Steps[list[Envelope] | Reply]:
         """Judge the body of any other request in steps, so that others get a turn in between.
@@ -114,7 +115,7 @@ class Receiver:
         """Return the answer for what is on disk now."""
         endpoint = admission.endpoint
         self._reporter.events_received(endpoint.route, accepted=receipt.accepted, duplicates=receipt.duplicates)
-        if endpoint.body_format is BodyFormat.WEBHOOK and receipt.accepted:
+        if endpoint is WEBHOOK and receipt.accepted:
             return ONE_ACCEPTED
         return self._reply(admission, receipt)
 

@@ -106,8 +106,7 @@ class RequestReader(asyncio.Protocol, Answering, Client):
         exchange.is_http_1_0 = version == "1.0"
         if b"expect" in headers:
             exchange.expects_continue = version == "1.1" and headers[b"expect"].strip().lower() == b"100-continue"
-        if b"x-forwarded-for" in headers:
-            exchange.forwarded = headers[b"x-forwarded-for"]
+        exchange.forwarded = headers.get(b"x-forwarded-for", b"")
         if b"upgrade" in headers and parser.should_upgrade():
             self._is_resuming = True
             self._headers = {name: headers[name] for name in _ONCE if name in headers}
@@ -146,14 +145,14 @@ class RequestReader(asyncio.Protocol, Answering, Client):
         exchange = self.exchange
         if exchange is None or self._is_resuming or self.is_over:
             return
-        self._end_of_body()
+        self.exchange = None
+        if self._unread_bytes or self._is_waiting:
+            self._end_of_body()
         self.is_over = exchange.closes
         if exchange.reply is None:
             exchange.receive()
         else:
             exchange.finish(exchange.reply)
-
-    # --- inside ---
 
     def _begin(self) -> Exchange:
         """Return a new exchange, in the order of the requests."""

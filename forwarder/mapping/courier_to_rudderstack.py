@@ -18,7 +18,7 @@ from forwarder.mapping.channel_names import channel_name, undeliverable
 from forwarder.mapping.channel_properties import campaign_context, message_properties
 from forwarder.mapping.event_time import event_time_ms
 from forwarder.mapping.identity import USER_ID_TYPE, identity_of, is_plain_id
-from forwarder.mapping.mapped import MappedEvent
+from forwarder.mapping.rule import MappedEvent
 from forwarder.mapping.rules import Rules
 from forwarder.mapping.selection import NOT_SELECTED, EventSelection
 from forwarder.model import Delivery, Envelope, Filtered, Lease

@@ -1,7 +1,7 @@
 """Links between events and what they start at Courier: an immutable, ordered set.
 
 Names match exactly, case included, as Courier's integration page does. Several links may share an
-event; all of them run. Deliberately absent: files and stores, which are `link_file` and `link_table`.
+event; all of them run.
 """
 
 from collections import defaultdict

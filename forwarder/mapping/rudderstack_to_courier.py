@@ -7,18 +7,18 @@ it; so a link that changes meanwhile does not shift it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Self, assert_never
+from typing import Any, Self, assert_never
+
+import msgspec
 
 from forwarder.courier.calls import CallMaker
 from forwarder.errors import Unmappable
 from forwarder.mapping.engage import computation_of, list_changes
 from forwarder.mapping.event_data import data_of
 from forwarder.mapping.inline_automation import InlineAutomation, read_inline_automation
-from forwarder.mapping.integrations import switched_off
 from forwarder.mapping.link_file import LinkFile
 from forwarder.mapping.links import Link, Links, LinkSource, LinkType, TargetKind
 from forwarder.mapping.loop_guard import came_from_courier
-from forwarder.mapping.relay import relay
 from forwarder.mapping.stored_call import Call, read_call
 from forwarder.mapping.traits import PROFILE_KEYS, profile_from
 from forwarder.model import Filtered, Lease, Unmapped
@@ -26,6 +26,7 @@ from forwarder.ports import Mapped
 
 # Servers refuse long request lines, with an answer that would look like a wrong URL and hold the route.
 _OPERATION_LENGTH_MAX = 6_000
+_NAME = "Courier"  # what `integrations` calls the destination
 _FILTERED_TYPES = frozenset({"page", "screen", "alias"})
 
 
@@ -90,7 +91,7 @@ class RudderstackToCourier:
         loop = came_from_courier(call) if self._guards_loops else ""
         if loop:
             self._on_loop(loop)
-        why_not = loop or switched_off(call.raw.get("integrations"), is_first_stop=is_first_stop)
+        why_not = loop or _switched_off(call.raw.get("integrations"), is_first_stop=is_first_stop)
         if why_not:
             return Filtered(reason=why_not)
         if call.type in _FILTERED_TYPES:
@@ -113,7 +114,7 @@ class RudderstackToCourier:
         # Segment's action syncs an audience to its list and forwards nothing of it.
         if not (is_audience and changes):
             if self._is_relay:
-                relay(call, payload, calls, to_segment=source is LinkSource.SEGMENT)
+                _relay(call, payload, calls, to_segment=source is LinkSource.SEGMENT)
             else:
                 _plan_directly(call, calls, links=links, source=source, profile_keys=self._profile_keys)
         for list_id, is_member in changes.items():
@@ -204,3 +205,47 @@ def _list_recipient(call: Call) -> dict[str, str]:
         if isinstance(value, str) and value.strip():
             return {name: value}
     return {}
+
+
+def _switched_off(integrations: object, *, is_first_stop: bool) -> str:
+    """Return why the event is not for Courier by its sender's own switch, or "".
+
+    A destination's key is its display name (`COURIER` switches nothing off at RudderStack), an object as its value
+    switches it on, and a non-boolean `All` drops the event everywhere (rudder-server, processor/integrations).
+    `is_first_stop`: nobody upstream has honoured `All` yet (an SDK's data plane); a destination's sender has.
+    """
+    if not isinstance(integrations, dict):
+        return ""
+    if integrations.get(_NAME) is False:
+        return "switched off by its integrations: Courier is false"
+    if is_first_stop and not _all_allows(integrations):
+        return "switched off by its integrations: All is not true and Courier is not named"
+    return ""
+
+
+def _all_allows(integrations: dict[str, Any]) -> bool:
+    everything = integrations.get("All")
+    if everything is None or everything is True:
+        return True
+    named = integrations.get(_NAME)
+    return everything is False and (named is True or isinstance(named, dict))
+
+
+def _relay(call: Call, payload: bytes, calls: CallMaker, *, to_segment: bool) -> None:
+    """Make the one call that hands the whole event on to Courier's own receiver: its Studio keeps the mapping.
+
+    Bytes are passed as they came where nothing has to change.
+    """
+    vendor = "segment" if to_segment else "rudderstack"
+    event = call.raw if to_segment else _as_the_destination_posts(call)
+    calls.relay(vendor, payload if event == call.raw else msgspec.json.encode(event))
+
+
+def _as_the_destination_posts(call: Call) -> dict[str, object]:
+    # Nulls dropped, an identify's traits copied to the root, where an empty root object wins over the context's.
+    event = {name: value for name, value in call.raw.items() if value is not None}
+    root = event.get("traits")
+    has_root_traits = isinstance(root, dict | list) or bool(root)
+    if call.type == "identify" and not has_root_traits and "traits" in call.context:
+        event["traits"] = call.context["traits"]
+    return event

@@ -14,7 +14,6 @@ from typing import Any, Final
 import msgspec
 
 from forwarder.mapping.fields import id_text
-from forwarder.mapping.mapped import MappedEvent
 from forwarder.mapping.paths import REMOVED, Path
 from forwarder.mapping.patterns import found_in
 
@@ -22,6 +21,22 @@ READABLE_ROOTS: Final = ("type", "data", "event", "userId", "anonymousId", "prop
 CHANGEABLE_ROOTS: Final = ("userId", "anonymousId", "properties", "context")
 
 Hasher = Callable[[Any], Any]
+
+
+class MappedEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One track call in the making, and the webhook it was made of.
+
+    JSON values only, shared with the webhook: whoever changes something makes a copy of what
+    leads to it. "" for an id that there is none of.
+    """
+
+    kind: str  # Courier's envelope type, `message:updated`
+    data: dict[str, Any]  # the webhook's `data`, as it came
+    event: str
+    user_id: str
+    anonymous_id: str
+    properties: dict[str, Any]
+    context: dict[str, Any]
 
 
 class Operator(StrEnum):

@@ -40,6 +40,7 @@ class Line:
     number: int | None = None  # in the audit log, once it is written
     count: int | None = None
     moved: "array[int]" = field(default_factory=lambda: array("q"))
+    tally: Counter[str] = field(default_factory=Counter)  # what else is told of it at its end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +69,14 @@ class Acts:
 
         Calls to Courier that were done are not made again, except with `everything`.
         """
-        return await self._note(line, await self.parts.spool.requeue(sequences, everything=everything), sequences)
+        return await self.note(line, await self.parts.spool.requeue(sequences, everything=everything), sequences)
 
     async def discard(self, sequences: Sequence[int], *, line: Line) -> int:
         """Mark dead events as discarded; return how many."""
-        return await self._note(line, await self.parts.spool.discard(sequences), ())
+        return await self.note(line, await self.parts.spool.discard(sequences))
 
-    async def _note(self, line: Line, count: int, moved: Sequence[int]) -> int:
+    async def note(self, line: Line, count: int, moved: Sequence[int] = ()) -> int:
+        """Write down what one more step of an act did; return that."""
         line.count = (line.count or 0) + count
         line.moved.extend(moved[: FOLLOWED_MAX - len(line.moved)])
         await self._write(line)

@@ -20,12 +20,23 @@ from forwarder.model import RouteName, State
 from forwarder.operator import api_types as told
 from forwarder.operator import views
 from forwarder.operator.acts import Acts
+from forwarder.operator.forgetting import Forget, Forgotten, forget
 from forwarder.operator.incidents.keeper import Incidents
 from forwarder.operator.incidents.traffic import rejected_lately
 from forwarder.operator.linking import doubted
 from forwarder.operator.openapi import document
 from forwarder.operator.operation import Operation, QueryInvalid, sequence_of
-from forwarder.operator.parameters import Chosen, Listing, OfLog, OfReason, OfRoute, PauseOf, Replay, Selection
+from forwarder.operator.parameters import (
+    Chosen,
+    LinksChange,
+    Listing,
+    OfLog,
+    OfReason,
+    OfRoute,
+    PauseOf,
+    Replay,
+    Selection,
+)
 from forwarder.operator.parts import OperatedRoute
 from forwarder.operator.people import who
 from forwarder.operator.text import moment
@@ -60,6 +71,7 @@ class Api:
             Operation("POST", "/api/replay", "Make settled events pending again", self.replay),
             Operation("POST", "/api/outcome", "Where some events are now; changes nothing", self.outcome, is_act=False),
             Operation("POST", "/api/discard", "Mark dead events as discarded; they stay in the totals", self.discard),
+            Operation("POST", "/api/forget", "Erase a person's events, or count them", self.forget),
             Operation(
                 "POST",
                 "/api/routes/{route}/pause",
@@ -136,7 +148,7 @@ class Api:
 
     # --- acting ---
 
-    async def change_links(self, request: web.Request, given: told.LinksChange) -> told.LinksChanged:
+    async def change_links(self, request: web.Request, given: LinksChange) -> told.LinksChanged:
         """Change the links."""
         add, remove = (msgspec.to_builtins(links or []) for links in (given.add, given.remove))
         try:
@@ -161,6 +173,10 @@ class Api:
         """Discard the chosen events, or the next step of them."""
         count, _, next_after = await self._step(request, given, "discard", self.acts.discard)
         return told.Discarded(discarded=count, next_after=next_after)
+
+    async def forget(self, request: web.Request, given: Forget) -> Forgotten:
+        """Erase a person, or a step of it."""
+        return await forget(self.acts, given, who=who(request))
 
     async def pause(self, request: web.Request, given: PauseOf) -> told.RouteState:
         """Pause a route."""

@@ -6,6 +6,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from forwarder.model import RouteName, State
 from forwarder.operator.incidents.traffic import RejectedRequests
+from forwarder.settings.settings import SettingRow
 
 Count = Annotated[int, Meta(ge=0)]
 Time = Annotated[str | None, Meta(extra_json_schema={"format": "date-time"})]
@@ -164,18 +165,6 @@ class Links(Struct, frozen=True, kw_only=True):
     links: list[Link]
 
 
-class LinksChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Links to add and to remove, all or none of them."""
-
-    add: Annotated[list[LinkWords], Meta(max_length=1_000)] | None = None
-    remove: Annotated[list[LinkWords], Meta(max_length=1_000)] | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse a change of nothing."""
-        if self.add is None and self.remove is None:
-            raise ValueError('send an object with "add" or "remove", or both')
-
-
 class LinksChanged(Struct, frozen=True, kw_only=True):
     """How many came and went."""
 
@@ -255,19 +244,10 @@ class IncidentList(Struct, frozen=True, kw_only=True):
     incidents: list[Incident]
 
 
-class Setting(Struct, frozen=True, kw_only=True):
-    """One setting in effect; secrets are masked."""
-
-    variable: str
-    value: str
-    origin: str
-    is_secret: bool
-
-
 class SettingsInEffect(Struct, frozen=True, kw_only=True):
     """All settings with their source."""
 
-    settings: list[Setting]
+    settings: list[SettingRow]
 
 
 class Replayed(Struct, frozen=True, kw_only=True):

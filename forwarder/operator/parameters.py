@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from msgspec import Meta, Struct
 
 from forwarder.model import RouteName, State
+from forwarder.operator.api_types import LinkWords
 from forwarder.operator.operation import QueryInvalid
 from forwarder.ports import EventQuery
 
@@ -169,6 +170,21 @@ class PauseOf(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if ends_ms is not None and ends_ms <= now_ms:
             raise QueryInvalid("until is over already: give a time to come, with its zone, or for_s")
         return ends_ms
+
+
+_Changed = Annotated[list[LinkWords], Meta(max_length=1_000)]
+
+
+class LinksChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Links to add and to remove, all or none of them."""
+
+    add: _Changed | None = None
+    remove: _Changed | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a change of nothing."""
+        if self.add is None and self.remove is None:
+            raise ValueError('send an object with "add" or "remove", or both')
 
 
 class OfRoute(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

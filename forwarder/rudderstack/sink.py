@@ -3,7 +3,9 @@
 One exchange, one answer. Nothing is retried, split or buried here; what the answer means is in `answers`.
 """
 
+from base64 import b64encode
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Final
 
 from isal import igzip
@@ -24,8 +26,6 @@ from forwarder.model import (
 )
 from forwarder.ports import Clock, Transport
 from forwarder.rudderstack.answers import judge, judge_no_answer
-from forwarder.rudderstack.credential import WriteKey
-from forwarder.rudderstack.packing import Packing
 
 # The gateway counts uncompressed bytes: exactly 4,096,000 pass, one more is 413 (Gateway.maxReqSizeInKB).
 REQUEST_BYTES_MAX: Final = 4_096_000
@@ -37,6 +37,10 @@ _ANSWER_KEPT_BYTES: Final = 2_048
 _STAMP: Final = "2026-01-01T00:00:00.000Z"
 _HEAD: Final = b'{"batch":['
 _FAST: Final = 1
+_UNREADABLE: Final = b"failed to read body from request"
+_FAILURES_MAX: Final = 2  # a connection that breaks while the gateway reads is answered so as well
+_BATCHES_MAX: Final = 1_000
+_PLAIN_FOR_S: Final = 3_600.0
 
 
 def framing_bytes(deliveries: int) -> int:
@@ -61,6 +65,55 @@ def frame(batch: Batch, *, sent_at_ms: int) -> bytes:
     bodies[0] = head + bodies[0]
     bodies[-1] += tail
     return between.join(bodies)  # the one copy of all of it
+
+
+class WriteKey:
+    """A source's write key. It shows itself to nobody but the request's header."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def replace(self, key: str) -> None:
+        """Take another key; requests from now on carry it."""
+        self._key = key
+
+    def __repr__(self) -> str:
+        """Hide the key."""
+        return "WriteKey(***)"
+
+    def authorization(self) -> str:
+        """Return the header's value: Basic with the key as user and an empty password (RudderStack, HTTP API)."""
+        return "Basic " + b64encode(f"{self._key}:".encode()).decode("ascii")
+
+
+class Packing:
+    """Whether the next request is packed: what is known of those that could not be read, by their first event. Pure.
+
+    A gzip stream that something on the way mangles is answered like an outage (`failed to read body from
+    request`, 500), for ever. So a batch that was answered so repeatedly is sent plain, before anybody cuts it in
+    pieces; where plain gets through, requests stay plain for a while.
+    """
+
+    def __init__(self) -> None:
+        self._unreadable: dict[int, int] = {}
+        self._plain_until_s = 0.0
+
+    def is_packed(self, first: int, *, now_s: float) -> bool:
+        """Tell whether the batch that begins with this event goes packed."""
+        return now_s >= self._plain_until_s and self._unreadable.get(first, 0) < _FAILURES_MAX
+
+    def answered(self, first: int, status: int, body: bytes, *, was_packed: bool, now_s: float) -> None:
+        """Learn from the answer to the batch that begins with this event."""
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR and body.strip().lower() == _UNREADABLE:
+            if len(self._unreadable) >= _BATCHES_MAX:
+                self._unreadable.clear()
+            # Plain and unreadable as well: the packing is not to blame, and the count begins anew.
+            self._unreadable[first] = self._unreadable.get(first, 0) + 1 if was_packed else 0
+            return
+        if self._unreadable.pop(first, 0) and not was_packed and status < HTTPStatus.MULTIPLE_CHOICES:
+            self._plain_until_s = now_s + _PLAIN_FOR_S
 
 
 class RudderstackSink:

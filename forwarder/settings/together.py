@@ -110,6 +110,13 @@ def doubts(settings: Settings) -> list[str]:
             for variable, length in _tokens(settings)
         ),
         (
+            "FORWARDER_ALERT_TEMPLATE" in given and "FORWARDER_ALERT_URL" not in given,
+            (
+                "FORWARDER_ALERT_TEMPLATE is set but FORWARDER_ALERT_URL is not: while Courier is what fails, nobody "
+                "is told. Set both."
+            ),
+        ),
+        (
             "FORWARDER_LINKS" in given and "FORWARDER_INBOUND_KEYS" not in given,
             "FORWARDER_LINKS is set but the route rudderstack_to_courier is off: it is not used.",
         ),

@@ -1,8 +1,7 @@
 """Who is leased what: the lease queue of one route, in memory, on the event loop's thread.
 
-It holds a window of the next events, oldest first, and what came back. The queue does no I/O and reads no
-clock: it says what must be read (`wants`) and is told what happened. A read sees a moment of the disk that may be past
-when it is heard: what was settled since is left out, and what arrived since is put behind it.
+It holds a window of the next events, oldest first, and what came back. It does no I/O and reads no clock: it says what
+must be read (`wants`) and is told what happened. A read may be past: what was settled since is left out of it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -33,6 +32,7 @@ class LeaseQueue:
         self.meanwhile = Meanwhile()
         self.generation = 0  # changes with every reset: a read that began before it must not be taken
         self.leased: dict[int, Lease] = {}
+        self.barred: set[int] = set()  # being erased
 
     def __repr__(self) -> str:
         """Show the counts."""
@@ -281,7 +281,7 @@ class LeaseQueue:
         return None if first is None else (first, False)
 
     def _lease(self, lease: Lease) -> bool:
-        if (sequence := lease.sequence) in self.leased:
+        if (sequence := lease.sequence) in self.leased or sequence in self.barred:
             return False
         if lease.envelope.partition_key:
             if not self._busy.take(lease):

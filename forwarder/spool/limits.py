@@ -46,7 +46,8 @@ def incoming_bytes(envelopes: Iterable[Envelope]) -> dict[RouteName, int]:
     """Return what an append adds to each route it has events of."""
     incoming: dict[RouteName, int] = {}
     for envelope in envelopes:
-        incoming[envelope.route] = incoming.get(envelope.route, 0) + event_bytes(len(envelope.payload))
+        route = envelope.route
+        incoming[route] = incoming.get(route, 0) + len(envelope.payload) + EVENT_OVERHEAD_BYTES
     return incoming
 
 

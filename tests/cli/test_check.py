@@ -10,7 +10,7 @@ from click.testing import Result
 
 from forwarder.cli.check_vendors import judged_courier, judged_rudderstack, skewed, vendor_findings
 from forwarder.clock import SystemClock
-from forwarder.mapping.link_table import STORE_KEY, encode_links
+from forwarder.mapping.link_store import STORE_KEY, encode_links
 from forwarder.mapping.links import Link, Links, TargetKind
 from forwarder.model import HttpResponse
 from forwarder.operator.checks import Finding, LocalCheck, local_findings

@@ -311,6 +311,25 @@ def test_the_end_of_a_pause_is_read_before_anything_is_done(filled: Shell, words
     assert filled("pause", "outbound", *words).exit_code == 2
 
 
+@pytest.mark.parametrize("is_running", [True, False], ids=["running", "stopped"])
+def test_a_person_is_forgotten(filled: Shell, daemon: Daemon, *, is_running: bool) -> None:
+    """`forget` counts, asks, erases and names its receipt, on a running daemon and on a stopped one's folder."""
+    environ = {"FORWARDER_OPERATOR_LISTEN": daemon().address} if is_running else {}
+    user = _events(filled("events", "--json", **environ))[0]["user_id"]
+    count = len(_events(filled("events", "--json", "--user", user, **environ)))
+    dry = filled("forget", user, "--dry-run", "--json", **environ)
+    assert sum(json.loads(dry.stdout)["would_be"].values()) == count
+    declined = filled("forget", user, typed="n\n", **environ)
+    assert (declined.exit_code, "It cannot be undone" in declined.output) == (1, True)
+    done = filled("forget", user, "--yes", **environ)
+    assert (done.exit_code, done.stdout.split()[:2]) == (0, ["erased", str(count)]) or "waited" in done.stdout
+    assert _events(filled("events", "--json", "--user", user, **environ)) == []
+    (line,) = _events(filled("audit", "--json", **environ))
+    assert (line["action"], line["count"], user in line["detail"]) == ("forget", count, False)
+    assert done.stdout.split()[-1] in line["detail"]
+    assert "no events would be erased" in filled("forget", user, "--dry-run", **environ).stdout
+
+
 def test_sequences_that_cannot_be_moved_are_a_failure(filled: Shell) -> None:
     """What is unknown or still waiting is counted, and the exit code is 1."""
     sequences = [str(event["sequence"]) for event in _events(filled("events", "--json"))]

@@ -126,7 +126,7 @@ async def test_an_empty_append_is_nothing(spool: MemorySpool | SqliteSpool) -> N
     assert await stored(spool, []) == Receipt(accepted=0, duplicates=0)
 
 
-async def test_a_lease_stops_before_its_bytes_but_lends_one(
+async def test_a_lease_stops_before_its_bytes_but_leases_one(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
     """The payloads' sum stays within `bytes_max`, except that one event is always leased."""
@@ -190,7 +190,7 @@ async def test_fresh_and_retried_events_have_limits_of_their_own(
     assert numbers(await lease_all(spool, fresh=0)) == [1, 2, 3]
 
 
-async def test_one_partition_is_lent_one_at_a_time_in_order(
+async def test_one_partition_is_leased_one_at_a_time_in_order(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
 ) -> None:
     """Of a partition only the oldest pending event is leased, also while it waits for a retry."""
@@ -246,7 +246,7 @@ async def test_progress_survives_a_release_that_does_not_count(
     assert again.progress == b"planned"
 
 
-async def test_settling_what_is_not_lent_changes_nothing(
+async def test_settling_what_is_not_leased_changes_nothing(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
     """An event is settled once: unknown, unlent and settled ones are left alone."""
@@ -311,7 +311,7 @@ async def test_a_replayed_older_event_overtakes_a_waiting_head(
     assert (second.sequence, second.attempt) == (2, 2)
 
 
-async def test_the_newest_due_event_can_be_lent(
+async def test_the_newest_due_event_can_be_leased(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], clock: Any
 ) -> None:
     """`lease_newest` takes from the other end, never what is leased, waits, or stands behind its partition's head."""
@@ -333,7 +333,7 @@ async def test_the_newest_due_event_can_be_lent(
     assert (again.sequence, again.attempt) == (3, 2)
 
 
-async def test_a_probe_given_back_is_lent_in_its_place(
+async def test_a_probe_given_back_is_leased_in_its_place(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:
     """An event that was leased from the far end and returned comes once, in order."""
@@ -378,7 +378,7 @@ async def test_a_parked_event_does_not_hide_the_newest(
     assert newest.sequence == 1
 
 
-async def test_an_exchange_of_an_event_that_stays_lent_is_kept(
+async def test_an_exchange_of_an_event_that_stays_leased_is_kept(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], failed_attempt: Attempt, clock: Any
 ) -> None:
     """What is recorded shows with each leased event, in order with its other attempts, the last ten, until a replay."""
@@ -558,6 +558,7 @@ async def test_the_cap_refuses_new_events_and_recovers(
     spool = await open_spool(SpoolLimits(bytes_max=1_000_000))
     number, refused = await fill(spool, make_envelope)
     assert refused.retry_after_s > 0
+    assert str(refused) == "the spool has reached its cap: what waits and what is dead fills it"
     assert number > 10
     facts = await spool.facts()
     assert not facts.is_accepting
@@ -576,8 +577,9 @@ async def test_one_route_cannot_shut_the_others_door(
 ) -> None:
     """While both routes run, neither's unsettled bytes take more than three quarters of the cap."""
     spool = await open_spool(SpoolLimits(bytes_max=1_000_000, is_shared=True))
-    number, _ = await fill(spool, make_envelope)
+    number, refused = await fill(spool, make_envelope)
     assert number - 1 == 14
+    assert str(refused) == "this route's waiting events have reached three quarters of the spool's cap"
     facts = await spool.facts()
     assert not facts.is_accepting
     assert (await stored(spool, [make_envelope(1, route=IN, payload=b"x" * 50_000)])).accepted == 1

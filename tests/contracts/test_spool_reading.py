@@ -9,6 +9,7 @@ import pytest
 
 from forwarder.errors import NoSuchEvent
 from forwarder.model import Attempt, Envelope, Labels, Lease, RouteName, State
+from forwarder.operator.walk import walk
 from forwarder.ports import AuditRow, EventQuery, EventRow, EventTypeRow, ReasonGroup
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
@@ -343,3 +344,22 @@ async def test_a_walk_of_tiny_steps_misses_nothing(
             page = await spool.events(replace(query, after_sequence=position, limit=limit, budget_s=-1))
             matched, position = matched + page.matched, page.next_after
         assert matched == 60
+
+
+async def test_an_act_of_tiny_steps_reaches_all_of_it(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
+) -> None:
+    """A walk that is cut at every step, over events that its own act moves, meets each of them once."""
+    for number in range(1, 101):
+        await stored(spool, [make_envelope(number, route=IN if number % 4 else OUT)])
+    for route in (OUT, IN):
+        sequences = await lease_all(spool, route)
+        await settle(spool, sequences[::3], State.DELIVERED)
+        await settle(spool, [one for one in sequences if one not in sequences[::3]], State.DEAD, reason="r")
+    query, moved = EventQuery(state=State.DEAD, text='"n"', budget_s=-1), list[int]()
+    async for step in walk(spool, query, step_events=7):
+        moved += step.sequences
+        assert await spool.requeue(step.sequences) == len(step.sequences)
+    facts = await spool.facts()
+    assert len(moved) == len(set(moved)) == sum(totals.pending for totals in facts.totals.values()) == 66
+    assert sum(totals.dead for totals in facts.totals.values()) == 0

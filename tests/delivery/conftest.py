@@ -11,11 +11,10 @@ import pytest
 import structlog
 
 from forwarder.clock import SystemClock
-from forwarder.delivery.backoff import Backoff
 from forwarder.delivery.flights import BatchLimits
 from forwarder.delivery.intake import ONE_BY_ONE, RequestLimits
-from forwarder.delivery.route import Route
-from forwarder.delivery.routes import make_route
+from forwarder.delivery.pacing import Backoff
+from forwarder.delivery.route import Route, make_route
 from forwarder.errors import Unmappable
 from forwarder.model import (
     Answer,

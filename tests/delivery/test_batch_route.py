@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from forwarder.clock import SystemClock
-from forwarder.delivery.backoff import Backoff
 from forwarder.delivery.flights import BatchLimits
 from forwarder.delivery.intake import RequestLimits
+from forwarder.delivery.pacing import Backoff
 from forwarder.errors import SpoolFull
 from forwarder.model import Batch, Delivered, Effect, Filtered, Held, Refused, State, TryLater, Verdict
 

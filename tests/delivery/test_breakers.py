@@ -1,12 +1,12 @@
 """The breakers of a route and its groups: what changes when, and who may ask whether a held group goes again."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from forwarder.delivery.backoff import Backoff
 from forwarder.delivery.breakers import Breakers
-from forwarder.delivery.circuit import CircuitBreaker, TripKind
+from forwarder.delivery.pacing import Backoff, CircuitBreaker, TripKind
 from forwarder.delivery.policy import ROUTE, Change, Decision, Outcome
 from forwarder.model import RouteName
 
@@ -29,15 +29,16 @@ class Clock:
 class Bench:
     """Breakers with their clock and what they told."""
 
-    def __init__(self, reporter: Any, *, dice: float = 0.5) -> None:
-        self.clock = Clock()
+    def __init__(self, reporter: Any, *, dice: float = 0.5, live: "Bench | None" = None) -> None:
+        self.clock: Clock = live.clock if live else Clock()
         self.reporter = reporter
-        self.breakers = Breakers(
+        self.breakers: Breakers = Breakers(
             route=RouteName.RUDDERSTACK_TO_COURIER,
             make=lambda: CircuitBreaker(backoff=Backoff(), rng=lambda: dice),
             reporter=reporter,
             clock=self.clock,
             rng=lambda: dice,
+            live=live.breakers if live else None,
         )
 
     def apply(
@@ -283,6 +284,55 @@ def test_a_hold_for_refusals(make_reporter: Any) -> None:
     bench = Bench(make_reporter(None))
     assert bench.apply(Change.HOLD_FOR_REFUSALS, status=400)
     assert bench.breakers.held(ROUTE) is TripKind.REFUSALS
+
+
+def test_replays_heed_what_arrives_and_do_not_change_it(make_reporter: Any) -> None:
+    """A group that stands still for what arrives does for replays; one that stands still for these alone does not."""
+    live = Bench(make_reporter(None))
+    replays = Bench(make_reporter(None), live=live)
+    live.apply(Change.BACK_OFF, scope="lists", group="lists", retry_after_s=7.0, shows_route=True)
+    assert not replays.breakers.admits("lists", 1)
+    assert replays.breakers.admits("send", 1)
+    assert replays.breakers.park_s("lists", 1) == pytest.approx(7.001 + 0.005 * 0.5)
+    live.clock.now_s += 7.0
+    assert replays.breakers.admits("lists", 1)
+    replays.hold(1, scope="send")
+    replays.apply(Change.HOLD, status=401)
+    assert live.breakers.admits("send", 1)
+    assert live.breakers.route.is_closed
+    assert [stop.scope for stop in replays.breakers.stops()] == ["replays", "replays: send"]
+    assert [stop.scope for stop in live.breakers.stops()] == ["lists"]
+    live.clock.now_s += 5.0
+    replays.apply(Change.CLOSE, outcome=Outcome.DONE, group="send")
+    assert replays.breakers.stops() == []
+    told = [(line["event"], line["scope"]) for line in replays.reporter.lines]
+    assert told == [
+        ("route.held", "replays: send"),
+        ("route.held", "replays"),
+        ("route.hold_ended", "replays"),
+        ("route.hold_ended", "replays: send"),
+    ]
+    replays.apply(Change.BACK_OFF, retry_after_s=3.0)
+    assert replays.reporter.lines[-1]["scope"] == "replays"
+
+
+def test_how_long_an_event_stays_away(make_reporter: Any) -> None:
+    """As long as was decided; where its group stands still, until that goes; a replay that was sent, behind others."""
+    live = Bench(make_reporter(None))
+    replays = Bench(make_reporter(None), live=live)
+    waits = Decision(outcome=Outcome.WAITS, after_s=0.0)
+    for bench, was_sent, away_s in ((live, True, 0.0), (replays, False, 0.0), (replays, True, 1.0)):
+        assert bench.breakers.away_s(waits, 1, was_sent=was_sent) == away_s
+    assert replays.breakers.away_s(replace(waits, after_s=9.0), 1, was_sent=True) == 9.0
+    for bench in (live, replays):
+        bench.apply(Change.BACK_OFF, retry_after_s=4.0)
+        assert bench.breakers.wait_s(ROUTE) == 4.0
+    assert live.breakers.away_s(waits, 1, was_sent=True) == 0.0
+    assert replays.breakers.away_s(waits, 1, was_sent=True) == 4.0
+    live.apply(Change.BACK_OFF, scope="lists", group="lists", retry_after_s=2.0)
+    assert live.breakers.away_s(replace(waits, scope="lists", after_s=1.0), 1, was_sent=True) > 3.0
+    live.clock.now_s += 10
+    assert live.breakers.wait_s(ROUTE) == 0.0
 
 
 def test_a_hold_ends_before_what_follows(make_reporter: Any) -> None:

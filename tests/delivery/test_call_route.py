@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from forwarder.clock import SystemClock
-from forwarder.delivery.backoff import Backoff
+from forwarder.delivery.pacing import Backoff
 from forwarder.model import Batch, Delivered, Effect, Filtered, Held, Refused, RouteName, State, TryLater, Verdict
 from forwarder.spool.held_leases import RETRY
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from forwarder.delivery.circuit import TripKind
 from forwarder.delivery.flights import Flight, batch_of
 from forwarder.delivery.history import EVENTS_MAX, History
+from forwarder.delivery.pacing import TripKind
 from forwarder.delivery.policy import EVENT, ROUTE, Case
 from forwarder.model import (
     Answer,
@@ -81,6 +81,25 @@ def test_ten_refusals_in_a_row() -> None:
     assert [_observe(history, _flight(n), REFUSED).refused_in_a_row for n in range(1, 11)] == [0] * 10
     assert history.together_max(_lease(1)) == 1
     assert _observe(history, _flight(12), REFUSED).refused_in_a_row == 1
+
+
+def test_the_row_of_refusals_outlives_a_restart() -> None:
+    """It is news whenever it changed, and never twice; what is restored goes on, and its events travel alone."""
+    history = _batches()
+    assert history.news_of_refused() is None
+    for number in (1, 2):
+        _observe(history, _flight(number), REFUSED)
+        assert history.news_of_refused() == list(range(1, number + 1))
+        assert history.news_of_refused() is None
+    restarted = _batches()
+    restarted.restore_refused([1, 2])
+    assert restarted.news_of_refused() is None
+    assert restarted.together_max(_lease(2)) == 1
+    assert _observe(restarted, _flight(3), REFUSED).refused_in_a_row == 3
+    assert restarted.news_of_refused() == [1, 2, 3]
+    _observe(restarted, _flight(4), Delivered())
+    assert restarted.news_of_refused() == []
+    assert restarted.news_of_refused() is None
 
 
 def test_an_acceptance_ends_the_row() -> None:

@@ -11,16 +11,14 @@ import msgspec
 import pytest
 
 from forwarder.clock import SystemClock
-from forwarder.delivery.backoff import Backoff
 from forwarder.delivery.flights import BatchLimits
 from forwarder.delivery.intake import RequestLimits
-from forwarder.delivery.route import Route
-from forwarder.delivery.routes import make_route
+from forwarder.delivery.pacing import Backoff
+from forwarder.delivery.route import Route, make_route
 from forwarder.errors import Unmappable
 from forwarder.model import Delivery, Envelope, Lease, RouteName, State, Totals
 from forwarder.ports import EventQuery, Mapped
-from forwarder.rudderstack.credential import WriteKey
-from forwarder.rudderstack.sink import RudderstackSink, framing_bytes
+from forwarder.rudderstack.sink import RudderstackSink, WriteKey, framing_bytes
 from forwarder.spool.limits import SpoolLimits
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter

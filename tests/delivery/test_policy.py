@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forwarder.delivery.backoff import Backoff
-from forwarder.delivery.circuit import TripKind
+from forwarder.delivery.pacing import Backoff, TripKind
 from forwarder.delivery.policy import (
     EVENT,
     ROUTE,
@@ -330,6 +329,16 @@ def test_a_hold_without_an_answer_is_told_by_its_reason() -> None:
     """An answer that could not be read has no status."""
     tenth = _decided(_held(), status=None, others_passed_between_holds=True, holds=9)
     assert tenth.reason == "keeps holding the route: 403: forbidden"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "attempt", "after_s"),
+    [(_later(EVENT), 1, 1.0), (_later(), 4, 8.0), (_later("lists", after_s=7.0), 1, 7.0), (_held("lists"), 2, 2.0)],
+)
+def test_a_replay_that_went_first_steps_aside(verdict: TryLater | Held, attempt: int, after_s: float) -> None:
+    """Whatever it met, nothing is held or backed off for it, and nothing is counted against it."""
+    decision = OutcomePolicy(backoff=Backoff(), rng=lambda: 0.5).step_aside(verdict, attempt)
+    assert decision == Decision(outcome=Outcome.SET_ASIDE, reason=verdict.reason, after_s=after_s)
 
 
 _verdicts = st.one_of(

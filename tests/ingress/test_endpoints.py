@@ -128,10 +128,10 @@ def test_who_is_turned_away_and_how(build_house: Build, sign: Sign, path: str) -
 
 
 @pytest.mark.parametrize("path", KEYED)
-@pytest.mark.parametrize("header", ["", "garbage", "Bearer ", "Basic ", "Basic !!", "Basic Ojp4", "Digest x"])
-def test_what_is_no_credential_is_401(house: Any, path: str, header: str) -> None:
+def test_what_is_no_credential_is_401(house: Any, path: str) -> None:
     """No credential of its form is the one mistake that is refused for good."""
-    assert post(house, path, authorization=header).status == 401
+    headers = ("", "garbage", "Bearer ", "Basic ", "Basic !!", "Basic Ojp4", "Digest x")
+    assert {header: post(house, path, authorization=header).status for header in headers} == dict.fromkeys(headers, 401)
     assert house.spool.appends == 0
 
 
@@ -686,19 +686,14 @@ def test_many_commas_within_few_events_are_taken(build_house: Build) -> None:
 
 
 @pytest.mark.parametrize("path", WITH_BODY)
-@pytest.mark.parametrize("encoding", ["br", "deflate", "zstd", "gzip, gzip", "x"])
-def test_another_encoding_is_415(house: Any, path: str, encoding: str) -> None:
-    """Only gzip is unpacked."""
-    reply = house.post(path, CALL, content_encoding=encoding, **key_for(path))
-    assert (reply.status, header_of(reply, "Accept-Encoding")) == (415, "gzip")
-
-
-@pytest.mark.parametrize("encoding", ["gzip", "GZIP", " gzip "])
-@pytest.mark.parametrize("path", WITH_BODY)
-def test_gzip_is_taken_everywhere(house: Any, path: str, encoding: str) -> None:
-    """Every endpoint unpacks gzip, and `identity` is no encoding."""
-    for body, said in ((gzip.compress(BATCH), encoding), (BATCH, "identity")):
-        assert house.post(path, body, content_encoding=said, **key_for(path)).status in (200, 202)
+def test_gzip_is_taken_everywhere_and_nothing_else(house: Any, path: str) -> None:
+    """Every endpoint unpacks gzip, `identity` is no encoding, and every other one is 415."""
+    packed = gzip.compress(BATCH)
+    for body, said in ((packed, "gzip"), (packed, "GZIP"), (packed, " gzip "), (BATCH, "identity")):
+        assert house.post(path, body, content_encoding=said, **key_for(path)).status in (200, 202), said
+    for said in ("br", "deflate", "zstd", "gzip, gzip", "x"):
+        reply = house.post(path, CALL, content_encoding=said, **key_for(path))
+        assert (reply.status, header_of(reply, "Accept-Encoding")) == (415, "gzip"), said
 
 
 @pytest.mark.parametrize(

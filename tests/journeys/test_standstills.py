@@ -127,6 +127,39 @@ async def test_a_replay_does_nothing_twice_unless_asked(
     assert len(set(keys)) == len(keys)
 
 
+async def test_dead_letters_whose_cause_remains_disturb_nobody(
+    make_daemon: MakeDaemon, http: aiohttp.ClientSession, courier: CourierApi, inbound: dict[str, str]
+) -> None:
+    """Replayed while their link is still wrong they end dead again; the route runs, and what arrives goes on."""
+    courier.state.known.automations = set()
+    daemon = make_daemon(inbound)
+    links = daemon.folder / "links.toml"
+    links.write_text('[[link]]\nevent = "Order Completed"\ntarget = "gone"\n')
+    daemon.settings["FORWARDER_LINKS"] = str(links)
+    await daemon.start()
+    headers = {"Authorization": f"Bearer {inbound['FORWARDER_INBOUND_KEYS']}"}
+
+    async def post(kind: str, numbers: range) -> None:
+        for number in numbers:
+            call = {"type": kind, "userId": f"u-{number % 9}", "messageId": f"{kind}-{number}", "traits": {"n": number}}
+            if kind == "track":
+                call["event"] = "Order Completed"
+            async with http.post(f"{daemon.url}/inbound/rudderstack", data=json.dumps(call), headers=headers) as answer:
+                assert answer.status == 202
+
+    await post("track", range(60))
+    await daemon.wait_for_totals(INBOUND, lambda totals: totals["dead"] == 60)
+    assert await operate(http, daemon, "/api/replay", {"sequences": list(range(1, 61))}) == 60
+    for number in range(20):
+        await post("identify", range(number, number + 1))
+        assert await state_of(http, daemon, INBOUND) == "running"
+    totals = await daemon.wait_for_totals(INBOUND, lambda totals: totals["pending"] == 0)
+    assert (totals["delivered"], totals["dead"]) == (20, 60)
+    async with http.get(f"{daemon.operator_url}/api/status") as answer:
+        (route,) = [one for one in (await answer.json())["routes"] if one["name"] == INBOUND]
+    assert (route["stops"], route["oldest_age_s"]) == ([], None)
+
+
 async def test_a_hold_is_told_to_people(
     make_daemon: MakeDaemon,
     plane: DataPlane,

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forwarder.cli.dry_run import Outcome, outbound_outcome
 from forwarder.courier.event import usual
 from forwarder.courier.wire import envelope
 from forwarder.errors import Unmappable
+from forwarder.ingress.elements import Element
 from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack, Preset
-from forwarder.mapping.explanation import explain
 from forwarder.mapping.fields import is_blank_id
 from forwarder.mapping.rules import Rules
 from forwarder.mapping.selection import EventSelection
@@ -28,11 +29,15 @@ def _mapper(*, preset: Preset = "courier", events: str = "all", rules: str = "")
     return CourierToRudderStack(_CALLS, preset=preset, selection=EventSelection.of([events]), rules=Rules.parse(rules))
 
 
+def _explained(mapper: CourierToRudderStack, payload: bytes, *, at_ms: int = _RECEIVED_AT_MS) -> Outcome:
+    return outbound_outcome(mapper, Element(payload, None), at_ms=at_ms, source="webhook")
+
+
 def _sent(data: dict[str, Any], *, kind: str = "message:updated", rules: str = "", **beside: Any) -> dict[str, Any]:
     payload = json.dumps({"type": kind, "data": data, **beside}).encode()
-    explanation = explain(_mapper(rules=rules), payload, received_at_ms=_RECEIVED_AT_MS)
-    assert explanation.call is not None
-    return explanation.call
+    explanation = _explained(_mapper(rules=rules), payload)
+    call: dict[str, Any] = explanation["call"]
+    return call
 
 
 def _message(**fields: Any) -> dict[str, Any]:
@@ -59,19 +64,18 @@ def test_what_is_nested_deeper_never_leaves(levels: int) -> None:
     payload = (
         '{"type":"message:updated","data":{"id":"1","status":"SENT","deep":' + inner[1:-1].partition(":")[2] + "}}"
     ).encode()
-    explanation = explain(_mapper(), payload, received_at_ms=_RECEIVED_AT_MS)
-    assert explanation.outcome == "dead"
-    assert explanation.reason == "nested deeper than 200 levels"
+    explanation = _explained(_mapper(), payload)
+    assert explanation["outcome"] == "dead"
+    assert explanation["reason"] == "nested deeper than 200 levels"
 
 
 def test_rules_cannot_nest_deeper() -> None:
     """Whatever rules put into one another, and whatever they are let loose on, the limit holds."""
-    deeper = explain(
+    deeper = _explained(
         _mapper(rules='salt = ""\n[[rule]]\nhash = ["properties.deep"]\ncopy = {"properties.a.b.c" = "data.deep"}'),
         json.dumps({"type": "message:updated", "data": _nested(200)}).encode(),
-        received_at_ms=_RECEIVED_AT_MS,
     )
-    assert deeper.reason == "nested deeper than 200 levels"
+    assert deeper["reason"] == "nested deeper than 200 levels"
 
 
 _FORBIDDEN = {
@@ -88,11 +92,11 @@ _FORBIDDEN = {
 def test_a_key_that_makes_rudderstack_drop_its_neighbours_is_renamed(member: bytes, preset: Preset) -> None:
     """However a key `__proto__` is spelt and wherever it stands, it leaves as `_proto_`, and the event is noted."""
     payload = b'{"type":"audiences:user:matched","data":{"user_id":"u","metadata":{%b}}}' % member
-    explanation = explain(_mapper(preset=preset), payload, received_at_ms=_RECEIVED_AT_MS)
-    sent = json.dumps(explanation.call)
+    explanation = _explained(_mapper(preset=preset), payload)
+    sent = json.dumps(explanation["call"])
     assert '"__proto__"' not in sent
     assert '"_proto_"' in sent
-    assert explanation.reason == "a key named __proto__ left as _proto_"
+    assert explanation["reason"] == "a key named __proto__ left as _proto_"
 
 
 def test_a_forbidden_key_made_by_a_rule_is_renamed() -> None:
@@ -109,11 +113,10 @@ def test_the_word_alone_is_no_key() -> None:
     """Texts that hold the word, quoted or not, leave as they are, and nothing is noted."""
     texts = ["__proto__", '{"__proto__":1}', ',"__proto__":', "\\"]
     payload = json.dumps({"type": "message:updated", "data": _message(texts=texts, **{'a"__proto__': 1})}).encode()
-    explanation = explain(_mapper(), payload, received_at_ms=_RECEIVED_AT_MS)
-    assert explanation.call is not None
-    assert explanation.call["properties"]["texts"] == texts
-    assert explanation.call["properties"]['a"__proto__'] == 1
-    assert explanation.reason == ""
+    explanation = _explained(_mapper(), payload)
+    assert explanation["call"]["properties"]["texts"] == texts
+    assert explanation["call"]["properties"]['a"__proto__'] == 1
+    assert "reason" not in explanation
 
 
 def test_many_brackets_side_by_side_are_not_depth() -> None:
@@ -156,11 +159,11 @@ def test_any_event_of_good_form_is_a_good_call_or_has_a_reason(
 ) -> None:
     """Whatever stands in the data, the call has the name, id and time that the gateway needs, or a reason."""
     payload = json.dumps({"type": kind, "data": data}).encode()
-    explanation = explain(_mapper(preset=preset, rules=rules), payload, received_at_ms=_RECEIVED_AT_MS)
-    if explanation.call is None:
-        assert explanation.reason
+    explanation = _explained(_mapper(preset=preset, rules=rules), payload)
+    if "call" not in explanation:
+        assert explanation["reason"]
         return
-    call = explanation.call
+    call = explanation["call"]
     assert call["type"] == "track"
     assert call["event"]
     assert call["integrations"]["All"] is True
@@ -386,16 +389,15 @@ def test_statuses_in_small_letters_are_the_same_statuses() -> None:
     ],
 )
 def test_a_dry_run_says_why_nothing_is_sent(body: dict[str, Any], rules: str, outcome: str, reason: str) -> None:
-    """What is not sent is explained, for people and as JSON."""
-    explanation = explain(_mapper(events="native", rules=rules), json.dumps(body).encode(), received_at_ms=1)
-    assert (explanation.outcome, explanation.reason, explanation.call) == (outcome, reason, None)
-    assert json.loads(explanation.as_json()) == {"outcome": outcome, "reason": reason}
+    """What is not sent is explained."""
+    explanation = _explained(_mapper(events="native", rules=rules), json.dumps(body).encode(), at_ms=1)
+    assert explanation == {"outcome": outcome, "reason": reason}
 
 
 def test_a_dry_run_shows_what_would_be_sent() -> None:
-    """The JSON of a dry run holds the whole call."""
+    """What a dry run tells holds the whole call."""
     payload = json.dumps({"type": "message:updated", "data": _message()}).encode()
-    shown = json.loads(explain(_mapper(), payload, received_at_ms=_RECEIVED_AT_MS).as_json())
+    shown = _explained(_mapper(), payload)
     assert shown["outcome"] == "sent"
     assert shown["call"]["properties"] == _message()
 
@@ -404,6 +406,5 @@ def test_a_dry_run_shows_what_would_be_sent() -> None:
 def test_odd_channels_break_nothing(channel: Any) -> None:
     """Whatever stands where a channel should, the event keeps Courier's name and leaves."""
     payload = json.dumps({"type": "message:updated", "data": _message(providers=[{"channel": channel}])}).encode()
-    call = explain(_mapper(preset="channel"), payload, received_at_ms=_RECEIVED_AT_MS).call
-    assert call is not None
+    call = _explained(_mapper(preset="channel"), payload)["call"]
     assert call["event"] == "Message Sent"

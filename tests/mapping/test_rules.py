@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forwarder.errors import RulesInvalid
-from forwarder.mapping.mapped import MappedEvent
+from forwarder.mapping.rule import MappedEvent
 from forwarder.mapping.rules import Rules
 from forwarder.model import Filtered
 

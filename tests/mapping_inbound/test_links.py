@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from forwarder.errors import RulesInvalid
 from forwarder.mapping.link_file import LinkFile, link_of, read_link_file, write_links
-from forwarder.mapping.link_store import LinkStore
-from forwarder.mapping.link_table import LinkPinned, LinkTable, decode_links, encode_links
+from forwarder.mapping.link_store import LinkPinned, LinkStore, LinkTable, decode_links, encode_links
 from forwarder.mapping.links import (
     EVENT_LENGTH_MAX,
     LINKS_MAX,

@@ -14,9 +14,9 @@ from html.parser import HTMLParser
 from typing import Any
 
 import aiohttp
-import aiohttp.web
 import pytest
 import structlog
+from aiohttp import web
 
 from forwarder.courier import wire as courier_wire
 from forwarder.courier.catalogue import Catalogue
@@ -410,13 +410,6 @@ def _guard(people: People, proxy: str) -> OperatorGuard:
     return OperatorGuard(people=people, own_hosts=own_hosts, user_header=header, public_paths=PUBLIC_PATHS)
 
 
-async def _started(app: aiohttp.web.Application) -> tuple[OperatorListener, asyncio.Task[None], str]:
-    listener = OperatorListener(app, host="127.0.0.1", port=0)
-    task = asyncio.create_task(listener.run())
-    await asyncio.wait_for(listener.started.wait(), 5)
-    return listener, task, f"http://127.0.0.1:{listener.address[1]}"
-
-
 @asynccontextmanager
 async def _world(
     *,
@@ -433,16 +426,14 @@ async def _world(
     parts = await _parts(tuple(routes.values()), mode=mode, explain=explain, log=log)
     assert isinstance(parts.spool, MemorySpool)
     assert isinstance(parts.clock, HandClock)
-    people = People(clock=parts.clock, shared=token, named=[named_token(one) for one in named])
+    checked, people = Checked(), People(clock=parts.clock, shared=token, named=[named_token(one) for one in named])
     guard = _guard(people, proxy)
-    lists = catalogue or Catalogue(None, parts.clock)
-    acts = Acts(parts=parts, catalogue=lists, look_every_s=0.001)
+    acts = Acts(parts=parts, catalogue=catalogue or Catalogue(None, parts.clock), look_every_s=0.001)
     jobs, searches = Jobs(parts, look_every_s=0.001), Searches(parts)
-    rates = Rates(metrics=parts.metrics, clock=parts.clock)
-    render, incidents = Renderer(parts), Incidents(parts)
+    rates, incidents = Rates(metrics=parts.metrics, clock=parts.clock), Incidents(parts)
     site = Site(
         acts=acts,
-        render=render,
+        render=Renderer(parts),
         jobs=jobs,
         searches=searches,
         rates=rates,
@@ -456,8 +447,7 @@ async def _world(
     app = operator_app((*static_routes(), *routes_served), guard=guard, parts=parts, told=site.told)
     app.on_shutdown.extend((lambda _: jobs.close(), lambda _: searches.close()))
     app.on_cleanup.append(lambda _: acts.close())
-    listener, task, url = await _started(app)
-    async with aiohttp.ClientSession(url, cookie_jar=aiohttp.CookieJar(unsafe=True)) as http:
+    async with _served(app) as (url, http):
         yield World(
             http=http,
             url=url,
@@ -475,8 +465,19 @@ async def _world(
             operations=operations,
             log=log,
         )
+
+
+@asynccontextmanager
+async def _served(app: web.Application) -> AsyncIterator[tuple[str, aiohttp.ClientSession]]:
+    """Serve it on loopback; give its address and a browser's client."""
+    listener = OperatorListener(app, host="127.0.0.1", port=0)
+    task = asyncio.create_task(listener.run())
+    await asyncio.wait_for(listener.started.wait(), 60)
+    url = f"http://127.0.0.1:{listener.address[1]}"
+    async with aiohttp.ClientSession(url, cookie_jar=aiohttp.CookieJar(unsafe=True)) as http:
+        yield url, http
     await listener.drain()
-    await asyncio.wait_for(task, 5)
+    await asyncio.wait_for(task, 60)
 
 
 Start = Callable[..., Awaitable[World]]

@@ -132,6 +132,7 @@ async def test_a_search_is_stopped_and_goes_on(world: Any, monkeypatch: pytest.M
     monkeypatch.setattr(searching, "_STEP_EVENTS", 1)
     monkeypatch.setattr(searching, "_FIRST_S", 0.01)
     await _until(world, "looked at 2 events")
+    assert 'http-equiv="refresh"' in await world.page("/events?text=needle"), "without script it is followed, too"
     (fields,) = (await world.get("/events?text=needle")).forms("/events/search")
     stopped = await world.post("/events/search", fields)
     assert (stopped.status, stopped.location) == (303, "/events?text=needle&everywhere=1")

@@ -272,3 +272,25 @@ async def test_rejected_senders_are_told_with_what_to_do(world: Any) -> None:
     told = (await world.api("/api/status"))["rejected"]
     assert told[0]["remedy"] == one["remedy"]
     assert [line["event"] for line in world.log if line["event"].startswith("incident.")] == ["incident.began"]
+
+
+async def test_a_gap_is_not_ended_by_the_alert_that_tells_of_it(world: Any) -> None:
+    """The webhook of the alert's own message leaves the gap open; those of others end it."""
+    now_ms = world.clock.now_ms
+    for at_ms in range(now_ms - 8 * DAY_MS, now_ms, FIVE_MS):
+        world.parts.by_time.fives.at(at_ms).senders[DOOR] = 80
+    for _ in range(5):
+        world.clock.now_ms += FIVE_MS
+        await world.incidents.look()
+    assert [one.kind for one in world.incidents.watch.open.values()] == ["gap"]
+    await world.incidents.alert_sent("1-alert")
+    await world.arrive(message="1-alert")
+    world.metrics.answers.add(DOOR, 200, 0.001)
+    world.clock.now_ms += 10_000
+    await world.incidents.look()
+    assert [one.kind for one in world.incidents.watch.open.values()] == ["gap"]
+    for _ in range(3):
+        world.metrics.answers.add(DOOR, 200, 0.001)
+    world.clock.now_ms += 10_000
+    await world.incidents.look()
+    assert [(one.kind, one.ended_ms) for one in world.incidents.known()] == [("gap", world.clock.now_ms)]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from forwarder.model import Envelope, Labels, RouteName, State, Totals
+from forwarder.model import Envelope, Labels, Lease, RouteName, State, Totals
 from forwarder.ports import EventQuery
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
@@ -50,7 +50,19 @@ class Kept:
 
     acknowledged: set[int] = field(default_factory=set)
     settled: set[int] = field(default_factory=set)
+    replayed: set[int] = field(default_factory=set)  # wanted again while others of their partition went on
+    dead: dict[int, int] = field(default_factory=dict)  # to their sequences
     next_number: int = 1
+
+    def fault_of(self, number: int) -> str:
+        """Return what is wrong about leasing this one now, "" for nothing."""
+        if number in self.settled:
+            return f"event {number} was settled and is leased"
+        if number in self.replayed or not partition_of(number):
+            return ""
+        waiting = self.acknowledged - self.settled - self.replayed
+        older = [n for n in waiting if n < number and (n % 2, partition_of(n)) == (number % 2, partition_of(number))]
+        return f"event {number} is leased before {older}" if older else ""
 
 
 @dataclass(slots=True)
@@ -73,7 +85,7 @@ async def run(*, cuts: int, seed: int, is_lying: bool = False) -> Cuts:
             # A disk that lied is broken: nothing is built on it.
             for number in range(1 if is_lying else min(LINEAGE, cuts - found.cuts)):
                 after = Path(name) / str(number + 1)
-                sure = await _live_until_cut(folder, after, kept, dice, is_lying=is_lying)
+                sure = await _live_until_cut(folder, after, kept, dice, found, is_lying=is_lying)
                 found.cuts += 1
                 found.acknowledged += len(sure.acknowledged)
                 if not await _judge(after, sure, kept, found):
@@ -84,7 +96,9 @@ async def run(*, cuts: int, seed: int, is_lying: bool = False) -> Cuts:
     return found
 
 
-async def _live_until_cut(folder: Path, after: Path, kept: Kept, dice: random.Random, *, is_lying: bool) -> Kept:
+async def _live_until_cut(
+    folder: Path, after: Path, kept: Kept, dice: random.Random, found: Cuts, *, is_lying: bool
+) -> Kept:
     """Work on the folder's spool until the power is gone; return what was promised by then."""
     disk = Disk(f"power-{dice.randrange(10**12)}")
     disk.is_lying = is_lying
@@ -97,6 +111,8 @@ async def _live_until_cut(folder: Path, after: Path, kept: Kept, dice: random.Ra
         def lose_power() -> None:
             sure.acknowledged, sure.settled = set(kept.acknowledged), set(kept.settled)
             disk.cut_power(after, dice)
+            # Where it is not the writer's thread that hears of the cut, a replay may have been written meanwhile.
+            sure.settled -= kept.replayed
             loop.call_soon_threadsafe(is_cut.set)
 
         disk.on_power_lost = lose_power
@@ -105,7 +121,7 @@ async def _live_until_cut(folder: Path, after: Path, kept: Kept, dice: random.Ra
         spool = await _open(folder, clock, vfs=disk.vfs_name)
         try:
             while not is_cut.is_set():
-                await _work(spool, kept, dice, clock)
+                found.wrong += await _work(spool, kept, dice, clock)
         finally:
             await spool.close()
         if not disk.is_out_of_power:
@@ -115,8 +131,8 @@ async def _live_until_cut(folder: Path, after: Path, kept: Kept, dice: random.Ra
     return sure
 
 
-async def _work(spool: SqliteSpool, kept: Kept, dice: random.Random, clock: _Clock) -> None:
-    """Append a few side by side, settle some of what is leased, give the rest back."""
+async def _work(spool: SqliteSpool, kept: Kept, dice: random.Random, clock: _Clock) -> list[str]:
+    """Append a few side by side, settle some of what is leased, give the rest back, replay; return what was wrong."""
 
     async def append(number: int) -> None:
         await stored(spool, [envelope(number, clock)])
@@ -125,17 +141,27 @@ async def _work(spool: SqliteSpool, kept: Kept, dice: random.Random, clock: _Clo
     first, kept.next_number = kept.next_number, kept.next_number + dice.randint(1, 8)
     await asyncio.gather(*(append(number) for number in range(first, kept.next_number)))
     route = dice.choice(list(RouteName))
-    leases = await leased(spool, route, fresh=6, retry=6)
+    leases = list(await leased(spool, route, fresh=6, retry=6))
+    newest = await spool.lease_newest(route) if dice.random() < 0.3 else None
+    leases += [newest] if newest is not None else []
+    wrong = [fault for one in leases if (fault := kept.fault_of(number_of(one)))]
     done = [one for one in leases if dice.random() < 0.6]
     for state in (State.DELIVERED, State.DEAD):
         part = done[::2] if state is State.DELIVERED else done[1::2]
         if part:
             await settle(spool, [one.sequence for one in part], state, reason="" if state is State.DELIVERED else "no")
-            kept.settled.update(int.from_bytes(one.envelope.event_key, "big") for one in part)
+            kept.settled.update(map(number_of, part))
+            kept.dead.update((number_of(one), one.sequence) for one in part if state is State.DEAD)
     back = [one.sequence for one in leases if one not in done]
     if back:
         await give_back(spool, back, clock.now_ms + dice.choice((0, 0, 50)))
+    if kept.dead and dice.random() < 0.3:
+        number = dice.choice(list(kept.dead))
+        kept.settled.discard(number)
+        kept.replayed.add(number)
+        await spool.requeue([kept.dead.pop(number)])
     clock.now_ms += dice.randrange(100)
+    return wrong
 
 
 async def _judge(after: Path, sure: Kept, kept: Kept, found: Cuts) -> bool:
@@ -153,6 +179,7 @@ async def _judge(after: Path, sure: Kept, kept: Kept, found: Cuts) -> bool:
     if sum(one.accepted for one in totals.values()) != len(states):
         found.wrong.append(f"cut {found.cuts}: {totals} with {len(states)} events")
     kept.acknowledged, kept.settled = set(states), settled
+    kept.dead = {number: sequence for number, sequence in kept.dead.items() if states.get(number) is State.DEAD}
     return True
 
 
@@ -166,12 +193,22 @@ async def _read(folder: Path) -> tuple[dict[int, State], Mapping[RouteName, Tota
         await spool.close()
 
 
+def partition_of(number: int) -> str:
+    """Return the partition of an event; "" where there is no order."""
+    return f"p{number % 5}" if number % 3 else ""
+
+
+def number_of(lease: Lease) -> int:
+    """Return the number of an event."""
+    return int.from_bytes(lease.envelope.event_key, "big")
+
+
 def envelope(number: int, clock: _Clock) -> Envelope:
     """Return the event of a number."""
     return Envelope(
         route=list(RouteName)[number % 2],
         event_key=number.to_bytes(16, "big"),
-        partition_key=f"p{number % 5}" if number % 3 else "",
+        partition_key=partition_of(number),
         received_at_ms=clock.now_ms,
         payload=b'{"n":%d,"x":"%b"}' % (number, b"x" * (number * 37 % 900)),
         source="webhook",

@@ -1,7 +1,8 @@
-"""The account of a chaos run finds each broken promise, and nothing where all were kept."""
+"""The accounts of a chaos run and of power cuts find each broken promise, and nothing where all were kept."""
 
 from forwarder.demo.facts import Facts, Ledger, Sighting
 from proof.account import Copies, Order, Scrapes, faults
+from proof.power_cuts import Kept
 
 TOTALS = {"accepted": 1, "pending": 0, "delivered": 1, "filtered": 0, "unmapped": 0, "dead": 0}
 
@@ -80,3 +81,14 @@ def test_totals_balance_and_never_go_back() -> None:
     scrapes.see({"r": TOTALS | {"pending": 1}})
     scrapes.see({"r": dict.fromkeys(TOTALS, 0)})
     assert len(scrapes.wrong) == 2
+
+
+def test_an_order_and_a_settlement_that_a_cut_broke_are_faults() -> None:
+    """What is leased before an older one of its partition is wrong, and what is leased though it is settled."""
+    kept = Kept(acknowledged={1, 6, 11, 31}, settled={1})
+    assert kept.fault_of(11) == ""
+    assert kept.fault_of(6) == ""  # of no partition
+    assert kept.fault_of(31) == "event 31 is leased before [11]"
+    assert kept.fault_of(1) == "event 1 was settled and is leased"
+    kept.replayed.add(11)
+    assert kept.fault_of(31) == ""

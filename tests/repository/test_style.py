@@ -11,7 +11,7 @@ _MODULE_LINES_MAX = 300
 _FUNCTION_LINES_MAX = 60
 # Room for a module whose idea is one page; each says why.
 _LONGER = {
-    "forwarder/ports.py": 345
+    "forwarder/ports.py": 360
 }  # every seam of the house side by side: splitting them would hide one from the other
 
 

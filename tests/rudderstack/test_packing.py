@@ -5,9 +5,7 @@ import json
 
 from forwarder.delivery.flights import batch_of
 from forwarder.model import Delivered, Delivery, HttpRequest, HttpResponse, TryLater
-from forwarder.rudderstack.credential import WriteKey
-from forwarder.rudderstack.packing import Packing
-from forwarder.rudderstack.sink import RudderstackSink
+from forwarder.rudderstack.sink import Packing, RudderstackSink, WriteKey
 
 UNREADABLE = b"failed to read body from request\n"
 

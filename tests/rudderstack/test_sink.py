@@ -14,8 +14,7 @@ from forwarder.errors import NoAnswer
 from forwarder.model import Delivered, Delivery, Effect, Held, HttpRequest, HttpResponse, Refused, TryLater
 from forwarder.retry_after import retry_after_s
 from forwarder.rudderstack.answers import judge, judge_no_answer
-from forwarder.rudderstack.credential import WriteKey
-from forwarder.rudderstack.sink import REQUEST_BYTES_MAX, RudderstackSink, frame, framing_bytes
+from forwarder.rudderstack.sink import REQUEST_BYTES_MAX, RudderstackSink, WriteKey, frame, framing_bytes
 
 CASES: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[1] / "vectors" / "gateway_responses.json").read_text("utf-8")

@@ -365,6 +365,10 @@ def test_a_json_array_carries_any_secret(secrets: list[str]) -> None:
         ({"FORWARDER_SPOOL_BYTES_MAX": "1000000"}, "FORWARDER_BODY_BYTES_MAX"),
         ({"FORWARDER_OPERATOR_TOKEN": "short"}, "FORWARDER_OPERATOR_TOKEN"),
         ({"FORWARDER_LINKS": __file__}, "FORWARDER_LINKS"),
+        (
+            {"FORWARDER_ALERT_TEMPLATE": "T", "FORWARDER_ALERT_TO": "u", "COURIER_API_KEY": "k"},
+            "while Courier is what fails, nobody is told",
+        ),
     ],
 )
 def test_doubtful_combinations_are_warned_of(environ: dict[str, str], said: str, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 
-from forwarder.model import Attempt, Envelope, Replay, RouteName, State
+import msgspec
+
+from forwarder.model import Attempt, Envelope, Labels, Replay, RouteName, State
 from forwarder.ports import (
     AuditRow,
     EventRow,
@@ -62,6 +64,13 @@ class Record:
         self.attempts += int(was_tried)
         self.not_before_ms = 0
         self.is_leased = False
+
+    def erase(self) -> None:
+        """Hold nothing any more: key, state, type and name stay."""
+        labels = Labels(type=self.envelope.labels.type, event=self.envelope.labels.event)
+        self.envelope = msgspec.structs.replace(self.envelope, payload=b"", partition_key="", labels=labels)
+        self.progress, self.tries, self.is_bare, self.reason = b"", [], True, "erased"
+        self.is_discarded = self.state in (State.DEAD, State.UNMAPPED)
 
     def row(self) -> EventRow:
         """Return it as a line of a listing."""
@@ -123,6 +132,10 @@ class MemoryRecords:
         self.pending[record.sequence] = record
         self.pending = dict(sorted(self.pending.items()))
         self.unsettled_bytes[record.envelope.route] += event_bytes(len(record.envelope.payload))
+        self.weigh_dead()
+
+    def weigh_dead(self) -> None:
+        """Count anew what the dead take."""
         self.dead_bytes = sum(
             event_bytes(len(r.envelope.payload)) for r in self.by_sequence.values() if r.state is State.DEAD
         )

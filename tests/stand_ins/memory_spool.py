@@ -25,7 +25,7 @@ from forwarder.model import (
     Settlement,
     State,
 )
-from forwarder.ports import Clock
+from forwarder.ports import Clock, Erased
 from forwarder.spool.held_leases import BESIDE, FRESH, RETRY
 from forwarder.spool.limits import (
     CAP_RETRY_AFTER_S,
@@ -201,6 +201,30 @@ class MemorySpool(MemoryArchive):
                 record.is_discarded = True
                 count += 1
         return count
+
+    async def erase(self, sequences: Sequence[int]) -> Erased:
+        """Erase what these events hold; see `ports.Spool.erase`."""
+        self._refuse_closed()
+        records = [r for s in dict.fromkeys(sequences) if (r := self._records.by_sequence.get(s)) is not None]
+        free = [record for record in records if not record.is_leased]
+        pending = [record for record in free if not record.is_settled]
+        for record in pending:
+            record.settle(State.DEAD, "", now_ms=self._clock.wall_ms(), was_tried=False)
+            self._records.settled(record)
+        for record in free:
+            record.erase()
+        self._records.weigh_dead()
+        self._wake()
+        return Erased(events=len(free), pending=len(pending), leased=len(records) - len(free))
+
+    async def scrub(self, user_ids: Sequence[str]) -> bool:
+        """Take these ids out of the audit log; see `ports.Spool.scrub`."""
+        self._refuse_closed()
+        for number, line in enumerate(self._records.audit):
+            words = [f"user_id={user}" for user in user_ids]
+            told = " ".join("user_id=(erased)" if word in words else word for word in line.detail.split(" "))
+            self._records.audit[number] = replace(line, detail=told)
+        return True
 
     async def put(self, key: str, value: bytes) -> None:
         """Keep a small value; see `ports.Spool.remember`. Raises ValueError above the limit."""

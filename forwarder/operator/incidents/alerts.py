@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from forwarder.delivery.backoff import Backoff
+from forwarder.delivery.pacing import Backoff
 from forwarder.operator.incidents.incident import Incident
 from forwarder.operator.text import plural, span
 

@@ -136,7 +136,7 @@ class _Sender:
         step = self.fives.get(at_ms)
         if step is None:
             return None
-        less = self.own.came.get(at_ms - at_ms % FIVE_MS, 0) if self.endpoint == WEBHOOK else 0
+        less = self.own.came.get(at_ms, 0) if self.endpoint == WEBHOOK else 0
         return max(0, step.senders.get(self.endpoint, 0) - less)
 
     def total(self, steps: range, *, shift_ms: int = 0) -> int | None:

@@ -17,6 +17,7 @@ from forwarder.operator.pages.dead_letters import DeadLetters
 from forwarder.operator.pages.destination_events import DestinationEvents
 from forwarder.operator.pages.event_list import EventList
 from forwarder.operator.pages.event_page import EventPages
+from forwarder.operator.pages.forget_form import ForgetPage
 from forwarder.operator.pages.login import Login, to_login
 from forwarder.operator.pages.overview import Overview
 from forwarder.operator.pages.records import Check, Records
@@ -60,6 +61,7 @@ class Site:
             *DeadLetters(acts=acts, render=render, jobs=jobs).operations(),
             *Records(parts=acts.parts, render=render, check=self.check, incidents=self.incidents).operations(),
             *Login(acts=acts, render=render, throttle=self.guard.throttle, people=self.people).operations(),
+            *ForgetPage(acts=acts, render=render).operations(),
             *job_operations(jobs, render),
             # Tried last: aiohttp looks for the longest fixed beginning first.
             Operation("GET", "/{missing:(?!api/).*}", "Nothing", _missing),

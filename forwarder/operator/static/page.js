@@ -138,7 +138,10 @@ function fillRows(body, fresh) {
     if (now.has(number(row))) fill(row, now.get(number(row)));
     else row.classList.toggle("is-gone", rows.length > 0 && number(row) > number(rows.at(-1))); // matches no longer
   }
-  for (const row of rows) if (number(row) < number(held.at(-1))) { shown.set(row, meaning(row)); body.append(row); }
+  // What a search finds further back goes below: that moves nothing.
+  const older = rows.filter((row) => held.length < rows.length && number(row) < number(held.at(-1)));
+  for (const row of older) shown.set(row, meaning(row));
+  body.append(...older);
   const came = rows.filter((row) => number(row) > number(held[0])).length;
   const pill = document.querySelector("[data-new-rows]");
   pill.hidden = !came;

@@ -13,7 +13,7 @@ import msgspec
 from forwarder.errors import SpoolFull
 from forwarder.model import Envelope, Lease, Receipt
 from forwarder.spool.lease_window import Arrival
-from forwarder.spool.limits import CAP_RETRY_AFTER_S, event_bytes, incoming_bytes, refusal
+from forwarder.spool.limits import CAP_RETRY_AFTER_S, EVENT_OVERHEAD_BYTES, incoming_bytes, refusal
 from forwarder.spool.recurrence import Occurrence, is_resend, occurrence_key
 from forwarder.spool.sqlite.known_keys import KnownKeys
 from forwarder.spool.sqlite.runs import partition_number
@@ -176,7 +176,7 @@ class _Taking:
             seen[1] = at_ms
         stored = self._stored[route]
         stored[0] += 1
-        stored[1] += event_bytes(size)
+        stored[1] += size + EVENT_OVERHEAD_BYTES
         arrival = self._intake.arrivals[route]
         lease = Lease(sequence=sequence, attempt=1, envelope=envelope, follows=transaction.last_of_route[route])
         transaction.last_of_route[route] = sequence

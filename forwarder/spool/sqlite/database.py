@@ -81,6 +81,8 @@ def open_writer(folder: Path, *, vfs: str | None = None) -> apsw.Connection:
         connection.pragma("journal_size_limit", _LOG_BYTES_KEPT)
         connection.pragma("cache_size", -_CACHE_KIB)
         connection.pragma("temp_store", "MEMORY")
+        # What is deleted, or moved to another page, is zeroed where the page is written anyway: see `erasure`.
+        connection.pragma("secure_delete", "FAST")
         _migrate(connection)
     except BaseException:
         connection.close()

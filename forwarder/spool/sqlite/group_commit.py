@@ -136,7 +136,7 @@ class GroupCommit:
             if fault:  # once it is over, `recover` looks whether the disk can be written, too
                 self._set_condition(fault)
 
-    def recover(self, checkpoint: Callable[[], None]) -> None:
+    def recover(self, checkpoint: Callable[[], object]) -> None:
         """Write down what was deferred, oldest first; then take new events again, if the disk can be written.
 
         Only a commit shows that, and the reserve: room that the file system tells of may not be ours.

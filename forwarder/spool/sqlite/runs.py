@@ -17,7 +17,7 @@ from typing import NamedTuple
 import apsw
 
 from forwarder.model import Attempt
-from forwarder.spool.sqlite.transaction import EVENT_TABLES, Reader, Transaction, text
+from forwarder.spool.sqlite.transaction import CORRUPT_ROW, DEAD, EVENT_TABLES, Reader, Transaction, text
 
 RUN_COLUMNS = "route, last, first, state, settled_at_ms, attempts, reason_id, attempt_id, is_discarded, status"
 _AT = f"SELECT {RUN_COLUMNS} FROM settled WHERE route = ? AND last >= ? ORDER BY last LIMIT 1"  # noqa: S608 - our own words
@@ -46,6 +46,14 @@ def run_at(connection: Reader, route: int, sequence: int) -> Run | None:
     """Return the run that an event of this route is in; None while it is pending."""
     row = connection.execute(_AT, (route, sequence)).fetchone()
     return Run(*row) if row is not None and row[2] <= sequence else None
+
+
+def is_corrupt(connection: Reader, run: Run) -> bool:
+    """Tell whether damage made it dead: then its events were never weighed."""
+    if run.state != DEAD or run.reason_id is None:
+        return False
+    row = connection.execute("SELECT reason FROM reasons WHERE reason_id = ?", (run.reason_id,)).fetchone()
+    return row is not None and row[0] == CORRUPT_ROW
 
 
 def gaps(connection: Reader, route: int, after: int) -> Iterator[tuple[int, int]]:

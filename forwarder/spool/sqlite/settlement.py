@@ -17,6 +17,7 @@ from forwarder.spool.sqlite.runs import (
     find_runs,
     head_of,
     intern_reason,
+    is_corrupt,
     join_partition,
     leave_partition,
     list_attempt,
@@ -100,22 +101,22 @@ def settle(transaction: Transaction, claims: Sequence[Claim]) -> Moves:
 def _settle(transaction: Transaction, claim: Claim, settled: Settled, attempt_id: int | None, moves: Moves) -> None:
     route, state, leases = claim.route, STATE_CODES[settled.state], claim.leases
     reason_id = intern_reason(transaction, route, state, settled.reason, count=len(leases))
-    tried = 0 if attempt_id is None else 1
-    by_attempts: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-    size = 0
+    size = sum([event_bytes(len(lease.envelope.payload)) for lease in leases])
+    for sequence in claim.listed:
+        unlist(transaction, route, sequence)
+    status, by_attempts = _status(settled.attempt), defaultdict[int, list[Lease]](list)
     for lease in leases:
-        by_attempts[lease.attempt - 1 + tried].append((lease.sequence, lease.follows))
-        size += event_bytes(len(lease.envelope.payload))
-    if claim.listed:
-        for sequence in claim.listed:
-            _unlist(transaction, route, sequence)
-    status = _status(settled.attempt)
-    for attempts, events in by_attempts.items():
-        run = Run(route, 0, 0, state, transaction.now_ms, attempts, reason_id, attempt_id, 0, status)
-        write_runs(transaction, run, sorted(events))
-    for lease in leases:
+        by_attempts[lease.attempt - (attempt_id is None)].append(lease)
         if lease.envelope.partition_key:
-            _leave(transaction, route, lease.sequence, _partition(lease), moves)
+            leave(transaction, route, lease.sequence, _partition(lease), moves)
+    for attempts, alike in by_attempts.items():
+        sequences = [lease.sequence for lease in alike]
+        first, last = min(sequences), max(sequences)
+        run = Run(route, last, first, state, transaction.now_ms, attempts, reason_id, attempt_id, 0, status)
+        if last - first < len(alike):  # nothing lies between them, as nearly always
+            write_run(transaction, run)
+        else:
+            write_runs(transaction, run, sorted([(lease.sequence, lease.follows) for lease in alike]))
     transaction.add(route, Account.PENDING, -len(leases))
     transaction.add(route, state, len(leases))
     transaction.add(route, Account.UNSETTLED_BYTES, -size)
@@ -128,7 +129,7 @@ def _give_back(
 ) -> None:
     route, leases = claim.route, claim.leases
     list_attempt(transaction, [lease.sequence for lease in leases], attempt_id)
-    status, before = _status(returned.attempt), {one: _unlist(transaction, route, one) for one in claim.listed}
+    status, before = _status(returned.attempt), {one: unlist(transaction, route, one) for one in claim.listed}
     reason_id = intern_reason(transaction, route, PENDING, returned.reason, count=len(leases))
     rows = []
     retrying = 0
@@ -140,7 +141,7 @@ def _give_back(
         kind = RETRY if attempts > 0 or returned.not_before_ms > 0 else FRESH
         if lease.replayed_at_ms is not None:  # it steps aside: nothing waits for a replay that did not succeed
             if number and not lease.is_beside:
-                _leave(transaction, route, lease.sequence, number, moves)
+                leave(transaction, route, lease.sequence, number, moves)
                 join_partition(transaction, -number, lease.sequence)
                 number = -number
             kind = BESIDE
@@ -161,13 +162,13 @@ def quarantine(transaction: Transaction, route: int, sequences: Sequence[int]) -
     for sequence in sequences:
         if run_at(transaction.connection, route, sequence) is not None:
             continue
-        _unlist(transaction, route, sequence)
+        unlist(transaction, route, sequence)
         reason_id = intern_reason(transaction, route, DEAD, CORRUPT_ROW, count=1)
         write_run(transaction, Run(route, sequence, sequence, DEAD, transaction.now_ms, 0, reason_id, None, 0, None))
         # The row that would name its partition cannot be trusted: the partitions are asked instead.
         number = transaction.execute("SELECT number FROM partitions WHERE sequence = ?", (sequence,)).fetchone()
         if number is not None:
-            _leave(transaction, route, sequence, number[0], moves)
+            leave(transaction, route, sequence, number[0], moves)
         transaction.add(route, Account.PENDING, -1)
         transaction.add(route, Account.DEAD, 1)
         transaction.add(route, Account.CORRUPT, 1)
@@ -176,16 +177,16 @@ def quarantine(transaction: Transaction, route: int, sequences: Sequence[int]) -
     return moves
 
 
-def _unlist(transaction: Transaction, route: int, sequence: int) -> int | None:
+def unlist(transaction: Transaction, route: int, sequence: int) -> int | None:
     """Take an event off the list; return the status of its last answer."""
     row = transaction.execute(
         "DELETE FROM given_back WHERE sequence = ? RETURNING attempts, reason_id, status", (sequence,)
     ).fetchone()
-    if row is None:
-        return None
-    drop_reason(transaction, row[1], count=1, held=1)
-    transaction.add(route, Account.RETRYING, -int(row[0] > 0))
-    status: int | None = row[2]
+    status: int | None = None
+    if row is not None:
+        drop_reason(transaction, row[1], count=1, held=1)
+        transaction.add(route, Account.RETRYING, -int(row[0] > 0))
+        status = row[2]
     return status
 
 
@@ -194,7 +195,8 @@ def _status(attempt: Attempt | None) -> int | None:
     return None if attempt is None else attempt.status or 0
 
 
-def _leave(transaction: Transaction, route: int, sequence: int, number: int, moves: Moves) -> None:
+def leave(transaction: Transaction, route: int, sequence: int, number: int, moves: Moves) -> None:
+    """Take a settled event out of its partition, and note who is its oldest now."""
     head = leave_partition(transaction, number, sequence)
     if head is not None:
         tell_head(transaction, route, head, moves)
@@ -230,7 +232,7 @@ def requeue(
     waiting = [transaction.execute(_REPLAYS, (route, most)).fetchall() for route in (0, 1)]
     are_few = [len(sequences) + len(replays) <= most for replays in waiting]
     for run, found in list(find_runs(transaction.connection, sequences)):
-        if _is_corrupt(transaction, run):
+        if is_corrupt(transaction.connection, run):
             continue
         events = _payloads_of(transaction, run, found)
         if events:
@@ -284,13 +286,6 @@ def _requeue(
     transaction.add(route, Account.UNSETTLED_BYTES, weight)
     if run.state == DEAD:
         transaction.add(route, Account.DEAD_BYTES, -weight)
-
-
-def _is_corrupt(transaction: Transaction, run: Run) -> bool:
-    if run.state != DEAD or run.reason_id is None:
-        return False
-    row = transaction.execute("SELECT reason FROM reasons WHERE reason_id = ?", (run.reason_id,)).fetchone()
-    return row is not None and row[0] == CORRUPT_ROW
 
 
 def _payloads_of(transaction: Transaction, run: Run, sequences: Sequence[int]) -> list[tuple[int, str, int]]:

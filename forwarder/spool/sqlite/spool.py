@@ -1,7 +1,6 @@
 """The spool on SQLite: where events survive kill -9 and power loss until their destination said yes.
 
-The front of the house: it opens and closes, and hands each call to who knows about it: the writer for what is written,
-`Leasing` for leases, the archive for what is read.
+It opens and closes, and hands each call to who knows about it: the writer, `Leasing`, the archive for what is read.
 """
 
 import asyncio
@@ -15,7 +14,7 @@ import apsw
 
 from forwarder.errors import SpoolClosed, SpoolFull, WorkerEnded
 from forwarder.model import Attempt, Demand, Envelope, Lease, Receipt, RouteName, Settlement
-from forwarder.ports import AuditRow, Clock
+from forwarder.ports import AuditRow, Clock, Erased
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite.database import (
     ReadThread,
@@ -24,6 +23,7 @@ from forwarder.spool.sqlite.database import (
     prepare_folder,
     watch_files,
 )
+from forwarder.spool.sqlite.erasure import Eraser, write_line
 from forwarder.spool.sqlite.files import DISK_RETRY_AFTER_S, FolderLock, Reserve, unusable
 from forwarder.spool.sqlite.group_commit import GroupCommit
 from forwarder.spool.sqlite.jobs import AppendJob, AwaitedWork, Callbacks, News
@@ -37,12 +37,6 @@ from forwarder.telemetry.reporter import Reporter
 
 T = TypeVar("T")
 _CHUNK = 500  # events in one commit, so that a long replay delays nobody
-
-
-_WRITE_AUDIT = (
-    "INSERT INTO audit (audit_id, at_ms, who, action, detail, count, outcome) VALUES (?, ?, ?, ?, ?, ?, ?) "
-    "ON CONFLICT (audit_id) DO UPDATE SET count = excluded.count, outcome = excluded.outcome RETURNING audit_id"
-)
 
 
 class SqliteSpool(SqliteArchive):
@@ -105,6 +99,7 @@ class SqliteSpool(SqliteArchive):
             damaged=self._quarantine,
             read_failed=self._news.hear_read_failure,
         )
+        self._eraser = Eraser(self._work, self._leasing, self._writer)
         self._news.hear_condition(self._group.condition)
         self._writer.start()
         await self._leasing.start()
@@ -225,6 +220,14 @@ class SqliteSpool(SqliteArchive):
         self._refuse_closed()
         return sum([await self._work.run(partial(discard, sequences=chunk)) for chunk in _chunks(sequences)])
 
+    async def erase(self, sequences: Sequence[int]) -> Erased:
+        """Erase what these events hold; see `ports.Spool.erase`."""
+        return await self._eraser.erase(sequences)
+
+    async def scrub(self, user_ids: Sequence[str]) -> bool:
+        """Let what was erased leave the files; see `ports.Spool.scrub`."""
+        return await self._eraser.scrub(user_ids)
+
     async def put(self, key: str, value: bytes) -> None:
         """Keep a small value; see `ports.Spool.put`. Raises ValueError above the limit."""
         self._refuse_closed()
@@ -256,10 +259,7 @@ class SqliteSpool(SqliteArchive):
 
     async def write_audit(self, row: AuditRow, *, number: int | None = None) -> int:
         """Add to the audit log; see `ports.Archive.write_audit`."""
-        self._refuse_closed()
-        values = (number, row.at_ms, row.who, row.action, row.detail, row.count, row.outcome)
-        ((written,),) = await self._work.run(lambda t: t.execute(_WRITE_AUDIT, values).fetchall())
-        return int(written)
+        return await self._work.run(partial(write_line, row=row, number=number))
 
     # --- Worker and Probeable ---
 

@@ -7,6 +7,7 @@ everything that waits is rolled back, and the spool hears of it.
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 
@@ -43,6 +44,7 @@ class Writer:
         self._in_hand: Sequence[AppendJob | Job] = ()
         self._busy_since_s: float | None = None
         self._is_closing = False
+        self._truncations: deque[Callable[[bool], object]] = deque()
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
 
     def start(self) -> None:
@@ -53,6 +55,10 @@ class Writer:
     def submit(self, job: AppendJob | Job) -> None:
         """Queue a job. Called on the event loop's thread."""
         self._queue.put(job)
+
+    def truncate_log(self, done: Callable[[bool], object]) -> None:
+        """Have the log moved into the database and cut to nothing; `done` hears on the thread whether it was."""
+        self._truncations.append(done)
 
     def stop(self) -> None:
         """Queue the end: what was queued before it is still committed."""
@@ -103,6 +109,8 @@ class Writer:
         self._in_hand = ()
         self._group.recover(self._checkpoints.checkpoint)
         self._checkpoints.look()
+        while self._truncations:
+            self._truncations.popleft()(self._checkpoints.checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE))
         while self._group.tidy(is_idle=self._queue.empty()) and self._queue.empty():
             self._busy_since_s = self._clock.monotonic_s()
         self._busy_since_s = None
@@ -173,14 +181,15 @@ class Checkpoints:
             self._is_running = True
             self._wanted.set()
 
-    def checkpoint(self, mode: int = apsw.SQLITE_CHECKPOINT_PASSIVE) -> None:
-        """Do it here and now, as far as readers allow; a disk that refuses leaves the log as it is."""
+    def checkpoint(self, mode: int = apsw.SQLITE_CHECKPOINT_PASSIVE) -> bool:
+        """Do it here and now, as far as readers allow; a disk that refuses leaves the log as it is, and is told."""
         self._moved = 0
         try:
             self._connection.wal_checkpoint(mode=mode)
         except apsw.Error:
-            return
+            return False
         self._pages = 0
+        return True
 
     def _run(self) -> None:
         connection = self._opened()

@@ -1,0 +1,142 @@
+"""What an erasure leaves on disk, and what happens to it while routes lease and after a restart."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from forwarder.model import Attempt, Demand, Envelope, Labels, RouteName, State
+from forwarder.ports import AuditRow, EventQuery
+from forwarder.spool.sqlite import SqliteSpool
+from forwarder.spool.sqlite.label_index import BLOCK_EVENTS
+from forwarder.spool.sqlite.transaction import Account
+from stand_ins.spool_acts import leased, settle, stored
+
+OUT, IN = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
+OpenSqlite = Callable[..., Awaitable[SqliteSpool]]
+MakeEnvelope = Callable[..., Envelope]
+MARK = "ada-lovelace-1815"
+
+
+def _made(make: MakeEnvelope, number: int, *, route: RouteName = IN, size: int = 100) -> Envelope:
+    labels = Labels(type="track", event="Bought", message_id=f"m-{MARK}", user_id=MARK)
+    payload = f'{{"userId":"{MARK}","x":"{MARK * (size // len(MARK))}"}}'.encode()
+    return make(number, route=route, partition=MARK, labels=labels, payload=payload)
+
+
+def _files_with(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir() if MARK.encode() in file.read_bytes())
+
+
+async def test_no_byte_of_the_person_stays_in_the_files(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, tmp_path: Path
+) -> None:
+    """Erased and scrubbed, neither database nor log holds a byte of payload, label, plan, path, answer or audit."""
+    spool = await open_sqlite()
+    called = Attempt(
+        at_ms=0, duration_ms=1, operation=f"POST /profiles/{MARK}", status=400, outcome="refused", reason="bad",
+        answer=f"no {MARK}".encode(),
+    )  # fmt: skip
+    for number in range(1, 40):
+        await stored(spool, [_made(make_envelope, number, route=IN if number % 2 else OUT, size=number * 700)])
+    for route, attempt in ((IN, called), (OUT, replace(called, operation="POST /v1/batch"))):
+        for lease in await leased(spool, route, fresh=5, size=10**9):
+            await spool.note(lease.sequence, f"plan for {MARK}".encode())
+            await spool.record([lease.sequence], attempt)
+            await settle(spool, [lease.sequence], State.DEAD, reason=f"bad: {MARK}", attempt=attempt)
+    await spool.write_audit(AuditRow(at_ms=4 * 10**12, who="page", action="replay", detail=f"user_id={MARK}", count=1))
+    folder = tmp_path / "data"
+    assert _files_with(folder), "the control: it is there before"
+    rows = (await spool.events(EventQuery(user_id=MARK, limit=500))).rows
+    erased = await spool.erase([row.sequence for row in rows])
+    assert (erased.events, erased.leased) == (39, 0)
+    assert await spool.scrub([MARK]) is True
+    assert _files_with(folder) == []
+    facts = await spool.facts()
+    assert all(totals.is_balanced() for totals in facts.totals.values())
+    assert (await spool.event(1)).event_key == (1).to_bytes(16, "big")
+
+
+async def test_a_label_block_names_nobody_any_more(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, clock: Any
+) -> None:
+    """Events that the label index holds are found by their user before, and by nobody after."""
+    spool = await open_sqlite()
+    first = [_made(make_envelope, number, route=OUT) for number in range(1, 5)]
+    rest = [make_envelope(number, route=OUT) for number in range(5, 2 * BLOCK_EVENTS)]
+    await stored(spool, first)
+    for start in range(0, len(rest), 500):
+        await stored(spool, rest[start : start + 500])
+    async with asyncio.timeout(60):
+        while True:
+            rows = await spool._reads.read(lambda c: c.execute("SELECT count(*) FROM label_index").fetchone())  # noqa: SLF001 - the index has no other face
+            if rows[0]:
+                break
+            await asyncio.sleep(0.05)
+    assert len((await spool.events(EventQuery(user_id=MARK))).rows) == 4
+    await spool.erase([1, 2, 3, 4])
+    assert (await spool.events(EventQuery(user_id=MARK))).rows == ()
+    assert (await spool.events(EventQuery(message_id=f"m-{MARK}"))).rows == ()
+    del clock
+
+
+async def test_what_is_being_erased_is_leased_to_nobody(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
+    """While the erasure is on its way to disk and back, a route is leased others alone; then what is left."""
+    spool = await open_sqlite()
+    envelopes = [make_envelope(number, route=OUT) for number in range(1, 41)]
+    await stored(spool, envelopes)
+    await spool.refill(OUT, Demand(fresh_max=40, retry_max=0, bytes_max=10**9))
+    erasing = asyncio.create_task(spool.erase(list(range(1, 21))))
+    await asyncio.sleep(0)  # it is on its way
+    got: list[int] = []
+    demand = Demand(fresh_max=3, retry_max=0, bytes_max=10**9)
+    async with asyncio.timeout(60):
+        while len(got) < 20:
+            leases = [lease.sequence for lease in spool.lease(OUT, demand)]
+            got += leases
+            if leases:
+                await settle(spool, leases, State.DELIVERED)
+            await asyncio.sleep(0)
+    erased = await erasing
+    assert (erased.pending, erased.leased) == (20, 0)
+    assert sorted(got) == list(range(21, 41))
+    totals = (await spool.facts()).totals[OUT]
+    assert (totals.pending, totals.delivered, totals.dead, totals.is_balanced()) == (0, 20, 20, True)
+
+
+async def test_an_erasure_outlives_a_restart(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
+    """After a restart nothing of it is pending, its keys are known, and what others have is leased in order."""
+    spool = await open_sqlite()
+    for number in range(1, 7):
+        await stored(spool, [_made(make_envelope, number) if number % 2 else make_envelope(number, route=IN)])
+    await spool.erase([1, 3, 5])
+    await spool.close()
+    spool = await open_sqlite()
+    assert [lease.sequence for lease in await leased(spool, IN, fresh=50)] == [2, 4, 6]
+    receipt = await stored(spool, [_made(make_envelope, number) for number in (1, 3, 5)])
+    assert receipt.duplicates == 3
+    await settle(spool, [2, 4, 6], State.DELIVERED)
+    facts = await spool.facts()
+    assert facts.totals[IN].is_balanced()
+    assert facts.unsettled_bytes[IN] == 0
+
+
+async def test_the_weight_of_erased_events_goes_with_them(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, clock: Any
+) -> None:
+    """What dead events weigh is taken off when they are erased, and the rest once the retention has purged them."""
+    spool = await open_sqlite()
+    await stored(spool, [_made(make_envelope, number, route=OUT, size=5_000) for number in range(1, 9)])
+    for lease in await leased(spool, OUT, fresh=1, size=10**9):
+        await settle(spool, [lease.sequence], State.DEAD, reason="bad")
+    await spool.erase(range(1, 9))
+    memory = spool._group.memory  # noqa: SLF001 - what it weighs is told nowhere
+    assert 0 < memory.totals[0, Account.DEAD_BYTES] < 8 * 1_000
+    clock.now_ms += 8 * 86_400_000
+    async with asyncio.timeout(60):
+        while (await spool.events(EventQuery())).rows:
+            await stored(spool, [])
+            await asyncio.sleep(0.05)
+    assert memory.totals[0, Account.DEAD_BYTES] == 0
+    assert (await spool.facts()).totals[OUT].dead == 8
