@@ -75,7 +75,7 @@ def test_keys_lead_everywhere(page: Page, world: World) -> None:
     assert page.path == f"/events/{first}"
     page.open("/events")
     page.press("/")
-    assert page.focus.get_dom_attribute("name") == "event"
+    assert page.focus.get_dom_attribute("name") == "text"
     page.press("g", "o", Keys.ESCAPE)
     assert page.path == "/events"
     assert page.focus.tag_name == "body"
