@@ -7,7 +7,7 @@ from forwarder.delivery.route_status import RouteStatus
 from forwarder.model import RouteName
 from forwarder.operator.incidents.incident import Incident
 from forwarder.ports import SpoolFacts
-from forwarder.telemetry.totals_by_time import DAY_MS
+from forwarder.telemetry.totals_by_time import DAY_MS, erased_between
 
 KEPT_MAX: Final = 500
 LATE_MS: Final = 300_000
@@ -27,6 +27,7 @@ class Watch:
         self._kept_ms = kept_ms
         self._unknown = {key for key, one in self.open.items() if one.kind in _DELAYING}
         self._first_look_ms: int | None = None
+        self._facts: SpoolFacts | None = None
 
     def look(
         self,
@@ -48,7 +49,11 @@ class Watch:
         for one in began:
             one.dead_before = _dead(facts, one.route)
             self.open[one.key] = one
+        before, self._facts = self._facts or facts, facts
         for one in self.open.values():
+            one.dead_before += sum(
+                erased_between(before, facts, name) for name in RouteName if one.route in (None, name)
+            )
             if one.kind in _DELAYING:
                 one.delayed = max(one.delayed, _pending(facts, one.route))
             one.dead = max(one.dead, _dead(facts, one.route) - one.dead_before)
