@@ -19,7 +19,7 @@ from forwarder.operator.pages.bulk import Job, Jobs
 from forwarder.operator.pages.export import export
 from forwarder.operator.pages.overview import endpoint_urls
 from forwarder.operator.pages.render import Question, Renderer, link, see_other
-from forwarder.operator.parameters import Listing
+from forwarder.operator.parameters import Listing, Narrowed
 from forwarder.operator.parts import LABEL_CHARACTERS_MAX
 from forwarder.operator.people import who
 from forwarder.operator.searching import Search, Searches
@@ -53,6 +53,7 @@ class Filters:
     """What the list is narrowed to. `given` is what the person wrote, for the form and for links."""
 
     given: Mapping[str, str]
+    narrowed: Narrowed
     query: EventQuery
 
     def value(self, name: str) -> str:
@@ -108,7 +109,8 @@ def read_filters(parameters: Mapping[str, str], *, now_ms: int) -> Filters:
         began_ms = now_ms - PERIODS[period][1] * 1_000
         asked.setdefault("from", str(began_ms - began_ms % _MINUTE_MS))
     place = {name: parameters.get(name, "") for name in ("before", "after")}
-    return Filters(given=given, query=read(asked | place, Listing).page_query())
+    listing = read(asked | place, Listing)
+    return Filters(given=given, narrowed=listing, query=listing.page_query())
 
 
 class FilteredForm(Struct, frozen=True, kw_only=True):
@@ -214,7 +216,7 @@ class EventList:
             is_followed=act == "replay",
             started_at_ms=self.acts.parts.clock.wall_ms(),
         )
-        line = self.acts.line(who(request), act, which, logged=", ".join(filters.given))
+        line = self.acts.line(who(request), act, str(filters.narrowed), logged=filters.narrowed.logged())
         todo = partial(self.acts.replay if act == "replay" else self.acts.discard, line=line)
         raise see_other(self.jobs.start(job, query, todo, on_end=partial(self.acts.end, line)).path)
 
