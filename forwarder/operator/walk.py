@@ -17,11 +17,6 @@ class Step:
     rows: Sequence[EventRow]
     next_after: int | None
 
-    @property
-    def sequences(self) -> list[int]:
-        """Return which events these are, discarded ones left out."""
-        return [row.sequence for row in self.rows if not row.is_discarded]
-
 
 async def step(archive: Archive, query: EventQuery) -> Step:
     """Go one step; `query.after_sequence` says from where. A listing that was cut for time is not the end."""

@@ -280,6 +280,19 @@ async def test_all_that_is_listed_is_acted_on(world: Any) -> None:
     assert (await world.post("/events/discard", {"state": "delivered"})).status == 400
 
 
+async def test_what_is_discarded_is_not_acted_on(world: Any) -> None:
+    """An act on a list that also shows discarded events asks for the others alone, does them, and explains no gap."""
+    await world.put_many(5, State.DEAD, "r")
+    await world.spool.discard([1, 2])
+    fields = {"state": "dead"}
+    assert len(_listed(await world.page("/events?state=dead"))) == 5
+    assert "Replay 3 events" in (await world.post("/events/replay", fields)).words
+    done = await world.finish(await world.post("/events/discard", fields | {"confirmed": "1"}))
+    assert "3 of 3 events discarded" in done.words
+    assert "The others" not in done.words
+    assert "Discard 0 events" in (await world.post("/events/discard", fields)).words
+
+
 async def test_no_match_is_not_taken_for_no_event(world: Any) -> None:
     """A filter that finds nothing says that, and offers all events."""
     await world.arrive()

@@ -193,7 +193,7 @@ class EventList:
             replace(filters.query, before_sequence=None, after_sequence=None),
             link("/events", **filters.given),
         )
-        counted = await self.acts.parts.archive.events(replace(query, limit=0))
+        counted = await self.acts.parts.archive.events(replace(query, limit=0, has_discarded=False))
         words = f"{text.number(counted.matched)}{' or more' if counted.is_cut else ''} events"
         which = ", ".join(f"{name} {value}" for name, value in filters.given.items())
         question = Question(
