@@ -101,15 +101,17 @@ class Renderer:
         body = self._environment.get_template(template).render(given).encode("utf-8", "replace")
         return web.Response(body=body, status=status, content_type="text/html", charset="utf-8")
 
-    async def ask(self, request: web.Request, question: Question) -> web.Response | None:
+    async def ask(
+        self, request: web.Request, question: Question, meant: Mapping[str, object] | None = None
+    ) -> web.Response | None:
         """Return the page that asks, or None when the person has said yes already.
 
-        Its form posts the fields that were sent, and `confirmed`, to the path that was asked.
+        Its form posts the fields that were sent, or those of `meant`, and `confirmed`, to the path that was asked.
         """
         fields = await fields_of(request)
         if fields.get("confirmed") == "1":
             return None
-        return await self.page(request, "confirm.html", question=question, fields=fields)
+        return await self.page(request, "confirm.html", question=question, fields=fields if meant is None else meant)
 
     async def error(self, request: web.Request, status: int, message: str) -> web.Response:
         """Tell what went wrong."""
