@@ -191,11 +191,9 @@ class EventList:
         filters = self._filters(await fields_of(request))
         if act not in filters.acts:
             raise QueryInvalid(f"choose a state first: one of {', '.join(state.value for state in _ACTED_ON[act])}")
-        query, back = (
-            replace(filters.query, before_sequence=None, after_sequence=None),
-            link("/events", **filters.given),
-        )
-        counted = await self.acts.parts.archive.events(replace(query, limit=0))
+        meant = await self._meant(filters)
+        query, back = replace(self._filters(meant).query, after_sequence=None), link("/events", **filters.given)
+        counted = await self.acts.parts.archive.events(replace(query, limit=0, has_discarded=False))
         words = f"{text.number(counted.matched)}{' or more' if counted.is_cut else ''} events"
         which = ", ".join(f"{name} {value}" for name, value in filters.given.items())
         question = Question(
@@ -205,7 +203,7 @@ class EventList:
             back=back,
             is_destructive=act == "discard",
         )
-        if (asked := await self.render.ask(request, question)) is not None:
+        if (asked := await self.render.ask(request, question, meant)) is not None:
             return asked
         job = Job(
             title=f"{doing} {words}: {which}",
@@ -219,6 +217,17 @@ class EventList:
         line = self.acts.line(who(request), act, str(filters.narrowed), logged=filters.narrowed.logged())
         todo = partial(self.acts.replay if act == "replay" else self.acts.discard, line=line)
         raise see_other(self.jobs.start(job, query, todo, on_end=partial(self.acts.end, line)).path)
+
+    async def _meant(self, filters: Filters) -> Mapping[str, str]:
+        """Return what to post for the events that the filters leave now: a yes is for no others, however late."""
+        given, query = dict(filters.given), filters.query
+        if given.pop("period", ""):
+            given.setdefault("from", moment(query.received_from_ms) or "")
+        before = query.before_sequence
+        if before is None:
+            rows = (await self.acts.parts.archive.events(EventQuery(limit=1))).rows
+            before = rows[0].sequence + 1 if rows else 0
+        return given | {"before": str(before)}
 
     def _filters(self, parameters: Mapping[str, str]) -> Filters:
         return read_filters(parameters, now_ms=self.acts.parts.clock.wall_ms())
