@@ -19,7 +19,7 @@ _STEP_S: Final = 0.06  # of the reading thread, which the pages share
 _STEP_EVENTS: Final = 50_000
 _REST_S_MAX: Final = 0.5
 _LOOKED_AT_S: Final = 15.0  # since it was last asked for
-_FIRST_S: Final = 0.15  # a page waits so long for what a short search finds
+_FIRST_S: Final = 0.1  # a page waits so long for what a short search finds
 _STALE_S: Final = 10.0  # a count that is older is made anew when it is asked for
 _STALE_TIMES: Final = 20  # or so often as long as it took
 
