@@ -54,6 +54,22 @@ async def test_a_view_token_sees_everything_and_changes_nothing(start: Any) -> N
     assert {route.state for route in world.routes.values()} == {"running"}
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/api/replay", {"state": "dead"}), ("/api/discard", {"sequences": [1]}), ("/api/forget", {"user_id": "u1"})],
+)
+async def test_a_view_token_may_count(start: Any, path: str, body: Mapping[str, Any]) -> None:
+    """A dry run is a look: it is answered and changes nothing; without it, or beside what cannot be read, it is 403."""
+    world = await start(named=NAMED)
+    await world.arrive(state=State.DEAD, reason="r")
+    said = await world.api(path, {**body, "dry_run": True}, **_bearer(VIEW))
+    assert 1 in (said.get("replayed"), said.get("discarded"), said.get("states", {}).get("dead"))
+    for wrong in (body, {**body, "dry_run": False}, {**body, "dry_run": 1}, {**body, "dry_run": True, "x": 1}):
+        assert (await world.api(path, wrong, status=403, **_bearer(VIEW)))["error"] == VIEW_ONLY
+    assert await world.audits() == []
+    assert await world.states() == {1: "dead"}
+
+
 async def test_a_view_login_is_shown_no_button(start: Any) -> None:
     """The page of somebody who may only look says so, and offers no act; the forms of acts are closed, too."""
     world = await start(named=NAMED)

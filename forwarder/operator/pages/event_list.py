@@ -1,6 +1,6 @@
 """The list of events: history and live tail of both routes, newest first; found by one field, narrowed by others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -55,6 +55,11 @@ class Filters:
     given: Mapping[str, str]
     narrowed: Narrowed
     query: EventQuery
+
+    @property
+    def words(self) -> Hashable:
+        """Return what a search for this goes by: a period by its name, for its time goes on."""
+        return (*self.given.items(), self.query.before_sequence)
 
     def value(self, name: str) -> str:
         """Return what was written in a field; "" for nothing."""
@@ -175,7 +180,7 @@ class EventList:
         """Stop a search, or let it go on."""
         fields = await fields_of(request)
         filters = self._filters(fields)
-        (self.searches.stop if fields.get("search") == "stop" else self.searches.go_on)(filters.query)
+        (self.searches.stop if fields.get("search") == "stop" else self.searches.go_on)(filters.words)
         raise see_other(link("/events", **filters.given, everywhere="1", before=filters.query.before_sequence))
 
     async def replay(self, request: web.Request, _: FilteredForm) -> web.StreamResponse:
@@ -243,8 +248,8 @@ class EventList:
             page = await archive.events(query)
             is_counted = bool(filters.given) and query.before_sequence is None and page.next_before is not None
             if not page.is_cut:
-                return page, await self.searches.look(query) if is_counted else None
-        search = await self.searches.look(query)
+                return page, await self.searches.look(filters.words, query) if is_counted else None
+        search = await self.searches.look(filters.words, query)
         found = EventPage(
             rows=tuple(search.rows),
             next_before=search.next_before,
