@@ -1,5 +1,6 @@
 """The alert rules and the dashboard: each metric and label that they name is one that a daemon shows."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -21,9 +22,11 @@ from forwarder.telemetry.reporter import Reporter
 
 _RULES = "deploy/prometheus/rules.yml"
 _TESTS = "deploy/prometheus/rules_test.yml"
+_DASHBOARD = "deploy/grafana/forwarder.json"
 _SCRAPES = {"job", "instance"}  # labels that Prometheus adds to everything
-_PROMQL = {"sum", "rate", "increase", "delta", "changes", "absent", "histogram_quantile", "label_values", "max"}
+_PROMQL = {"sum", "rate", "increase", "delta", "changes", "absent", "histogram_quantile", "label_values"}
 _WORDS = _PROMQL | {"by", "on", "without", "or", "and", "le"}
+_needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 
 Shown = Mapping[str, Mapping[str, set[str]]]
 
@@ -100,6 +103,35 @@ def test_rules_name_only_what_a_daemon_shows(checkout: Path, shown: Shown) -> No
         assert not [*_unknown(rule["expr"], rule["annotations"]["summary"], shown)], rule["alert"]
 
 
+def _dashboard(checkout: Path) -> dict[str, Any]:
+    dashboard: dict[str, Any] = json.loads((checkout / _DASHBOARD).read_text())
+    return dashboard
+
+
+def test_dashboard_names_only_what_a_daemon_shows(checkout: Path, shown: Shown) -> None:
+    """A panel, a legend or a variable on what does not exist would stay empty."""
+    dashboard = _dashboard(checkout)
+    targets = [target for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    assert targets
+    for target in targets:
+        assert not [*_unknown(target["expr"], target["legendFormat"], shown)], target["expr"]
+    (query,) = (one["query"]["query"] for one in dashboard["templating"]["list"] if one["type"] == "query")
+    assert not [*_unknown(query, "", shown)]
+
+
+def test_dashboard_has_a_place_for_every_panel(checkout: Path) -> None:
+    """Panels have numbers of their own, fill rows of 24 and do not overlap; each reads the chosen Prometheus."""
+    dashboard = _dashboard(checkout)
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    places = [panel["gridPos"] for panel in panels]
+    cells = [
+        (x, y) for at in places for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])
+    ]
+    assert len(set(cells)) == len(cells) == 24 * max(at["y"] + at["h"] for at in places)
+    assert {panel["datasource"]["uid"] for panel in panels if "targets" in panel} == {"${datasource}"}
+
+
 @pytest.mark.parametrize(
     ("expression", "told", "unknown"),
     [
@@ -138,12 +170,28 @@ def test_every_alert_is_seen_to_fire(checkout: Path) -> None:
     assert set(re.findall(r'alertname="(\w+)"', tests)) == {rule["alert"] for rule in _rules(checkout)}
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def _promtool(folder: Path, what: str, file: str) -> None:
+    command = ["promtool", what, "rules", file]
+    done = subprocess.run(  # noqa: S603 - wherever this machine has it
+        command, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@_needs_promtool
 @pytest.mark.parametrize(("what", "file"), [("check", _RULES), ("test", _TESTS)])
 def test_prometheus_takes_the_rules(checkout: Path, what: str, file: str) -> None:
     """Prometheus's own tool reads the rules, and they fire exactly when their tests say."""
-    command = ["promtool", what, "rules", file]
-    done = subprocess.run(  # noqa: S603 - wherever this machine has it
-        command, cwd=checkout, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    _promtool(checkout, what, file)
+
+
+@_needs_promtool
+def test_prometheus_takes_the_dashboards_queries(checkout: Path, tmp_path: Path) -> None:
+    """Each query is PromQL once Grafana has put its interval in."""
+    targets = [target for panel in _dashboard(checkout)["panels"] for target in panel.get("targets", ())]
+    rules = [
+        {"record": f"panel:{number}", "expr": target["expr"].replace("$__rate_interval", "1m")}
+        for number, target in enumerate(targets)
+    ]
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    _promtool(tmp_path, "check", "rules.yml")
