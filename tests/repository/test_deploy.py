@@ -34,6 +34,8 @@ def manifests(checkout: Path) -> dict[tuple[str, str], Any]:
     "file",
     [
         "Dockerfile",
+        "deploy/compose/compose.yaml",
+        "deploy/compose/example.env",
         "deploy/forwarder.service",
         "deploy/helm/forwarder/templates/statefulset.yaml",
         "deploy/helm/forwarder/values.schema.json",
