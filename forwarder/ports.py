@@ -156,6 +156,7 @@ class EventQuery:
     text: str | None = None  # part of an id, a name or the payload, in any case; within `scan_max` rows of the rest
     status: tuple[int, int] | None = None  # of the last answer: at least, at most; 0 is "no answer"
     attempts: tuple[int, int] | None = None  # at least, at most
+    has_discarded: bool = True  # False leaves out what is marked as discarded
     received_from_ms: int | None = None  # inclusive
     received_to_ms: int | None = None  # exclusive
     before_sequence: int | None = None  # keyset: strictly older

@@ -108,10 +108,10 @@ async def counted(parts: Parts, rows: Sequence[Row]) -> Sequence[Row]:
 
 
 async def count(parts: Parts, event: str, state: State, *, at_most: int) -> Count:
-    """Count events of this name in this state; of dead ones those that are not discarded."""
-    found = await parts.archive.events(EventQuery(route=_INBOUND, state=state, event=event, limit=at_most))
-    events = sum(not row.is_discarded for row in found.rows)
-    return Count(events, has_more=found.next_before is not None or found.is_cut)
+    """Count events of this name in this state that are not discarded."""
+    query = EventQuery(route=_INBOUND, state=state, event=event, has_discarded=False, limit=at_most)
+    found = await parts.archive.events(query)
+    return Count(found.matched, has_more=found.next_before is not None or found.is_cut)
 
 
 async def unmapped_rows(parts: Parts) -> Sequence[Row]:

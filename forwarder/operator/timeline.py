@@ -37,7 +37,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One station of a message at Courier, and when it was reached; None: not yet, as far as is known."""
+    """One station of a message at Courier, and when it was reached; None: no event told of it."""
 
     status: str
     at_ms: int | None

@@ -401,7 +401,7 @@ async def test_a_timeline_shows_the_way_from_enqueued_to_clicked(world: Any) -> 
         data = {"id": "m", "status": status, "recipient": "u"} | ({status.lower(): at_ms} if at_ms else {})
         await world.put({"type": "message:updated", "data": data}, State.DELIVERED)
     text = (await world.get("/messages/m")).words.partition("As a list")[2]
-    assert "Enqueued 16:07:46 Sent 16:08:48 Delivered not yet Opened not yet Clicked not yet Undeliverable" in text
+    assert "Enqueued 16:07:46 Sent 16:08:48 Delivered not seen Opened not seen Clicked not seen Undeliverable" in text
 
 
 async def test_a_timeline_reads_no_large_payload(world: Any) -> None:

@@ -280,6 +280,33 @@ async def test_all_that_is_listed_is_acted_on(world: Any) -> None:
     assert (await world.post("/events/discard", {"state": "delivered"})).status == 400
 
 
+async def test_what_is_discarded_is_not_acted_on(world: Any) -> None:
+    """An act on a list that also shows discarded events asks for the others alone, does them, and explains no gap."""
+    await world.put_many(5, State.DEAD, "r")
+    await world.spool.discard([1, 2])
+    fields = {"state": "dead"}
+    assert len(_listed(await world.page("/events?state=dead"))) == 5
+    assert "Replay 3 events" in (await world.post("/events/replay", fields)).words
+    done = await world.finish(await world.post("/events/discard", fields | {"confirmed": "1"}))
+    assert "3 of 3 events discarded" in done.words
+    assert "The others" not in done.words
+    assert "Discard 0 events" in (await world.post("/events/discard", fields)).words
+
+
+async def test_a_yes_is_for_the_events_that_were_asked_about(world: Any) -> None:
+    """Neither the period, which goes on, nor what arrives between the question and the yes changes what is done."""
+    await world.arrive(state=State.DEAD, reason="r")
+    world.clock.now_ms += 840_000
+    asked = await world.post("/events/discard", {"state": "dead", "period": "15m"})
+    assert "1 events (state dead, period 15m)" in asked.words
+    assert 'href="/events?state=dead&amp;period=15m">Cancel' in asked.html
+    (fields,) = asked.forms("/events/discard")
+    world.clock.now_ms += 120_000
+    await world.arrive(state=State.DEAD, reason="r")
+    assert "1 of 1 events discarded" in (await world.finish(await world.post("/events/discard", fields))).words
+    assert await world.states() == {1: "dead*", 2: "dead"}
+
+
 async def test_no_match_is_not_taken_for_no_event(world: Any) -> None:
     """A filter that finds nothing says that, and offers all events."""
     await world.arrive()

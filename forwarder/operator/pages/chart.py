@@ -182,8 +182,8 @@ def _spike(bar: Bar) -> str:
 
 
 def _death(bar: Bar, most: int) -> tuple[str, str, str, str]:
-    height = max(bar.died / most * LOW, 3.0)
-    return f"{bar.x:.1f}", f"{LOW - height:.1f}", f"{max(bar.width, 2.0):.1f}", f"{height:.1f}"
+    height, width = max(bar.died / most * LOW, 3.0), min(max(bar.width, 2.0), 8.0)
+    return f"{bar.x + (bar.width - width) / 2:.1f}", f"{LOW - height:.1f}", f"{width:.1f}", f"{height:.1f}"
 
 
 def _stretches(bars: Sequence[Bar]) -> list[list[Bar]]:

@@ -19,7 +19,7 @@ from forwarder.operator.pages.bulk import Job, Jobs
 from forwarder.operator.pages.export import export
 from forwarder.operator.pages.overview import endpoint_urls
 from forwarder.operator.pages.render import Question, Renderer, link, see_other
-from forwarder.operator.parameters import Listing
+from forwarder.operator.parameters import Listing, Narrowed
 from forwarder.operator.parts import LABEL_CHARACTERS_MAX
 from forwarder.operator.people import who
 from forwarder.operator.searching import Search, Searches
@@ -53,6 +53,7 @@ class Filters:
     """What the list is narrowed to. `given` is what the person wrote, for the form and for links."""
 
     given: Mapping[str, str]
+    narrowed: Narrowed
     query: EventQuery
 
     def value(self, name: str) -> str:
@@ -108,7 +109,8 @@ def read_filters(parameters: Mapping[str, str], *, now_ms: int) -> Filters:
         began_ms = now_ms - PERIODS[period][1] * 1_000
         asked.setdefault("from", str(began_ms - began_ms % _MINUTE_MS))
     place = {name: parameters.get(name, "") for name in ("before", "after")}
-    return Filters(given=given, query=read(asked | place, Listing).page_query())
+    listing = read(asked | place, Listing)
+    return Filters(given=given, narrowed=listing, query=listing.page_query())
 
 
 class FilteredForm(Struct, frozen=True, kw_only=True):
@@ -189,11 +191,9 @@ class EventList:
         filters = self._filters(await fields_of(request))
         if act not in filters.acts:
             raise QueryInvalid(f"choose a state first: one of {', '.join(state.value for state in _ACTED_ON[act])}")
-        query, back = (
-            replace(filters.query, before_sequence=None, after_sequence=None),
-            link("/events", **filters.given),
-        )
-        counted = await self.acts.parts.archive.events(replace(query, limit=0))
+        meant = await self._meant(filters)
+        query, back = replace(self._filters(meant).query, after_sequence=None), link("/events", **filters.given)
+        counted = await self.acts.parts.archive.events(replace(query, limit=0, has_discarded=False))
         words = f"{text.number(counted.matched)}{' or more' if counted.is_cut else ''} events"
         which = ", ".join(f"{name} {value}" for name, value in filters.given.items())
         question = Question(
@@ -203,7 +203,7 @@ class EventList:
             back=back,
             is_destructive=act == "discard",
         )
-        if (asked := await self.render.ask(request, question)) is not None:
+        if (asked := await self.render.ask(request, question, meant)) is not None:
             return asked
         job = Job(
             title=f"{doing} {words}: {which}",
@@ -214,9 +214,20 @@ class EventList:
             is_followed=act == "replay",
             started_at_ms=self.acts.parts.clock.wall_ms(),
         )
-        line = self.acts.line(who(request), act, which, logged=", ".join(filters.given))
+        line = self.acts.line(who(request), act, str(filters.narrowed), logged=filters.narrowed.logged())
         todo = partial(self.acts.replay if act == "replay" else self.acts.discard, line=line)
         raise see_other(self.jobs.start(job, query, todo, on_end=partial(self.acts.end, line)).path)
+
+    async def _meant(self, filters: Filters) -> Mapping[str, str]:
+        """Return what to post for the events that the filters leave now: a yes is for no others, however late."""
+        given, query = dict(filters.given), filters.query
+        if given.pop("period", ""):
+            given.setdefault("from", moment(query.received_from_ms) or "")
+        before = query.before_sequence
+        if before is None:
+            rows = (await self.acts.parts.archive.events(EventQuery(limit=1))).rows
+            before = rows[0].sequence + 1 if rows else 0
+        return given | {"before": str(before)}
 
     def _filters(self, parameters: Mapping[str, str]) -> Filters:
         return read_filters(parameters, now_ms=self.acts.parts.clock.wall_ms())
