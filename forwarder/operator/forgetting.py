@@ -70,15 +70,20 @@ async def forget(acts: Acts, given: Forget, *, who: str, within_s: float = WITHI
     states: Counter[State] = Counter()
     met: Counter[str] = Counter()
     after: int | None = given.after
-    while after is not None and parts.clock.monotonic_s() <= until_s:
-        one = await step(parts.archive, EventQuery(user_id=user_id, after_sequence=after, limit=ACTION_EVENTS_MAX))
-        states.update(row.state for row in one.rows)
-        if one.rows and not given.dry_run:
-            await _erase(acts, line, [row.sequence for row in one.rows], met)
-        after = one.next_after
     is_off_disk = None
+    try:
+        while after is not None and parts.clock.monotonic_s() <= until_s:
+            one = await step(parts.archive, EventQuery(user_id=user_id, after_sequence=after, limit=ACTION_EVENTS_MAX))
+            states.update(row.state for row in one.rows)
+            if one.rows and not given.dry_run:
+                await _erase(acts, line, [row.sequence for row in one.rows], met)
+            after = one.next_after
+        if after is None and not given.dry_run:
+            await _erase_leased(acts, line, user_id, met)
+    finally:
+        if not given.dry_run:
+            acts.erased()
     if after is None and not given.dry_run:
-        await _erase_leased(acts, line, user_id, met)
         is_off_disk = await parts.spool.scrub([given.user_id, user_id])
         line.count = line.count or 0
         await acts.end(line, _outcome(line, met["leased"], is_off_disk=is_off_disk))
