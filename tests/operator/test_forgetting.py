@@ -10,6 +10,7 @@ import pytest
 from forwarder.model import State
 from forwarder.operator import forgetting, searching
 from forwarder.operator.forgetting import digest
+from forwarder.operator.parts import LABEL_CHARACTERS_MAX
 from stand_ins.spool_acts import leased, settle
 
 ADA = "ada@example.com"
@@ -111,6 +112,23 @@ async def test_the_pages_forget_at_once(start: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(searching, "_FIRST_S", 60)
     assert "bob" in (await desk.get(search)).words
     assert "bob" in (await desk.get("/events?text=eedle&everywhere=1")).words
+
+
+async def test_nobody_is_erased_by_the_beginning_of_an_id(start: Any) -> None:
+    """An id of which only a beginning is kept is refused by API and page, with the reason; a shorter one is exact."""
+    desk = await start()
+    longest = "a" * (LABEL_CHARACTERS_MAX - 1)
+    await desk.arrive(user=longest)
+    await desk.arrive(user=f"{longest}a")
+    for user in (f"{longest}a", f"{longest}ab", f"{longest}ac"):
+        said = await desk.api("/api/forget", {"user_id": user}, status=400)
+        assert "the first 256 characters" in repr(said)
+        for fields in ({"user": user}, {"user": user, "confirmed": "1"}):
+            page = await desk.post("/forget", fields)
+            assert (page.status, "the first 256 characters" in page.words) == (400, True)
+    assert (await desk.states(), await desk.audits()) == ({1: "pending", 2: "pending"}, [])
+    assert (await desk.api("/api/forget", {"user_id": longest}))["erased"] == 1
+    assert await desk.states() == {1: "dead*", 2: "pending"}
 
 
 async def test_counting_erases_nothing(start: Any) -> None:
