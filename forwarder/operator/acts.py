@@ -7,7 +7,7 @@ that a crash in between leaves what was done until then. In the log is nothing t
 import asyncio
 from array import array
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -47,12 +47,14 @@ class Line:
 class Acts:
     """Do and write down. One for API and pages together: changes of the links take turns here.
 
-    Whoever serves them closes it before the spool.
+    Whoever serves them closes it before the spool. `on_erased`: who keeps events, or what they were found by, in
+    memory, and forgets it when some were erased.
     """
 
     parts: Parts
     catalogue: Catalogue
     look_every_s: float = 0.5
+    on_erased: list[Callable[[], None]] = field(default_factory=list)
     _links_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _open: dict[tuple[str, ...], tuple[Line, asyncio.TimerHandle]] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -101,6 +103,11 @@ class Acts:
             if task.get_name() == _FOLLOWING:
                 task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def erased(self) -> None:
+        """Have what is kept in memory of events forgotten, now that some were erased."""
+        for forget in self.on_erased:
+            forget()
 
     # --- acts of programs, a request for each step ---
 

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 
 from forwarder.model import State
 from forwarder.operator.acts import Acts, Line
+from forwarder.operator.operation import QueryInvalid
 from forwarder.operator.parameters import ACTION_EVENTS_MAX, Number
 from forwarder.operator.parts import LABEL_CHARACTERS_MAX
 from forwarder.operator.walk import step
@@ -60,26 +61,39 @@ def digest(user_id: str, salt: str) -> str:
 
 
 async def forget(acts: Acts, given: Forget, *, who: str, within_s: float = WITHIN_S) -> Forgotten:
-    """Erase, as far as `within_s` goes; the last step also waits a while for what is being delivered."""
-    parts, user_id = acts.parts, given.user_id[:LABEL_CHARACTERS_MAX]
+    """Erase, as far as `within_s` goes; the last step also waits a while for what is being delivered.
+
+    Raises `QueryInvalid` for an id of which events show only a beginning, as another's may have the same.
+    """
+    parts, user_id = acts.parts, given.user_id
+    if len(user_id) >= LABEL_CHARACTERS_MAX:
+        raise QueryInvalid(
+            f"events are found by the first {LABEL_CHARACTERS_MAX} characters of their user: an id this long may be "
+            "another person's, too, and nobody is erased by it"
+        )
     until_s = parts.clock.monotonic_s() + within_s
-    name = digest(given.user_id, secrets.token_hex(_SALT_BYTES))
+    name = digest(user_id, secrets.token_hex(_SALT_BYTES))
     line = acts.line(who, "forget", f"person {name}")
     if given.act and not given.dry_run:
         line = acts.step(given.act, line)
     states: Counter[State] = Counter()
     met: Counter[str] = Counter()
     after: int | None = given.after
-    while after is not None and parts.clock.monotonic_s() <= until_s:
-        one = await step(parts.archive, EventQuery(user_id=user_id, after_sequence=after, limit=ACTION_EVENTS_MAX))
-        states.update(row.state for row in one.rows)
-        if one.rows and not given.dry_run:
-            await _erase(acts, line, [row.sequence for row in one.rows], met)
-        after = one.next_after
     is_off_disk = None
+    try:
+        while after is not None and parts.clock.monotonic_s() <= until_s:
+            one = await step(parts.archive, EventQuery(user_id=user_id, after_sequence=after, limit=ACTION_EVENTS_MAX))
+            states.update(row.state for row in one.rows)
+            if one.rows and not given.dry_run:
+                await _erase(acts, line, [row.sequence for row in one.rows], met)
+            after = one.next_after
+        if after is None and not given.dry_run:
+            await _erase_leased(acts, line, user_id, met)
+    finally:
+        if not given.dry_run:
+            acts.erased()
     if after is None and not given.dry_run:
-        await _erase_leased(acts, line, user_id, met)
-        is_off_disk = await parts.spool.scrub([given.user_id, user_id])
+        is_off_disk = await parts.spool.scrub([user_id])
         line.count = line.count or 0
         await acts.end(line, _outcome(line, met["leased"], is_off_disk=is_off_disk))
     elif given.act and not given.dry_run:

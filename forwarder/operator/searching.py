@@ -107,6 +107,13 @@ class Searches:
         if search := self._known.get(words):
             search.is_stopped, search.asked_at_s = False, self._parts.clock.monotonic_s()
 
+    def forget(self) -> None:
+        """Forget what was found, for some of it was erased; who looks on begins anew."""
+        for task in self._tasks.values():
+            task.cancel()
+        self._known.clear()
+        self._tasks.clear()
+
     async def close(self) -> None:
         """Stop all of them. Idempotent."""
         tasks = list(self._tasks.values())
@@ -124,7 +131,8 @@ class Searches:
         except ForwarderError as error:
             search.error, search.ended_s = str(error), clock.monotonic_s()
         finally:
-            self._tasks.pop(search.words, None)
+            if self._tasks.get(search.words) is asyncio.current_task():
+                del self._tasks[search.words]
 
     async def _step(self, search: Search) -> float:
         """Go one step; return how long it took."""

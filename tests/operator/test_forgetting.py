@@ -1,14 +1,16 @@
 """Erasing a person by API and page: counted and asked before, a receipt that names nobody, nothing left that does."""
 
 import asyncio
+import json
 import re
 from typing import Any
 
 import pytest
 
 from forwarder.model import State
-from forwarder.operator import forgetting
+from forwarder.operator import forgetting, searching
 from forwarder.operator.forgetting import digest
+from forwarder.operator.parts import LABEL_CHARACTERS_MAX
 from stand_ins.spool_acts import leased, settle
 
 ADA = "ada@example.com"
@@ -70,6 +72,63 @@ async def test_what_was_done_to_them_on_the_page_names_them_no_more(start: Any, 
     await desk.api("/api/forget", {"user_id": ADA})
     assert ADA not in (await desk.get("/audit")).html
     assert f"{name}=(erased)" in (await desk.acts_told())[0][1]
+
+
+async def test_the_pages_forget_at_once(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that found events of theirs finds none, though it was made just now; no progress of an act names them.
+
+    One that is under way while they are erased begins anew; so does an act's progress, which goes on without a name.
+    """
+    desk = await start()
+    for _ in range(3):
+        await desk.arrive(json.dumps({"needle": ADA}).encode(), user=ADA, state=State.DEAD, reason="x")
+    await desk.arrive(b'{"needle":1}', user="bob")
+    progress = await desk.post("/events/discard", {"state": "dead", "user": ADA, "confirmed": "1"})
+    assert ADA in (await desk.finish(progress)).words
+    search = "/events?text=needle&everywhere=1"
+    assert (await desk.get(search)).words.count(ADA) >= 3
+    await desk.api("/api/forget", {"user_id": ADA, "dry_run": True})
+    assert ADA in (await desk.get(search)).words, "a count changes nothing"
+
+    gate, events = asyncio.Event(), desk.spool.events
+
+    async def held_up(query: Any) -> Any:
+        found = await events(query)
+        if query.text == "eedle" and query.limit:
+            await gate.wait()
+        return found
+
+    monkeypatch.setattr(desk.spool, "events", held_up)
+    monkeypatch.setattr(searching, "_FIRST_S", 0.01)
+    await desk.get("/events?text=eedle&everywhere=1")
+    replaying = await desk.post("/events/replay", {"state": "dead", "text": "eedle", "confirmed": "1", "user": ADA})
+    assert ADA in (await desk.get(replaying.location)).words
+    await desk.api("/api/forget", {"user_id": ADA})
+    gate.set()
+    for path in (search, "/events?text=eedle&everywhere=1", replaying.location):
+        assert ADA not in (await desk.get(path)).html, path
+    await desk.finish(replaying)
+    assert (await desk.get(progress.location)).status == 404
+    monkeypatch.setattr(searching, "_FIRST_S", 60)
+    assert "bob" in (await desk.get(search)).words
+    assert "bob" in (await desk.get("/events?text=eedle&everywhere=1")).words
+
+
+async def test_nobody_is_erased_by_the_beginning_of_an_id(start: Any) -> None:
+    """An id of which only a beginning is kept is refused by API and page, with the reason; a shorter one is exact."""
+    desk = await start()
+    longest = "a" * (LABEL_CHARACTERS_MAX - 1)
+    await desk.arrive(user=longest)
+    await desk.arrive(user=f"{longest}a")
+    for user in (f"{longest}a", f"{longest}ab", f"{longest}ac"):
+        said = await desk.api("/api/forget", {"user_id": user}, status=400)
+        assert "the first 256 characters" in repr(said)
+        for fields in ({"user": user}, {"user": user, "confirmed": "1"}):
+            page = await desk.post("/forget", fields)
+            assert (page.status, "the first 256 characters" in page.words) == (400, True)
+    assert (await desk.states(), await desk.audits()) == ({1: "pending", 2: "pending"}, [])
+    assert (await desk.api("/api/forget", {"user_id": longest}))["erased"] == 1
+    assert await desk.states() == {1: "dead*", 2: "pending"}
 
 
 async def test_counting_erases_nothing(start: Any) -> None:

@@ -110,6 +110,12 @@ class Jobs:
         """Return what is under way, oldest first."""
         return [self._jobs[name] for name in self._tasks]
 
+    def forget(self) -> None:
+        """Forget those that ended, and what the others are for, which may name somebody who was erased."""
+        self._jobs = {name: self._jobs[name] for name in self._tasks}
+        for job in self.running():
+            job.title, job.back = "An act on events, some of which were erased meanwhile", "/events"
+
     async def close(self) -> None:
         """Stop what runs, between two steps or within one; what was committed stays. Idempotent."""
         tasks = list(self._tasks.values())

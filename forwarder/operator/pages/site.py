@@ -50,6 +50,10 @@ class Site:
     people: People
     check: Check
 
+    def __post_init__(self) -> None:
+        """Have what the pages keep in memory forgotten with a person who is erased."""
+        self.acts.on_erased.extend((self.jobs.forget, self.searches.forget))
+
     def operations(self) -> Sequence[Operation]:
         """Return every page and what can be done on it."""
         acts, render, jobs = self.acts, self.render, self.jobs
