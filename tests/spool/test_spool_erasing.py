@@ -3,14 +3,20 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import apsw
+import pytest
 
 from forwarder.model import Attempt, Demand, Envelope, Labels, RouteName, State
 from forwarder.ports import AuditRow, EventQuery
 from forwarder.spool.sqlite import SqliteSpool
+from forwarder.spool.sqlite.erasure import erase
 from forwarder.spool.sqlite.label_index import BLOCK_EVENTS
-from forwarder.spool.sqlite.transaction import Account
+from forwarder.spool.sqlite.settlement import quarantine
+from forwarder.spool.sqlite.transaction import Account, Transaction
 from stand_ins.spool_acts import leased, settle, stored
 
 OUT, IN = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
@@ -140,3 +146,46 @@ async def test_the_weight_of_erased_events_goes_with_them(
             await asyncio.sleep(0.05)
     assert memory.totals[0, Account.DEAD_BYTES] == 0
     assert (await spool.facts()).totals[OUT].dead == 8
+
+
+@pytest.mark.parametrize(
+    ("work", "looks"),
+    [(partial(erase, sequences=[4, 5]), 0), (partial(quarantine, route=1, sequences=[4, 5]), 1)],
+    ids=["erasing", "setting damaged ones aside"],
+)
+async def test_no_event_is_looked_for_in_all_partitions(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, work: Callable[[Transaction], Any], looks: int
+) -> None:
+    """Erasing costs no look at every event that waits; for damaged ones, whose rows say nothing, one does for all."""
+    spool = await open_sqlite()
+    await stored(spool, [make_envelope(number, route=IN, partition=f"u{number // 2}") for number in range(1, 300)])
+
+    def scanned(transaction: Transaction) -> list[str]:
+        steps: list[str] = []
+
+        def hear(event: dict[str, Any]) -> None:
+            if event["stmt_status"]["SQLITE_STMTSTATUS_FULLSCAN_STEP"] and "partitions" in event["sql"]:
+                steps.append(event["sql"])
+
+        transaction.connection.trace_v2(apsw.SQLITE_TRACE_PROFILE, hear)
+        transaction.execute("SELECT * FROM partitions").fetchall()
+        work(transaction)
+        transaction.connection.trace_v2(0, None)
+        return steps
+
+    control, *others = await spool._work.run(scanned)  # noqa: SLF001 - steps have no other face
+    assert (control, len(others)) == ("SELECT * FROM partitions", looks)
+    left = await spool._work.run(lambda t: t.execute("SELECT sequence FROM partitions WHERE sequence < 8").fetchall())  # noqa: SLF001 - as above
+    assert sorted(left) == [(1,), (2,), (3,), (6,), (7,)]
+
+
+async def test_an_erased_event_whose_row_lies_holds_nobody_up(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope
+) -> None:
+    """A damaged row may name another partition than the event stands in: who came behind it is leased all the same."""
+    spool = await open_sqlite()
+    await stored(spool, [make_envelope(number, route=IN, partition="u") for number in (1, 2)])
+    spoil = "UPDATE events_inbound SET partition = 'v' WHERE sequence = 1"
+    await spool._work.run(lambda transaction: transaction.execute(spoil).fetchall())  # noqa: SLF001 - damage has no other face
+    assert (await spool.erase([1])).pending == 1
+    assert [lease.sequence for lease in await leased(spool, IN)] == [2]

@@ -1,6 +1,6 @@
 """The list of events: history and live tail of both routes, newest first; found by one field, narrowed by others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -55,6 +55,11 @@ class Filters:
     given: Mapping[str, str]
     narrowed: Narrowed
     query: EventQuery
+
+    @property
+    def words(self) -> Hashable:
+        """Return what a search for this goes by: a period by its name, for its time goes on."""
+        return (*self.given.items(), self.query.before_sequence)
 
     def value(self, name: str) -> str:
         """Return what was written in a field; "" for nothing."""
@@ -175,7 +180,7 @@ class EventList:
         """Stop a search, or let it go on."""
         fields = await fields_of(request)
         filters = self._filters(fields)
-        (self.searches.stop if fields.get("search") == "stop" else self.searches.go_on)(filters.query)
+        (self.searches.stop if fields.get("search") == "stop" else self.searches.go_on)(filters.words)
         raise see_other(link("/events", **filters.given, everywhere="1", before=filters.query.before_sequence))
 
     async def replay(self, request: web.Request, _: FilteredForm) -> web.StreamResponse:
@@ -191,11 +196,9 @@ class EventList:
         filters = self._filters(await fields_of(request))
         if act not in filters.acts:
             raise QueryInvalid(f"choose a state first: one of {', '.join(state.value for state in _ACTED_ON[act])}")
-        query, back = (
-            replace(filters.query, before_sequence=None, after_sequence=None),
-            link("/events", **filters.given),
-        )
-        counted = await self.acts.parts.archive.events(replace(query, limit=0))
+        meant = await self._meant(filters)
+        query, back = replace(self._filters(meant).query, after_sequence=None), link("/events", **filters.given)
+        counted = await self.acts.parts.archive.events(replace(query, limit=0, has_discarded=False))
         words = f"{text.number(counted.matched)}{' or more' if counted.is_cut else ''} events"
         which = ", ".join(f"{name} {value}" for name, value in filters.given.items())
         question = Question(
@@ -205,7 +208,7 @@ class EventList:
             back=back,
             is_destructive=act == "discard",
         )
-        if (asked := await self.render.ask(request, question)) is not None:
+        if (asked := await self.render.ask(request, question, meant)) is not None:
             return asked
         job = Job(
             title=f"{doing} {words}: {which}",
@@ -219,6 +222,17 @@ class EventList:
         line = self.acts.line(who(request), act, str(filters.narrowed), logged=filters.narrowed.logged())
         todo = partial(self.acts.replay if act == "replay" else self.acts.discard, line=line)
         raise see_other(self.jobs.start(job, query, todo, on_end=partial(self.acts.end, line)).path)
+
+    async def _meant(self, filters: Filters) -> Mapping[str, str]:
+        """Return what to post for the events that the filters leave now: a yes is for no others, however late."""
+        given, query = dict(filters.given), filters.query
+        if given.pop("period", ""):
+            given.setdefault("from", moment(query.received_from_ms) or "")
+        before = query.before_sequence
+        if before is None:
+            rows = (await self.acts.parts.archive.events(EventQuery(limit=1))).rows
+            before = rows[0].sequence + 1 if rows else 0
+        return given | {"before": str(before)}
 
     def _filters(self, parameters: Mapping[str, str]) -> Filters:
         return read_filters(parameters, now_ms=self.acts.parts.clock.wall_ms())
@@ -234,8 +248,8 @@ class EventList:
             page = await archive.events(query)
             is_counted = bool(filters.given) and query.before_sequence is None and page.next_before is not None
             if not page.is_cut:
-                return page, await self.searches.look(query) if is_counted else None
-        search = await self.searches.look(query)
+                return page, await self.searches.look(filters.words, query) if is_counted else None
+        search = await self.searches.look(filters.words, query)
         found = EventPage(
             rows=tuple(search.rows),
             next_before=search.next_before,

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import NamedTuple
 
 import apsw
 
@@ -21,9 +22,19 @@ from forwarder.spool.limits import event_bytes
 from forwarder.spool.sqlite.jobs import AwaitedWork
 from forwarder.spool.sqlite.label_index import BLOCK_EVENTS, KIND_MESSAGE, KIND_USER, label_hash
 from forwarder.spool.sqlite.leasing import Leasing
-from forwarder.spool.sqlite.runs import Run, drop_reason, find_runs, intern_reason, is_corrupt, take_out, write_runs
+from forwarder.spool.sqlite.runs import (
+    Run,
+    drop_reason,
+    find_number,
+    find_runs,
+    intern_reason,
+    is_corrupt,
+    search_numbers,
+    take_out,
+    write_runs,
+)
 from forwarder.spool.sqlite.settlement import Moves, leave, unlist
-from forwarder.spool.sqlite.transaction import DEAD, EVENT_TABLES, PENDING, STATE_CODES, Account, Transaction
+from forwarder.spool.sqlite.transaction import DEAD, EVENT_TABLES, PENDING, ROUTES, STATE_CODES, Account, Transaction
 from forwarder.spool.sqlite.writer import Writer
 
 ERASED = "erased"
@@ -48,23 +59,27 @@ def erase(transaction: Transaction, sequences: Sequence[int]) -> tuple[list[int]
     waited: list[int] = []
     with _overwriting(transaction):
         for route, table in enumerate(EVENT_TABLES):
-            sizes: dict[int, int] = dict(
-                transaction.execute(
-                    f"SELECT sequence, size FROM {table} WHERE sequence IN carray(?)",  # noqa: S608 - our own words
-                    (apsw.carray(array("q", sequences)),),
-                )
+            rows = transaction.execute(
+                f"SELECT sequence, size, partition FROM {table} WHERE sequence IN carray(?)",  # noqa: S608 - our own words
+                (apsw.carray(array("q", sequences)),),
             )
-            if sizes:
-                waited += _put_in_order(transaction, route, sizes, moves)
-                _empty(transaction, route, list(sizes))
-                found += sizes
+            events = {sequence: _Event(size, partition) for sequence, size, partition in rows}
+            if events:
+                waited += _put_in_order(transaction, route, events, moves)
+                _empty(transaction, route, list(events))
+                found += events
     return found, waited, moves
 
 
-def _put_in_order(transaction: Transaction, route: int, sizes: dict[int, int], moves: Moves) -> list[int]:
+class _Event(NamedTuple):
+    size: int
+    partition: str
+
+
+def _put_in_order(transaction: Transaction, route: int, events: dict[int, _Event], moves: Moves) -> list[int]:
     """Move what is pending to the dead, and have no run tell more than that; return what was pending."""
-    pending = set(sizes)
-    for run, sequences in list(find_runs(transaction.connection, list(sizes))):
+    pending = set(events)
+    for run, sequences in list(find_runs(transaction.connection, list(events))):
         if run.route != route:
             continue
         pending.difference_update(sequences)
@@ -74,19 +89,23 @@ def _put_in_order(transaction: Transaction, route: int, sizes: dict[int, int], m
         _blank_attempts(transaction, route, [] if run.attempt_id is None else [run.attempt_id])
         _write_erased(transaction, run, take_out(transaction, run, sequences))
         if run.state == DEAD:
-            transaction.add(route, Account.DEAD_BYTES, -sum(sizes[sequence] for sequence in sequences))
+            transaction.add(route, Account.DEAD_BYTES, -sum(events[one].size for one in sequences))
     if not pending:
         return []
+    numbers = {
+        one: find_number(transaction.connection, ROUTES[route].value, events[one].partition, one) for one in pending
+    }
+    # A row that does not tell the truth is damaged.
+    numbers |= search_numbers(transaction, [one for one in pending if events[one].partition and not numbers[one]])
     for sequence in sorted(pending):
         unlist(transaction, route, sequence)
-        number = transaction.execute("SELECT number FROM partitions WHERE sequence = ?", (sequence,)).fetchone()
-        if number is not None:
-            leave(transaction, route, sequence, number[0], moves)
+        if number := numbers[sequence]:
+            leave(transaction, route, sequence, number, moves)
     run = Run(route, 0, 0, DEAD, transaction.now_ms, 0, None, None, 0, None)
     _write_erased(transaction, run, [(sequence, 0) for sequence in sorted(pending)])
     transaction.add(route, PENDING, -len(pending))
     transaction.add(route, DEAD, len(pending))
-    transaction.add(route, Account.UNSETTLED_BYTES, -sum(event_bytes(sizes[sequence]) for sequence in pending))
+    transaction.add(route, Account.UNSETTLED_BYTES, -sum(event_bytes(events[one].size) for one in pending))
     transaction.add(route, Account.DEAD_BYTES, len(pending) * event_bytes(0))
     return sorted(pending)
 

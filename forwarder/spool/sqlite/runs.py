@@ -141,6 +141,23 @@ def partition_number(route: str, partition_key: str) -> int:
     return (int.from_bytes(digest, "big") >> 2) or 1
 
 
+def find_number(connection: Reader, route: str, partition_key: str, sequence: int) -> int:
+    """Return the number under which an event stands in its partition, in line or beside it; 0 when it does not."""
+    number = partition_number(route, partition_key)
+    row = connection.execute(
+        "SELECT number FROM partitions WHERE number IN (?, ?) AND sequence = ?", (number, -number, sequence)
+    ).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def search_numbers(transaction: Transaction, sequences: Sequence[int]) -> dict[int, int]:
+    """Find by a look at all partitions where these events stand, for those whose rows do not tell."""
+    if not sequences:
+        return {}
+    these = (apsw.carray(array("q", sequences)),)
+    return dict(transaction.execute("SELECT sequence, number FROM partitions WHERE sequence IN carray(?)", these))
+
+
 def head_of(connection: Reader, number: int) -> int | None:
     """Return the oldest pending event of a partition."""
     row = connection.execute("SELECT min(sequence) FROM partitions WHERE number = ?", (number,)).fetchone()

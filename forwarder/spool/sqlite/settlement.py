@@ -23,6 +23,7 @@ from forwarder.spool.sqlite.runs import (
     list_attempt,
     partition_number,
     run_at,
+    search_numbers,
     take_out,
     write_attempt,
     write_run,
@@ -159,16 +160,15 @@ def _give_back(
 def quarantine(transaction: Transaction, route: int, sequences: Sequence[int]) -> Moves:
     """Settle damaged rows as dead, without reading them. Who followed them may be leased then."""
     moves = Moves()
-    for sequence in sequences:
-        if run_at(transaction.connection, route, sequence) is not None:
-            continue
+    waiting = [one for one in dict.fromkeys(sequences) if run_at(transaction.connection, route, one) is None]
+    # Their rows cannot be trusted to name their partitions, and one read from a damaged page would roll all this back.
+    numbers = search_numbers(transaction, waiting)
+    for sequence in waiting:
         unlist(transaction, route, sequence)
         reason_id = intern_reason(transaction, route, DEAD, CORRUPT_ROW, count=1)
         write_run(transaction, Run(route, sequence, sequence, DEAD, transaction.now_ms, 0, reason_id, None, 0, None))
-        # The row that would name its partition cannot be trusted: the partitions are asked instead.
-        number = transaction.execute("SELECT number FROM partitions WHERE sequence = ?", (sequence,)).fetchone()
-        if number is not None:
-            leave(transaction, route, sequence, number[0], moves)
+        if sequence in numbers:
+            leave(transaction, route, sequence, numbers[sequence], moves)
         transaction.add(route, Account.PENDING, -1)
         transaction.add(route, Account.DEAD, 1)
         transaction.add(route, Account.CORRUPT, 1)
