@@ -103,8 +103,7 @@ class Spool(Protocol):
     async def record(self, sequences: Sequence[int], attempt: Attempt) -> None:
         """Keep one more exchange of leased events that stay leased, shown with each of them; durable.
 
-        One row for all of them, and the last ten of each, so that an outage does not fill the spool with its
-        own log; on a full disk it is left out in silence.
+        One row for all, and the last ten of each: an outage must not fill the spool. On a full disk it is left out.
         """
 
     async def requeue(self, sequences: Sequence[int], *, everything: bool = False, is_replay: bool = True) -> int:
@@ -114,8 +113,7 @@ class Spool(Protocol):
         out. Where few wait (`SpoolLimits.replays_in_line_max`), one whose partition has events waiting goes before
         those, until it is given back. `is_replay` False takes a settlement back: they stand where they were. Totals
         move with them, key and progress stay; until that is noted anew its lease says `Replay.REST`, or with
-        `everything` `Replay.EVERYTHING`. Unknown, purged and pending ones are skipped; those that were to settle by a
-        call made before have done so.
+        `everything` `Replay.EVERYTHING`. Unknown, purged and pending ones are skipped; `settle`s before it count.
         """
 
     async def discard(self, sequences: Sequence[int]) -> int:

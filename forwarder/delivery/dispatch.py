@@ -284,7 +284,9 @@ class Dispatcher:
     def _returned(self, flight: Flight, decision: Decision, attempt: Attempt | None) -> Returned:
         if decision.outcome is Outcome.SET_ASIDE:
             self._history.set_aside(flight)
-        after_s = self.breakers.away_s(decision, flight.leases[0].sequence, was_sent=attempt is not None)
+        lease = flight.leases[0]
+        is_leaving = lease.replayed_at_ms is not None and not self._limits.are_replays
+        after_s = self.breakers.away_s(decision, None if is_leaving else lease.sequence, was_sent=attempt is not None)
         not_before_ms = self._clock.wall_ms() + round(after_s * 1000) if after_s > 0 else 0
         return Returned(flight.sequences, not_before_ms, decision.reason, attempt, decision.counts)
 
