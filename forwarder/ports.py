@@ -114,7 +114,8 @@ class Spool(Protocol):
         out. Where few wait (`SpoolLimits.replays_in_line_max`), one whose partition has events waiting goes before
         those, until it is given back. `is_replay` False takes a settlement back: they stand where they were. Totals
         move with them, key and progress stay; until that is noted anew its lease says `Replay.REST`, or with
-        `everything` `Replay.EVERYTHING`. Unknown, purged and pending ones are skipped.
+        `everything` `Replay.EVERYTHING`. Unknown, purged and pending ones are skipped; those that were to settle by a
+        call made before have done so.
         """
 
     async def discard(self, sequences: Sequence[int]) -> int:
@@ -156,6 +157,7 @@ class EventQuery:
     text: str | None = None  # part of an id, a name or the payload, in any case; within `scan_max` rows of the rest
     status: tuple[int, int] | None = None  # of the last answer: at least, at most; 0 is "no answer"
     attempts: tuple[int, int] | None = None  # at least, at most
+    has_discarded: bool = True  # False leaves out what is marked as discarded
     received_from_ms: int | None = None  # inclusive
     received_to_ms: int | None = None  # exclusive
     before_sequence: int | None = None  # keyset: strictly older

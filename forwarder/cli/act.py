@@ -140,7 +140,7 @@ def _act(
         asyncio.run(_done(request, dry_run=dry_run, yes=yes, url=url, wait_s=wait_s))
     except KeyboardInterrupt:
         stopped = "interrupted"
-    except DaemonUnreachable as error:
+    except (DaemonUnreachable, CommandFailed) as error:
         if not request.done:
             raise
         stopped = str(error)
@@ -149,6 +149,8 @@ def _act(
         return
     remaining = max(0, request.total - request.done) if stopped else 0
     click.echo(_as_json(request, remaining) if as_json else _in_words(request))
+    if stopped and not remaining:
+        raise CommandFailed(f"{stopped}: all of them were {did}, what came of them is not known")
     if stopped:
         raise CommandFailed(f"{stopped}: {remaining} of {request.total} remain as they were; run it again for the rest")
     missing = len(set(sequences)) - request.done

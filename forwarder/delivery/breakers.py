@@ -36,11 +36,16 @@ class _Group:
     probed: set[int] = field(default_factory=set)  # those that met the trouble: perhaps it is theirs alone
     probes: int = 0
 
-    def is_turn_of(self, sequence: int) -> bool:
-        """Tell whether this event may probe: different ones take turns, or one culprit keeps all others away."""
+    def is_turn_of(self, sequence: int, *, now_s: float) -> bool:
+        """Tell whether this event may probe: different ones take turns, or one culprit keeps all others away.
+
+        A turn lapses after the time between two probes: whose it is may be erased, filtered or planned anew.
+        """
         if sequence not in self.probed:
             return True
-        if any(other not in self.probed for other in self.waiting):
+        if self.breaker.is_overdue(now_s=now_s):
+            self.waiting.clear()
+        elif any(other not in self.probed for other in self.waiting):
             return False
         self.probed.clear()
         return True
@@ -83,9 +88,8 @@ class Breakers:
             return False
         if group == ROUTE or (known := self._groups.get(group)) is None or known.breaker.is_closed:
             return True
-        if not known.breaker.admits(now_s=self._clock.monotonic_s(), in_flight=known.in_flight):
-            return False
-        return known.is_turn_of(sequence)
+        now_s = self._clock.monotonic_s()
+        return known.breaker.admits(now_s=now_s, in_flight=known.in_flight) and known.is_turn_of(sequence, now_s=now_s)
 
     def wait_s(self, scope: str) -> float:
         """Return how long a scope stands still at least; 0 when it may be tried."""
@@ -107,14 +111,17 @@ class Breakers:
         trips = (self._breaker(scope).trip for scope in scopes)
         return next((trip.kind for trip in trips if trip is not None and trip.is_hold), None)
 
-    def away_s(self, decision: Decision, sequence: int, *, was_sent: bool) -> float:
-        """Return how long an event that goes back to the spool should stay away; 0: it may come back at once."""
+    def away_s(self, decision: Decision, sequence: int | None, *, was_sent: bool) -> float:
+        """Return how long an event that goes back to the spool should stay away; 0: it may come back at once.
+
+        `sequence` is None for one that comes back among the replays: here nobody waits for its turn.
+        """
         after_s = decision.after_s
         if self._live is not None and was_sent:  # a replay: others go first
             after_s = max(after_s, self.wait_s(ROUTE), _REPLAY_AGAIN_S)
         return after_s if decision.scope == ROUTE else after_s + self.park_s(decision.scope, sequence)
 
-    def park_s(self, group: str, sequence: int) -> float:
+    def park_s(self, group: str, sequence: int | None) -> float:
         """Return how long an event should stay away whose next call this group does not admit.
 
         Those that wait are spread, so that they do not come back all at once, only to be sent away.
@@ -124,7 +131,7 @@ class Breakers:
         wait_s = max(self.wait_s(group), self._live.wait_s(group) if self._live else 0.0)
         known.parked += 1
         # Who comes too late, when the group goes again, does not wait for it: a later hold must not wait for him.
-        if trip is not None and len(known.waiting) < _PARKED_MAX:
+        if sequence is not None and trip is not None and len(known.waiting) < _PARKED_MAX:
             known.waiting.add(sequence)
         return wait_s + 0.001 + min(_SPREAD_MAX_S, known.parked / _PARKED_PER_S) * self._rng()
 

@@ -219,8 +219,7 @@ class Dispatcher:
         decision = self._exchanges.judge(flight, answer, group, started_s=started_s)
         if decision.change is Change.HOLD_FOR_REFUSALS:
             self._spawn(self._settling.take_back(self._history.take_refused()))
-        elif (row := self._history.news_of_refused()) is not None:
-            await self._settling.keep_refused(row)  # before any of it is dead
+        # No waiting from here to the settlement: the spool must hear of each death before it is asked to take it back.
         return answer, decision
 
     def _why_not(self, flight: Flight, group: str) -> Decision | None:
@@ -239,7 +238,8 @@ class Dispatcher:
         match decision.outcome:
             case Outcome.DONE | Outcome.REFUSED | Outcome.DEAD:
                 settlements, logged = flight.ending(decision, verdict, attempt)
-                await self._settle(flight.leases, settlements, flight=flight, logged=logged)
+                row = self._history.news_of_refused()
+                await self._settle(flight.leases, settlements, flight=flight, logged=logged, row=row)
                 return
             case Outcome.SPLIT:
                 if attempt is not None and attempt.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
@@ -266,8 +266,9 @@ class Dispatcher:
         *,
         flight: Flight | None = None,
         logged: str = "",
+        row: Sequence[int] | None = None,
     ) -> None:
-        await self._settling.settle(leases, settlements, flight=flight, logged=logged)
+        await self._settling.settle(leases, settlements, flight=flight, logged=logged, row=row)
         if self._lacks_room:
             self._wake()
 
@@ -283,7 +284,9 @@ class Dispatcher:
     def _returned(self, flight: Flight, decision: Decision, attempt: Attempt | None) -> Returned:
         if decision.outcome is Outcome.SET_ASIDE:
             self._history.set_aside(flight)
-        after_s = self.breakers.away_s(decision, flight.leases[0].sequence, was_sent=attempt is not None)
+        lease = flight.leases[0]
+        is_leaving = lease.replayed_at_ms is not None and not self._limits.are_replays
+        after_s = self.breakers.away_s(decision, None if is_leaving else lease.sequence, was_sent=attempt is not None)
         not_before_ms = self._clock.wall_ms() + round(after_s * 1000) if after_s > 0 else 0
         return Returned(flight.sequences, not_before_ms, decision.reason, attempt, decision.counts)
 

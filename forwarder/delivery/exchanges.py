@@ -170,9 +170,15 @@ class Settling:
         *,
         flight: Flight | None = None,
         logged: str = "",
+        row: Sequence[int] | None = None,
     ) -> None:
-        """Settle or return leases, in one commit with what is new about them, and tell people."""
+        """Settle or return leases, in one commit with what is new about them, and tell people.
+
+        A new `row` of refusals is kept first: before any of it is dead.
+        """
         news = [] if flight is None else self._news(flight)
+        if row is not None:
+            news.insert(0, self._keep_refused(row))
         settling = self._spool.settle(settlements)
         await (asyncio.gather(*news, settling) if news else settling)
         self.in_hand -= len(leases)
@@ -208,7 +214,7 @@ class Settling:
         """Return the row of refusals that was kept: those of its events that are dead may be taken back."""
         return msgspec.json.decode(await self._spool.get(self._refused_key) or b"[]", type=list[int])
 
-    async def keep_refused(self, row: Sequence[int]) -> None:
+    async def _keep_refused(self, row: Sequence[int]) -> None:
         """Keep the row of refusals over a restart; while the disk is full it stands in memory alone."""
         with contextlib.suppress(SpoolFull):
             await self._spool.put(self._refused_key, msgspec.json.encode(row))

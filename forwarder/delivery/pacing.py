@@ -91,6 +91,10 @@ class CircuitBreaker:
         """Tell whether one more request may start now."""
         return self.trip is None or (in_flight == 0 and now_s >= self.trip.retry_at_s)
 
+    def is_overdue(self, *, now_s: float) -> bool:
+        """Tell whether a probe might have gone for so long that another one might have by now."""
+        return self.trip is not None and now_s - self.trip.retry_at_s > self._probe_every_s
+
     def back_off(
         self, reason: str, *, after_s: float | None, started_s: float, now_s: float, now_ms: int
     ) -> Trip | None:

@@ -196,9 +196,10 @@ class Api:
         archive = self.acts.parts.archive
         sequences, next_after = given.sequences, None
         if sequences is None:
-            query = given.query(after_sequence=given.after, before_sequence=given.before, limit=given.limit)
+            after, before = given.after, given.before
+            query = given.query(after_sequence=after, before_sequence=before, limit=given.limit, has_discarded=False)
             one = await step(archive, query)
-            sequences, next_after = one.sequences, one.next_after
+            sequences, next_after = [row.sequence for row in one.rows], one.next_after
         elif given.dry_run:
             states = await archive.states(sequences)
             sequences = [sequence for sequence, state in states.items() if state in given.allowed()]

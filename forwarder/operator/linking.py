@@ -96,8 +96,10 @@ async def counted(parts: Parts, rows: Sequence[Row]) -> Sequence[Row]:
         made: dict[EventTypeRow, Count | None] = {}
         for row in among:
             made[row.seen] = Count(0) if left <= 0 else None
-            if left > 0 and parts.clock.monotonic_s() <= until_s:
-                made[row.seen] = found = await count(parts, row.seen.event, state, at_most=_COUNTED_EVENTS_MAX)
+            if left > 0 and (left_s := until_s - parts.clock.monotonic_s()) > 0:
+                made[row.seen] = found = await count(
+                    parts, row.seen.event, state, at_most=_COUNTED_EVENTS_MAX, within_s=left_s
+                )
                 left -= found.events
         return made
 
@@ -107,11 +109,11 @@ async def counted(parts: Parts, rows: Sequence[Row]) -> Sequence[Row]:
     return [replace(row, unmapped=unmapped.get(row.seen, Count(0)), dead=died.get(row.seen, Count(0))) for row in rows]
 
 
-async def count(parts: Parts, event: str, state: State, *, at_most: int) -> Count:
-    """Count events of this name in this state; of dead ones those that are not discarded."""
-    found = await parts.archive.events(EventQuery(route=_INBOUND, state=state, event=event, limit=at_most))
-    events = sum(not row.is_discarded for row in found.rows)
-    return Count(events, has_more=found.next_before is not None or found.is_cut)
+async def count(parts: Parts, event: str, state: State, *, at_most: int, within_s: float = 0.12) -> Count:
+    """Count events of this name in this state that are not discarded."""
+    query = EventQuery(route=_INBOUND, state=state, event=event, has_discarded=False, limit=at_most, budget_s=within_s)
+    found = await parts.archive.events(query)
+    return Count(found.matched, has_more=found.next_before is not None or found.is_cut)
 
 
 async def unmapped_rows(parts: Parts) -> Sequence[Row]:

@@ -73,7 +73,8 @@ class Operation:
         takes = self.takes
 
         async def carried_out(request: web.Request) -> web.StreamResponse:
-            if self.needs_operate and not person_of(request).may_act:
+            is_refused = self.needs_operate and not person_of(request).may_act
+            if is_refused and not await self._is_dry_run(request, takes):
                 raise web.HTTPForbidden(reason=VIEW_ONLY)
             given = () if takes is None else (await self._read(request, takes),)
             made = await self.handler(request, *given)
@@ -82,6 +83,15 @@ class Operation:
             return web.Response(body=msgspec.json.encode(made), content_type="application/json", charset="utf-8")
 
         return web.get(self.path, carried_out) if self.method == "GET" else web.post(self.path, carried_out)
+
+    async def _is_dry_run(self, request: web.Request, takes: type[msgspec.Struct] | None) -> bool:
+        """Tell whether an act is asked to change nothing, which whoever may look may ask."""
+        if takes is None or "dry_run" not in takes.__struct_fields__:
+            return False
+        try:
+            return getattr(await self._read(request, takes), "dry_run", None) is True
+        except QueryInvalid:
+            return False
 
     async def _read(self, request: web.Request, takes: type[msgspec.Struct]) -> msgspec.Struct:
         if self.method == "GET":

@@ -1,11 +1,13 @@
 """Searches that take longer than a page may: gone on with in steps while somebody looks, and counted to the end.
 
-A search is known by what it looks for, so whoever asks the same looks on at the same one. It rests between its steps as
+A search is known by the words that a person gave, so whoever asks the same looks on at the same one, though "the last
+hour" begins later by then. It rests between its steps as
 long as they took: pages, the writer and the deliveries never wait for more than one. Kept in memory, few at a time; one
 that nobody looks at stops, and goes on when it is asked for again.
 """
 
 import asyncio
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -19,7 +21,7 @@ _STEP_S: Final = 0.06  # of the reading thread, which the pages share
 _STEP_EVENTS: Final = 50_000
 _REST_S_MAX: Final = 0.5
 _LOOKED_AT_S: Final = 15.0  # since it was last asked for
-_FIRST_S: Final = 0.15  # a page waits so long for what a short search finds
+_FIRST_S: Final = 0.1  # a page waits so long for what a short search finds
 _STALE_S: Final = 10.0  # a count that is older is made anew when it is asked for
 _STALE_TIMES: Final = 20  # or so often as long as it took
 
@@ -28,6 +30,7 @@ _STALE_TIMES: Final = 20  # or so often as long as it took
 class Search:
     """How far a search is: `rows` are its first page, and what lies behind is only counted."""
 
+    words: Hashable
     query: EventQuery
     began_s: float
     asked_at_s: float
@@ -52,8 +55,10 @@ class Search:
         """Tell whether its first page is."""
         return len(self.rows) >= self.query.limit
 
-    def is_stale(self, now_s: float) -> bool:
-        """Tell whether what it found may have changed since."""
+    def is_stale(self, query: EventQuery, now_s: float) -> bool:
+        """Tell whether what it found may have changed since, or was left behind while its time went on."""
+        if self.is_running and self.query != query and now_s - self.asked_at_s > _LOOKED_AT_S:
+            return True
         return self.ended_s is not None and now_s - self.ended_s > max(
             _STALE_S, _STALE_TIMES * (self.ended_s - self.began_s)
         )
@@ -64,42 +69,43 @@ class Searches:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._known: dict[EventQuery, Search] = {}
-        self._tasks: dict[EventQuery, asyncio.Task[None]] = {}
+        self._known: dict[Hashable, Search] = {}
+        self._tasks: dict[Hashable, asyncio.Task[None]] = {}
         self._turn = asyncio.Semaphore(_RUNNING_MAX)
 
     def __repr__(self) -> str:
         """Show how many run."""
         return f"Searches({len(self._tasks)} running, {len(self._known)} known)"
 
-    async def look(self, query: EventQuery) -> Search:
-        """Return how far a search is, which begins or goes on by being looked at."""
+    async def look(self, words: Hashable, query: EventQuery) -> Search:
+        """Return how far the search for these words is, which begins with this query or goes on by being looked at."""
         now_s = self._parts.clock.monotonic_s()
-        known = self._known.pop(query, None)
+        known = self._known.pop(words, None)
         search = known
-        if search is None or search.is_stale(now_s):
-            search = Search(query=query, began_s=now_s, asked_at_s=now_s, position=query.before_sequence)
+        if search is None or search.is_stale(query, now_s):
+            before = query.before_sequence
+            search = Search(words=words, query=query, began_s=now_s, asked_at_s=now_s, position=before)
             search.earlier = known.matched if known is not None else None
-        self._known[query] = search  # at the end: who was not asked for longest goes first
+        self._known[words] = search  # at the end: who was not asked for longest goes first
         search.asked_at_s = now_s
         while len(self._known) > SEARCHES_KEPT_MAX:
             oldest = next(iter(self._known))
             self._known.pop(oldest).is_stopped = True
         if search.is_running:
-            if query not in self._tasks:
-                self._tasks[query] = asyncio.create_task(self._run(search), name="search")
-            await asyncio.wait([self._tasks[query]], timeout=_FIRST_S if search is not known else 0)
+            if words not in self._tasks:
+                self._tasks[words] = asyncio.create_task(self._run(search), name="search")
+            await asyncio.wait([self._tasks[words]], timeout=_FIRST_S if search is not known else 0)
         return search
 
-    def stop(self, query: EventQuery) -> None:
+    def stop(self, words: Hashable) -> None:
         """Stop a search, as a person asks for."""
-        if search := self._known.get(query):
+        if search := self._known.get(words):
             search.is_stopped = True
 
-    def go_on(self, query: EventQuery) -> None:
+    def go_on(self, words: Hashable) -> None:
         """Let a search that was stopped go on when it is looked at."""
-        if search := self._known.get(query):
-            search.is_stopped = False
+        if search := self._known.get(words):
+            search.is_stopped, search.asked_at_s = False, self._parts.clock.monotonic_s()
 
     async def close(self) -> None:
         """Stop all of them. Idempotent."""
@@ -118,7 +124,7 @@ class Searches:
         except ForwarderError as error:
             search.error, search.ended_s = str(error), clock.monotonic_s()
         finally:
-            self._tasks.pop(search.query, None)
+            self._tasks.pop(search.words, None)
 
     async def _step(self, search: Search) -> float:
         """Go one step; return how long it took."""

@@ -17,11 +17,6 @@ class Step:
     rows: Sequence[EventRow]
     next_after: int | None
 
-    @property
-    def sequences(self) -> list[int]:
-        """Return which events these are, discarded ones left out."""
-        return [row.sequence for row in self.rows if not row.is_discarded]
-
 
 async def step(archive: Archive, query: EventQuery) -> Step:
     """Go one step; `query.after_sequence` says from where. A listing that was cut for time is not the end."""
@@ -34,7 +29,9 @@ async def walk(archive: Archive, query: EventQuery, *, step_events: int) -> Asyn
     newest = (await archive.events(EventQuery(limit=1))).rows
     if not newest:
         return
-    query = replace(query, before_sequence=newest[0].sequence + 1, limit=step_events)
+    before = newest[0].sequence + 1
+    before = before if query.before_sequence is None else min(before, query.before_sequence)
+    query = replace(query, before_sequence=before, limit=step_events)
     after: int | None = query.after_sequence or 0
     while after is not None:
         one = await step(archive, replace(query, after_sequence=after))

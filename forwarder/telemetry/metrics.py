@@ -145,6 +145,11 @@ class Metrics:
         self.history_yielded = Counter(
             "forwarder_history_yielded", "Settled events whose payload was dropped early to make room.", registry=r
         )
+        self.secrets_refused = Gauge(
+            "forwarder_secrets_refused",
+            "1 while secrets that changed are refused and the old ones stay in effect.",
+            registry=r,
+        )
         self.commit_duration = Histogram(
             "forwarder_commit_duration_seconds",
             "One commit of the spool, synced to disk; every acknowledgement waits for one.",

@@ -232,10 +232,12 @@ class Reporter:
 
     def secrets_read(self, *, replaced: Sequence[str]) -> None:
         """Tell that the secrets were read again and which of them are new."""
+        self.metrics.secrets_refused.set(0)
         self._log.info("secrets.read", replaced=list(replaced))
 
     def secrets_refused(self, *, reason: str) -> None:
         """Alarm: secrets that changed cannot be used; those in effect stay."""
+        self.metrics.secrets_refused.set(1)
         self._log.error("secrets.refused", reason=reason)
 
     def restart_needed(self, *, variables: Sequence[str]) -> None:

@@ -29,13 +29,17 @@ Rejections = dict[tuple[str, str, str], int]  # by endpoint, reason and network
 
 
 class Flow(msgspec.Struct, array_like=True, omit_defaults=True):
-    """One route in one step. `pending`: the most at once; `dead`: the durable total at its end, `died`: its growth."""
+    """One route in one step. `pending`: the most at once; `dead`: the durable total at its end, `died`: its growth.
+
+    `erased`: what grew it, too, but did not die; see `erased_between`.
+    """
 
     came: int = 0
     went: int = 0
     pending: int = 0
     dead: int = 0
     died: int = 0
+    erased: int = 0
 
 
 class Step(msgspec.Struct, array_like=True, omit_defaults=True):
@@ -121,7 +125,7 @@ class TotalsByTime:
         self._counts: dict[RouteName, tuple[int, int]] = {}
         self._senders: dict[str, int] = {}
         self._rejected: Counter[tuple[str, str]] = Counter()
-        self._dead: dict[RouteName, int] = {}
+        self._facts: SpoolFacts | None = None
         self._read_ms: int | None = None
         self._saved_minute: int | None = None
 
@@ -150,12 +154,16 @@ class TotalsByTime:
         if self._read_ms is None or abs(now_ms - self._read_ms) >= _READ_EVERY_MS or self._is_new_minute(now_ms):
             self.read()
         steps = self.minutes.at(now_ms), self.fives.at(now_ms)
+        before = self._facts or facts
+        self._facts = facts
         for route, totals in facts.totals.items():
-            died = max(0, totals.dead - self._dead.get(route, totals.dead))  # a replay takes some back: none died then
-            self._dead[route] = totals.dead
+            erased = erased_between(before, facts, route)
+            dead_before = before.totals[route].dead if route in before.totals else totals.dead
+            died = max(0, totals.dead - dead_before - erased)  # a replay takes some back: none died then
             for step in steps:
                 flow = step.flows.setdefault(route, Flow())
-                flow.pending, flow.dead, flow.died = max(flow.pending, totals.pending), totals.dead, flow.died + died
+                flow.pending, flow.dead = max(flow.pending, totals.pending), totals.dead
+                flow.died, flow.erased = flow.died + died, flow.erased + erased
 
     def lately(self) -> Sequence[Rejected]:
         """Return what was turned away within the day, most of the last hour first."""
@@ -205,6 +213,16 @@ class TotalsByTime:
         for _, step in series.between(from_ms - series.step_ms + 1, now_ms + 1):
             _add(found, step.rejected)
         return found
+
+
+def erased_between(before: SpoolFacts, after: SpoolFacts, route: RouteName) -> int:
+    """Return how many of a route became dead by being erased while they waited: discarded at once, never open.
+
+    What died within the same second in which dead ones were discarded is taken for erased, too, at most as many.
+    """
+    discarded = after.discarded.get(route, 0) - before.discarded.get(route, 0)
+    were_open = max(0, before.open_dead.get(route, 0) - after.open_dead.get(route, 0))
+    return max(0, discarded - were_open)
 
 
 def _add(to: Rejections, more: Rejections, *, keys_max: int | None = None) -> None:

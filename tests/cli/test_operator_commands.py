@@ -20,6 +20,7 @@ from click.testing import Result
 from forwarder import __version__
 from forwarder.cli import show
 from forwarder.cli.events import Lines
+from forwarder.cli.exits import CommandFailed
 from forwarder.cli.filters import Moment
 from forwarder.cli.operator_client import OperatorClient, Place
 from forwarder.errors import DaemonUnreachable
@@ -193,17 +194,34 @@ def test_what_came_of_a_replay_is_told(filled: Shell, daemon: Daemon, monkeypatc
     )
 
 
-def test_an_interrupted_act_says_how_many_remain(filled: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is cut short says how much is left and exits 1."""
-    post = OperatorClient.post
+@pytest.mark.parametrize("error", [DaemonUnreachable("it went away"), CommandFailed("it answered 500")], ids=str)
+@pytest.mark.parametrize(
+    ("breaks_at", "said", "told"),
+    [
+        ({"sequences": [3]}, {"replayed": 2, "remaining": 1}, "1 of 3 remain as they were; run it again for the rest"),
+        ({"sequences": [1]}, {"replayed": 3}, "all of them were replayed, what came of them is not known"),
+    ],
+    ids=["half-way", "at the outcome"],
+)
+def test_an_act_that_breaks_off_says_how_far_it_got(
+    filled: Shell,
+    daemon: Daemon,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    error: Exception,
+    breaks_at: dict[str, Any],
+    said: dict[str, Any],
+    told: str,
+) -> None:
+    """What is cut short, whatever by, says how much was done and how much is left, and exits 1."""
+    act = importlib.import_module("forwarder.cli.act")
+    post, steps = OperatorClient.post, act.Request.steps
 
     async def breaking(client: OperatorClient, path: str, body: Any) -> Any:
-        if body.get("sequences") == [3]:
-            raise DaemonUnreachable("the daemon went away")
+        is_at_outcome = breaks_at == {"sequences": [1]}
+        if body.get("sequences") == breaks_at["sequences"] and (path == "/api/outcome") is is_at_outcome:
+            raise error
         return await post(client, path, body)
-
-    monkeypatch.setattr("forwarder.cli.act._CHUNK", 1)
-    monkeypatch.setattr(OperatorClient, "post", breaking)
 
     async def counted(request: Any, client: Any, **more: Any) -> Any:
         if more:
@@ -212,12 +230,12 @@ def test_an_interrupted_act_says_how_many_remain(filled: Shell, monkeypatch: pyt
         async for step in steps(request, client):
             yield step
 
-    act = importlib.import_module("forwarder.cli.act")
-    steps = act.Request.steps
+    monkeypatch.setattr("forwarder.cli.act._CHUNK", 1)
+    monkeypatch.setattr(OperatorClient, "post", breaking)
     monkeypatch.setattr(act.Request, "steps", counted)
-    result = filled("replay", "1", "2", "3", "--yes")
-    assert (result.exit_code, result.stdout) == (1, "replayed 2\n")
-    assert "the daemon went away: 1 of 3 remain as they were; run it again for the rest" in result.stderr
+    result = filled("replay", "1", "2", "3", "--yes", "--json", FORWARDER_OPERATOR_LISTEN=daemon().address)
+    assert (result.exit_code, json.loads(result.stdout)) == (1, said)
+    assert f"{error}: {told}" in result.stderr
 
 
 @pytest.mark.parametrize("words", [("1", "2"), ("--state", "dead", "--reason", "no id")], ids=["by number", "by state"])

@@ -119,6 +119,12 @@ async def test_nothing_brings_an_erased_event_back(spool: Any, make_envelope: Ma
         (f"user_id={ADA}.org", f"user_id={ADA}.org"),
         (f"user_id=x{ADA}", f"user_id=x{ADA}"),
         ("state=dead", "state=dead"),
+        (f"state=dead, user {ADA}, status 4xx", "state=dead, user (erased), status 4xx"),
+        (f"text {ADA}, state dead, user {ADA}", "text (erased), state dead, user (erased)"),
+        (f"text={ADA.upper()} from=1", "text=(erased) from=1"),
+        (f"state=dead reason=no such user, {ADA}. from=1", "state=dead reason=no such user, (erased). from=1"),
+        (f"reason={ADA}.org", f"reason={ADA}.org"),
+        (f"state=dead event={ADA}", f"state=dead event={ADA}"),
     ],
 )
 async def test_the_audit_log_forgets_the_id(spool: Any, detail: str, told: str) -> None:

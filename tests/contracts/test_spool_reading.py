@@ -61,6 +61,7 @@ FILTERS: dict[str, list[Any]] = {
     "reason": [None, "refused", "busy"],
     "status": [None, (200, 299), (503, 503), (0, 0)],
     "attempts": [None, (0, 0), (1, 1), (2, 9)],
+    "has_discarded": [True, False],
 }
 
 
@@ -82,6 +83,7 @@ def expected(rows: Sequence[EventRow], query: EventQuery) -> list[int]:
         and query.reason in (None, r.reason)
         and (query.status is None or (r.status is not None and query.status[0] <= r.status <= query.status[1]))
         and (query.attempts is None or query.attempts[0] <= r.attempts <= query.attempts[1])
+        and (query.has_discarded or not r.is_discarded)
         and (query.received_from_ms is None or r.received_at_ms >= query.received_from_ms)
         and (query.received_to_ms is None or r.received_at_ms < query.received_to_ms)
     ]
@@ -89,6 +91,7 @@ def expected(rows: Sequence[EventRow], query: EventQuery) -> list[int]:
 
 async def test_every_combination_of_filters_is_exact(filled: MemorySpool | SqliteSpool) -> None:
     """A listing holds exactly the events that match all filters, newest first."""
+    assert await filled.discard([10, 12]) == 2
     rows = (await filled.events(EventQuery(limit=100))).rows
     assert [r.sequence for r in rows] == list(range(24, 0, -1))
     for values in itertools.product(*FILTERS.values()):
@@ -358,8 +361,9 @@ async def test_an_act_of_tiny_steps_reaches_all_of_it(
         await settle(spool, [one for one in sequences if one not in sequences[::3]], State.DEAD, reason="r")
     query, moved = EventQuery(state=State.DEAD, text='"n"', budget_s=-1), list[int]()
     async for step in walk(spool, query, step_events=7):
-        moved += step.sequences
-        assert await spool.requeue(step.sequences) == len(step.sequences)
+        sequences = [row.sequence for row in step.rows]
+        moved += sequences
+        assert await spool.requeue(sequences) == len(sequences)
     facts = await spool.facts()
     assert len(moved) == len(set(moved)) == sum(totals.pending for totals in facts.totals.values()) == 66
     assert sum(totals.dead for totals in facts.totals.values()) == 0

@@ -58,6 +58,7 @@ class WatchedSpool(MemorySpool):
         self.notes: list[bytes] = []
         self.leased_max = 0
         self.leases = 0
+        self._writer = asyncio.Lock()
 
     def add(self, payload: bytes, *, partition_key: str = "", route: RouteName = OUT) -> int:
         """Store one event and return its sequence."""
@@ -95,12 +96,18 @@ class WatchedSpool(MemorySpool):
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """Settle what is leased, and nothing else; see `MemorySpool`."""
-        await asyncio.sleep(0)
-        for settlement in settlements:
-            assert all(self.rows[sequence].is_leased for sequence in settlement.sequences)
-            if isinstance(settlement, Settled):
-                self.settlements.update(settlement.sequences)
-        await super().settle(settlements)
+        async with self._writer:
+            await asyncio.sleep(0)
+            for settlement in settlements:
+                assert all(self.rows[sequence].is_leased for sequence in settlement.sequences)
+                if isinstance(settlement, Settled):
+                    self.settlements.update(settlement.sequences)
+            await super().settle(settlements)
+
+    async def requeue(self, sequences: Sequence[int], *, everything: bool = False, is_replay: bool = True) -> int:
+        """Make pending again, after what was asked before; see `MemorySpool`."""
+        async with self._writer:
+            return await super().requeue(sequences, everything=everything, is_replay=is_replay)
 
     async def note(self, sequence: int, progress: bytes) -> None:
         """Keep progress; see `MemorySpool`."""

@@ -1,8 +1,10 @@
 """The batch route as a whole, between a fake spool and a scripted destination."""
 
 import asyncio
+import json
 import math
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from forwarder.delivery.flights import BatchLimits
 from forwarder.delivery.intake import RequestLimits
 from forwarder.delivery.pacing import Backoff
 from forwarder.errors import SpoolFull
-from forwarder.model import Batch, Delivered, Effect, Filtered, Held, Refused, State, TryLater, Verdict
+from forwarder.model import Batch, Delivered, Effect, Filtered, Held, Refused, Settled, State, TryLater, Verdict
 
 POISON = b'{"poison":1}'
 
@@ -175,6 +177,39 @@ async def test_ten_refusals_in_a_row_hold_the_route(bench: Any, spool: Any) -> N
         await run.until(lambda: spool.counts()[State.DELIVERED] == 2)
     holds = run.reporter.events().count("route.held")
     assert 1 <= holds <= 3
+
+
+async def test_a_slow_disk_leaves_nothing_of_a_row_of_refusals_dead(bench: Any, spool: Any) -> None:
+    """Refused while many are under way, and the disk takes its time: nothing is dead, and no death goes unrecorded."""
+    writer = asyncio.Lock()  # first come, first served, as the one writer of a spool is
+    kept: set[int] = set()
+    put, settle, requeue = spool.put, spool.settle, spool.requeue
+
+    async def in_turn(work: Any, *args: Any, **how: Any) -> Any:
+        async with writer:
+            await asyncio.sleep(0.003)
+            if work == put:
+                kept.update(json.loads(args[1]))
+            for settled in args[0] if work == settle else ():
+                is_death = isinstance(settled, Settled) and settled.state is State.DEAD
+                assert not is_death or kept.issuperset(settled.sequences)
+            return await work(*args, **how)
+
+    spool.put, spool.settle, spool.requeue = (partial(in_turn, work) for work in (put, settle, requeue))
+    limits = RequestLimits(
+        batch=BatchLimits(deliveries_max=1, bytes_max=100_000, wait_max_s=0.2), delivery_bytes_max=200_000
+    )
+    is_mad = False
+    run = bench(lambda _batch: Refused(reason="400") if is_mad else Delivered(), limits=limits, concurrency_max=16)
+    async with run.running():
+        _fill(spool, 200)
+        await run.settled()
+        assert run.route.status().concurrency_limit >= 8
+        is_mad = True
+        _fill(spool, 60)
+        await run.until(lambda: run.route.status().state == "held")
+        await run.until(lambda: spool.leased() == 0)
+        assert spool.counts() == {State.DELIVERED: 200, State.PENDING: 60}
 
 
 async def test_replaying_dead_letters_whose_cause_remains_holds_nobody(bench: Any, spool: Any) -> None:

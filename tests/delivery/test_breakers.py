@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from forwarder.delivery.breakers import Breakers
-from forwarder.delivery.pacing import Backoff, CircuitBreaker, TripKind
+from forwarder.delivery.pacing import PROBE_EVERY_S, Backoff, CircuitBreaker, TripKind
 from forwarder.delivery.policy import ROUTE, Change, Decision, Outcome
 from forwarder.model import RouteName
 
@@ -244,6 +244,23 @@ def test_a_lone_culprit_may_ask_again(make_reporter: Any) -> None:
     bench.breakers.park_s("lists", 1)
     bench.clock.now_s += 1
     assert bench.breakers.admits("lists", 1)
+
+
+@pytest.mark.parametrize("change", [Change.HOLD, Change.BACK_OFF])
+def test_who_waits_and_never_comes_back_keeps_nobody_away(make_reporter: Any, change: Change) -> None:
+    """Erased, filtered after all, or planned anew: a turn that nobody takes for one probe's time is anybody's."""
+    bench = Bench(make_reporter(None))
+    for sequence, ghost in ((1, 8), (2, 9)):
+        bench.apply(change, scope="lists", group="lists", sequence=sequence, status=403, retry_after_s=1.0)
+        for waiting in (sequence, ghost):
+            bench.breakers.park_s("lists", waiting)
+        bench.clock.now_s += 1.0 + PROBE_EVERY_S - 0.5
+        assert not bench.breakers.admits("lists", sequence)
+        bench.clock.now_s += 1.0
+        assert bench.breakers.admits("lists", sequence)
+    bench.apply(change, scope="lists", group="lists", sequence=2, status=403, retry_after_s=1.0)
+    bench.clock.now_s += 30.0
+    assert bench.breakers.admits("lists", 2)
 
 
 def test_the_first_probes_of_a_groups_hold_are_quick(make_reporter: Any) -> None:

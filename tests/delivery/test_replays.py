@@ -223,6 +223,33 @@ async def test_replays_heed_a_limit_of_a_group(call_bench: Any, spool: Any) -> N
         assert sum(batch.deliveries[0].group == "lists" for batch in run.sink.batches) == 1
 
 
+async def test_nobody_waits_for_the_turn_of_a_replay_that_left(call_bench: Any, spool: Any) -> None:
+    """A replay that found its group held goes on with the replays: it is not its turn to ask whether that is over.
+
+    Between two probes there is half a minute, so that no turn lapses meanwhile.
+    """
+    old = spool.add(b"lists:old", partition_key="u", route=IN)
+    await _bury(spool, IN)
+    first = spool.add(b"send:first", partition_key="u", route=IN)
+    second = spool.add(b"send:second", partition_key="u", route=IN)
+    held = spool.add(b"lists:held", partition_key="h", route=IN)
+    is_wrong, gate = True, asyncio.Event()
+
+    async def judge(batch: Batch) -> Verdict:
+        if _is_of(batch, "first"):
+            await gate.wait()
+        return Held(reason="403", scope="lists") if is_wrong and _is_of(batch, "lists") else Delivered()
+
+    run = call_bench(judge, probe_every_s=30.0)
+    async with run.running():
+        await run.until(lambda: run.route.status().families != ())
+        await spool.requeue([old])
+        gate.set()
+        await run.until(lambda: {spool.rows[one].state for one in (first, second)} == {State.DELIVERED})
+        is_wrong = False
+        await run.until(lambda: spool.rows[held].state is State.DELIVERED, within_s=20)
+
+
 async def test_one_replay_that_is_to_blame_keeps_no_other_waiting(bench: Any, spool: Any) -> None:
     """A replay that is answered with a hold's status goes behind the others: the next probe is another one."""
     for number in range(MANY):

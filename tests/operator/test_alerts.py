@@ -246,6 +246,24 @@ async def test_an_alert_through_courier_is_a_message_with_a_key(world: Any) -> N
             await channel.send(ALERT)
 
 
+async def test_a_refused_alert_is_tried_under_another_key(world: Any) -> None:
+    """Courier repeats what it answered under a key; a message whose answer was lost may have been sent."""
+    host = Host(503)
+    client = CourierClient(host, base_url="https://api.courier.com", api_key="k", clock=world.clock)
+    channel = CourierChannel(client=client, template="ALERT", recipient="u1")
+    for status, trouble in ((503, ""), (200, "time-out"), (409, ""), (503, ""), (400, "")):
+        host.status, host.trouble = status, trouble
+        with pytest.raises(AlertFailed):
+            await channel.send(ALERT)
+    host.status, host.trouble, host.body = 202, "", b'{"requestId":"1-a"}'
+    await channel.send(ALERT)
+    await channel.send(ALERT)
+    first, second, third, fourth, fifth, sent, again = (one.headers["Idempotency-Key"] for one in host.asked)
+    assert second == third == fourth
+    assert len({first, second, fifth, sent}) == 4
+    assert again == first
+
+
 async def test_a_failing_channel_keeps_no_other_from_telling(world: Any) -> None:
     """The address is told while Courier fails; Courier is told everything once it works, also after a restart."""
     url, courier = Host(), Host(503)

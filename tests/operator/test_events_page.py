@@ -145,6 +145,48 @@ async def test_a_search_is_stopped_and_goes_on(world: Any, monkeypatch: pytest.M
     await _until(world, "0 events ; looked at all 5 events")
 
 
+@pytest.mark.parametrize("asked", ["period=15m", "period=15m&before=6"])
+async def test_a_search_outlasts_the_minute(world: Any, monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
+    """A period moves on while it is searched in: the search goes on, is stopped, and goes on; left behind it is new."""
+    for _ in range(6):
+        await world.arrive()
+    monkeypatch.setattr(searching, "_STEP_EVENTS", 1)
+    monkeypatch.setattr(searching, "_FIRST_S", 0.01)
+    path = f"/events?text=needle&{asked}"
+    gate, looked, events = asyncio.Semaphore(2), asyncio.Semaphore(0), world.spool.events
+
+    async def stepping(query: Any) -> Any:
+        if query.text is None:
+            return await events(query)
+        await gate.acquire()
+        looked.release()
+        return await events(query)
+
+    monkeypatch.setattr(world.spool, "events", stepping)
+    page = await world.get(path)
+    await _steps(looked, 2)
+    world.clock.now_ms += 60_000
+    (fields,) = page.forms("/events/search")
+    assert (await world.post("/events/search", fields)).status == 303
+    gate.release()
+    await _steps(looked, 1)
+    page = await world.get(path)
+    assert "Stopped: 0 events in the 3 events" in page.words
+    world.clock.now_ms += 60_000
+    (fields,) = page.forms("/events/search")
+    assert (await world.post("/events/search", fields)).status == 303
+    assert "looked at 3 events, back" in (await world.get(path)).words
+    world.clock.now_ms += 60_000
+    assert "looked at 0 events, going on" in (await world.get(path)).words
+
+
+async def _steps(looked: asyncio.Semaphore, count: int) -> None:
+    """Wait until so many steps were taken."""
+    async with asyncio.timeout(20):
+        for _ in range(count):
+            await looked.acquire()
+
+
 async def test_a_search_that_nobody_looks_at_ends(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who leaves the page leaves no search behind; who comes back finds it go on."""
     await world.arrive()
@@ -159,10 +201,10 @@ async def test_a_search_that_nobody_looks_at_ends(world: Any, monkeypatch: pytes
         return await events(query)
 
     monkeypatch.setattr(world.spool, "events", late)
-    search = await searches.look(query)
+    search = await searches.look("needle", query)
     await searches.close()
     assert (search.scanned, search.is_running) == (1, True)
-    assert (await searches.look(query)) is search
+    assert (await searches.look("needle", query)) is search
     await searches.close()
     assert search.scanned == 2
 
@@ -170,17 +212,17 @@ async def test_a_search_that_nobody_looks_at_ends(world: Any, monkeypatch: pytes
 async def test_few_searches_run_and_few_are_known(world: Any) -> None:
     """Beyond the limit the one that was not asked for longest is forgotten; an error of the spool is told."""
     searches = searching.Searches(world.parts)
-    first = await searches.look(EventQuery(text="0"))
+    first = await searches.look("0", EventQuery(text="0"))
     for number in range(1, searching.SEARCHES_KEPT_MAX + 1):
-        await searches.look(EventQuery(text=str(number)))
-    assert (await searches.look(EventQuery(text="0"))) is not first
+        await searches.look(str(number), EventQuery(text=str(number)))
+    assert (await searches.look("0", EventQuery(text="0"))) is not first
 
     async def shut(query: Any) -> Any:
         del query
         raise SpoolClosed("the spool is shut")
 
     world.spool.events = shut
-    assert (await searches.look(EventQuery(text="x"))).error == "the spool is shut"
+    assert (await searches.look("x", EventQuery(text="x"))).error == "the spool is shut"
 
 
 async def test_a_filtered_list_is_counted(world: Any) -> None:
@@ -278,6 +320,33 @@ async def test_all_that_is_listed_is_acted_on(world: Any) -> None:
     assert "1 of 1 events replayed" in done.words
     assert (await world.states())[other] == "pending"
     assert (await world.post("/events/discard", {"state": "delivered"})).status == 400
+
+
+async def test_what_is_discarded_is_not_acted_on(world: Any) -> None:
+    """An act on a list that also shows discarded events asks for the others alone, does them, and explains no gap."""
+    await world.put_many(5, State.DEAD, "r")
+    await world.spool.discard([1, 2])
+    fields = {"state": "dead"}
+    assert len(_listed(await world.page("/events?state=dead"))) == 5
+    assert "Replay 3 events" in (await world.post("/events/replay", fields)).words
+    done = await world.finish(await world.post("/events/discard", fields | {"confirmed": "1"}))
+    assert "3 of 3 events discarded" in done.words
+    assert "The others" not in done.words
+    assert "Discard 0 events" in (await world.post("/events/discard", fields)).words
+
+
+async def test_a_yes_is_for_the_events_that_were_asked_about(world: Any) -> None:
+    """Neither the period, which goes on, nor what arrives between the question and the yes changes what is done."""
+    await world.arrive(state=State.DEAD, reason="r")
+    world.clock.now_ms += 840_000
+    asked = await world.post("/events/discard", {"state": "dead", "period": "15m"})
+    assert "1 events (state dead, period 15m)" in asked.words
+    assert 'href="/events?state=dead&amp;period=15m">Cancel' in asked.html
+    (fields,) = asked.forms("/events/discard")
+    world.clock.now_ms += 120_000
+    await world.arrive(state=State.DEAD, reason="r")
+    assert "1 of 1 events discarded" in (await world.finish(await world.post("/events/discard", fields))).words
+    assert await world.states() == {1: "dead*", 2: "dead"}
 
 
 async def test_no_match_is_not_taken_for_no_event(world: Any) -> None:

@@ -54,6 +54,24 @@ async def test_a_person_is_erased_in_every_state(start: Any) -> None:
     assert (again["erased"], again["receipt"] != said["receipt"]) == (0, True)
 
 
+@pytest.mark.parametrize("found_by", [{"user": ADA}, {"text": ADA}, {"user": ADA, "period": "1h"}])
+async def test_what_was_done_to_them_on_the_page_names_them_no_more(start: Any, found_by: dict[str, str]) -> None:
+    """Acts from the list of events and from the dead letters stay written down, as the API's do, without the id."""
+    desk = await start()
+    await _filled(desk)
+    form = {"state": "dead", "confirmed": "1"} | found_by
+    await desk.finish(await desk.post("/events/discard", form))
+    (group,) = (one for one in (await desk.get("/dead-letters")).forms("/dead-letters/replay") if one)
+    await desk.finish(await desk.post("/dead-letters/discard", group | {"confirmed": "1"}))
+    await desk.api("/api/discard", {"state": "dead", "reason": f"about {ADA}"})
+    name = "text" if "text" in found_by else "user_id"
+    assert f"{name}={ADA}" in (await desk.acts_told())[0][1]
+    assert ADA not in repr(desk.log)
+    await desk.api("/api/forget", {"user_id": ADA})
+    assert ADA not in (await desk.get("/audit")).html
+    assert f"{name}=(erased)" in (await desk.acts_told())[0][1]
+
+
 async def test_counting_erases_nothing(start: Any) -> None:
     """A dry run says what there is by state, and writes nothing down."""
     desk = await start()

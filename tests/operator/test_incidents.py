@@ -117,7 +117,7 @@ def test_memory_is_bounded_by_number_and_age() -> None:
 
 
 async def test_incidents_outlive_the_daemon(world: Any) -> None:
-    """They are kept on disk; one that was open and is not seen after a restart has ended."""
+    """They are kept on disk; one that was open and is not seen within a minute after a restart has ended."""
     world.routes[ROUTE].hold("answered 401")
     await world.incidents.look()
     again = Incidents(world.parts)
@@ -125,12 +125,35 @@ async def test_incidents_outlive_the_daemon(world: Any) -> None:
     assert [(one.kind, one.ended_ms) for one in again.watch.known] == [("hold", None)]
     world.routes[ROUTE].stop = None
     await again.look()
+    assert [(one.kind, one.ended_ms) for one in again.watch.known] == [("hold", None)]
+    world.clock.now_ms += 60_000
+    await again.look()
     assert again.watch.known[0].ended_ms == world.clock.now_ms
     assert [line["event"] for line in world.log] == ["incident.began", "incident.ended"]
-    assert world.log[-1]["lasted_s"] == 5.0
+    assert world.log[-1]["lasted_s"] == 65.0
     await world.spool.put(STORE_KEY, b"not JSON")
     await again.load()
     assert again.watch.known == []
+
+
+def test_a_restart_ends_nothing_that_goes_on() -> None:
+    """What is seen again soon after the start is the same incident; what was seen once ends as ever."""
+    for kind, seen in (
+        ("hold", (status("held", stop(since_ms=NOW_MS + 30_000)), facts(pending=2, dead=7))),
+        ("back_off", (status("backing_off", stop("backing_off")), facts(pending=2, dead=7))),
+        ("refusal", (status(), facts(refusal="full", pending=2, dead=7))),
+    ):
+        route, scope = (None, "") if kind == "refusal" else (ROUTE, "route")
+        kept = Incident(
+            kind=kind, route=route, scope=scope, cause="", began_ms=0, delayed=9, dead=1, dead_before=5, told=["url"]
+        )
+        watch = Watch([kept])
+        assert watch.look(status(), facts(dead=6), now_ms=NOW_MS) == ([], []), kind
+        assert watch.look(*seen, now_ms=NOW_MS + 31_000) == ([], []), kind
+        assert (kept.began_ms, kept.delayed, kept.dead, watch.known) == (0, 9, 2, [kept])
+        assert watch.look(status(), facts(dead=7), now_ms=NOW_MS + 32_000) == ([], [kept]), kind
+        assert watch.look(*seen, now_ms=NOW_MS + 33_000)[0] != [], kind
+        assert len(watch.look(status(), facts(dead=7), now_ms=NOW_MS + 34_000)[1]) == 1, kind
 
 
 async def test_what_the_disk_refused_is_kept_as_soon_as_it_can_be(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:

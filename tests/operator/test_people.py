@@ -1,5 +1,6 @@
 """Names and roles: who may act, whom the audit log names, and who only pretends."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import aiohttp
 import pytest
 
 from forwarder.errors import SettingsInvalid
-from forwarder.model import State
+from forwarder.model import RouteName, State
 from forwarder.operator.operation import VIEW_ONLY
 from forwarder.operator.people import COOKIE, People, cleaned
 from forwarder.settings import Settings, load
@@ -51,6 +52,22 @@ async def test_a_view_token_sees_everything_and_changes_nothing(start: Any) -> N
     assert await world.states() == {sequence: "dead"}
     assert world.jobs.running() == []
     assert {route.state for route in world.routes.values()} == {"running"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/api/replay", {"state": "dead"}), ("/api/discard", {"sequences": [1]}), ("/api/forget", {"user_id": "u1"})],
+)
+async def test_a_view_token_may_count(start: Any, path: str, body: Mapping[str, Any]) -> None:
+    """A dry run is a look: it is answered and changes nothing; without it, or beside what cannot be read, it is 403."""
+    world = await start(named=NAMED)
+    await world.arrive(state=State.DEAD, reason="r")
+    said = await world.api(path, {**body, "dry_run": True}, **_bearer(VIEW))
+    assert 1 in (said.get("replayed"), said.get("discarded"), said.get("states", {}).get("dead"))
+    for wrong in (body, {**body, "dry_run": False}, {**body, "dry_run": 1}, {**body, "dry_run": True, "x": 1}):
+        assert (await world.api(path, wrong, status=403, **_bearer(VIEW)))["error"] == VIEW_ONLY
+    assert await world.audits() == []
+    assert await world.states() == {1: "dead"}
 
 
 async def test_a_view_login_is_shown_no_button(start: Any) -> None:
@@ -157,6 +174,32 @@ async def test_behind_a_proxy_alone_there_is_no_login_to_lead_to(start: Any) -> 
     assert (page.status, "Log out" in page.words, "dora" in page.words) == (200, False, True)
     headers = {"X-Forwarded-User": "dora", "Origin": "https://evil.example"}
     assert (await world.post("/routes/courier_to_rudderstack/pause", **headers)).status == 403
+
+
+async def test_a_denial_tells_nobody_how_the_daemon_is(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Denied is who has no login, guesses tokens, pretends to be the proxy, or comes by a foreign name or site.
+
+    His page names no figure and no page of ours, and the spool is not read for it.
+    """
+    worlds = {"tokens": await start(named=NAMED, proxy=PROXY), "proxy": await start(proxy=PROXY), "open": await start()}
+    for world in worlds.values():
+        await world.arrive(state=State.DEAD, reason="r")
+        world.routes[RouteName.COURIER_TO_RUDDERSTACK].hold("no answer")
+        monkeypatch.setattr(world.spool, "facts", None)
+    evil = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}
+    denied = [
+        await worlds["tokens"].get("/events", **{"X-Forwarded-User": "dora"}),
+        await worlds["tokens"].get("/events", **evil),
+        await worlds["proxy"].get("/events"),
+        *[await worlds["tokens"].get("/events", **_bearer("wrong")) for _ in range(11)],
+        await worlds["open"].get("/events", Host="evil.example"),
+        await worlds["open"].post("/events/replay", {"state": "dead"}, **{"Sec-Fetch-Site": "cross-site"}),
+    ]
+    assert [page.status for page in denied] == [403, 403, 401, *[401] * 10, 429, 403, 403]
+    for page in denied:
+        assert not re.search(r"held|badge|Dead letters|version", page.html), page.words
+    monkeypatch.undo()
+    assert re.search(r"\(held\).*badge", await worlds["open"].page("/events"), re.DOTALL), "the control"
 
 
 async def test_a_changed_token_changes_its_logins(start: Any) -> None:

@@ -238,6 +238,33 @@ def test_events_that_die(levels: list[tuple[int, int]], own_dead: int, *, is_ope
     assert [one.kind for one in seen(made, now_ms=now_ms, known=known, own=Own(dead=own_dead))] == expected
 
 
+async def test_a_person_who_is_erased_is_no_death(world: Any) -> None:
+    """What waited and is erased is dead in the totals alone: no incident, no bar; others that die then are seen."""
+    world.routes[OUTBOUND].hold("answered 401")
+    for _ in range(12):
+        await world.arrive(user="ada", state=State.DEAD, reason="refused")
+    for _ in range(12):
+        await world.arrive(user="ada")
+    await world.incidents.look()
+    await world.api("/api/forget", {"user_id": "ada"})
+    for _ in range(2):
+        world.clock.now_ms += MINUTE_MS
+        await world.incidents.look()
+    flows = [step.flows[OUTBOUND] for _, step in world.parts.by_time.minutes.between(0, world.clock.now_ms + 1)]
+    assert (flows[-1].dead, sum(flow.died for flow in flows)) == (24, 0)
+    assert [(one.kind, one.dead) for one in world.incidents.known()] == [("hold", 0)]
+    for _ in range(12):
+        await world.arrive(user="bob")
+    await world.incidents.look()
+    await world.api("/api/forget", {"user_id": "bob"})
+    for _ in range(11):
+        await world.arrive(user="carl", state=State.DEAD, reason="refused")
+    world.clock.now_ms += MINUTE_MS
+    await world.incidents.look()
+    assert [(one.kind, one.dead) for one in world.incidents.known()] == [("hold", 11), ("dead", 0)]
+    assert world.incidents.known()[1].cause == "11 events died within ten minutes"
+
+
 async def test_the_keeper_knows_its_own_alerts(world: Any) -> None:
     """What comes back of an alert's message is found by its id, also after a restart, and counts for nothing."""
     await world.incidents.look()

@@ -31,7 +31,20 @@ def manifests(checkout: Path) -> dict[tuple[str, str], Any]:
 
 
 @pytest.mark.parametrize(
-    "file", ["Dockerfile", "deploy/forwarder.service", _MANIFESTS, ".ci/run", "Makefile", "docs/operating.md"]
+    "file",
+    [
+        "Dockerfile",
+        "deploy/compose/compose.yaml",
+        "deploy/compose/example.env",
+        "deploy/forwarder.service",
+        "deploy/helm/forwarder/templates/statefulset.yaml",
+        "deploy/helm/forwarder/values.schema.json",
+        "deploy/helm/forwarder/values.yaml",
+        _MANIFESTS,
+        ".ci/run",
+        "Makefile",
+        "docs/operating.md",
+    ],
 )
 def test_names_only_settings_that_exist(checkout: Path, file: str) -> None:
     """Whatever looks like a setting in these files is one, so that nobody copies a name that the daemon refuses."""

@@ -40,6 +40,7 @@ class Running:
 
     folder: Path
     log: Log = field(default_factory=Log)
+    metrics: Metrics = field(default_factory=Metrics)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     keys: list[str] = field(default_factory=list)
     taken: list[Settings] = field(default_factory=list)
@@ -71,7 +72,7 @@ async def _running(
         settings.reading.place,
         swaps=[one.swap],
         asked=one.asked,
-        reporter=Reporter(Metrics(), log),
+        reporter=Reporter(one.metrics, log),
         look_every_s=look_every_s,
     )
     task = asyncio.create_task(rotation.run())
@@ -128,10 +129,12 @@ async def test_a_change_that_cannot_be_used_is_refused(tmp_path: Path, variable:
         await asyncio.sleep(0.05)  # several looks
         assert one.log.events() == ["secrets.refused"]
         assert one.keys == []
+        assert one.metrics.registry.get_sample_value("forwarder_secrets_refused") == 1
         (tmp_path / "secrets" / variable).unlink()
         one.write("RUDDERSTACK_WRITE_KEY", "third")
         await one.log.wait_for("secrets.read")
         assert one.keys == ["third"]
+        assert one.metrics.registry.get_sample_value("forwarder_secrets_refused") == 0
 
 
 async def test_a_set_of_secrets_is_judged_as_a_whole(tmp_path: Path) -> None:

@@ -195,6 +195,7 @@ def _matches(record: Record, query: EventQuery) -> bool:
         and (query.received_to_ms is None or envelope.received_at_ms < query.received_to_ms)
         and _is_in(record.status, query.status)
         and _is_in(record.attempts, query.attempts)
+        and (query.has_discarded or not record.is_discarded)
         and (query.before_sequence is None or record.sequence < query.before_sequence)
         and (query.after_sequence is None or record.sequence > query.after_sequence)
     )

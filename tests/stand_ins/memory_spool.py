@@ -34,6 +34,7 @@ from forwarder.spool.limits import (
     incoming_bytes,
 )
 from forwarder.spool.recurrence import Occurrence, is_resend, occurrence_key
+from forwarder.spool.sqlite.erasure import without_ids
 from stand_ins.memory_archive import MemoryArchive
 from stand_ins.memory_records import MemoryRecords, Record
 
@@ -221,9 +222,7 @@ class MemorySpool(MemoryArchive):
         """Take these ids out of the audit log; see `ports.Spool.scrub`."""
         self._refuse_closed()
         for number, line in enumerate(self._records.audit):
-            words = [f"user_id={user}" for user in user_ids]
-            told = " ".join("user_id=(erased)" if word in words else word for word in line.detail.split(" "))
-            self._records.audit[number] = replace(line, detail=told)
+            self._records.audit[number] = replace(line, detail=without_ids(line.detail, user_ids))
         return True
 
     async def put(self, key: str, value: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -20,6 +21,7 @@ TIMEOUT_S: Final = 10.0
 _ANSWER_BYTES_MAX: Final = 4_096
 _FORM_NAMES: Final = {"json": "JSON", "slack": "Slack", "teams": "Teams"}
 _OK: Final = range(200, 300)
+_MAY_BE_UNDER_WAY: Final = (408, 409, 425, 429)  # or was not looked at: nothing is kept under the key
 _SLACK: Final = ("hooks.slack.com", "hooks.slack-gov.com")
 # Workflows (Power Automate), and the connectors of before them.
 # https://learn.microsoft.com/en-us/microsoftteams/platform/webhooks-and-connectors/how-to/add-incoming-webhook
@@ -87,7 +89,7 @@ class UrlChannel:
         return ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class CourierChannel:
     """`FORWARDER_ALERT_TEMPLATE`: a message through Courier to one recipient.
 
@@ -99,6 +101,7 @@ class CourierChannel:
     template: str
     recipient: str
     kind: str = "courier"
+    _suffix: str = ""  # of the key
 
     @property
     def name(self) -> str:
@@ -111,7 +114,11 @@ class CourierChannel:
         return f"FORWARDER_ALERT_TEMPLATE: {self.template} through Courier to {self.recipient}"
 
     async def send(self, alert: Alert) -> str:
-        """Send it; see `Channel`. A second attempt at the same news has the same key, and arrives once."""
+        """Send it; see `Channel`.
+
+        An attempt after one without an answer has the same key, so that the message arrives once; one after a refusal
+        has another, for Courier would repeat the refusal as long as it knows the key.
+        """
         message = {"to": to(self.recipient), "template": self.template, "data": as_json(alert)}
         body = json.dumps({"message": message}).encode()
         try:
@@ -119,7 +126,10 @@ class CourierChannel:
         except NoAnswer as error:
             raise AlertFailed(str(error)) from None
         if response.status not in _OK:
+            if response.status not in _MAY_BE_UNDER_WAY:
+                self._suffix = secrets.token_hex(4)
             raise AlertFailed(f"answered {response.status}")
+        self._suffix = ""
         try:
             return str(json.loads(response.body)["requestId"])
         except (ValueError, TypeError, KeyError):
@@ -127,7 +137,7 @@ class CourierChannel:
 
     def _key(self, alert: Alert) -> str:
         news = [(one.key, one.began_ms, one.ended_ms) for one in (*alert.began, *alert.ended)]
-        told = (self.template, self.recipient, alert.instance, news, alert.at_ms if alert.is_test else 0)
+        told = (self.template, self.recipient, alert.instance, news, alert.at_ms if alert.is_test else 0, self._suffix)
         return hashlib.sha256(repr(told).encode()).hexdigest()
 
 

@@ -1,6 +1,7 @@
 """Look each second for what goes wrong; keep on disk what began and ended, and what came and went meanwhile.
 
-What is open when the daemon stops goes on when it is seen again after the start, and has ended when it is not.
+What is open when the daemon stops goes on when it is seen again after the start, and has ended when it is not within a
+minute.
 """
 
 import asyncio

@@ -182,7 +182,8 @@ def _dying(by_time: TotalsByTime, open_keys: Collection[Key], *, own: Own, now_m
     for route in RouteName:
         flows = [step.flows[route] for step in steps if route in step.flows]
         # What is replayed leaves the total and comes back to it: that is no growth.
-        grown = flows[-1].dead - (flows[0].dead - flows[0].died) if flows else 0
+        grown = flows[-1].dead - (flows[0].dead - flows[0].died - flows[0].erased) if flows else 0
+        grown -= sum(flow.erased for flow in flows)
         grown -= own.dead if route is RouteName.COURIER_TO_RUDDERSTACK else 0
         if grown >= DEAD_MIN or (grown > 0 and ("dead", route, "route") in open_keys):
             cause = f"{grown} events died within ten minutes"

@@ -7,11 +7,13 @@ from forwarder.delivery.route_status import RouteStatus
 from forwarder.model import RouteName
 from forwarder.operator.incidents.incident import Incident
 from forwarder.ports import SpoolFacts
-from forwarder.telemetry.totals_by_time import DAY_MS
+from forwarder.telemetry.totals_by_time import DAY_MS, erased_between
 
 KEPT_MAX: Final = 500
 LATE_MS: Final = 300_000
 _DELAYING: Final = frozenset({"hold", "back_off", "refusal", "late"})  # of the rest, the senders hold the events
+# After a start it is not known yet whether what was open goes on: a route has to try first, an append to be refused.
+_UNKNOWN_MS: Final = 60_000
 # A hold is one from its first second; a back-off of less than this is daily life.
 _WORTH_MS: Final = {"hold": 0, "back_off": 10_000}
 
@@ -23,6 +25,9 @@ class Watch:
         self.known = list(known)  # oldest first
         self.open = {one.key: one for one in known if one.ended_ms is None}
         self._kept_ms = kept_ms
+        self._unknown = {key for key, one in self.open.items() if one.kind in _DELAYING}
+        self._first_look_ms: int | None = None
+        self._facts: SpoolFacts | None = None
 
     def look(
         self,
@@ -34,15 +39,21 @@ class Watch:
     ) -> tuple[Sequence[Incident], Sequence[Incident]]:
         """Note what is wrong now; return what began and what ended since the last look."""
         seen = {one.key: one for one in (*_seen(statuses, facts, now_ms=now_ms), *in_traffic)}
+        self._first_look_ms = now_ms if self._first_look_ms is None else self._first_look_ms
+        self._unknown -= seen.keys() if abs(now_ms - self._first_look_ms) < _UNKNOWN_MS else self._unknown
         began = [one for key, one in seen.items() if key not in self.open]
-        ended = [one for key, one in self.open.items() if key not in seen]
+        ended = [one for key, one in self.open.items() if key not in seen and key not in self._unknown]
         for one in ended:
             one.ended_ms = now_ms
             del self.open[one.key]
         for one in began:
             one.dead_before = _dead(facts, one.route)
             self.open[one.key] = one
+        before, self._facts = self._facts or facts, facts
         for one in self.open.values():
+            one.dead_before += sum(
+                erased_between(before, facts, name) for name in RouteName if one.route in (None, name)
+            )
             if one.kind in _DELAYING:
                 one.delayed = max(one.delayed, _pending(facts, one.route))
             one.dead = max(one.dead, _dead(facts, one.route) - one.dead_before)

@@ -9,7 +9,7 @@ import secrets
 from array import array
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from aiohttp import web
@@ -89,16 +89,16 @@ class Jobs:
     def start(
         self, job: Job, query: EventQuery, act: Act, *, on_end: OnEnd = _nothing, is_meant: Meant = lambda _: True
     ) -> Job:
-        """Act on all events that the query selects, oldest first; `on_end` hears in words what came of it.
+        """Act on all events that the query selects but discarded ones, oldest first.
 
-        Raises `QueryInvalid` when too many jobs run.
+        `on_end` hears in words what came of it. Raises `QueryInvalid` when too many jobs run.
         """
         if len(self._tasks) >= JOBS_RUNNING_MAX:
             raise QueryInvalid(f"{JOBS_RUNNING_MAX} long acts are under way already: wait until one has ended")
         while len(self._jobs) >= JOBS_KEPT_MAX:
             del self._jobs[next(name for name in self._jobs if name not in self._tasks)]
         self._jobs[job.name] = job
-        work = self._run(job, query, act, on_end, is_meant)
+        work = self._run(job, replace(query, has_discarded=False), act, on_end, is_meant)
         self._tasks[job.name] = asyncio.create_task(work, name=f"job {job.name}")
         return job
 
@@ -121,7 +121,7 @@ class Jobs:
         clock = self._parts.clock
         try:
             async for step in walk(self._parts.archive, query, step_events=ACTION_EVENTS_MAX):
-                sequences = [row.sequence for row in step.rows if is_meant(row) and not row.is_discarded]
+                sequences = [row.sequence for row in step.rows if is_meant(row)]
                 if sequences:
                     job.done += await act(sequences)
                     job.moved.extend(sequences[: FOLLOWED_MAX - len(job.moved)])

@@ -1,6 +1,6 @@
 """The list of events: history and live tail of both routes, newest first; found by one field, narrowed by others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -19,7 +19,7 @@ from forwarder.operator.pages.bulk import Job, Jobs
 from forwarder.operator.pages.export import export
 from forwarder.operator.pages.overview import endpoint_urls
 from forwarder.operator.pages.render import Question, Renderer, link, see_other
-from forwarder.operator.parameters import Listing
+from forwarder.operator.parameters import Listing, Narrowed
 from forwarder.operator.parts import LABEL_CHARACTERS_MAX
 from forwarder.operator.people import who
 from forwarder.operator.searching import Search, Searches
@@ -53,7 +53,13 @@ class Filters:
     """What the list is narrowed to. `given` is what the person wrote, for the form and for links."""
 
     given: Mapping[str, str]
+    narrowed: Narrowed
     query: EventQuery
+
+    @property
+    def words(self) -> Hashable:
+        """Return what a search for this goes by: a period by its name, for its time goes on."""
+        return (*self.given.items(), self.query.before_sequence)
 
     def value(self, name: str) -> str:
         """Return what was written in a field; "" for nothing."""
@@ -108,7 +114,8 @@ def read_filters(parameters: Mapping[str, str], *, now_ms: int) -> Filters:
         began_ms = now_ms - PERIODS[period][1] * 1_000
         asked.setdefault("from", str(began_ms - began_ms % _MINUTE_MS))
     place = {name: parameters.get(name, "") for name in ("before", "after")}
-    return Filters(given=given, query=read(asked | place, Listing).page_query())
+    listing = read(asked | place, Listing)
+    return Filters(given=given, narrowed=listing, query=listing.page_query())
 
 
 class FilteredForm(Struct, frozen=True, kw_only=True):
@@ -173,7 +180,7 @@ class EventList:
         """Stop a search, or let it go on."""
         fields = await fields_of(request)
         filters = self._filters(fields)
-        (self.searches.stop if fields.get("search") == "stop" else self.searches.go_on)(filters.query)
+        (self.searches.stop if fields.get("search") == "stop" else self.searches.go_on)(filters.words)
         raise see_other(link("/events", **filters.given, everywhere="1", before=filters.query.before_sequence))
 
     async def replay(self, request: web.Request, _: FilteredForm) -> web.StreamResponse:
@@ -189,11 +196,9 @@ class EventList:
         filters = self._filters(await fields_of(request))
         if act not in filters.acts:
             raise QueryInvalid(f"choose a state first: one of {', '.join(state.value for state in _ACTED_ON[act])}")
-        query, back = (
-            replace(filters.query, before_sequence=None, after_sequence=None),
-            link("/events", **filters.given),
-        )
-        counted = await self.acts.parts.archive.events(replace(query, limit=0))
+        meant = await self._meant(filters)
+        query, back = replace(self._filters(meant).query, after_sequence=None), link("/events", **filters.given)
+        counted = await self.acts.parts.archive.events(replace(query, limit=0, has_discarded=False))
         words = f"{text.number(counted.matched)}{' or more' if counted.is_cut else ''} events"
         which = ", ".join(f"{name} {value}" for name, value in filters.given.items())
         question = Question(
@@ -203,7 +208,7 @@ class EventList:
             back=back,
             is_destructive=act == "discard",
         )
-        if (asked := await self.render.ask(request, question)) is not None:
+        if (asked := await self.render.ask(request, question, meant)) is not None:
             return asked
         job = Job(
             title=f"{doing} {words}: {which}",
@@ -214,9 +219,20 @@ class EventList:
             is_followed=act == "replay",
             started_at_ms=self.acts.parts.clock.wall_ms(),
         )
-        line = self.acts.line(who(request), act, which, logged=", ".join(filters.given))
+        line = self.acts.line(who(request), act, str(filters.narrowed), logged=filters.narrowed.logged())
         todo = partial(self.acts.replay if act == "replay" else self.acts.discard, line=line)
         raise see_other(self.jobs.start(job, query, todo, on_end=partial(self.acts.end, line)).path)
+
+    async def _meant(self, filters: Filters) -> Mapping[str, str]:
+        """Return what to post for the events that the filters leave now: a yes is for no others, however late."""
+        given, query = dict(filters.given), filters.query
+        if given.pop("period", ""):
+            given.setdefault("from", moment(query.received_from_ms) or "")
+        before = query.before_sequence
+        if before is None:
+            rows = (await self.acts.parts.archive.events(EventQuery(limit=1))).rows
+            before = rows[0].sequence + 1 if rows else 0
+        return given | {"before": str(before)}
 
     def _filters(self, parameters: Mapping[str, str]) -> Filters:
         return read_filters(parameters, now_ms=self.acts.parts.clock.wall_ms())
@@ -232,8 +248,8 @@ class EventList:
             page = await archive.events(query)
             is_counted = bool(filters.given) and query.before_sequence is None and page.next_before is not None
             if not page.is_cut:
-                return page, await self.searches.look(query) if is_counted else None
-        search = await self.searches.look(query)
+                return page, await self.searches.look(filters.words, query) if is_counted else None
+        search = await self.searches.look(filters.words, query)
         found = EventPage(
             rows=tuple(search.rows),
             next_before=search.next_before,

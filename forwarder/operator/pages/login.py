@@ -131,12 +131,9 @@ class Login:
             status=status,
             target=target,
             problem=problem,
-            navigation=(),
             person=NOBODY,
             asks_name=self.people.have_shared_token,
             needs_name=not self.people.have_named_tokens,
-            facts=None,
-            alarm="",
         )
 
 

@@ -21,7 +21,7 @@ from forwarder.model import RouteName
 from forwarder.operator import text
 from forwarder.operator.operation import fields_of
 from forwarder.operator.parts import Parts
-from forwarder.operator.people import person_of
+from forwarder.operator.people import NOBODY, person_of
 from forwarder.ports import SpoolFacts
 
 # Path, name, and the key that follows "g".
@@ -70,13 +70,13 @@ class Renderer:
     """Render templates of the package. One for all pages.
 
     Every template gets `now_ms`, `version`, `navigation`, `here` (the path), `did` (what the last act did, or ""),
-    `person` (who looks), `facts` of the spool (None while it cannot be read), `alarm` and `open_dead`.
+    `person` (who looks), `facts` of the spool (None while it cannot be read, and for nobody), `alarm` and `open_dead`.
     """
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._environment = _environment()
-        self._environment.globals |= {"version": __version__, "navigation": NAVIGATION}
+        self._environment.globals["version"] = __version__
 
     def alarm(self, facts: SpoolFacts | None) -> str:
         """Return in one word what a person must see before anything else; "" for nothing."""
@@ -86,30 +86,34 @@ class Renderer:
         return next((state for state in ("held", "paused") if state in states), "")
 
     async def page(self, request: web.Request, template: str, *, status: int = 200, **context: object) -> web.Response:
-        """Render a page for a request."""
-        facts = await self._facts()
+        """Render a page for a request; nobody learns from it how the daemon is."""
+        person = context.get("person", person_of(request))
+        facts = await self._facts() if person != NOBODY else None
         given = {
             "now_ms": self._parts.clock.wall_ms(),
             "here": request.path,
-            "person": person_of(request),
+            "person": person,
             "did": _did(request.query),
             "facts": facts,
-            "alarm": self.alarm(facts),
+            "alarm": self.alarm(facts) if person != NOBODY else "",
             "open_dead": sum(facts.open_dead.values()) if facts is not None else 0,
+            "navigation": NAVIGATION if person != NOBODY else (),
             **context,
         }
         body = self._environment.get_template(template).render(given).encode("utf-8", "replace")
         return web.Response(body=body, status=status, content_type="text/html", charset="utf-8")
 
-    async def ask(self, request: web.Request, question: Question) -> web.Response | None:
+    async def ask(
+        self, request: web.Request, question: Question, meant: Mapping[str, object] | None = None
+    ) -> web.Response | None:
         """Return the page that asks, or None when the person has said yes already.
 
-        Its form posts the fields that were sent, and `confirmed`, to the path that was asked.
+        Its form posts the fields that were sent, or those of `meant`, and `confirmed`, to the path that was asked.
         """
         fields = await fields_of(request)
         if fields.get("confirmed") == "1":
             return None
-        return await self.page(request, "confirm.html", question=question, fields=fields)
+        return await self.page(request, "confirm.html", question=question, fields=fields if meant is None else meant)
 
     async def error(self, request: web.Request, status: int, message: str) -> web.Response:
         """Tell what went wrong."""

@@ -48,6 +48,9 @@ _WRITE_LINE = (
     "ON CONFLICT (audit_id) DO UPDATE SET count = excluded.count, outcome = excluded.outcome RETURNING audit_id"
 )
 _PUT_ASIDE = (DEAD, STATE_CODES[State.UNMAPPED])  # what would be something to do
+_NOBODY = "(erased)"
+_NAMES = "route|state|period|event|user_id|user|message_id|message|reason|text|status|attempts|from|to"
+_WORDS = re.compile(rf"\b((?:text|reason)[= ])(.*?)(?= (?:{_NAMES})=|, (?:{_NAMES}) |, with what |$)", re.DOTALL)
 _NO_LABEL = label_hash("").to_bytes(4, "little")
 
 
@@ -185,19 +188,29 @@ def write_line(transaction: Transaction, row: AuditRow, number: int | None) -> i
 
 def scrub(transaction: Transaction, users: Collection[str]) -> int:
     """Take a person's ids out of the audit log, and give free pages back; return how many are left."""
-    named = [re.compile(rf"\buser_id={re.escape(user)}(?= \w+=|,|$)") for user in users]
     with _overwriting(transaction):
-        lines = (
-            transaction.execute("SELECT audit_id, detail FROM audit WHERE detail LIKE '%user_id=%'") if named else ()
-        )
-        for number, detail in list(lines):
-            told = detail
-            for one in named:
-                told = one.sub("user_id=(erased)", told)
+        for number, detail in transaction.execute("SELECT audit_id, detail FROM audit").fetchall() if users else ():
+            told = without_ids(detail, users)
             if told != detail:
                 transaction.execute("UPDATE audit SET detail = ? WHERE audit_id = ?", (told, number))
         transaction.execute(f"PRAGMA incremental_vacuum({PAGES_PER_STEP})").fetchall()
     return int(transaction.connection.pragma("freelist_count"))
+
+
+def without_ids(detail: str, users: Collection[str]) -> str:
+    """Return a line of the audit log without these ids: as the user that was selected, and in text and reason.
+
+    Names are the API's (`user_id=…`); earlier versions' page wrote `user …, text …`.
+    """
+    for user in users:
+        detail = re.sub(rf"\b(user_id=|user ){re.escape(user)}(?= \w+=|,|$)", rf"\1{_NOBODY}", detail)
+        word = re.compile(rf"(?<![\w@.+-]){re.escape(user)}(?![\w@+-]|\.\w)", re.IGNORECASE)
+        detail = _WORDS.sub(partial(_blanked, word), detail)
+    return detail
+
+
+def _blanked(word: re.Pattern[str], found: re.Match[str]) -> str:
+    return found[1] + word.sub(_NOBODY, found[2])
 
 
 class Eraser:

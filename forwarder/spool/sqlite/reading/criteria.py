@@ -49,6 +49,7 @@ class Criteria:
             and query.reason in (None, standing.reason)
             and _is_in(standing.status, query.status)
             and _is_in(standing.attempts, query.attempts)
+            and (query.has_discarded or not standing.is_discarded)
         )
 
     def statement(self) -> tuple[str, tuple[object, ...]]:
@@ -94,6 +95,10 @@ class Criteria:
             streams.append(self._reason(query.reason))
         elif query.state is not None:
             streams.append(self._state(query.state))
+        elif not query.has_discarded:
+            streams.append(
+                UnionStream([self._runs("route = ?", self._code), self._state(State.PENDING)], is_up=self._is_up)
+            )
         if query.status is not None or query.attempts is not None:
             streams.append(self._tried())
         if query.received_from_ms is not None or query.received_to_ms is not None:
@@ -106,6 +111,8 @@ class Criteria:
         return TableStream(self._connection, table, condition, values, is_up=self._is_up)
 
     def _runs(self, condition: str, *values: object, index: str = "") -> Stream:
+        if not self._query.has_discarded:
+            condition += " AND is_discarded = 0"
         return RunStream(self._connection, condition, values, is_up=self._is_up, index=index)
 
     def _label(self, kind: int, column: str, value: str) -> Stream:

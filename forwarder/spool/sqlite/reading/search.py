@@ -213,7 +213,12 @@ class _Route:
             values = event_values(self._connection, self.code, sequence)
         except apsw.CorruptError:
             row = damaged_row(self._connection, self.code, sequence)
-            is_meant = row is not None and query.state in (None, row.state) and query.reason in (None, row.reason)
+            is_meant = (
+                row is not None
+                and query.state in (None, row.state)
+                and query.reason in (None, row.reason)
+                and (query.has_discarded or not row.is_discarded)
+            )
             return row if is_meant else None
         standing = standing_of(self._connection, self.code, sequence)
         if values is None or not self._criteria.admit(standing):
