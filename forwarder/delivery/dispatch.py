@@ -44,12 +44,12 @@ class Dispatcher:
     ) -> None:
         self.in_flight = 0  # requests under way; of planned events, events that have a slot
         self.breakers = breakers
+        self.history = history
         self._route = route
         self._settling = settling
         self._mapper = mapper
         self._exchanges = exchanges
         self._limits = limits
-        self._history = history
         self._clock = clock
         self._flights = Flights(limits.batch)
         self._retries = 0  # of events on a retry, those that are prepared or under way
@@ -80,7 +80,7 @@ class Dispatcher:
     async def start(self, *, spawn: Spawn, wake: Callable[[], None]) -> None:
         """Get the means to start tasks and to wake the loop, and learn what is known over a restart."""
         if not self._limits.are_replays:
-            self._history.restore_refused(await self._settling.refused())
+            self.history.restore_refused(await self._settling.refused())
         self._spawn = spawn
         self._wake = wake
         self._exchanges.tell_limit()
@@ -108,7 +108,7 @@ class Dispatcher:
     def take(self, leases: Sequence[Lease], *, is_probe: bool = False) -> None:
         """Own these leases from now on; settle what goes nowhere. A probe is sent at once, alone."""
         self._settling.own(leases)
-        intake = take_in(leases, mapper=self._mapper, limits=self._limits, history=self._history, is_probe=is_probe)
+        intake = take_in(leases, mapper=self._mapper, limits=self._limits, history=self.history, is_probe=is_probe)
         if intake.dismissed:
             gone = [lease for group in intake.dismissed.values() for lease in group]
             self._spawn(self._settle(gone, intake.settlements()))
@@ -218,7 +218,7 @@ class Dispatcher:
             self.breakers.answered(group)
         decision = self._exchanges.judge(flight, answer, group, started_s=started_s)
         if decision.change is Change.HOLD_FOR_REFUSALS:
-            self._spawn(self._settling.take_back(self._history.take_refused()))
+            self._spawn(self._settling.take_back(self.history.take_refused()))
         # No waiting from here to the settlement: the spool must hear of each death before it is asked to take it back.
         return answer, decision
 
@@ -238,7 +238,7 @@ class Dispatcher:
         match decision.outcome:
             case Outcome.DONE | Outcome.REFUSED | Outcome.DEAD:
                 settlements, logged = flight.ending(decision, verdict, attempt)
-                row = self._history.news_of_refused()
+                row = self.history.news_of_refused()
                 await self._settle(flight.leases, settlements, flight=flight, logged=logged, row=row)
                 return
             case Outcome.SPLIT:
@@ -282,9 +282,10 @@ class Dispatcher:
         return self._flights.waiting_events + len(flight.leases) <= _WAITING_EVENTS_MAX
 
     def _returned(self, flight: Flight, decision: Decision, attempt: Attempt | None) -> Returned:
-        if decision.outcome is Outcome.SET_ASIDE:
-            self._history.set_aside(flight)
         lease = flight.leases[0]
+        is_lone_replay = self._limits.are_replays and len(flight.leases) == 1 and flight.failures > 0
+        if decision.outcome is Outcome.SET_ASIDE or is_lone_replay:
+            self.history.set_aside(flight)
         is_leaving = lease.replayed_at_ms is not None and not self._limits.are_replays
         after_s = self.breakers.away_s(decision, None if is_leaving else lease.sequence, was_sent=attempt is not None)
         not_before_ms = self._clock.wall_ms() + round(after_s * 1000) if after_s > 0 else 0

@@ -26,6 +26,7 @@ class _Group:
     passed_at_s: float = float("-inf")
     passes_at_hold: int | None = None  # when a hold over it began last
     answers: int = 0  # passes and refusals: of either the destination has made up its mind
+    heard: int = 0  # passes of what arrives that are among these, where they are of replays
     answers_elsewhere: int | None = None  # of the other groups, when the trouble of this one began
     failing: set[int] = field(default_factory=set)  # events in a row
     held: set[int] = field(default_factory=set)  # events in a row that were answered with a hold's status
@@ -36,18 +37,27 @@ class _Group:
         self.answers_elsewhere = None
         self.failing.clear()
 
+    def passed(self, *, now_s: float) -> None:
+        """Hear that the destination took one."""
+        self.answered()
+        self.passes += 1
+        self.passed_at_s = now_s
+        self.held.clear()
+
 
 class History:
     """Counts and sets of one route.
 
     `counts_refusals`: refusals of lone events in a row mean that something on the way refuses everybody.
     `forgives_lone_holds`: a lone event with a hold's status is set aside while others of its group pass.
+    `live`, for that of replays, is that of what arrives: what passes there passed beside the replays.
     """
 
-    def __init__(self, *, counts_refusals: bool, forgives_lone_holds: bool) -> None:
+    def __init__(self, *, counts_refusals: bool, forgives_lone_holds: bool, live: "History | None" = None) -> None:
+        self._live = live
         self._counts_refusals = counts_refusals
         self._forgives_lone_holds = forgives_lone_holds
-        self._groups: defaultdict[str, _Group] = defaultdict(_Group)
+        self.groups: defaultdict[str, _Group] = defaultdict(_Group)
         self._failing: dict[int, tuple[int, tuple[str, int] | None]] = {}  # event → failures in a row, passes seen
         self._refused_row: list[int] = []
         self._refused_kept = 0  # the length of the row that is on disk
@@ -71,7 +81,9 @@ class History:
 
         `held` is the hold over what was asked.
         """
-        lease, verdict, calls = flight.leases[0], answer.verdict, self._groups[group]
+        self._hear_of_live()
+        lease, verdict, calls = flight.leases[0], answer.verdict, self.groups[group]
+        others_passed = self._others_passed(flight, group, calls)
         known = Case(
             verdict=verdict,
             status=answer.attempt.status,
@@ -81,7 +93,8 @@ class History:
             held=held,
             failures=flight.failures,
             failed_alone=flight.failed_alone,
-            others_passed=self._others_passed(flight, group, calls),
+            others_passed=others_passed,
+            is_to_blame=self._live is not None and len(flight.leases) == 1 and flight.failures > 0 and others_passed,
             attempt=lease.attempt,
             failing_since_ms=lease.first_failed_at_ms,
         )
@@ -114,7 +127,7 @@ class History:
 
     def began_hold(self, scope: str, flight: Flight) -> None:
         """Keep who began a hold: they travel in ever smaller company until one is found out."""
-        for calls in self._groups.values() if scope == ROUTE else (self._groups[scope],):
+        for calls in self.groups.values() if scope == ROUTE else (self.groups[scope],):
             calls.passes_at_hold = calls.passes
         if len(self._suspects) + len(flight.leases) > EVENTS_MAX:
             self._suspects.clear()
@@ -138,6 +151,13 @@ class History:
         self._refused_kept = len(self._refused_row)
         return list(self._refused_row)
 
+    def _hear_of_live(self) -> None:
+        for name, live in self._live.groups.items() if self._live is not None else ():
+            calls = self.groups[name]
+            if live.passes > calls.heard:
+                calls.passed(now_s=live.passed_at_s)
+                calls.heard = live.passes
+
     def _others_passed(self, flight: Flight, group: str, calls: _Group) -> bool:
         if flight.passes_seen is not None and flight.passes_seen[0] == group:
             return calls.passes > flight.passes_seen[1]
@@ -146,16 +166,13 @@ class History:
 
     def _is_groups_own(self, calls: _Group) -> bool:
         """Tell whether other groups were answered since the trouble of this one began, which may be now."""
-        elsewhere = sum(other.answers for other in self._groups.values() if other is not calls)
+        elsewhere = sum(other.answers for other in self.groups.values() if other is not calls)
         if calls.answers_elsewhere is None:
             calls.answers_elsewhere = elsewhere
         return elsewhere > calls.answers_elsewhere
 
     def _passed(self, sequences: Sequence[int], calls: _Group, *, now_s: float) -> None:
-        calls.answered()
-        calls.passes += 1
-        calls.passed_at_s = now_s
-        calls.held.clear()
+        calls.passed(now_s=now_s)
         self._refused_row.clear()
         self._forget(sequences)
 

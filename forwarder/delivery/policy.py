@@ -61,6 +61,7 @@ class Case:
     failures: int = 0  # of this request in a row, for whatever reason, before this answer
     failed_alone: int = 0  # of these, how many while others succeeded
     others_passed: bool = False  # calls of its group, since its last failure; True for its first
+    is_to_blame: bool = False  # a lone replay that failed before, while what arrives passed since
     failing_in_a_row: int = 0  # different events, this one included, while none of its group succeeded between
     is_groups_own: bool = False  # other groups were answered since the trouble of this one began
     attempt: int = 1  # of the lone event: counts the failures before, plus one
@@ -126,7 +127,9 @@ class OutcomePolicy:
     # --- later: the destination is away, or chokes on this ---
 
     def _later(self, case: Case, later: TryLater, now_ms: int) -> Decision:
-        if case.is_probe:  # it does not stay in hand: memory would grow with every probe of an outage
+        if (
+            case.is_probe and not case.is_to_blame
+        ):  # it does not stay in hand: memory would grow with every probe of an outage
             return _backing_off(Outcome.RETURNED, later)
         if later.scope == EVENT and case.events == 1:
             if case.failing_in_a_row >= OUTAGE_EVENTS_MIN:
@@ -153,7 +156,8 @@ class OutcomePolicy:
         """Set the event aside until its own retry, or give it up: it fails while others succeed."""
         asked_s = verdict.after_s if isinstance(verdict, TryLater) else None
         is_for_all = asked_s is not None and isinstance(verdict, TryLater) and verdict.scope != EVENT
-        change = Change.BACK_OFF if is_for_all else Change.NONE
+        change = Change.CLOSE if case.is_to_blame else Change.NONE  # no other replay need wait
+        change = Change.BACK_OFF if is_for_all else change
         if counts and is_hopeless(case, now_ms=now_ms):
             reason = f"keeps failing: {case.status or verdict.reason}"
             return Decision(outcome=Outcome.DEAD, change=change, reason=reason, retry_after_s=asked_s)

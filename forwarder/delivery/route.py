@@ -169,17 +169,21 @@ def make_route(
 ) -> Route:
     """Make a route, by planned calls or by batches as its limits say; `rng` gives numbers in [0, 1)."""
 
-    def loop(limits: RequestLimits, concurrency: ConcurrencyLimit, live: Breakers | None = None) -> Loop:
+    def loop(limits: RequestLimits, concurrency: ConcurrencyLimit, live: Dispatcher | None = None) -> Loop:
         breakers = Breakers(
             route=name,
             make=partial(CircuitBreaker, backoff=backoff, rng=rng, probe_every_s=probe_every_s),
             reporter=reporter,
             clock=clock,
             rng=rng,
-            live=live,
+            live=None if live is None else live.breakers,
         )
         # Replays that are refused are known to be refused: they hold nobody.
-        history = History(counts_refusals=not limits.is_planned and live is None, forgives_lone_holds=limits.is_planned)
+        history = History(
+            counts_refusals=not limits.is_planned and live is None,
+            forgives_lone_holds=limits.is_planned,
+            live=None if live is None else live.history,
+        )
         exchanges = Exchanges(
             route=name,
             sink=sink,
@@ -201,12 +205,12 @@ def make_route(
             breakers=breakers,
             clock=clock,
         )
-        waits_for = None if live is None else live.route
+        waits_for = None if live is None else live.breakers.route
         return Loop(route=name, spool=spool, dispatcher=dispatcher, clock=clock, live=waits_for)
 
     start, floor = (8, 4) if limits.is_planned else (1, 1)
     live = loop(limits, ConcurrencyLimit(initial=start, floor=floor, ceiling=concurrency_max))
     few = _REPLAY_CALLS_MAX if limits.is_planned else _REPLAY_BATCHES_MAX
     concurrency = ConcurrencyLimit(initial=few, floor=few, ceiling=few)
-    replays = loop(replace(limits, are_replays=True), concurrency, live.dispatcher.breakers)
+    replays = loop(replace(limits, are_replays=True), concurrency, live.dispatcher)
     return Route(name=name, spool=spool, live=live, replays=replays, reporter=reporter, clock=clock)

@@ -5,7 +5,7 @@ Pure: the time is given. Due times are kept on disk, so they outlive the clock t
 
 from collections.abc import Iterator, Mapping
 from functools import reduce
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from forwarder.model import Lease
 
@@ -143,7 +143,18 @@ class HeldLeases:
     def withdraw(self, sequence: int) -> Lease | None:
         """Take one out, wherever it stands."""
         tick = self._ticks.pop(sequence, None)
-        return None if tick is None else next((lease for of, lease in self._entries() if of == tick), None)
+        found = None if tick is None else next((lease for of, lease in self._entries() if of == tick), None)
+        if found is not None:
+            self.sweep()
+        return found
+
+    def sweep(self) -> None:
+        """Let go of the void entries: none of them counts as one at hand."""
+        self._fresh = [entry for entry in self._fresh if self._is_valid(*entry[1:])]
+        heapify(self._fresh)
+        for kind, ripe in self._ripe.items():
+            self._ripe[kind] = [entry for entry in ripe if self._is_valid(*entry[2:])]
+            heapify(self._ripe[kind])
 
     def all(self) -> list[Lease]:
         """Return what is held, parked ones left out."""

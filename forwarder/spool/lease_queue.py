@@ -10,12 +10,11 @@ from operator import attrgetter
 import msgspec
 
 from forwarder.model import Demand, Lease, Replay
-from forwarder.spool.held_leases import BESIDE, FRESH, KINDS, RETRY, BusyPartitions, DueTimes, HeldLeases
+from forwarder.spool.held_leases import BESIDE, FRESH, KINDS, RETRY, BusyPartitions, DueTimes, HeldLeases, kind_of
 from forwarder.spool.lease_window import FRESH_MAX, Arrival, LeaseWindow, Meanwhile, Refill, Wanted
 
 BYTES_MAX = 8_388_608
-_BEHIND_MAX = 2_000
-_BEHIND_BYTES_MAX = 8_192
+_BEHIND_MAX, _BEHIND_BYTES_MAX = 2_000, 8_192
 _sequence = attrgetter("sequence")
 
 
@@ -149,10 +148,7 @@ class LeaseQueue:
             size = len(lease.envelope.payload)
             if leases and size > room:
                 break
-            if is_held:
-                self._held.pop_fresh()
-            else:
-                self.window.pop_first()
+            (self._held.pop_fresh if is_held else self.window.pop_first)()
             if self._lease(lease):
                 leases.append(lease)
                 room -= size
@@ -200,12 +196,12 @@ class LeaseQueue:
         for lease in leases:
             if self.leased.pop(lease.sequence, None) is None:
                 continue
-            if self._busy.is_overtaken(lease.envelope.partition_key):
-                self._held.listed.pop(lease.sequence, None)  # who overtook it brings it back once settled
-                if lease.is_beside:  # unless they are of different lines
-                    self.waits(BESIDE, 0)
-            else:
+            if not self._busy.is_overtaken(lease.envelope.partition_key):
                 self._held.hold(lease)
+            elif self._held.listed.pop(lease.sequence, None) is None:
+                self._promoted.add(lease.sequence)  # unless who overtook it still waits: the disk tells
+            else:
+                self.due.tell(kind_of(lease), 0)
             self._free(lease)
 
     def given_back(self, lease: Lease, *, is_head: bool, kind: int, not_before_ms: int) -> None:
@@ -214,19 +210,22 @@ class LeaseQueue:
         self._forget(lease.sequence)
         self._free(lease)
         if is_head:
-            self.waits(kind, not_before_ms)
+            self.due.tell(kind, not_before_ms)
 
-    def waits(self, kind: int, not_before_ms: int) -> None:
-        """Hear that an event on disk has become one that can be leased at this time."""
-        self.due.tell(kind, not_before_ms)
+    def erased(self, gone: set[int]) -> None:
+        """Hear that events that were pending, and not leased, are settled without content."""
+        self.window.keep(lambda lease: lease.sequence not in gone)
+        for sequence in gone:
+            self._behind.pop(sequence, None)
+            self._forget(sequence)
+        self._held.sweep()
 
     def promoted(self, sequence: int) -> None:
         """Hear that an event that never left the queue became the oldest of its partition."""
         lease = self._behind.pop(sequence, None)
-        if sequence > self.window.end and not self.window.is_caught_up and not self.meanwhile.reads:
-            return  # the cursor will come to it
-        if sequence in self._held or sequence in self.leased:
-            return
+        is_ahead = sequence > self.window.end and not self.window.is_caught_up and not self.meanwhile.reads
+        if is_ahead or sequence in self._held or sequence in self.leased:
+            return  # the cursor will come to it, or it is here
         if lease is None:
             self._promoted.add(sequence)
         elif self._is_wanted(lease):
@@ -234,8 +233,8 @@ class LeaseQueue:
 
     def requeued(self, heads: Mapping[str, int]) -> None:
         """Hear that older events became pending: who is the oldest of these partitions now. Others must wait."""
-        self.waits(FRESH, 0)
-        self.waits(BESIDE, 0)
+        self.due.tell(FRESH, 0)
+        self.due.tell(BESIDE, 0)
         if not heads:
             return
         self.meanwhile.moved(heads)
@@ -250,6 +249,7 @@ class LeaseQueue:
                 self._held.forget(lease.sequence)
             elif self._held.is_parked(lease):
                 self._held.hold(lease)  # it is looked at again
+        self._held.sweep()
 
     def noted(self, sequence: int, progress: bytes) -> None:
         """Hear of a leased event's progress."""

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from forwarder.clock import SystemClock
+from forwarder.delivery.pacing import Backoff
 from forwarder.model import Batch, Delivered, Effect, Held, Refused, RouteName, State, TryLater, Verdict
 from stand_ins.spool_acts import leased, settle
 
@@ -259,6 +261,46 @@ async def test_one_replay_that_is_to_blame_keeps_no_other_waiting(bench: Any, sp
     async with run.running():
         await spool.requeue(dead)
         await run.until(lambda: spool.counts()[State.DELIVERED] == MANY - 1)
+
+
+@pytest.mark.parametrize("trouble", ["500", "silence"])
+@pytest.mark.parametrize("route", [OUT, IN], ids=["batches", "calls"])
+async def test_replays_that_keep_failing_are_given_up(
+    bench: Any, call_bench: Any, spool: Any, route: RouteName, trouble: str
+) -> None:
+    """Where what arrives passes, a replay that fails is to blame, though no other replay passes."""
+    for number in range(4):
+        spool.add(b"send:old%d" % number, partition_key=f"u{number}" if route is IN else "", route=route)
+    dead = await _bury(spool, route)
+    run = (bench if route is OUT else call_bench)(
+        lambda batch: TROUBLES[trouble] if _is_of(batch, "old") else Delivered(), backoff=Backoff(first_s=0.01, max_s=0)
+    )
+    rows = [spool.rows[sequence] for sequence in dead]
+    async with run.running():
+        await _live_pass(run, route, [b"send:a"])
+        await spool.requeue(dead)
+        for row in rows:  # as if it had failed for long
+            row.attempts, row.first_failed_ms = 18, SystemClock().wall_ms() - 3 * 3_600_000
+        for number in range(1_000):
+            await _live_pass(run, route, [b"send:%d" % number])
+            if all(row.state is State.DEAD for row in rows):
+                break
+            await asyncio.sleep(0.02)
+        assert {row.reason.split(":")[0] for row in rows} == {"keeps failing"}
+        assert run.route.status().families == ()
+
+
+async def test_a_lone_replay_with_a_holds_status_holds_no_replays(call_bench: Any, spool: Any) -> None:
+    """Where calls of its group passed within the minute it is set aside, as one that arrives would be."""
+    old = spool.add(b"lists:old", partition_key="u", route=IN)
+    dead = await _bury(spool, IN)
+    run = call_bench(lambda batch: Held(reason="403", scope="lists") if _is_of(batch, "old") else Delivered())
+    async with run.running():
+        await _live_pass(run, IN, [b"lists:a"])
+        await spool.requeue(dead)
+        await run.until(lambda: spool.rows[old].attempts > 0)
+        assert run.route.status().families == ()
+        assert "route.held" not in run.reporter.events()
 
 
 async def test_a_pause_stops_replays_too(bench: Any, spool: Any) -> None:

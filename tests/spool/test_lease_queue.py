@@ -242,3 +242,54 @@ def test_a_demand_bounds_each_kind(queue: LeaseQueue) -> None:
         assert [
             one.sequence for one in queue.take(Demand(fresh_max=fresh, retry_max=retry, bytes_max=10**6))
         ] == sequences
+
+
+def test_what_is_erased_is_nowhere_any_more(queue: LeaseQueue) -> None:
+    """In the window, fresh again, on a retry, parked, behind, to be read, or brought by a read from before."""
+    read(queue, wants(queue), last=0)
+    leased_and_back(queue, lease(1), lease(2, is_retry=True), lease(3))
+    queue.arrived(Arrival(leases=[lease(8, partition="d")], behind=[lease(9, partition="d")]), last_sequence=9)
+    assert queue.lease_read(lease(8, partition="d"), is_listed=False) is not None
+    assert queue.lease_read(lease(4, partition="d"), is_listed=False) is None  # parked
+    queue.arrived(Arrival(leases=[lease(10), lease(11)]), last_sequence=11)
+    queue.promoted(5)
+    queue.due.take_read(RETRY, None)
+    wanted = wants(queue)
+    queue.erased({1, 2, 4, 5, 9, 10, 12})
+    queue.settled([lease(8, partition="d")])
+    late = Refill(last_sequence=11, due=[[], [(500, lease(12, is_retry=True))], []], promoted=[lease(5, partition="e")])
+    queue.refilled(late, wanted, generation=queue.generation)
+    assert [taken(queue), taken(queue)] == [[3, 11], []]
+    assert wants(queue).promoted == (5,)  # the next read finds it settled
+
+
+@pytest.mark.parametrize("is_erased", [False, True])
+def test_what_was_let_go_of_takes_no_others_room(queue: LeaseQueue, *, is_erased: bool) -> None:
+    """Retries that were erased, or put behind a replay, are none at hand: the next ones are read."""
+    back = [(500, lease(1, partition="a", is_retry=True))]
+    refill = Refill(last_sequence=1, due=[[], back, []], next_due_ms=[None, 500, None])
+    queue.refilled(refill, wants(queue), generation=queue.generation)
+    one = Demand(fresh_max=0, retry_max=1, bytes_max=1)
+    assert not queue.lacks(one, now_ms=1_000)
+    if is_erased:
+        queue.erased({1})
+    else:
+        queue.requeued({"a": 0})
+    assert queue.lacks(one, now_ms=1_000)
+
+
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_whom_an_erased_one_had_overtaken_is_not_lost(queue: LeaseQueue, *, is_listed: bool) -> None:
+    """Its older one was replayed while it was leased, and erased: given back, it is asked for on disk."""
+    read(queue, wants(queue), last=0)
+    queue.arrived(Arrival(leases=[lease(5, partition="u")]), last_sequence=5)
+    found = queue.lease_read(lease(5, partition="u"), is_listed=is_listed)
+    assert found is not None
+    queue.requeued({"u": 2})
+    queue.refilled(Refill(last_sequence=5), wants(queue), generation=queue.generation)
+    queue.erased({2})
+    if not is_listed:
+        queue.promoted(5)
+    queue.give_back_unchanged([found])
+    assert queue.has_work(now_ms=1_000)
+    assert wants(queue).promoted == (() if is_listed else (5,))

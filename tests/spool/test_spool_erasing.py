@@ -111,6 +111,23 @@ async def test_what_is_being_erased_is_leased_to_nobody(open_sqlite: OpenSqlite,
     assert (totals.pending, totals.delivered, totals.dead, totals.is_balanced()) == (0, 20, 20, True)
 
 
+async def test_an_erasure_takes_from_the_queues_what_it_erases_alone(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope
+) -> None:
+    """However long it takes: all others that were at hand are leased at once, on either route, without a read."""
+    spool = await open_sqlite()
+    await stored(spool, [make_envelope(n, route=OUT if n % 3 else IN, partition=f"u{n}") for n in range(1, 901)])
+    demand = Demand(fresh_max=900, retry_max=0, bytes_max=10**9)
+    await spool.refill(OUT, demand)
+    await spool.refill(IN, demand)
+    generations = [queue.generation for queue in spool._leasing.queues]  # noqa: SLF001 - a reset has no other face
+    assert (await spool.erase(range(1, 601))).pending == 600
+    assert [queue.generation for queue in spool._leasing.queues] == generations  # noqa: SLF001 - as above
+    for route in (OUT, IN):
+        expected = [n for n in range(601, 901) if (n % 3 == 0) == (route == IN)]
+        assert [lease.sequence for lease in spool.lease(route, demand)] == expected
+
+
 async def test_an_erasure_outlives_a_restart(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
     """After a restart nothing of it is pending, its keys are known, and what others have is leased in order."""
     spool = await open_sqlite()

@@ -27,13 +27,15 @@ from forwarder.spool.sqlite.runs import (
     drop_reason,
     find_number,
     find_runs,
+    head_of,
     intern_reason,
     is_corrupt,
+    leave_partition,
     search_numbers,
     take_out,
     write_runs,
 )
-from forwarder.spool.sqlite.settlement import Moves, leave, unlist
+from forwarder.spool.sqlite.settlement import Moves, tell_head, unlist
 from forwarder.spool.sqlite.transaction import DEAD, EVENT_TABLES, PENDING, ROUTES, STATE_CODES, Account, Transaction
 from forwarder.spool.sqlite.writer import Writer
 
@@ -52,11 +54,18 @@ _WORDS = re.compile(rf"\b((?:text|reason)[= ])(.*?)(?= (?:{_NAMES})=|, (?:{_NAME
 _NO_LABEL = label_hash("").to_bytes(4, "little")
 
 
-def erase(transaction: Transaction, sequences: Sequence[int]) -> tuple[list[int], list[int], Moves]:
-    """Erase events, pending or settled; none may be leased. Return which there were, and which of them were pending."""
-    moves = Moves()
-    found: list[int] = []
-    waited: list[int] = []
+class Emptied(NamedTuple):
+    """What an erasure met: how many events, which of them were pending, per route, and who is leased in their place."""
+
+    events: int
+    waited: tuple[set[int], set[int]]
+    moves: Moves
+
+
+def erase(transaction: Transaction, sequences: Sequence[int]) -> Emptied:
+    """Erase events, pending or settled; none may be leased."""
+    waited: tuple[set[int], set[int]] = (set(), set())
+    moves, found = Moves(), 0
     with _overwriting(transaction):
         for route, table in enumerate(EVENT_TABLES):
             rows = transaction.execute(
@@ -65,10 +74,10 @@ def erase(transaction: Transaction, sequences: Sequence[int]) -> tuple[list[int]
             )
             events = {sequence: _Event(size, partition) for sequence, size, partition in rows}
             if events:
-                waited += _put_in_order(transaction, route, events, moves)
+                waited[route].update(_put_in_order(transaction, route, events, moves))
                 _empty(transaction, route, list(events))
-                found += events
-    return found, waited, moves
+                found += len(events)
+    return Emptied(found, waited, moves)
 
 
 class _Event(NamedTuple):
@@ -76,7 +85,7 @@ class _Event(NamedTuple):
     partition: str
 
 
-def _put_in_order(transaction: Transaction, route: int, events: dict[int, _Event], moves: Moves) -> list[int]:
+def _put_in_order(transaction: Transaction, route: int, events: dict[int, _Event], moves: Moves) -> set[int]:
     """Move what is pending to the dead, and have no run tell more than that; return what was pending."""
     pending = set(events)
     for run, sequences in list(find_runs(transaction.connection, list(events))):
@@ -91,23 +100,29 @@ def _put_in_order(transaction: Transaction, route: int, events: dict[int, _Event
         if run.state == DEAD:
             transaction.add(route, Account.DEAD_BYTES, -sum(events[one].size for one in sequences))
     if not pending:
-        return []
+        return pending
     numbers = {
         one: find_number(transaction.connection, ROUTES[route].value, events[one].partition, one) for one in pending
     }
     # A row that does not tell the truth is damaged.
     numbers |= search_numbers(transaction, [one for one in pending if events[one].partition and not numbers[one]])
+    left: dict[int, int] = {}
     for sequence in sorted(pending):
         unlist(transaction, route, sequence)
         if number := numbers[sequence]:
-            leave(transaction, route, sequence, number, moves)
+            leave_partition(transaction, number, sequence)
+            left.setdefault(number, sequence)
+    for number, oldest in left.items():
+        head = head_of(transaction.connection, number)
+        if head is not None and head > oldest:  # else it was the head before
+            tell_head(transaction, route, head, moves)
     run = Run(route, 0, 0, DEAD, transaction.now_ms, 0, None, None, 0, None)
     _write_erased(transaction, run, [(sequence, 0) for sequence in sorted(pending)])
     transaction.add(route, PENDING, -len(pending))
     transaction.add(route, DEAD, len(pending))
     transaction.add(route, Account.UNSETTLED_BYTES, -sum(event_bytes(events[one].size) for one in pending))
     transaction.add(route, Account.DEAD_BYTES, len(pending) * event_bytes(0))
-    return sorted(pending)
+    return pending
 
 
 def _write_erased(transaction: Transaction, run: Run, events: Sequence[tuple[int, int]]) -> None:
@@ -213,25 +228,32 @@ class Eraser:
             chunk = sequences[start : start + _CHUNK]
             taken = set(self._leasing.claims.leased_of(chunk))
             free = [sequence for sequence in chunk if sequence not in taken]
-            found, waited, _ = await self._erased(free) if free else ([], [], Moves())
-            events, pending, leased = events + len(found), pending + len(waited), leased + len(taken)
+            leased += len(taken)
+            if free:
+                met = await self._erased(free)
+                events, pending = events + met.events, pending + sum(map(len, met.waited))
         return Erased(events=events, pending=pending, leased=leased)
 
-    async def _erased(self, sequences: Sequence[int]) -> tuple[list[int], list[int], Moves]:
-        def end(moves: Moves) -> None:
+    async def _erased(self, sequences: Sequence[int]) -> Emptied:
+        def admit() -> None:
             for queue in self._leasing.queues:
                 queue.barred.difference_update(sequences)
-            self._leasing.reset()  # what stands in memory may be of them
-            self._leasing.moved(moves)
+
+        def on_commit(met: Emptied) -> None:
+            admit()
+            for queue, waited in zip(self._leasing.queues, met.waited, strict=True):
+                if waited:
+                    queue.erased(waited)
+            self._leasing.moved(met.moves)
+
+        def on_rollback() -> None:
+            admit()
+            self._leasing.reset()  # who was barred may have been passed over
 
         # Nobody is leased what is being erased: not between the commit and the moment it is heard of here, either.
         for queue in self._leasing.queues:
             queue.barred.update(sequences)
-        return await self._work.run(
-            partial(erase, sequences=sequences),
-            on_commit=lambda result: end(result[2]),
-            on_rollback=lambda: end(Moves()),
-        )
+        return await self._work.run(partial(erase, sequences=sequences), on_commit=on_commit, on_rollback=on_rollback)
 
     async def scrub(self, user_ids: Sequence[str]) -> bool:
         """Let what was erased leave the files; see `ports.Spool.scrub`."""

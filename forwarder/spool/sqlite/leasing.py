@@ -157,7 +157,7 @@ class Leasing:
                 back.lease, is_head=back.is_head, kind=back.kind, not_before_ms=back.not_before_ms
             )
         for route, kind, not_before_ms in moves.waits:
-            self.queues[route].waits(kind, not_before_ms)
+            self.queues[route].due.tell(kind, not_before_ms)
         for route, sequence in moves.promoted:
             self.queues[route].promoted(sequence)
         routes = {entry[0] for entry in moves.given_back} | {entry[0] for entry in moves.waits}
