@@ -49,9 +49,8 @@ class Transport(Protocol):
 class Spool(Protocol):
     """Where an event is safe: it survives kill -9 and power loss from `append` to its settlement.
 
-    Every writing call returns only after the commit. Sequences grow, are never reused and are
-    unique over both routes. Safe to call from many tasks of one event loop; calls made close
-    together share a commit.
+    Every writing call returns only after the commit. Sequences grow, are never reused and are unique over both routes.
+    Safe to call from many tasks of one event loop; calls made close together share a commit.
     """
 
     def append(
@@ -188,8 +187,7 @@ class EventRow:
 class EventPage:
     """A page of a listing. `next_before` continues it, or `next_after` where the oldest come first; None at the end.
 
-    `is_cut` True: it stopped for time, or after `scan_max` rows of a text search; going on may find more, and always
-    gets further.
+    `is_cut` True: it stopped for time, or after `scan_max` rows of a text search; going on gets further, always.
     """
 
     rows: tuple[EventRow, ...]

@@ -46,7 +46,7 @@ class Operation:
     handler: Handler
     form: str = ""  # media type of the form that is posted; "" for JSON
     description: str = ""
-    is_act: bool | None = None  # whether only who may act may ask; None: every POST is an act
+    is_act: bool | None = None  # whether only who may act may ask; None: every POST is an act, but for a dry run
 
     @property
     def needs_operate(self) -> bool:

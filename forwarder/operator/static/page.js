@@ -196,7 +196,12 @@ async function live() {
   if (!document.hidden) {
     try {
       const answer = await fetch(location.href, { headers: { Accept: "text/html" }, cache: "no-store" });
-      if (answer.redirected || answer.status === 401) {
+      const isAtLogin = new URL(answer.url).pathname === "/login";
+      if (answer.redirected && !isAtLogin) {
+        location.replace(answer.url); // such as to the one event that a search names by now
+        return;
+      }
+      if (isAtLogin || answer.status === 401) {
         tellConnection(false, "Your login ended; reload to log in again");
         return;
       }

@@ -46,6 +46,21 @@ def test_only_the_token_opens_the_page(page: Page, own_world: Any) -> None:
     assert page.path.startswith("/login"), "a session that was ended stays ended"
 
 
+def test_only_a_login_that_ended_is_said_to_have_ended(page: Page, own_world: Any) -> None:
+    """A page that is followed goes where it is led, such as to the event that its search names; a login is told."""
+    sequence = own_world(FORWARDER_OPERATOR_TOKEN=_TOKEN).webhook("SENT")
+    page.open("/events")
+    give(page, _TOKEN)
+    page.find("#connection", "Live")
+    page.script(f"history.replaceState(null, '', '/events?text={sequence}')")
+    page.find("h1", "Message Sent")
+    assert page.path == f"/events/{sequence}"
+    page.open("/events")
+    page.find("#connection", "Live")
+    page.driver.delete_all_cookies()
+    page.find("#connection", "Your login ended; reload to log in again")
+
+
 def test_guessing_is_slowed_down(page: Page, own_world: Any) -> None:
     """After ten wrong tokens even the right one has to wait, and the page says how long."""
     own_world(FORWARDER_OPERATOR_TOKEN=_TOKEN)
