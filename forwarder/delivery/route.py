@@ -178,9 +178,8 @@ def make_route(
             rng=rng,
             live=None if live is None else live.breakers,
         )
-        # Replays that are refused are known to be refused: they hold nobody.
         history = History(
-            counts_refusals=not limits.is_planned and live is None,
+            counts_refusals=not limits.is_planned and live is None,  # replays are known to be refused: they hold nobody
             forgives_lone_holds=limits.is_planned,
             live=None if live is None else live.history,
         )
