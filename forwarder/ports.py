@@ -112,7 +112,7 @@ class Spool(Protocol):
         out. Where few wait (`SpoolLimits.replays_in_line_max`), one whose partition has events waiting goes before
         those, until it is given back. `is_replay` False takes a settlement back: they stand where they were. Totals
         move with them, key and progress stay; until that is noted anew its lease says `Replay.REST`, or with
-        `everything` `Replay.EVERYTHING`. Unknown, purged and pending ones are skipped; `settle`s before it count.
+        `everything` `Replay.EVERYTHING`. Unknown and pending ones are skipped; what was to settle before has done so.
         """
 
     async def discard(self, sequences: Sequence[int]) -> int:

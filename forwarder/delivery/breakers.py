@@ -111,6 +111,10 @@ class Breakers:
         trips = (self._breaker(scope).trip for scope in scopes)
         return next((trip.kind for trip in trips if trip is not None and trip.is_hold), None)
 
+    def stopped(self, group: str) -> str | None:
+        """Return the first scope of a call of this group that stands still."""
+        return next((scope for scope in (ROUTE, group) if not self._breaker(scope).is_closed), None)
+
     def away_s(self, decision: Decision, sequence: int | None, *, was_sent: bool) -> float:
         """Return how long an event that goes back to the spool should stay away; 0: it may come back at once.
 

@@ -104,18 +104,17 @@ class Exchanges:
     def judge(self, flight: Flight, answer: Answer, group: str, *, started_s: float) -> Decision:
         """Return what follows from the answer to a call of this rate-limit group; the breakers have changed already."""
         now_s, verdict, status = self._clock.monotonic_s(), answer.verdict, answer.attempt.status
+        lease = flight.leases[0]
         self._reporter.request_finished(self._route, verdict=answer.attempt.outcome, duration_s=now_s - started_s)
-        if (
-            isinstance(verdict, TryLater | Held)
-            and flight.leases[0].replayed_at_ms is not None
-            and not self._are_replays
-        ):
-            return self._policy.step_aside(verdict, flight.leases[0].attempt)
+        if isinstance(verdict, TryLater | Held) and lease.replayed_at_ms is not None and not self._are_replays:
+            stopped, is_held = self._breakers.stopped(group), self._breakers.held(ROUTE, group) is not None
+            aside = self._policy.step_aside(verdict, lease.attempt, stopped=stopped, is_held=is_held)
+            self._breakers.apply(aside, group=group, sequence=lease.sequence, status=status, started_s=started_s)
+            return aside
         held = self._breakers.held(*((verdict.scope,) if isinstance(verdict, Held) else (ROUTE, group)))
         case = self._history.observe(flight, answer, group=group, held=held, now_s=now_s)
         decision = self._policy.decide(case, now_ms=self._clock.wall_ms())
-        first = flight.leases[0].sequence
-        if self._breakers.apply(decision, group=group, sequence=first, status=status, started_s=started_s):
+        if self._breakers.apply(decision, group=group, sequence=lease.sequence, status=status, started_s=started_s):
             self._history.began_hold(decision.scope, flight)
         if isinstance(verdict, TryLater | Held) and decision.change is not Change.HOLD:
             self._reporter.request_failed(self._route, reason=verdict.reason, status=status, events=len(flight.leases))

@@ -115,14 +115,27 @@ class OutcomePolicy:
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def step_aside(self, verdict: TryLater | Held, attempt: int) -> Decision:
+    def step_aside(self, verdict: TryLater | Held, attempt: int, *, stopped: str | None, is_held: bool) -> Decision:
         """Return what follows for a replayed event that met trouble before what waits of its user.
 
         It proves nothing about what arrives, and nobody waits for it: from now on it goes with the other replays.
+        `stopped` is the scope of what it asked that stands still, and so was asked in vain, `is_held` by a hold.
         """
         asked_s = verdict.after_s if isinstance(verdict, TryLater) else None
-        after_s = self._backoff.ceiling_s(attempt) if asked_s is None else asked_s
-        return Decision(outcome=Outcome.SET_ASIDE, reason=verdict.reason, after_s=after_s)
+        change, scope, is_for_all = Change.NONE, ROUTE, asked_s is not None and verdict.scope != EVENT
+        if is_for_all:
+            change, scope = Change.BACK_OFF, verdict.scope
+        elif stopped is not None:
+            change, scope = (Change.POSTPONE, ROUTE) if is_held else (Change.BACK_OFF, stopped)
+        return Decision(
+            outcome=Outcome.SET_ASIDE,
+            change=change,
+            scope=scope,
+            reason=verdict.reason,
+            after_s=self._backoff.ceiling_s(attempt) if asked_s is None else asked_s,
+            retry_after_s=asked_s if is_for_all else None,
+            shows_route=is_for_all and scope != ROUTE,
+        )
 
     # --- later: the destination is away, or chokes on this ---
 

@@ -70,7 +70,8 @@ class CourierToRudderStack:
         if self._is_plain and (body := self._usual(envelope)) is not None:
             return Delivery(sequence=sequence, operation=OPERATION, body=body)
         event = read(envelope.payload)
-        name, is_selected = self._name(event.type, event.status)
+        # Of other types a status means nothing, and is as long as its sender likes: no name is kept with it.
+        name, is_selected = self._name(event.type, event.status if event.type == vocabulary.MESSAGE_UPDATED else "")
         if self._is_channel or (self._selection.words and not is_selected):
             by_channel = _name_on_channel(event)
             is_selected = is_selected or self._admits(event.type, event.status, by_channel)

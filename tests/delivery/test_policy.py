@@ -332,13 +332,39 @@ def test_a_hold_without_an_answer_is_told_by_its_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "attempt", "after_s"),
-    [(_later(EVENT), 1, 1.0), (_later(), 4, 8.0), (_later("lists", after_s=7.0), 1, 7.0), (_held("lists"), 2, 2.0)],
+    ("verdict", "attempt", "stopped", "is_held", "expected"),
+    [
+        (_later(EVENT), 1, None, False, {"after_s": 1.0}),
+        (_later(), 4, None, False, {"after_s": 8.0}),
+        (_later(EVENT, after_s=7.0), 1, None, False, {"after_s": 7.0}),
+        (_held("lists"), 2, None, False, {"after_s": 2.0}),
+        # What the destination asks of everybody is heeded whoever was told.
+        (
+            _later("lists", after_s=7.0),
+            1,
+            None,
+            False,
+            {"after_s": 7.0, "change": Change.BACK_OFF, "scope": "lists", "retry_after_s": 7.0, "shows_route": True},
+        ),
+        (
+            _later(after_s=7.0),
+            1,
+            ROUTE,
+            True,
+            {"after_s": 7.0, "change": Change.BACK_OFF, "retry_after_s": 7.0},
+        ),
+        # It was the probe: the next one waits.
+        (_later(), 1, "lists", False, {"after_s": 1.0, "change": Change.BACK_OFF, "scope": "lists"}),
+        (_held(), 1, ROUTE, True, {"after_s": 1.0, "change": Change.POSTPONE}),
+    ],
 )
-def test_a_replay_that_went_first_steps_aside(verdict: TryLater | Held, attempt: int, after_s: float) -> None:
-    """Whatever it met, nothing is held or backed off for it, and nothing is counted against it."""
-    decision = OutcomePolicy(backoff=Backoff(), rng=lambda: 0.5).step_aside(verdict, attempt)
-    assert decision == Decision(outcome=Outcome.SET_ASIDE, reason=verdict.reason, after_s=after_s)
+def test_a_replay_that_went_first_steps_aside(
+    verdict: TryLater | Held, attempt: int, stopped: str | None, expected: dict[str, Any], *, is_held: bool
+) -> None:
+    """Whatever it met, nothing is held for it, or backed off that was not asked for, and nothing counts against it."""
+    policy = OutcomePolicy(backoff=Backoff(), rng=lambda: 0.5)
+    decision = policy.step_aside(verdict, attempt, stopped=stopped, is_held=is_held)
+    assert decision == Decision(outcome=Outcome.SET_ASIDE, reason=verdict.reason, **expected)
 
 
 _verdicts = st.one_of(

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -250,6 +251,36 @@ async def test_nobody_waits_for_the_turn_of_a_replay_that_left(call_bench: Any, 
         await run.until(lambda: {spool.rows[one].state for one in (first, second)} == {State.DELIVERED})
         is_wrong = False
         await run.until(lambda: spool.rows[held].state is State.DELIVERED, within_s=20)
+
+
+@pytest.mark.parametrize("after_s", [None, 0.5])
+async def test_a_replay_that_asked_in_its_place_puts_the_next_probe_off(
+    call_bench: Any, spool: Any, after_s: float | None
+) -> None:
+    """Where the route backs off, or is asked to by that very answer, nothing else is sent at once."""
+    old = spool.add(b"send:old", partition_key="u", route=IN)
+    await _bury(spool, IN)
+    behind = spool.add(b"send:behind", partition_key="u", route=IN)
+    asked: list[str] = []
+
+    def judge(batch: Batch) -> Verdict:
+        asked.append(batch.deliveries[0].operation)
+        return replace(LATER, after_s=0.3 if _is_of(batch, "new") else after_s)
+
+    run = call_bench(judge, backoff=Backoff(first_s=30.0, max_s=30.0), concurrency_max=1)
+    await spool.requeue([old])
+    if after_s is None:  # the replay is the probe
+        spool.rows[old].is_leased = spool.rows[behind].is_leased = True
+        spool.add(b"send:new", partition_key="n", route=IN)
+    async with run.running():
+        if after_s is None:
+            await run.until(lambda: run.route.status().state == "backing_off")
+            spool.rows[old].is_leased = spool.rows[behind].is_leased = False
+        await run.until(lambda: "POST /send/old" in asked)
+        await asyncio.sleep(0.1)
+        assert asked[-1] == "POST /send/old"
+        assert run.route.status().state == "backing_off"
+    assert spool.rows[behind].state is State.PENDING
 
 
 async def test_one_replay_that_is_to_blame_keeps_no_other_waiting(bench: Any, spool: Any) -> None:

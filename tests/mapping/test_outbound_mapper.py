@@ -1,6 +1,7 @@
 """The outbound mapper: what no sample shows."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -408,3 +409,19 @@ def test_odd_channels_break_nothing(channel: Any) -> None:
     payload = json.dumps({"type": "message:updated", "data": _message(providers=[{"channel": channel}])}).encode()
     call = _explained(_mapper(preset="channel"), payload)["call"]
     assert call["event"] == "Message Sent"
+
+
+@pytest.mark.parametrize("preset", ["courier", "channel"])
+def test_nothing_of_a_foreign_status_stays_in_memory(preset: Preset) -> None:
+    """The status of what is no message is as long as its sender likes, and names nothing."""
+    mapper = _mapper(preset=preset)
+    tracemalloc.start()
+    try:
+        for number in range(50):
+            data = {"id": "1", "status": f"{number}" * 100_000}
+            payload = json.dumps({"type": "audiences:updated", "data": data}).encode()
+            assert _explained(mapper, payload)["outcome"] == "sent"
+        del data, payload
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
