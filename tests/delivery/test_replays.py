@@ -277,7 +277,7 @@ async def test_a_replay_that_asked_in_its_place_puts_the_next_probe_off(
             await run.until(lambda: run.route.status().state == "backing_off")
             spool.rows[old].is_leased = spool.rows[behind].is_leased = False
         await run.until(lambda: "POST /send/old" in asked)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # time in which a probe too many would go
         assert asked[-1] == "POST /send/old"
         assert run.route.status().state == "backing_off"
     assert spool.rows[behind].state is State.PENDING
