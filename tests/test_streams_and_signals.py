@@ -201,7 +201,7 @@ def _own_process_space() -> bool:
     [
         (),
         pytest.param(
-            ("unshare", "--pid", "--fork"),
+            ("unshare", "--pid", "--fork", "--kill-child"),
             marks=pytest.mark.skipif(not _own_process_space(), reason="no process spaces here"),
         ),
     ],

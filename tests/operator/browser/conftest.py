@@ -33,7 +33,7 @@ from stand_ins.courier_api import CourierApi
 from stand_ins.data_plane import DataPlane
 from stand_ins.process import DaemonProcess
 
-DESKTOP, PHONE = (1280, 900), (390, 844)
+DESKTOP, PHONE = (1440, 900), (390, 844)
 _PATIENCE_S = 15.0
 _LOOK_AGAIN_S = 0.03
 _PICTURE_HEIGHT_MAX = 3_000

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.journey
 
 Page = Any  # the fixtures' types live in the conftest, which nothing can import
 World = Any
-_LOOKS = tuple(itertools.product({"desktop": (1280, 900), "phone": (390, 844)}.items(), ("light", "dark")))
+_LOOKS = tuple(itertools.product({"desktop": (1440, 900), "phone": (390, 844)}.items(), ("light", "dark")))
 _AXE = Path(__file__).parents[2] / "node" / "node_modules" / "axe-core" / "axe.min.js"
 _PAGES = {
     "overview": "/",
@@ -82,7 +82,7 @@ def all_faults(page: Page, axe: str, paths: dict[str, str], pictures: Path, *, p
     """Open these pages one after the other and return what is wrong with any."""
     found: list[str] = []
     for name, path in paths.items():
-        page.look_as((1280, 900))
+        page.look_as((1440, 900))
         page.open(path)
         found += faults(page, axe, prefix + name, pictures)
     return found
@@ -145,20 +145,20 @@ def test_every_page_that_is_full_can_be_read_by_everybody(
     for one in page.all("details summary"):
         one.click()
     found += faults(page, axe, "full-dead-letters-opened", pictures)
-    page.look_as((1280, 900))
+    page.look_as((1440, 900))
     page.click("article button.danger", "Discard")
     page.find("#confirm-text")
     found += faults(page, axe, "question", pictures)
     page.open("/dead-letters")
     page.press("?")
     found += faults(page, axe, "keys", pictures)
-    page.look_as((1280, 900))
+    page.look_as((1440, 900))
     page.open("/dead-letters")
     page.script("document.querySelectorAll('form').forEach((form) => form.removeAttribute('data-confirm'))")
     page.click("article button.danger", "Discard")
     page.find("h1", "Discard")
     found += faults(page, axe, "question-without-script", pictures)
-    page.look_as((1280, 900))
+    page.look_as((1440, 900))
     page.open("/settings")
     page.click("button", "Check the spool too")
     page.find("h1")
@@ -188,7 +188,7 @@ def test_trouble_can_be_read_by_everybody(page: Page, own_world: Any, axe: str, 
     page.find("#token").send_keys("browser-operator-token")
     page.click("main button", "Log in")
     page.find("h1.hush, .cards")
-    page.look_as((1280, 900))
+    page.look_as((1440, 900))
     page.click('section[aria-labelledby="route-rudderstack_to_courier"] button', "Pause")
     page.click("main button", "Pause")
     page.find(".state-paused")
