@@ -83,9 +83,10 @@ def _shown(checkout: Path) -> set[tuple[str, str, str]]:
     """Return (file, variable, value) of every assignment in what we ship for people to copy."""
     files = [checkout / name for name in ("config.example.env", "README.md", "Dockerfile")]
     files += [path for folder in ("deploy", "docs") for path in (checkout / folder).rglob("*") if path.is_file()]
-    # NAME=value, NAME: value of a manifest, or a pair of `name:` and `value:`; a reference is no value.
+    # NAME=value, NAME: value of a manifest, or a pair of `name:` and `value:`; what holds a reference is no value.
     assigned = re.compile(
         r"""\b((?:FORWARDER|COURIER|RUDDERSTACK)_[A-Z_]*[A-Z])(?:=|:[ ]|["']?\s*\n?\s*value:[ ])["']?([^\s"'`|{$\\]+)"""
+        r"""(?![^\s"'`|\\])"""
     )
     return {
         (str(path.relative_to(checkout)), variable, value)
