@@ -13,24 +13,10 @@ from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
+from stand_ins.clock import HandClock
 from stand_ins.memory_spool import MemorySpool
 
 START_MS = 1_700_000_000_000
-
-
-class ManualClock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now_ms = START_MS
-
-    def wall_ms(self) -> int:
-        """Return the time it was set to."""
-        return self.now_ms
-
-    def monotonic_s(self) -> float:
-        """Return the same in seconds."""
-        return self.now_ms / 1000
 
 
 class SpoolAndArchive(Spool, Archive, Protocol):
@@ -42,13 +28,13 @@ MakeEnvelope = Callable[..., Envelope]
 
 
 @pytest.fixture
-def clock() -> ManualClock:
+def clock() -> HandClock:
     """Return a clock that stands still until moved."""
-    return ManualClock()
+    return HandClock(START_MS)
 
 
 @pytest.fixture(params=["sqlite", "memory"])
-async def open_spool(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> AsyncIterator[OpenSpool]:
+async def open_spool(request: pytest.FixtureRequest, tmp_path: Path, clock: HandClock) -> AsyncIterator[OpenSpool]:
     """Return how to open a spool of each kind; all are closed at the end."""
     opened: list[SpoolAndArchive] = []
 
@@ -74,7 +60,7 @@ async def spool(open_spool: OpenSpool) -> SpoolAndArchive:
 
 
 @pytest.fixture
-def make_envelope(clock: ManualClock) -> MakeEnvelope:
+def make_envelope(clock: HandClock) -> MakeEnvelope:
     """Return how to make an envelope; the number makes its key."""
 
     def make(

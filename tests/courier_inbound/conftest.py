@@ -9,23 +9,9 @@ from forwarder.courier.sink import CourierSink
 from forwarder.courier.tenant_order import TenantOrder
 from forwarder.errors import NoAnswer, SpoolFull
 from forwarder.model import Batch, Delivery, HttpRequest, HttpResponse
+from stand_ins.clock import HandClock
 
 NOW_MS = 1_767_225_600_000
-
-
-class StandingClock:
-    """A clock whose time a test sets."""
-
-    def __init__(self) -> None:
-        self.now_ms = NOW_MS
-
-    def wall_ms(self) -> int:
-        """Return the time that was set."""
-        return self.now_ms
-
-    def monotonic_s(self) -> float:
-        """Return the same in seconds."""
-        return self.now_ms / 1000
 
 
 class ScriptedTransport:
@@ -77,9 +63,9 @@ class KeptInMemory:
 
 
 @pytest.fixture
-def clock() -> StandingClock:
+def clock() -> HandClock:
     """Return a clock that stands still."""
-    return StandingClock()
+    return HandClock(NOW_MS)
 
 
 @pytest.fixture
@@ -95,7 +81,7 @@ def memory() -> KeptInMemory:
 
 
 @pytest.fixture
-def sink(transport: ScriptedTransport, clock: StandingClock, memory: KeptInMemory) -> CourierSink:
+def sink(transport: ScriptedTransport, clock: HandClock, memory: KeptInMemory) -> CourierSink:
     """Return a sink over these."""
     client = CourierClient(transport, base_url="https://api.courier.com/", api_key="pk_test_secret", clock=clock)
     return CourierSink(client, TenantOrder(memory), clock=clock)

@@ -9,28 +9,14 @@ from forwarder.delivery.breakers import Breakers
 from forwarder.delivery.pacing import PROBE_EVERY_S, Backoff, CircuitBreaker, TripKind
 from forwarder.delivery.policy import ROUTE, Change, Decision, Outcome
 from forwarder.model import RouteName
-
-
-class Clock:
-    """A clock that is set."""
-
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def monotonic_s(self) -> float:
-        """Return what was set."""
-        return self.now_s
-
-    def wall_ms(self) -> int:
-        """Return the same in milliseconds."""
-        return round(self.now_s * 1000)
+from stand_ins.clock import HandClock
 
 
 class Bench:
     """Breakers with their clock and what they told."""
 
     def __init__(self, reporter: Any, *, dice: float = 0.5, live: "Bench | None" = None) -> None:
-        self.clock: Clock = live.clock if live else Clock()
+        self.clock: HandClock = live.clock if live else HandClock(100_000)
         self.reporter = reporter
         self.breakers: Breakers = Breakers(
             route=RouteName.RUDDERSTACK_TO_COURIER,

@@ -26,6 +26,7 @@ from forwarder.model import Envelope, Receipt, RouteName
 from forwarder.spool.limits import SpoolLimits
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
+from stand_ins.clock import HandClock
 from stand_ins.memory_spool import MemorySpool
 
 NOW_MS = 1_767_225_640_123
@@ -42,23 +43,11 @@ SETTINGS = EndpointSettings(
 )
 
 
-class StoppedClock:
-    """A clock that stands."""
-
-    def wall_ms(self) -> int:
-        """Return `NOW_MS`."""
-        return NOW_MS
-
-    def monotonic_s(self) -> float:
-        """Return a fixed time."""
-        return 1_000.0
-
-
 class WilfulSpool(MemorySpool):
     """The spool in memory, whose commits a test can hold back and make in any order, or refuse."""
 
     def __init__(self) -> None:
-        super().__init__(limits=SpoolLimits(), clock=StoppedClock())
+        super().__init__(limits=SpoolLimits(), clock=HandClock(NOW_MS))
         self.appends = 0
         self.asked = asyncio.Event()
         self.refusal: Exception | None = None
@@ -118,7 +107,7 @@ class House:
     metrics: Metrics
     log: StringIO
     reporter: Reporter
-    clock: StoppedClock = field(default_factory=StoppedClock)
+    clock: HandClock = field(default_factory=lambda: HandClock(NOW_MS))
     headers: dict[str, str] = field(default_factory=dict)
 
     def post(self, path: str, body: bytes, method: str = "POST", **headers: str) -> Reply:
@@ -173,11 +162,11 @@ def build(**changes: Any) -> House:
     numbers: Iterator[int] = count()
     receiver = Receiver(
         replace(SETTINGS, **changes),
-        clock=StoppedClock(),
+        clock=HandClock(NOW_MS),
         reporter=reporter,
         unique=lambda: next(numbers).to_bytes(16, "big"),
     )
-    health = Health(clock=StoppedClock())
+    health = Health(clock=HandClock(NOW_MS))
     routing = Routing(receiver, health, Documents(receiver))
     return House(receiver, routing, health, spool, metrics, log, reporter)
 

@@ -6,18 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from forwarder.ingress.routing import Health
-
-
-class Clock:
-    """A clock that stands at a thousand seconds."""
-
-    def wall_ms(self) -> int:
-        """Return zero; nobody asks."""
-        return 0
-
-    def monotonic_s(self) -> float:
-        """Return a thousand."""
-        return 1_000.0
+from stand_ins.clock import HandClock
 
 
 @dataclass
@@ -34,16 +23,16 @@ class Loop:
 
 def test_alive_while_every_loop_turns() -> None:
     """The daemon is alive while every loop turned lately; one that did not is named."""
-    health = Health(clock=Clock(), probes=[Loop("writer", 990), Loop("delivery", 950)], alive_within_s=30)
+    health = Health(clock=HandClock(1_000_000), probes=[Loop("writer", 990), Loop("delivery", 950)], alive_within_s=30)
     reply = health.livez()
     assert reply.status == 503
     assert json.loads(reply.body) == {"status": "not alive", "reason": "delivery made no progress for 30 s"}
-    assert Health(clock=Clock(), probes=[Loop("writer", 990)], alive_within_s=30).livez().status == 200
+    assert Health(clock=HandClock(1_000_000), probes=[Loop("writer", 990)], alive_within_s=30).livez().status == 200
 
 
 def test_ready_while_listening() -> None:
     """The daemon is ready between the start of the listener and the start of its end."""
-    health = Health(clock=Clock())
+    health = Health(clock=HandClock(1_000_000))
     assert json.loads(health.readyz().body)["reason"] == "the listener is not up"
     health.is_listening = True
     assert (health.readyz().status, json.loads(health.readyz().body)) == (200, {"status": "ready"})
@@ -53,7 +42,7 @@ def test_ready_while_listening() -> None:
 
 def test_not_ready_says_why() -> None:
     """What stands in the way is named, and the daemon is alive all the same."""
-    health = Health(clock=Clock(), obstacles=lambda: ["the spool is not open"])
+    health = Health(clock=HandClock(1_000_000), obstacles=lambda: ["the spool is not open"])
     health.is_listening = True
     assert json.loads(health.readyz().body) == {"status": "not ready", "reason": "the spool is not open"}
     assert health.livez().status == 200
@@ -72,5 +61,5 @@ def test_not_ready_says_why() -> None:
 )
 def test_paths_and_verbs(method: str, path: str, status: int | None) -> None:
     """Health answers GET and HEAD on its two paths, and leaves the others alone."""
-    reply = Health(clock=Clock()).reply(method.encode(), path.encode())
+    reply = Health(clock=HandClock(1_000_000)).reply(method.encode(), path.encode())
     assert (reply.status if reply else None) == status

@@ -34,18 +34,6 @@ EVENT = b'{"type":"message:updated","data":{"id":"1-a","status":"SENT"}}'
 Serve = Callable[..., Any]
 
 
-class StoppedClock:
-    """A clock that stands."""
-
-    def wall_ms(self) -> int:
-        """Return `NOW_MS`."""
-        return NOW_MS
-
-    def monotonic_s(self) -> float:
-        """Return a fixed time."""
-        return 1_000.0
-
-
 @dataclass
 class Running:
     """A listener that serves, and the house behind it."""

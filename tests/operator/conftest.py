@@ -46,6 +46,7 @@ from forwarder.spool.limits import SpoolLimits
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.rates import Rates
 from forwarder.telemetry.reporter import Reporter
+from stand_ins.clock import HandClock
 from stand_ins.memory_spool import MemorySpool
 from stand_ins.spool_acts import give_back, leased, settle, stored
 
@@ -54,21 +55,6 @@ OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_C
 PINNED = '[[link]]\nevent = "Pinned Checkout"\ntarget = "checkout-flow"\n'
 _NEVER_IN_A_PAGE = ("style=", "onclick=", "onload=", "onerror=", "javascript:", "<style", 'src="http')
 _HIDDEN = re.compile(r'<input type="hidden" name="([^"]*)" value="([^"]*)">')
-
-
-class HandClock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now_ms = NOW_MS
-
-    def wall_ms(self) -> int:
-        """Return the time it was set to."""
-        return self.now_ms
-
-    def monotonic_s(self) -> float:
-        """Return the same in seconds."""
-        return self.now_ms / 1000
 
 
 class SetRoute:
@@ -385,7 +371,7 @@ async def _parts(
         raise structlog.DropEvent
 
     logger = structlog.wrap_logger(None, processors=[keep], wrapper_class=structlog.make_filtering_bound_logger(0))
-    clock, metrics = HandClock(), Metrics()
+    clock, metrics = HandClock(NOW_MS), Metrics()
     spool = MemorySpool(limits=SpoolLimits(), clock=clock)
     return Parts(
         archive=spool,

@@ -20,6 +20,7 @@ from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
+from stand_ins.clock import HandClock
 from stand_ins.disk import Disk
 from stand_ins.spool_acts import give_back, leased, settle, stored
 
@@ -27,21 +28,6 @@ PROGRESS_EVERY = 100
 LINEAGE = 20  # cuts until the next disk is a new one
 ACTS = (1, 160)  # writes and syncs from the opening to the cut; an opening alone makes some
 LIMITS = SpoolLimits(wal_pages_max=40, reserve_bytes=4_096, cache_bytes_max=4_000)
-
-
-class _Clock:
-    """A clock that a run moves."""
-
-    def __init__(self) -> None:
-        self.now_ms = 1_700_000_000_000
-
-    def wall_ms(self) -> int:
-        """Return the time it was set to."""
-        return self.now_ms
-
-    def monotonic_s(self) -> float:
-        """Return the same in seconds."""
-        return self.now_ms / 1000
 
 
 @dataclass(slots=True)
@@ -117,7 +103,7 @@ async def _live_until_cut(
 
         disk.on_power_lost = lose_power
         disk.lose_power_after(dice.randint(*ACTS))
-        clock = _Clock()
+        clock = HandClock()
         spool = await _open(folder, clock, vfs=disk.vfs_name)
         try:
             while not is_cut.is_set():
@@ -131,7 +117,7 @@ async def _live_until_cut(
     return sure
 
 
-async def _work(spool: SqliteSpool, kept: Kept, dice: random.Random, clock: _Clock) -> list[str]:
+async def _work(spool: SqliteSpool, kept: Kept, dice: random.Random, clock: HandClock) -> list[str]:
     """Append a few side by side, settle some of what is leased, give the rest back, replay; return what was wrong."""
 
     async def append(number: int) -> None:
@@ -185,7 +171,7 @@ async def _judge(after: Path, sure: Kept, kept: Kept, found: Cuts) -> bool:
 
 async def _read(folder: Path) -> tuple[dict[int, State], Mapping[RouteName, Totals]]:
     """Return the state of each event that is there, by number, and the totals."""
-    spool = await _open(folder, _Clock())
+    spool = await _open(folder, HandClock())
     try:
         rows = (await spool.events(EventQuery(limit=100_000))).rows
         return {int(row.labels.message_id[1:]): row.state for row in rows}, (await spool.facts()).totals
@@ -203,7 +189,7 @@ def number_of(lease: Lease) -> int:
     return int.from_bytes(lease.envelope.event_key, "big")
 
 
-def envelope(number: int, clock: _Clock) -> Envelope:
+def envelope(number: int, clock: HandClock) -> Envelope:
     """Return the event of a number."""
     return Envelope(
         route=list(RouteName)[number % 2],
@@ -216,6 +202,6 @@ def envelope(number: int, clock: _Clock) -> Envelope:
     )
 
 
-async def _open(folder: Path, clock: _Clock, vfs: str | None = None) -> SqliteSpool:
+async def _open(folder: Path, clock: HandClock, vfs: str | None = None) -> SqliteSpool:
     reporter = Reporter(Metrics(), structlog.wrap_logger(structlog.ReturnLogger()))  # it prints nothing
     return await SqliteSpool.open(folder, limits=LIMITS, clock=clock, reporter=reporter, vfs=vfs)

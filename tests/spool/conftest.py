@@ -12,25 +12,11 @@ from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
+from stand_ins.clock import HandClock
 from stand_ins.disk import Disk
 
 START_MS = 1_700_000_000_000
 _vfs_numbers = itertools.count()
-
-
-class ManualClock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now_ms = START_MS
-
-    def wall_ms(self) -> int:
-        """Return the time it was set to."""
-        return self.now_ms
-
-    def monotonic_s(self) -> float:
-        """Return the same in seconds."""
-        return self.now_ms / 1000
 
 
 class RecordingReporter(Reporter):
@@ -69,9 +55,9 @@ OpenSqlite = Callable[..., Awaitable[SqliteSpool]]
 
 
 @pytest.fixture
-def clock() -> ManualClock:
+def clock() -> HandClock:
     """Return a clock that stands still until moved."""
-    return ManualClock()
+    return HandClock(START_MS)
 
 
 @pytest.fixture
@@ -89,7 +75,7 @@ def disk() -> Iterator[Disk]:
 
 
 @pytest.fixture
-async def open_sqlite(tmp_path: Path, clock: ManualClock, reporter: RecordingReporter) -> AsyncIterator[OpenSqlite]:
+async def open_sqlite(tmp_path: Path, clock: HandClock, reporter: RecordingReporter) -> AsyncIterator[OpenSqlite]:
     """Return how to open a spool on SQLite; all are closed at the end."""
     opened: list[SqliteSpool] = []
 
@@ -108,7 +94,7 @@ async def open_sqlite(tmp_path: Path, clock: ManualClock, reporter: RecordingRep
 
 
 @pytest.fixture
-def make_envelope(clock: ManualClock) -> Callable[..., Envelope]:
+def make_envelope(clock: HandClock) -> Callable[..., Envelope]:
     """Return how to make an envelope; the number makes its key."""
 
     def make(

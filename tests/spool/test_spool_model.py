@@ -28,6 +28,7 @@ from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
+from stand_ins.clock import HandClock
 from stand_ins.memory_spool import MemorySpool
 from stand_ins.spool_acts import leased, stored
 
@@ -35,20 +36,6 @@ from stand_ins.spool_acts import leased, stored
 LIMITS = SpoolLimits(cache_bytes_max=60, reserve_bytes=4_096, replays_in_line_max=2)
 ROUTES = list(RouteName)
 SETTLED = (State.DELIVERED, State.FILTERED, State.UNMAPPED, State.DEAD)
-
-
-class Clock:
-    """A clock that the steps move."""
-
-    now_ms = 1_700_000_000_000
-
-    def wall_ms(self) -> int:
-        """Return the time."""
-        return self.now_ms
-
-    def monotonic_s(self) -> float:
-        """Return the time in seconds."""
-        return self.now_ms / 1000
 
 
 numbers = st.integers(0, 30)
@@ -77,7 +64,7 @@ class Pair:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.clock = Clock()
+        self.clock = HandClock()
         self.model = MemorySpool(limits=LIMITS, clock=self.clock)
         self.leased: list[int] = []
 

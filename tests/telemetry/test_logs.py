@@ -11,21 +11,7 @@ import pytest
 
 from forwarder.telemetry.logs import Logs, RepeatSummaries
 from forwarder.telemetry.metrics import Metrics
-
-
-@dataclass
-class SetClock:
-    """A clock that stands still until it is set."""
-
-    now_s: float = 0.0
-
-    def wall_ms(self) -> int:
-        """Return the set time as if it were wall time."""
-        return int(self.now_s * 1000)
-
-    def monotonic_s(self) -> float:
-        """Return the set time."""
-        return self.now_s
+from stand_ins.clock import HandClock
 
 
 class TellingStream(io.StringIO):
@@ -48,7 +34,7 @@ class Written:
 
     logs: Logs
     stream: TellingStream
-    clock: SetClock
+    clock: HandClock
     metrics: Metrics
 
     def lines(self) -> list[dict[str, Any]]:
@@ -62,7 +48,7 @@ class Written:
 
 
 def _written(log_format: str = "json", log_level: str = "info") -> Written:
-    stream, clock, metrics = TellingStream(), SetClock(), Metrics()
+    stream, clock, metrics = TellingStream(), HandClock(0), Metrics()
     logs = Logs(stream=stream, log_format=log_format, log_level=log_level, metrics=metrics, clock=clock)
     return Written(logs, stream, clock, metrics)
 

@@ -9,27 +9,13 @@ from hypothesis import strategies as st
 from forwarder.model import RouteName
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.rates import Rates, quantile
+from stand_ins.clock import HandClock
 
 ROUTE = RouteName.COURIER_TO_RUDDERSTACK
 
 
-class SteppedClock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def wall_ms(self) -> int:
-        """Return the time it was set to."""
-        return round(self.now_s * 1_000)
-
-    def monotonic_s(self) -> float:
-        """Return the same in seconds."""
-        return self.now_s
-
-
-def _sampled(seconds: int, per_second: int) -> tuple[Rates, Metrics, SteppedClock]:
-    clock, metrics = SteppedClock(), Metrics()
+def _sampled(seconds: int, per_second: int) -> tuple[Rates, Metrics, HandClock]:
+    clock, metrics = HandClock(0), Metrics()
     rates = Rates(metrics=metrics, clock=clock)
     rates.sample()
     for _ in range(seconds):
@@ -43,7 +29,7 @@ def _sampled(seconds: int, per_second: int) -> tuple[Rates, Metrics, SteppedCloc
 
 def test_nothing_is_told_before_there_are_two_samples() -> None:
     """At the start all rates are zero and latencies unknown."""
-    flow = Rates(metrics=Metrics(), clock=SteppedClock()).flow(ROUTE)
+    flow = Rates(metrics=Metrics(), clock=HandClock(0)).flow(ROUTE)
     assert (flow.in_per_s, flow.out_per_s, flow.p50_s, flow.p99_s) == (0, 0, None, None)
 
 
@@ -105,7 +91,7 @@ def test_a_larger_share_is_never_faster(counts: list[int], one: float, other: fl
 
 async def test_the_worker_samples_until_drained() -> None:
     """It samples at once, and returns when drained."""
-    rates = Rates(metrics=Metrics(), clock=SteppedClock())
+    rates = Rates(metrics=Metrics(), clock=HandClock(0))
     running = asyncio.create_task(rates.run())
     await asyncio.sleep(0)
     await rates.drain()

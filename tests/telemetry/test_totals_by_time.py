@@ -23,24 +23,10 @@ from forwarder.telemetry.totals_by_time import (
     Series,
     TotalsByTime,
 )
+from stand_ins.clock import HandClock
 
 ROUTE = RouteName.COURIER_TO_RUDDERSTACK
 NOW_MS = 1_800_000_000_000
-
-
-class HandClock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now_ms = NOW_MS
-
-    def wall_ms(self) -> int:
-        """Return the time it was set to."""
-        return self.now_ms
-
-    def monotonic_s(self) -> float:
-        """Return the same in seconds."""
-        return self.now_ms / 1000
 
 
 class Kept:
@@ -94,7 +80,7 @@ class Daemon:
 @pytest.fixture
 def daemon() -> Daemon:
     """Return a daemon that has just started."""
-    return Daemon(HandClock())
+    return Daemon(HandClock(NOW_MS))
 
 
 def test_each_minute_knows_what_came_what_went_what_was_pending_and_what_died(daemon: Daemon) -> None:
@@ -148,7 +134,7 @@ async def test_the_disk_is_written_once_a_minute(daemon: Daemon) -> None:
 @given(some.lists(some.tuples(some.integers(-3 * DAY_MS, 3 * DAY_MS), some.integers(0, 50)), min_size=1, max_size=40))
 def test_nothing_is_counted_twice_or_lost_whatever_the_clock_does(steps: list[tuple[int, int]]) -> None:
     """Within the week that is kept, the sum of the steps is what the counter says, also with the clock set back."""
-    daemon = Daemon(HandClock())
+    daemon = Daemon(HandClock(NOW_MS))
     for offset_ms, more in steps:
         daemon.clock.now_ms = NOW_MS + offset_ms
         daemon.metrics.received.labels(ROUTE.value).inc(more)
