@@ -12,13 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+from forwarder.archive_port import AuditRow
 from forwarder.courier.catalogue import Catalogue
 from forwarder.errors import ForwarderError
 from forwarder.model import State
 from forwarder.operator.parameters import ACTION_EVENTS_MAX, PauseOf
 from forwarder.operator.parts import OperatedRoute, Parts
 from forwarder.operator.text import clock_time
-from forwarder.ports import AuditRow
 
 FOLLOWED_MAX: Final = 50_000  # events of one act whose outcome is looked at
 FOLLOWED_S: Final = 60.0  # then what is still pending is told as that

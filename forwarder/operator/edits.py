@@ -17,6 +17,7 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
+from forwarder.archive_port import Archive, EventDetail, EventQuery
 from forwarder.courier import wire as courier_wire
 from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.model import Envelope, Receipt, RouteName, State
@@ -24,7 +25,7 @@ from forwarder.operator.acts import Acts
 from forwarder.operator.explain import Explain, Explained
 from forwarder.operator.operation import QueryInvalid
 from forwarder.operator.readable import difference, readable
-from forwarder.ports import Archive, EventDetail, EventQuery, Spool
+from forwarder.ports import Spool
 from forwarder.rudderstack import wire as rudderstack_wire
 
 EDIT_BYTES_MAX: Final = 1_048_576  # a text field of more helps nobody

@@ -12,12 +12,13 @@ from typing import Final
 
 import msgspec
 
+from forwarder.archive_port import EventDetail
 from forwarder.delivery.plan import Plan, delivery_of, new_plan, read_plan
 from forwarder.errors import ForwarderError, Unmappable
 from forwarder.mapping.outbound import OutboundMapping
 from forwarder.model import Delivery, Envelope, Filtered, HttpRequest, Lease, RouteName, State, Unmapped
 from forwarder.operator.readable import difference, readable
-from forwarder.ports import EventDetail, Mapper, Spool
+from forwarder.ports import Mapper, Spool
 
 EXPLAINED_BYTES_MAX: Final = 1_048_576  # a larger payload would keep the page, and a core, busy
 _KEPT: Final = "mappings"  # the spool's value

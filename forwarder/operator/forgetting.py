@@ -13,13 +13,13 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
+from forwarder.archive_port import EventQuery
 from forwarder.model import State
 from forwarder.operator.acts import Acts, Line
 from forwarder.operator.operation import QueryInvalid
 from forwarder.operator.parameters import ACTION_EVENTS_MAX, Number
 from forwarder.operator.parts import LABEL_CHARACTERS_MAX
 from forwarder.operator.walk import step
-from forwarder.ports import EventQuery
 
 WITHIN_S: Final = 10.0  # of one request; the next one goes on
 _LEASED_LOOKS: Final = 40

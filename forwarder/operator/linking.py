@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from forwarder.archive_port import EventQuery, EventTypeRow
 from forwarder.courier.catalogue import Known
 from forwarder.model import RouteName, State
 from forwarder.operator.parts import LABEL_CHARACTERS_MAX, Parts
-from forwarder.ports import EventQuery, EventTypeRow
 
 LINKABLE: Final = ("track", "identify", "group")
 TYPES_MAX: Final = 500

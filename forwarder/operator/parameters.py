@@ -7,10 +7,10 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
+from forwarder.archive_port import EventQuery
 from forwarder.model import RouteName, State
 from forwarder.operator.api_types import LinkWords
 from forwarder.operator.operation import QueryInvalid
-from forwarder.ports import EventQuery
 
 ACTION_EVENTS_MAX: Final = 1_000  # of one request: a bigger act is several, which is its progress
 _SHOWN_MAX: Final = 20

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from forwarder.archive_port import Archive, EventTypeRow
 from forwarder.delivery.route_status import RouteStatus
 from forwarder.mapping.link_store import LinkStore
 from forwarder.model import RouteName
 from forwarder.operator.explain import Explain, PastMappings
-from forwarder.ports import Archive, Clock, EventTypeRow, Spool
+from forwarder.ports import Clock, Spool
 from forwarder.telemetry.collector import TotalsCollector
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter

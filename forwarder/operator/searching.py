@@ -11,9 +11,9 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from forwarder.archive_port import EventQuery, EventRow
 from forwarder.errors import ForwarderError
 from forwarder.operator.parts import Parts
-from forwarder.ports import EventQuery, EventRow
 
 SEARCHES_KEPT_MAX: Final = 16
 _RUNNING_MAX: Final = 2

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from forwarder.archive_port import Archive, EventQuery, EventRow
 from forwarder.errors import NoSuchEvent
 from forwarder.mapping.event_time import Stated, stated
 from forwarder.model import RouteName, State
 from forwarder.operator.parts import LABEL_CHARACTERS_MAX, Parts
-from forwarder.ports import Archive, EventQuery, EventRow
 
 _WAY: Final = ("Enqueued", "Sent", "Delivered", "Opened", "Clicked")
 _READ_BYTES_MAX: Final = 65_536  # a webhook event has a few thousand

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from forwarder import model, ports
+from forwarder import archive_port, model
 from forwarder.delivery.route_status import Pause, RouteStatus, ScopeStop
 from forwarder.model import RouteName
 from forwarder.operator import api_types as told
@@ -15,12 +15,12 @@ from forwarder.operator.readable import words_of
 from forwarder.operator.text import moment
 
 
-def event(row: ports.EventRow) -> told.Event:
+def event(row: archive_port.EventRow) -> told.Event:
     """Show one line of a listing."""
     return told.Event(**_event_fields(row))
 
 
-def event_page(found: ports.EventPage) -> told.EventPage:
+def event_page(found: archive_port.EventPage) -> told.EventPage:
     """Show a page of a listing."""
     return told.EventPage(
         events=[event(row) for row in found.rows],
@@ -33,7 +33,7 @@ def event_page(found: ports.EventPage) -> told.EventPage:
     )
 
 
-def event_detail(found: ports.EventDetail) -> told.EventDetail:
+def event_detail(found: archive_port.EventDetail) -> told.EventDetail:
     """Show one event whole."""
     payload, encoding = _text(found.payload)
     progress, _ = _text(found.progress or None)
@@ -47,7 +47,7 @@ def event_detail(found: ports.EventDetail) -> told.EventDetail:
     )
 
 
-def route(name: RouteName, facts: ports.SpoolFacts, status: RouteStatus | None, *, now_ms: int) -> told.Route:
+def route(name: RouteName, facts: archive_port.SpoolFacts, status: RouteStatus | None, *, now_ms: int) -> told.Route:
     """Show one route; `status` None: it does not run."""
     oldest_ms = facts.oldest_pending_ms.get(name)
     totals = facts.totals.get(name)
@@ -76,12 +76,12 @@ def route_state(status: RouteStatus) -> told.RouteState:
     )
 
 
-def spool(facts: ports.SpoolFacts) -> told.Spool:
+def spool(facts: archive_port.SpoolFacts) -> told.Spool:
     """Show the spool."""
     return told.Spool(**{name: getattr(facts, name) for name in told.Spool.__struct_fields__})
 
 
-def event_type(row: ports.EventTypeRow, links: Sequence[Mapping[str, object]]) -> told.EventType:
+def event_type(row: archive_port.EventTypeRow, links: Sequence[Mapping[str, object]]) -> told.EventType:
     """Show one event type."""
     return told.EventType(
         route=row.route,
@@ -94,7 +94,7 @@ def event_type(row: ports.EventTypeRow, links: Sequence[Mapping[str, object]]) -
     )
 
 
-def reason(group: ports.ReasonGroup) -> told.Reason:
+def reason(group: archive_port.ReasonGroup) -> told.Reason:
     """Show one group."""
     return told.Reason(
         reason=group.reason,
@@ -104,7 +104,7 @@ def reason(group: ports.ReasonGroup) -> told.Reason:
     )
 
 
-def audit_line(row: ports.AuditRow) -> told.AuditLine:
+def audit_line(row: archive_port.AuditRow) -> told.AuditLine:
     """Show one line of the audit log."""
     return told.AuditLine(
         at=moment(row.at_ms), who=row.who, action=row.action, detail=row.detail, count=row.count, outcome=row.outcome
@@ -127,7 +127,7 @@ def incident(one: Incident, *, now_ms: int) -> told.Incident:
     )
 
 
-def _event_fields(row: ports.EventRow) -> dict[str, Any]:
+def _event_fields(row: archive_port.EventRow) -> dict[str, Any]:
     labels = row.labels
     return {
         "sequence": row.sequence,

@@ -7,7 +7,7 @@ settled again meanwhile keeps its place, which lies behind: nothing is met twice
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
-from forwarder.ports import Archive, EventQuery, EventRow
+from forwarder.archive_port import Archive, EventQuery, EventRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,8 @@ from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from forwarder.archive_port import SpoolFacts
 from forwarder.model import State
-from forwarder.ports import SpoolFacts
 
 
 class TotalsCollector(Collector):

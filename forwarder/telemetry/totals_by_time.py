@@ -11,8 +11,9 @@ from typing import Final
 
 import msgspec
 
+from forwarder.archive_port import SpoolFacts
 from forwarder.model import RouteName
-from forwarder.ports import Clock, Spool, SpoolFacts
+from forwarder.ports import Clock, Spool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.rates import read_counts
 from forwarder.telemetry.reporter import OTHERS

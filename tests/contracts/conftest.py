@@ -7,8 +7,9 @@ from typing import Protocol
 import pytest
 import structlog
 
+from forwarder.archive_port import Archive
 from forwarder.model import Attempt, Envelope, Labels, Recurrence, RouteName
-from forwarder.ports import Archive, Spool
+from forwarder.ports import Spool
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from forwarder.archive_port import AuditRow, EventQuery
 from forwarder.model import Attempt, Envelope, Labels, RouteName, State
-from forwarder.ports import AuditRow, Erased, EventQuery
+from forwarder.ports import Erased
 from stand_ins.spool_acts import give_back, leased, settle, stored
 
 OUT, IN = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from forwarder.archive_port import EventQuery
 from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.model import Attempt, Demand, Envelope, Lease, Receipt, Replay, RouteName, State
-from forwarder.ports import EventQuery
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from stand_ins.memory_spool import MemorySpool

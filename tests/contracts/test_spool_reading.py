@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from forwarder.archive_port import AuditRow, EventQuery, EventRow, EventTypeRow, ReasonGroup
 from forwarder.errors import NoSuchEvent
 from forwarder.model import Attempt, Envelope, Labels, Lease, RouteName, State
 from forwarder.operator.walk import walk
-from forwarder.ports import AuditRow, EventQuery, EventRow, EventTypeRow, ReasonGroup
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from stand_ins.memory_spool import MemorySpool

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from forwarder.archive_port import EventQuery
 from forwarder.clock import SystemClock
 from forwarder.delivery.flights import BatchLimits
 from forwarder.delivery.intake import RequestLimits
@@ -17,7 +18,7 @@ from forwarder.delivery.pacing import Backoff
 from forwarder.delivery.route import Route, make_route
 from forwarder.errors import Unmappable
 from forwarder.model import Delivery, Envelope, Lease, RouteName, State, Totals
-from forwarder.ports import EventQuery, Mapped
+from forwarder.ports import Mapped
 from forwarder.rudderstack.sink import RudderstackSink, WriteKey, framing_bytes
 from forwarder.spool.limits import SpoolLimits
 from forwarder.telemetry.metrics import Metrics

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from forwarder.archive_port import EventDetail, EventRow
 from forwarder.courier.wire import envelope
 from forwarder.errors import RulesInvalid
 from forwarder.mapping.outbound import OutboundMapping
 from forwarder.model import Envelope, Lease, State
 from forwarder.operator.explain import explainer
-from forwarder.ports import EventDetail, EventRow
 
 _CASES: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "vectors" / "courier_webhooks.json").read_text())
 _RULES = '[[rule]]\nset."properties.checked" = true\n'

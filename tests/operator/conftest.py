@@ -18,6 +18,7 @@ import pytest
 import structlog
 from aiohttp import web
 
+from forwarder.archive_port import EventQuery
 from forwarder.courier import wire as courier_wire
 from forwarder.courier.catalogue import Catalogue
 from forwarder.delivery.route_status import Pause, RouteStatus, ScopeStop
@@ -39,7 +40,6 @@ from forwarder.operator.parts import Parts
 from forwarder.operator.people import People
 from forwarder.operator.searching import Searches
 from forwarder.operator.serving import OperatorListener, operator_app
-from forwarder.ports import EventQuery
 from forwarder.rudderstack import wire as rudderstack_wire
 from forwarder.settings.operators import named_token, user_header
 from forwarder.spool.limits import SpoolLimits

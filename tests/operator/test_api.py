@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from forwarder import __version__
+from forwarder.archive_port import EventQuery
 from forwarder.delivery.route_status import ScopeStop
 from forwarder.errors import SpoolClosed
 from forwarder.model import Attempt, RouteName, State
 from forwarder.operator.operation import read
 from forwarder.operator.parameters import Listing
-from forwarder.ports import EventQuery
 
 NOW_MS = 1_800_000_000_000
 

@@ -9,10 +9,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from forwarder.archive_port import EventQuery
 from forwarder.errors import NoSuchEvent, SpoolClosed
 from forwarder.model import State
 from forwarder.operator.pages.dead_letters import reason_mark
-from forwarder.ports import EventQuery
 
 HOSTILE = '<script>alert("x")</script> \u202e\x1b[31m \' "\r\n & </textarea>'
 OUT = "courier_to_rudderstack"

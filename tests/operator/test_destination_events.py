@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from forwarder.archive_port import EventQuery
 from forwarder.clock import SystemClock
 from forwarder.courier.catalogue import Catalogue
 from forwarder.courier.client import CourierClient
 from forwarder.model import HttpRequest, HttpResponse, State
-from forwarder.ports import EventQuery
 
 HOSTILE = '<script>alert("x")</script>'
 PATH = "/destination-events"

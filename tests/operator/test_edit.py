@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forwarder.archive_port import EventDetail, EventQuery, EventRow
 from forwarder.errors import SpoolFull, Unmappable
 from forwarder.model import Delivery, Labels, Lease, RouteName, State
 from forwarder.operator.edits import EDIT_BYTES_MAX, Edits, edited_envelope, edits_of
 from forwarder.operator.explain import explainer
-from forwarder.ports import EventDetail, EventQuery, EventRow, Mapped
+from forwarder.ports import Mapped
 from stand_ins.spool_acts import leased
 
 SENT = {"type": "message:updated", "data": {"id": "m1", "status": "SENT", "recipient": "u1"}}

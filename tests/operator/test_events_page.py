@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 import pytest
 
+from forwarder.archive_port import EventQuery
 from forwarder.errors import SpoolClosed
 from forwarder.model import Attempt, RouteName, State
 from forwarder.operator import searching
-from forwarder.ports import EventQuery
 
 INBOUND = RouteName.RUDDERSTACK_TO_COURIER
 HOSTILE = "\"><script>alert(1)</script>\u202e\u0000\u001b[31m\u2028&amp;'"

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
+from forwarder.archive_port import SpoolFacts
 from forwarder.delivery.route_status import RouteStatus, ScopeStop
 from forwarder.errors import SpoolFull
 from forwarder.model import RouteName, State, Totals
 from forwarder.operator.incidents.incident import Incident
 from forwarder.operator.incidents.keeper import STORE_KEY, Incidents
 from forwarder.operator.incidents.watch import KEPT_MAX, LATE_MS, Watch
-from forwarder.ports import SpoolFacts
 
 ROUTE = RouteName.COURIER_TO_RUDDERSTACK
 NOW_MS = 1_800_000_000_000

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from forwarder.archive_port import AuditRow, EventQuery
 from forwarder.errors import SpoolClosed
 from forwarder.model import State
 from forwarder.operator.pages.bulk import JOBS_KEPT_MAX, Job
-from forwarder.ports import AuditRow, EventQuery
 
 HOSTILE = "<script>alert(1)</script>"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import structlog
 
+from forwarder.archive_port import EventQuery
 from forwarder.model import Envelope, Labels, Lease, RouteName, State, Totals
-from forwarder.ports import EventQuery
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics

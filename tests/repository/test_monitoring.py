@@ -12,10 +12,10 @@ import pytest
 import structlog
 import yaml
 
+from forwarder.archive_port import SpoolFacts
 from forwarder.ingress.routing import ENDPOINT_NAMES
 from forwarder.model import RouteName, Totals
 from forwarder.operator.incidents.traffic import SENDERS_REASONS
-from forwarder.ports import SpoolFacts
 from forwarder.telemetry.collector import TotalsCollector
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter

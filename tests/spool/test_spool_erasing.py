@@ -10,8 +10,8 @@ from typing import Any
 import apsw
 import pytest
 
+from forwarder.archive_port import AuditRow, EventQuery
 from forwarder.model import Attempt, Demand, Envelope, Labels, RouteName, State
-from forwarder.ports import AuditRow, EventQuery
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.spool.sqlite.erasure import erase
 from forwarder.spool.sqlite.label_index import BLOCK_EVENTS

@@ -12,9 +12,9 @@ from typing import Any
 import apsw
 import pytest
 
+from forwarder.archive_port import EventQuery
 from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.model import Envelope, RouteName, State
-from forwarder.ports import EventQuery
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.spool.sqlite.database import DATABASE_NAME

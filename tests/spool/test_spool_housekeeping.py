@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from forwarder.archive_port import AuditRow, EventQuery
 from forwarder.errors import NoSuchEvent, SpoolClosed, SpoolFull
 from forwarder.model import Envelope, Labels, Receipt, RouteName, State
-from forwarder.ports import AuditRow, EventQuery
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.spool.sqlite import known_keys as keys_module

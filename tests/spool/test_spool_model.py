@@ -11,6 +11,7 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from forwarder.archive_port import EventQuery
 from forwarder.errors import NoSuchEvent
 from forwarder.model import (
     Attempt,
@@ -23,7 +24,6 @@ from forwarder.model import (
     Settlement,
     State,
 )
-from forwarder.ports import EventQuery
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics

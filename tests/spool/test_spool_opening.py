@@ -10,9 +10,9 @@ from pathlib import Path
 import apsw
 import pytest
 
+from forwarder.archive_port import EventQuery
 from forwarder.errors import SpoolLocked, SpoolUnusable
 from forwarder.model import Envelope, RouteName
-from forwarder.ports import EventQuery
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.spool.sqlite.database import open_reader
 from forwarder.spool.sqlite.files import LOCK_NAME, FolderLock, Reserve

@@ -3,9 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from forwarder.errors import NoSuchEvent, SpoolClosed
-from forwarder.model import RouteName, State, Totals
-from forwarder.ports import (
+from forwarder.archive_port import (
     AuditRow,
     EventDetail,
     EventPage,
@@ -15,12 +13,14 @@ from forwarder.ports import (
     ReasonGroup,
     SpoolFacts,
 )
+from forwarder.errors import NoSuchEvent, SpoolClosed
+from forwarder.model import RouteName, State, Totals
 from forwarder.spool.limits import SpoolLimits, refusal
 from stand_ins.memory_records import MemoryRecords, Record
 
 
 class MemoryArchive:
-    """Read the records as `ports.Archive` asks."""
+    """Read the records as `archive_port.Archive` asks."""
 
     def __init__(self, records: MemoryRecords, limits: SpoolLimits) -> None:
         self._records = records

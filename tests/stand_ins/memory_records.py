@@ -6,12 +6,8 @@ from itertools import islice
 
 import msgspec
 
+from forwarder.archive_port import AuditRow, EventRow, EventTypeRow
 from forwarder.model import Attempt, Envelope, Labels, Replay, RouteName, State
-from forwarder.ports import (
-    AuditRow,
-    EventRow,
-    EventTypeRow,
-)
 from forwarder.spool.held_leases import BESIDE, FRESH, is_due
 from forwarder.spool.limits import event_bytes
 

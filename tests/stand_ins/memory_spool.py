@@ -46,7 +46,7 @@ def _due_order(record: Record) -> tuple[int, int]:
 
 
 class MemorySpool(MemoryArchive):
-    """A spool and its archive in memory. See `ports.Spool` and `ports.Archive`."""
+    """A spool and its archive in memory. See `ports.Spool` and `archive_port.Archive`."""
 
     name = "spool writer"
 

@@ -1,7 +1,7 @@
 """The totals as metrics."""
 
+from forwarder.archive_port import SpoolFacts
 from forwarder.model import RouteName, Totals
-from forwarder.ports import SpoolFacts
 from forwarder.telemetry.collector import TotalsCollector
 from forwarder.telemetry.metrics import Metrics
 

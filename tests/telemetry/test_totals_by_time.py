@@ -7,8 +7,9 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from forwarder.archive_port import SpoolFacts
 from forwarder.model import RouteName, Totals
-from forwarder.ports import Spool, SpoolFacts
+from forwarder.ports import Spool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import NETWORKS_MAX as COUNTED_MAX
 from forwarder.telemetry.reporter import Reporter

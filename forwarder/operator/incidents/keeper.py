@@ -12,13 +12,13 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from forwarder.archive_port import EventQuery
 from forwarder.errors import ForwarderError
 from forwarder.model import RouteName, State
 from forwarder.operator.incidents.incident import Incident
 from forwarder.operator.incidents.traffic import WINDOW_MS, Own, seen_in_traffic
 from forwarder.operator.incidents.watch import Watch
 from forwarder.operator.parts import Parts
-from forwarder.ports import EventQuery
 from forwarder.telemetry.metrics import INCIDENT_KINDS
 from forwarder.telemetry.totals_by_time import DAY_MS, FIVE_MS, MINUTE_MS
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from forwarder.archive_port import SpoolFacts
 from forwarder.delivery.route_status import RouteStatus
 from forwarder.model import RouteName
 from forwarder.operator.incidents.incident import Incident
-from forwarder.ports import SpoolFacts
 from forwarder.telemetry.totals_by_time import DAY_MS, erased_between
 
 KEPT_MAX: Final = 500

@@ -14,6 +14,7 @@ from typing import Final
 
 from aiohttp import web
 
+from forwarder.archive_port import EventQuery, EventRow
 from forwarder.errors import ForwarderError
 from forwarder.model import State
 from forwarder.operator.acts import FOLLOWED_MAX, FOLLOWED_S, outcome, outcome_words
@@ -22,7 +23,6 @@ from forwarder.operator.pages.render import Renderer
 from forwarder.operator.parameters import ACTION_EVENTS_MAX
 from forwarder.operator.parts import Parts
 from forwarder.operator.walk import walk
-from forwarder.ports import EventQuery, EventRow
 
 JOBS_RUNNING_MAX: Final = 4
 JOBS_KEPT_MAX: Final = 32

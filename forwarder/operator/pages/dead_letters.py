@@ -14,6 +14,7 @@ from typing import Final
 from aiohttp import web
 from msgspec import Struct
 
+from forwarder.archive_port import EventDetail, EventQuery, ReasonGroup
 from forwarder.errors import NoSuchEvent
 from forwarder.model import RouteName, State
 from forwarder.operator import text
@@ -32,7 +33,6 @@ from forwarder.operator.pages.bulk import Act, Job, Jobs
 from forwarder.operator.pages.export import export
 from forwarder.operator.pages.render import Question, Renderer, see_other
 from forwarder.operator.people import who
-from forwarder.ports import EventDetail, EventQuery, ReasonGroup
 
 PATH: Final = "/dead-letters"
 STATES: Final = (State.DEAD, State.UNMAPPED)

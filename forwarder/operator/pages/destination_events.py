@@ -12,6 +12,7 @@ from typing import Final
 from aiohttp import web
 from msgspec import Struct
 
+from forwarder.archive_port import EventQuery, EventRow
 from forwarder.errors import RulesInvalid
 from forwarder.model import RouteName, State
 from forwarder.operator import text
@@ -22,7 +23,6 @@ from forwarder.operator.pages.bulk import Job, Jobs
 from forwarder.operator.pages.overview import endpoint_urls
 from forwarder.operator.pages.render import Question, Renderer, see_other
 from forwarder.operator.people import who
-from forwarder.ports import EventQuery, EventRow
 
 PATH: Final = "/destination-events"
 STUDIO_URL: Final = "https://app.courier.com/automations"

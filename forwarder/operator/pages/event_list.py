@@ -9,6 +9,7 @@ from urllib.parse import quote
 from aiohttp import web
 from msgspec import Struct
 
+from forwarder.archive_port import EventPage, EventQuery
 from forwarder.errors import NoSuchEvent
 from forwarder.model import RouteName, State
 from forwarder.operator import text
@@ -24,7 +25,6 @@ from forwarder.operator.parts import LABEL_CHARACTERS_MAX
 from forwarder.operator.people import who
 from forwarder.operator.searching import Search, Searches
 from forwarder.operator.text import moment
-from forwarder.ports import EventPage, EventQuery
 
 FIELDS: Final = (
     "text", "route", "state", "period", "status", "attempts", "event", "user", "message", "reason", "from", "to"

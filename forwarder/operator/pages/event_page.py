@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
+from forwarder.archive_port import EventDetail, EventRow
 from forwarder.delivery.plan import Fate, Plan
 from forwarder.model import RouteName, State
 from forwarder.operator.acts import Acts
@@ -23,7 +24,6 @@ from forwarder.operator.pages.render import Question, Renderer, see_other
 from forwarder.operator.people import who
 from forwarder.operator.readable import Readable, readable, words_of
 from forwarder.operator.timeline import Moment, timeline_of
-from forwarder.ports import EventDetail, EventRow
 
 _TIMELINE_MAX: Final = 200
 _BESIDE_MAX: Final = 25

@@ -8,11 +8,11 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from forwarder.archive_port import Archive, EventQuery
 from forwarder.errors import ForwarderError, NoSuchEvent
 from forwarder.operator import views
 from forwarder.operator.api_types import Event
 from forwarder.operator.walk import walk
-from forwarder.ports import Archive, EventQuery
 
 _STEP_EVENTS: Final = 500
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from forwarder.archive_port import SpoolFacts
 from forwarder.delivery.route_status import Pause, RouteStatus
 from forwarder.model import RouteName, State
 from forwarder.operator import text
@@ -19,7 +20,6 @@ from forwarder.operator.pages.render import Renderer, see_other
 from forwarder.operator.parameters import OfChart, PauseOf
 from forwarder.operator.parts import OperatedRoute, Parts
 from forwarder.operator.people import who
-from forwarder.ports import SpoolFacts
 from forwarder.telemetry.rates import Rates
 from forwarder.telemetry.totals_by_time import Rejected
 

@@ -16,13 +16,13 @@ from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
 from forwarder import __version__
+from forwarder.archive_port import SpoolFacts
 from forwarder.errors import ForwarderError
 from forwarder.model import RouteName
 from forwarder.operator import text
 from forwarder.operator.operation import fields_of
 from forwarder.operator.parts import Parts
 from forwarder.operator.people import NOBODY, person_of
-from forwarder.ports import SpoolFacts
 
 # Path, name, and the key that follows "g".
 NAVIGATION: Final = (

@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 import apsw
 
+from forwarder.archive_port import AuditRow
 from forwarder.model import State
-from forwarder.ports import AuditRow, Erased
+from forwarder.ports import Erased
 from forwarder.spool.limits import event_bytes
 from forwarder.spool.sqlite.jobs import AwaitedWork
 from forwarder.spool.sqlite.label_index import BLOCK_EVENTS, KIND_MESSAGE, KIND_USER, label_hash

@@ -12,17 +12,12 @@ from typing import TypeVar
 
 import apsw
 
+from forwarder.archive_port import AuditRow
 from forwarder.errors import SpoolClosed, SpoolFull, WorkerEnded
 from forwarder.model import Attempt, Demand, Envelope, Lease, Receipt, RouteName, Settlement
-from forwarder.ports import AuditRow, Clock, Erased
+from forwarder.ports import Clock, Erased
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.sqlite.database import (
-    ReadThread,
-    open_checkpointer,
-    open_folder,
-    prepare_folder,
-    watch_files,
-)
+from forwarder.spool.sqlite.database import ReadThread, open_checkpointer, open_folder, prepare_folder, watch_files
 from forwarder.spool.sqlite.erasure import Eraser, write_line
 from forwarder.spool.sqlite.files import DISK_RETRY_AFTER_S, FolderLock, Reserve, unusable
 from forwarder.spool.sqlite.group_commit import GroupCommit
@@ -258,7 +253,7 @@ class SqliteSpool(SqliteArchive):
     # --- Archive: what `SqliteArchive` does not do ---
 
     async def write_audit(self, row: AuditRow, *, number: int | None = None) -> int:
-        """Add to the audit log; see `ports.Archive.write_audit`."""
+        """Add to the audit log; see `archive_port.Archive.write_audit`."""
         return await self._work.run(partial(write_line, row=row, number=number))
 
     # --- Worker and Probeable ---

@@ -6,11 +6,8 @@ from typing import TypeVar
 
 import apsw
 
-from forwarder.errors import NoSuchEvent, SpoolClosed
-from forwarder.model import RouteName, State, Totals
-from forwarder.ports import (
+from forwarder.archive_port import (
     AuditRow,
-    Clock,
     EventDetail,
     EventPage,
     EventQuery,
@@ -18,6 +15,9 @@ from forwarder.ports import (
     ReasonGroup,
     SpoolFacts,
 )
+from forwarder.errors import NoSuchEvent, SpoolClosed
+from forwarder.model import RouteName, State, Totals
+from forwarder.ports import Clock
 from forwarder.spool.held_leases import earlier
 from forwarder.spool.limits import SpoolLimits, refusal
 from forwarder.spool.sqlite.database import ReadThread
@@ -65,7 +65,7 @@ class Live:
 
 
 class SqliteArchive:
-    """`ports.Archive` of a spool that runs, on a thread of its own, which `SqliteSpool` opens and closes."""
+    """`archive_port.Archive` of a spool that runs, on a thread of its own, which `SqliteSpool` opens and closes."""
 
     _reads: ReadThread
 
@@ -75,11 +75,11 @@ class SqliteArchive:
         self._is_closed = False
 
     async def facts(self) -> SpoolFacts:
-        """Return the spool's state; see `ports.Archive.facts`."""
+        """Return the spool's state; see `archive_port.Archive.facts`."""
         return await self._read(self._facts)
 
     async def events(self, query: EventQuery) -> EventPage:
-        """List events; see `ports.Archive.events`."""
+        """List events; see `archive_port.Archive.events`."""
         return await self._read(lambda connection: search(connection, query, now_s=self._clock.monotonic_s))
 
     async def event(self, sequence: int) -> EventDetail:

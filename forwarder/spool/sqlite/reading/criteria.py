@@ -1,7 +1,7 @@
 """What a query asks of one route's events: along what to walk, what to ask the rows, and where events must stand."""
 
+from forwarder.archive_port import EventQuery
 from forwarder.model import State
-from forwarder.ports import EventQuery
 from forwarder.spool.sqlite.label_index import KIND_EVENT, KIND_MESSAGE, KIND_USER, built_to
 from forwarder.spool.sqlite.reading.standing import Standing
 from forwarder.spool.sqlite.reading.streams import (

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import apsw
 
+from forwarder.archive_port import EventPage, EventQuery, EventRow
 from forwarder.model import State
-from forwarder.ports import EventPage, EventQuery, EventRow
 from forwarder.spool.sqlite.reading.criteria import Criteria
 from forwarder.spool.sqlite.reading.standing import damaged_row, event_row, event_values, standing_of
 from forwarder.spool.sqlite.transaction import (

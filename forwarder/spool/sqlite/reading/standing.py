@@ -7,8 +7,8 @@ from zlib import crc32
 
 import apsw
 
+from forwarder.archive_port import EventDetail, EventRow
 from forwarder.model import Attempt, Labels, State
-from forwarder.ports import EventDetail, EventRow
 from forwarder.spool.sqlite.runs import run_at
 from forwarder.spool.sqlite.transaction import EVENT_TABLES, PENDING, ROUTES, STATES, Reader
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import apsw
 
-from forwarder.ports import EventQuery
+from forwarder.archive_port import EventQuery
 from forwarder.spool.sqlite.label_index import BLOCK_EVENTS, KIND_ROUTE, label_hash
 from forwarder.spool.sqlite.transaction import EVENT_TABLES, Reader
 
