@@ -13,7 +13,6 @@ from forwarder.errors import ForwarderError, RulesInvalid, SettingsInvalid
 
 DONE = 0
 FAILED = 1
-USAGE = 2
 CONFIGURATION = 78
 
 # What cannot be taken back is never what was meant: nobody shall be led to it by a slip.

@@ -23,7 +23,7 @@ from forwarder.operator.acts import Acts
 from forwarder.operator.forgetting import Forget, Forgotten, forget
 from forwarder.operator.incidents.keeper import Incidents
 from forwarder.operator.incidents.traffic import rejected_lately
-from forwarder.operator.linking import doubted
+from forwarder.operator.linking import by_event, doubted, links_to
 from forwarder.operator.openapi import document
 from forwarder.operator.operation import Operation, QueryInvalid, sequence_of
 from forwarder.operator.parameters import (
@@ -119,7 +119,8 @@ class Api:
         """List what was seen, and what it is linked to."""
         parts = self.acts.parts
         rows = await parts.archive.event_types(given.route, limit=given.limit)
-        return told.EventTypes(event_types=[views.event_type(row, parts.links_of(row)) for row in rows])
+        links = by_event(parts.links.rows())
+        return told.EventTypes(event_types=[views.event_type(row, links_to(row, links)) for row in rows])
 
     async def reasons(self, _: web.Request, given: OfReason) -> told.Reasons:
         """Group settled events."""

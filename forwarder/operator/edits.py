@@ -36,14 +36,6 @@ _AUDIT_LOOKED_AT_MAX: Final = 500  # lines: which copy is whose is known for as 
 _REPLACED = re.compile(r"event (\d+) was replaced by event (\d+), an edited copy")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Edited:
-    """What came of it: `sequence` of the copy when it was found again, and whether that very copy was known before."""
-
-    sequence: int | None
-    was_known: bool
-
-
 def editable_text(found: EventDetail) -> str:
     """Return the payload to be edited, indented where it is JSON; raises `QueryInvalid` for what cannot be edited.
 
@@ -86,35 +78,36 @@ def changed_envelope(found: EventDetail, text: str, *, now_ms: int) -> Envelope:
     return envelope
 
 
-async def store_edited(acts: Acts, found: EventDetail, text: str, *, who: str) -> Edited:
+async def store_edited(acts: Acts, found: EventDetail, text: str, *, who: str) -> int | None:
     """Store the copy, discard the original, write down both; raises `QueryInvalid` and `SpoolFull`.
 
-    The copy is stored first: whatever happens between, nothing is lost.
+    Returns the copy's sequence when it was found again. The copy is stored first: whatever happens between, nothing
+    is lost.
     """
     envelope = changed_envelope(found, text, now_ms=acts.parts.clock.wall_ms())
-    receipt = await _stored(acts.parts.spool, envelope)
+    await _store(acts.parts.spool, envelope)
     sequence = await _sequence_of(acts.parts.archive, envelope, after=found.row.sequence)
     original = found.row.sequence
     named = "an edited copy" if sequence is None else f"event {sequence}, an edited copy"
     line = acts.line(who, _ACT, f"event {original} was replaced by {named}")
     await acts.discard([original], line=line)
     await acts.end(line, "stored, the original discarded")
-    return Edited(sequence=sequence, was_known=bool(receipt.duplicates))
+    return sequence
 
 
-async def _stored(spool: Spool, envelope: Envelope) -> Receipt:
-    answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+async def _store(spool: Spool, envelope: Envelope) -> None:
+    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def on_commit(receipt: Receipt) -> None:
+    def on_commit(_: Receipt) -> None:
         if not answer.done():  # it is when nobody waits any more
-            answer.set_result(receipt)
+            answer.set_result(None)
 
     def on_rollback(error: SpoolFull | SpoolClosed) -> None:
         if not answer.done():
             answer.set_exception(error)
 
     spool.append([envelope], on_commit=on_commit, on_rollback=on_rollback)
-    return await answer
+    await answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,11 +73,17 @@ def doubted(links: Sequence[Link], known: Known) -> Sequence[Link]:
 
 
 def by_event(links: Sequence[Link]) -> dict[tuple[str, str], list[Link]]:
-    """Return the links by type and event, as they are seen."""
+    """Return the links by type and event, as they are seen: labels are cut, identify and group have no names."""
     found: defaultdict[tuple[str, str], list[Link]] = defaultdict(list)
     for link in links:
-        found[str(link["type"]), str(link["event"])[:LABEL_CHARACTERS_MAX]].append(link)
+        kind = str(link["type"])
+        found[kind, str(link["event"])[:LABEL_CHARACTERS_MAX] if kind == "track" else kind].append(link)
     return dict(found)
+
+
+def links_to(seen: EventTypeRow, links: Mapping[tuple[str, str], Sequence[Link]]) -> Sequence[Link]:
+    """Return those that an event type which was seen would follow; none for Courier's own events."""
+    return links.get(key_of(seen), ()) if seen.route is _INBOUND else ()
 
 
 def key_of(seen: EventTypeRow) -> tuple[str, str]:
@@ -121,9 +127,9 @@ async def unmapped_rows(parts: Parts) -> Sequence[Row]:
     if not await parts.archive.reasons(_INBOUND, State.UNMAPPED, limit=1):
         return []
     types = await parts.archive.event_types(_INBOUND, limit=TYPES_MAX)
-    links = {key_of(seen): parts.links_of(seen) for seen in types}
+    links = by_event(parts.links.rows())
     rows = await counted(
-        parts, [Row(seen=seen, links=links[key_of(seen)]) for seen in types if key_of(seen)[0] in LINKABLE]
+        parts, [Row(seen=seen, links=links_to(seen, links)) for seen in types if key_of(seen)[0] in LINKABLE]
     )
     waiting = [row for row in rows if row.unmapped is None or row.unmapped.events]
     return sorted(waiting, key=lambda row: -row.unmapped.events if row.unmapped else 1)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from forwarder.archive_port import Archive, EventTypeRow
+from forwarder.archive_port import Archive
 from forwarder.delivery.route_status import RouteStatus
 from forwarder.mapping.link_store import LinkStore
 from forwarder.model import RouteName
@@ -66,14 +66,3 @@ class Parts:
     def setting(self, variable: str) -> str:
         """Return the value in effect as it is shown; "" for none."""
         return next((str(row["value"]) for row in self.settings_rows if row["variable"] == variable), "")
-
-    def links_of(self, seen: EventTypeRow) -> Sequence[Mapping[str, object]]:
-        """Return the links that an event type which was seen would follow; none for Courier's own events."""
-        if seen.route is not RouteName.RUDDERSTACK_TO_COURIER:
-            return []
-        return [row for row in self.links.rows() if row["type"] == seen.type.lower() and _is_named(row, seen)]
-
-
-def _is_named(link: Mapping[str, object], seen: EventTypeRow) -> bool:
-    """Tell whether the link is for events of this name; labels are cut, and identify and group have no names."""
-    return seen.type.lower() != "track" or str(link["event"])[:LABEL_CHARACTERS_MAX] == seen.event

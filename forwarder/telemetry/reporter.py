@@ -5,6 +5,7 @@ No fact is logged once per event at info level.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import structlog
 
@@ -57,6 +58,7 @@ class Reporter:
         # Looked up once: these are counted with every request, or batch.
         self._durations = {route: metrics.request_duration.labels(route.value) for route in RouteName}
         self._latencies = {route: metrics.latency.labels(route.value) for route in RouteName}
+        self._requests, self._settled = cache(metrics.requests.labels), cache(metrics.settled.labels)
         self._received = {route: metrics.received.labels(route.value) for route in RouteName}
         self._duplicates = {route: metrics.duplicates.labels(route.value) for route in RouteName}
 
@@ -109,12 +111,12 @@ class Reporter:
 
     def request_finished(self, route: RouteName, *, verdict: str, duration_s: float) -> None:
         """Count one exchange with the destination."""
-        self.metrics.requests.labels(route.value, verdict).inc()
+        self._requests(route.value, verdict).inc()
         self._durations[route].observe(duration_s)
 
     def events_settled(self, route: RouteName, *, outcome: str, count: int) -> None:
         """Count events that reached a final state."""
-        self.metrics.settled.labels(route.value, outcome).inc(count)
+        self._settled(route.value, outcome).inc(count)
 
     def events_delivered(self, route: RouteName, *, latencies_s: Sequence[float]) -> None:
         """Record how long each delivered event took from acceptance."""

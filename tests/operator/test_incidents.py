@@ -172,7 +172,7 @@ async def test_what_the_disk_refused_is_kept_as_soon_as_it_can_be(world: Any, mo
     world.routes[ROUTE].hold("answered 401")
     with pytest.raises(SpoolFull):
         await world.incidents.look()
-    assert ([one.kind for one in world.incidents.known()], await kept()) == (["hold"], [])
+    assert ([one.kind for one in world.incidents.watch.known], await kept()) == (["hold"], [])
     monkeypatch.setattr(world.spool, "put", put)
     await world.incidents.look()
     assert await kept() == [0]

@@ -252,7 +252,7 @@ async def test_a_person_who_is_erased_is_no_death(world: Any) -> None:
         await world.incidents.look()
     flows = [step.flows[OUTBOUND] for _, step in world.parts.by_time.minutes.between(0, world.clock.now_ms + 1)]
     assert (flows[-1].dead, sum(flow.died for flow in flows)) == (24, 0)
-    assert [(one.kind, one.dead) for one in world.incidents.known()] == [("hold", 0)]
+    assert [(one.kind, one.dead) for one in world.incidents.watch.known] == [("hold", 0)]
     for _ in range(12):
         await world.arrive(user="bob")
     await world.incidents.look()
@@ -261,8 +261,8 @@ async def test_a_person_who_is_erased_is_no_death(world: Any) -> None:
         await world.arrive(user="carl", state=State.DEAD, reason="refused")
     world.clock.now_ms += MINUTE_MS
     await world.incidents.look()
-    assert [(one.kind, one.dead) for one in world.incidents.known()] == [("hold", 11), ("dead", 0)]
-    assert world.incidents.known()[1].cause == "11 events died within ten minutes"
+    assert [(one.kind, one.dead) for one in world.incidents.watch.known] == [("hold", 11), ("dead", 0)]
+    assert world.incidents.watch.known[1].cause == "11 events died within ten minutes"
 
 
 async def test_the_keeper_knows_its_own_alerts(world: Any) -> None:
@@ -320,4 +320,4 @@ async def test_a_gap_is_not_ended_by_the_alert_that_tells_of_it(world: Any) -> N
         world.metrics.answers.add(DOOR, 200, 0.001)
     world.clock.now_ms += 10_000
     await world.incidents.look()
-    assert [(one.kind, one.ended_ms) for one in world.incidents.known()] == [("gap", world.clock.now_ms)]
+    assert [(one.kind, one.ended_ms) for one in world.incidents.watch.known] == [("gap", world.clock.now_ms)]

@@ -63,7 +63,7 @@ class Alerting:
         """Tell one channel what is due, if it may be used now."""
         if not pace.may_tell(now_s=self._clock.monotonic_s()):
             return
-        alert = due(self._incidents.known(), channel.name, instance=self._instance, now_ms=self._clock.wall_ms())
+        alert = due(self._incidents.watch.known, channel.name, instance=self._instance, now_ms=self._clock.wall_ms())
         if alert is None:
             return
         try:

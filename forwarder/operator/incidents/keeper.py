@@ -85,10 +85,6 @@ class Incidents:
             await self._parts.spool.put(ALERTS_KEY, msgspec.json.encode(self._alerts))
         await self.save()
 
-    def known(self) -> Sequence[Incident]:
-        """Return the incidents, oldest first."""
-        return self.watch.known
-
     async def look(self) -> None:
         """Look once."""
         parts = self._parts

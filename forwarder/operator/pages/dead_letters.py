@@ -251,10 +251,10 @@ class DeadLetters:
                 explain = self.acts.parts.explain.get(found.row.route)
                 shown = await asyncio.to_thread(preview, found, envelope, explain)
                 return await self._form(request, found, form.payload, preview=shown, seen=envelope.event_key.hex())
-            edited = await store_edited(self.acts, found, form.payload, who=who(request))
+            copy = await store_edited(self.acts, found, form.payload, who=who(request))
         except QueryInvalid as error:
             return await self._form(request, found, form.payload, problem=str(error))
-        raise see_other(f"/events/{edited.sequence}" if edited.sequence is not None else PATH, did="edited", count=1)
+        raise see_other(PATH if copy is None else f"/events/{copy}", did="edited", count=1)
 
     async def _form(
         self,

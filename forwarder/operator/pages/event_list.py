@@ -170,7 +170,7 @@ class EventList:
             names=sorted({row.event for row in seen}),
             states=[state.value for state in State],
             route_names=[route.value for route in RouteName],
-            rejected=rejected_within_hour(self.acts.parts.by_time),
+            rejected=0 if page.rows else rejected_within_hour(self.acts.parts.by_time),
             older=older,
             newer=newer,
             endpoints=endpoint_urls(self.acts.parts, request),

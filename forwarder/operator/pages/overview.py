@@ -80,7 +80,6 @@ class Overview:
         facts, now_ms = await parts.archive.facts(), parts.clock.wall_ms()
         running = {route.name: route.status() for route in parts.routes}
         of = RANGES[given.range]
-        parts.by_time.read()
         rejected = rejected_lately(parts.by_time)
         return await self.render.page(
             request,
