@@ -1,9 +1,12 @@
-"""How numbers, times and foreign text read on the page. Pure.
+"""How numbers, times and foreign text read on the page, and in a spreadsheet. Pure.
 
 Everything a stranger wrote may hold characters that hide or reorder what is read; they are made visible here.
 Deliberately absent: HTML escaping, which the template engine does to whatever it prints.
 """
 
+import csv
+import io
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -13,6 +16,7 @@ ROUTE_LABELS: Final = {
     RouteName.COURIER_TO_RUDDERSTACK: "Courier → RudderStack",
     RouteName.RUDDERSTACK_TO_COURIER: "RudderStack → Courier",
 }
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _KEPT: Final = frozenset("\n\t")
 # Directional marks and overrides, zero-width space, joiner of words, byte order mark: seen by nobody, and they lie.
 _HIDDEN: Final = frozenset(
@@ -130,3 +134,11 @@ def _is_seen(char: str) -> bool:
 
 def _told(char: str) -> str:
     return f"⟨U+{ord(char):04X}⟩"
+
+
+def csv_row(cells: Iterable[object]) -> bytes:
+    """Write one line (RFC 4180). What a spreadsheet would take for a formula is made text (OWASP, CSV injection)."""
+    texts = ["" if cell is None else str(cell) for cell in cells]
+    line = io.StringIO()
+    csv.writer(line).writerow([f"'{text}" if text.startswith(_FORMULA) else text for text in texts])
+    return line.getvalue().encode("utf-8", "replace")

@@ -1,8 +1,10 @@
 """status, events, replay and discard, on a running daemon and on a stopped one."""
 
 import asyncio
+import csv
 import errno
 import importlib
+import io
 import json
 import socket
 import threading
@@ -24,6 +26,7 @@ from forwarder.cli.exits import CommandFailed
 from forwarder.cli.filters import Moment
 from forwarder.cli.operator_client import OperatorClient, Place
 from forwarder.errors import DaemonUnreachable
+from forwarder.operator.api_types import Event
 
 Shell = Callable[..., Result]
 Daemon = Callable[..., Any]
@@ -131,6 +134,27 @@ def test_events_are_counted_however_listings_are_cut(filled: Shell, daemon: Daem
     assert json.loads(result.stdout) == {"matched": 6}
     result = filled("events", "--user", "nobody", "--count", FORWARDER_OPERATOR_LISTEN=address)
     assert result.stdout == "0\n"
+
+
+@pytest.mark.parametrize("is_running", [False, True], ids=["stopped", "running"])
+def test_whatever_filters_leave_is_exported(
+    filled: Shell, daemon: Daemon, monkeypatch: pytest.MonkeyPatch, *, is_running: bool
+) -> None:
+    """--csv has the columns of the page's export, with and without events; --limit 0 means all, page by page."""
+    environ = {"FORWARDER_OPERATOR_LISTEN": daemon().address} if is_running else {}
+    monkeypatch.setattr("forwarder.cli.events._PAGE", 2)
+    result = filled("events", "--csv", "--limit", "0", **environ)
+    rows = list(csv.DictReader(io.StringIO(result.stdout_bytes.decode(), newline="")))
+    assert [row["message_id"] for row in rows] == ["m6", "m5", "m4", "m3", "m2", "m1"]
+    assert tuple(rows[0]) == Event.__struct_fields__
+    assert rows[5] | {"state": "dead", "reason": "no id", "is_discarded": "False", "retry_at": ""} == rows[5]
+    assert result.stdout_bytes.count(b"\r\n") == len(rows) + 1
+    assert len(_events(filled("events", "--json", "--limit", "0", **environ))) == len(rows)
+    nothing = filled("events", "--csv", "--reason", "never", **environ)
+    assert (nothing.stdout.strip(), nothing.stderr) == (",".join(Event.__struct_fields__), "")
+    for other in ("--json", "--count", "--follow"):
+        refused = filled("events", "--csv", other, **environ)
+        assert (refused.exit_code, f"--csv does not go with {other}" in refused.output) == (2, True)
 
 
 def test_a_bound_that_is_none_is_explained(filled: Shell) -> None:
