@@ -38,6 +38,7 @@ Events = Sequence[dict[str, Any]]
 )
 @STATE
 @narrowing
+@click.option("--not-discarded", "discarded", flag_value="false", help="Without dead events that were discarded.")
 @click.option("--count", "counts", is_flag=True, help="Only say how many there are.")
 @click.option("--limit", type=click.IntRange(0), default=50, show_default=True, help="At most so many; 0: all.")
 @click.option("--follow", is_flag=True, help="Then print new events as they arrive, until Ctrl-C.")

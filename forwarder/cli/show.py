@@ -72,16 +72,21 @@ def event_line(event: Mapping[str, Any], width: int = 0) -> str:
 
     The first columns fit 80 characters; message and reason follow as far as there is room.
     """
+    state = _state(event)
     told = (
         local(event["received_at"])[5:],
         f"{event['sequence']:>7}",
         WAYS.get(event["route"], event["route"]).ljust(8),
-        plain(event["state"], 9),
-        plain(event["event"] or event["type"], 18),
+        state.ljust(9),
+        plain(event["event"] or event["type"], 18 - max(0, len(state) - 9)),
         plain(event["user_id"], 13),
     )
     line = "  ".join((*told, plain(event["message_id"], 24), plain(event["reason"]))).rstrip()
-    return cut(line, width).replace(told[3], coloured(event["state"], 9), 1)
+    return cut(line, width).replace(event["state"], coloured(event["state"]), 1)
+
+
+def _state(event: Mapping[str, Any]) -> str:
+    return f"{event['state']}, discarded" if event["is_discarded"] else str(event["state"])
 
 
 def cut(line: str, width: int = 0) -> str:
@@ -92,9 +97,8 @@ def cut(line: str, width: int = 0) -> str:
 
 def event_lines(event: Mapping[str, Any]) -> Sequence[str]:
     """Write one event whole: facts, attempts newest first with the destination's own words, payload."""
-    discarded = ", discarded" if event["is_discarded"] else ""
     facts = (
-        ("state", coloured(event["state"]) + discarded),
+        ("state", _state(event).replace(event["state"], coloured(event["state"]), 1)),
         ("reason", event["reason"]),
         ("route", event["route"]),
         ("event", event["event"]),
@@ -179,7 +183,7 @@ def _route_lines(route: Mapping[str, Any], earlier: Mapping[str, Any] | None, pa
     if route["open_dead"]:
         lines += [
             click.style(f"  {route['open_dead']} dead to look after", fg="red") + f", {route['discarded']} discarded",
-            "    forwarder events --state dead",
+            f"    forwarder events --state dead --route {WAYS[route['name']]} --not-discarded",
         ]
     if not totals["is_balanced"]:
         lines.append(click.style("  THE TOTALS DO NOT BALANCE: please report this", fg="red"))

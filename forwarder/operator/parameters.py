@@ -85,10 +85,16 @@ class Listing(Narrowed, frozen=True, kw_only=True, forbid_unknown_fields=True, r
     before: Annotated[Number, Meta(description="strictly older sequences: the next page")] | None = None
     after: Annotated[Number, Meta(description="strictly newer sequences: to follow")] | None = None
     limit: Annotated[int, Meta(ge=0, le=500, description="0 counts alone: see `matched`")] = 50
+    discarded: Annotated[bool, Meta(description="false leaves out dead events that were discarded")] = True
 
     def page_query(self) -> EventQuery:
         """Return what to ask the archive for."""
-        return self.query(before_sequence=self.before, after_sequence=self.after, limit=self.limit)
+        return self.query(
+            before_sequence=self.before,
+            after_sequence=self.after,
+            limit=self.limit,
+            has_discarded=self.discarded,
+        )
 
 
 class Selection(Narrowed, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):

@@ -296,6 +296,18 @@ def test_filters_alone_mean_dead_events(filled: Shell, verb: str) -> None:
         assert (refused.exit_code, "give either sequences" in refused.output) == (2, True)
 
 
+def test_discarded_events_are_told_apart(filled: Shell) -> None:
+    """A line says that its dead event is discarded; the command that the status names finds those it counts."""
+    assert filled("discard", "1", "--yes").exit_code == 0
+    hint = next(line for line in filled("status").stdout.splitlines() if "forwarder events --" in line)
+    words = hint.split()[1:]
+    assert filled(*words, "--count").stdout == "2\n"
+    assert {event["sequence"] for event in _events(filled(*words, "--json"))} == {2, 3}
+    lines = filled("events", "--state", "dead").stdout.splitlines()
+    assert ["dead, discarded  Message" in line for line in lines] == [False, False, True]
+    assert len({line.index("u1") for line in lines}) == 1
+
+
 def test_a_time_may_be_how_long_ago() -> None:
     """`1h` is an hour ago; what is no time is wrong usage."""
     now_ms = time.time_ns() // 1_000_000
