@@ -139,8 +139,13 @@ async def _list(search: Search, filters: Filters, *, limit: int, follow: bool, a
         if not search.matched and not as_json:
             click.echo(f"no such events ({search})", err=True)
             if rejected := sum(one["last_hour"] for one in (await client.get("/api/status"))["rejected"]):
-                told = f"{text.plural(rejected, 'request was', 'requests were')} rejected in the last hour"
-                click.echo(f"{told} and are not among the events: forwarder status", err=True)
+                click.echo(rejected_line(rejected), err=True)
+
+
+def rejected_line(count: int) -> str:
+    """Say how many requests were rejected, to who looks for what they held."""
+    told = f"{text.plural(count, 'request was', 'requests were')} rejected in the last hour"
+    return f"{told} and {'is' if count == 1 else 'are'} not among the events: forwarder status"
 
 
 async def _table(search: Search, filters: Filters, *, limit: int, url: str | None) -> None:

@@ -21,7 +21,7 @@ from click.testing import Result
 
 from forwarder import __version__
 from forwarder.cli import show
-from forwarder.cli.events import Lines
+from forwarder.cli.events import Lines, rejected_line
 from forwarder.cli.exits import CommandFailed
 from forwarder.cli.filters import Moment
 from forwarder.cli.operator_client import OperatorClient, Place
@@ -123,6 +123,15 @@ def test_what_was_turned_away_is_said_where_nothing_is_found(turning_away: Shell
     told = turning_away("status").stdout
     assert "rejected 3 in the last hour, 3 in the last day at /inbound/rudderstack: key unknown" in told
     assert "keep naming the old one beside the new until RudderStack has nothing left to deliver" in told
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [(1, "1 request was rejected in the last hour and is"), (2, "2 requests were rejected in the last hour and are")],
+)
+def test_one_request_is_told_as_one(count: int, told: str) -> None:
+    """What was rejected is told with its number."""
+    assert rejected_line(count) == f"{told} not among the events: forwarder status"
 
 
 def test_events_are_counted_however_listings_are_cut(filled: Shell, daemon: Daemon, hurried: Any) -> None:
