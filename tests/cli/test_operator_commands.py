@@ -166,11 +166,21 @@ def test_whatever_filters_leave_is_exported(
         assert (refused.exit_code, f"--csv does not go with {other}" in refused.output) == (2, True)
 
 
-def test_a_bound_that_is_none_is_explained(filled: Shell) -> None:
-    """A status or a number of attempts that cannot be is told with what to write."""
-    result = filled("events", "--attempts", "many")
-    assert result.exit_code == 1
-    assert "attempts is no number: use 503, 3.. (at least), ..5 (at most) or 2..5" in result.stderr
+@pytest.mark.parametrize("command", ["events", "replay"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--attempts", "many"), "attempts is no number: use 1, 3.. (at least), ..5 (at most) or 2..5"),
+        (("--status", "abc"), "status is no number: use 503, 5xx, 400..499 or none"),
+        (("--status", ".."), "status is no number"),
+        (("--attempts", ""), "attempts is no number"),
+    ],
+)
+def test_a_bound_that_is_none_is_wrong_usage(filled: Shell, command: str, words: tuple[str, ...], said: str) -> None:
+    """A status or a number of attempts that cannot be is told with what to write there."""
+    result = filled(command, *words)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())
 
 
 def test_a_wrong_filter_is_wrong_usage(filled: Shell) -> None:
@@ -322,6 +332,7 @@ def test_a_time_may_be_how_long_ago() -> None:
     now_ms = time.time_ns() // 1_000_000
     for text, ago_s in (("90s", 90), ("15m", 900), ("1h", 3_600), ("7d", 604_800)):
         assert 0 <= int(Moment().convert(text, None, None)) - (now_ms - ago_s * 1_000) < 5_000
+    assert Moment().convert("0001-01-01", None, None) == Moment().convert("999999d", None, None) == "0"
     with pytest.raises(click.BadParameter, match="it is no time"):
         Moment().convert("yesterday", None, None)
 
@@ -379,10 +390,14 @@ def test_a_route_is_paused_and_resumed(filled: Shell, daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("--for", "soon"), ("--for", "0m"), ("--until", "noon"), ("--for", "1h", "--until", "2030-01-01")]
+    "words",
+    [
+        *(("--for", "soon"), ("--for", "0m"), ("--for", "366d"), ("--until", "noon"), ("--until", "2026-01-01")),
+        ("--for", "1h", "--until", "2099-01-01"),
+    ],
 )
 def test_the_end_of_a_pause_is_read_before_anything_is_done(filled: Shell, words: tuple[str, ...]) -> None:
-    """A length or a time that is none, or both, is wrong usage."""
+    """A length or a time that is none, over already or too far, or both, is wrong usage."""
     assert filled("pause", "outbound", *words).exit_code == 2
 
 
