@@ -1,4 +1,4 @@
-"""`forwarder replay` and `forwarder discard`: act on events by number, or on all that a state and filters select.
+"""`forwarder replay` and `forwarder discard`: act on events by number, or on all that filters select.
 
 Both count first, ask before they act, work in bounded requests until all of it is done, and say what came of it.
 """
@@ -50,10 +50,12 @@ class Request:
 
     def __post_init__(self) -> None:
         """Refuse a request for nothing, or for two things at once."""
-        if bool(self.sequences) == bool(self.filters.get("state")):
-            raise click.UsageError("give either sequences (as `forwarder events` shows them) or --state")
-        if self.sequences and self.filters:
-            raise click.UsageError("what narrows a selection goes with --state")
+        if bool(self.sequences) == bool(self.filters):
+            raise click.UsageError(
+                "give either sequences (as `forwarder events` shows them), or --state or other filters"
+            )
+        if self.filters:
+            self.filters = {"state": "dead", **self.filters}
 
     async def steps(self, client: OperatorClient, **more: Any) -> AsyncIterator[dict[str, Any]]:
         """Ask step by step until all of it was asked for; what arrives meanwhile is not part of it."""
@@ -77,13 +79,15 @@ class Request:
 @click.command(
     epilog=ending(
         "forwarder replay 1042 1043",
-        'forwarder replay --state dead --reason "no id" --dry-run',
+        'forwarder replay --reason "no id" --dry-run',
         "forwarder replay --state unmapped --event 'Order Completed' --since 2d --yes",
     )
 )
 @SEQUENCES
 @click.option(
-    "--state", type=click.Choice(["dead", "unmapped", "filtered", "delivered"]), help="All events in this state."
+    "--state",
+    type=click.Choice(["dead", "unmapped", "filtered", "delivered"]),
+    help="All events in this state. Default beside other filters: dead.",
 )
 @narrowing
 @click.option("--everything", is_flag=True, help="Also make the calls to Courier again that were made already.")
@@ -105,11 +109,11 @@ def replay(*, sequences: tuple[int, ...], everything: bool, **given: Any) -> Non
 @click.command(
     epilog=ending(
         "forwarder discard 1042",
-        'forwarder discard --state dead --reason "larger than the data plane takes"',
+        'forwarder discard --reason "larger than the data plane takes"',
     )
 )
 @SEQUENCES
-@click.option("--state", type=click.Choice(["dead"]), help="All dead events.")
+@click.option("--state", type=click.Choice(["dead"]), help="All dead events. Implied by other filters.")
 @narrowing
 @DRY_RUN
 @YES

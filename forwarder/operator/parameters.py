@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import force_setattr
 
 from forwarder.archive_port import EventQuery
 from forwarder.model import RouteName, State
@@ -91,7 +92,7 @@ class Listing(Narrowed, frozen=True, kw_only=True, forbid_unknown_fields=True, r
 
 
 class Selection(Narrowed, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):
-    """Which events an act is for: some sequences, or the next of those in a state.
+    """Which events an act is for: some sequences, or the next of those in a state (`dead` where a filter names none).
 
     The latter go oldest first; pass the answer's `next_after` as `after` until it is null.
     """
@@ -111,10 +112,12 @@ class Selection(Narrowed, frozen=True, kw_only=True, forbid_unknown_fields=True,
     def __post_init__(self) -> None:
         """Refuse what names no event, two things at once, or events that this act is not for."""
         Narrowed.__post_init__(self)
-        allowed = self.allowed()
+        allowed, is_narrowed = self.allowed(), bool(Narrowed.__str__(self))
+        if is_narrowed and self.state is None:
+            force_setattr(self, "state", State.DEAD)
         if self.sequences is None and self.state not in allowed:
             raise ValueError(f"give sequences, or a state: one of {', '.join(state.value for state in allowed)}")
-        if self.sequences is not None and Narrowed.__str__(self):
+        if self.sequences is not None and is_narrowed:
             raise ValueError("give either sequences or a state with what narrows it")
 
     def allowed(self) -> Sequence[State]:

@@ -260,6 +260,18 @@ def test_it_asks_before_it_acts(filled: Shell) -> None:
     assert filled("discard", "--state", "dead", "--yes").stdout == "discarded 0\n"
 
 
+@pytest.mark.parametrize("verb", ["replay", "discard"])
+def test_filters_alone_mean_dead_events(filled: Shell, verb: str) -> None:
+    """Any filter of a listing selects without a state: the dead ones; nothing at all, or both ways, is wrong usage."""
+    for words, count in ((("--user", "u1"), 3), (("--reason", "no id"), 2), (("--text", "M2"), 1)):
+        assert json.loads(filled(verb, *words, "--dry-run", "--json").stdout) == {"would_be": count}
+    asked = filled(verb, "--message", "m2", typed="n\n").output
+    assert f"{verb.capitalize()} 1 event, state 'dead', message id 'm2'?" in asked
+    for refusal in ("", "1 --user u1", "1 --state dead"):
+        refused = filled(verb, *refusal.split(), "--dry-run")
+        assert (refused.exit_code, "give either sequences" in refused.output) == (2, True)
+
+
 def test_a_time_may_be_how_long_ago() -> None:
     """`1h` is an hour ago; what is no time is wrong usage."""
     now_ms = time.time_ns() // 1_000_000
