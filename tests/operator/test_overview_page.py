@@ -203,7 +203,9 @@ async def test_a_route_that_does_not_run_cannot_be_paused(world: Any) -> None:
 
 async def test_an_unknown_path_is_a_page_except_below_the_api(world: Any) -> None:
     """People get a page, programs JSON."""
-    assert "There is no page of that name" in await world.page("/nowhere/at/all", status=404)
+    page = await world.page("/nowhere/at/all", status=404)
+    assert "There is no page of that name" in page
+    assert "<title>Page not found · forwarder</title>" in page
     async with world.http.get("/api/nowhere") as answer:
         assert (answer.status, answer.content_type) == (404, "application/json")
 
