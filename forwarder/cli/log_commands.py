@@ -62,7 +62,8 @@ def incident_lines(one: Record) -> list[str]:
     where = show.WAYS.get(one["route"] or "", "new events") + (f" {one['scope']}" if one["scope"] != "route" else "")
     length = f"for {text.span(one['lasted_s'])}" if one["ended_at"] else click.style("goes on", fg="red")
     head = f"{show.local(one['began_at'])}  {one['kind']:<8}  {where:<10}  {length}"
-    below = _below(f"{one['delayed']} delayed, {one['dead']} dead: {one['cause']}")
+    delayed = "" if one["delayed"] is None else f"{one['delayed']} delayed, "
+    below = _below(f"{delayed}{one['dead']} dead: {one['cause']}")
     return [head, *below, *(() if one["ended_at"] else _below(one["remedy"]))]
 
 

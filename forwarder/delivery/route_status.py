@@ -1,5 +1,6 @@
 """What people see of a route's state: plain values, for the page, the API and the service manager."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,6 +49,14 @@ class RouteStatus:
     in_hand: int
     concurrency_limit: int
     pause: Pause | None = None
+
+    @property
+    def troubles(self) -> Sequence[tuple[str, str, str]]:
+        """Return what stands still as (state, group, reason): the route ("") alone, or what does within it."""
+        own = [(self.state, "", self.reason)] if self.state in ("held", "paused", "backing_off") else []
+        if own and self.state != "backing_off":
+            return own
+        return [*own, *((stop.state, stop.scope, stop.reason) for stop in self.families)]
 
 
 _pause = msgspec.json.Decoder(Pause)

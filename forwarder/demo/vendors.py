@@ -58,7 +58,7 @@ class DataPlane:
 
 
 class Courier:
-    """A workspace that does what it is asked, once per idempotency key.
+    """A workspace that does what it is asked, once per idempotency key; a PUT that is repeated changes nothing.
 
     `trouble` is the share of requests that go wrong: a 503 without an effect, or an effect without an answer.
     """
@@ -69,7 +69,7 @@ class Courier:
         self._authorization = f"Bearer {api_key}"
         self._random = random.Random(seed)  # noqa: S311 - a repeatable scenario, not a secret
         self._tenants: dict[str, Json] = {}
-        self._done: set[str] = set()  # idempotency keys
+        self._done: set[str | tuple[str, int]] = set()  # idempotency keys; path and hash of each PUT
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
         """Take one request."""
@@ -79,7 +79,8 @@ class Courier:
         is_troubled = self._random.random() < self.trouble
         if is_troubled and self._random.random() < 0.5:  # noqa: PLR2004 - one half
             return web.Response(status=HTTPStatus.SERVICE_UNAVAILABLE)
-        key = request.headers.get("Idempotency-Key", "") if request.method == "POST" else ""
+        is_put = request.method == "PUT"
+        key = (request.path, hash(text)) if is_put else request.headers.get("Idempotency-Key", "")
         response = self._perform(request, orjson.loads(text) if text else None, is_known=key in self._done)
         if key:
             self._done.add(key)

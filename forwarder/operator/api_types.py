@@ -234,7 +234,9 @@ class Incident(Struct, frozen=True, kw_only=True):
     began_at: Time
     ended_at: Time
     lasted_s: float
-    delayed: Annotated[Count, Meta(description="the most events that were pending meanwhile")]
+    delayed: Annotated[
+        Count | None, Meta(description="the most events that were pending meanwhile; null: not known which")
+    ]
     dead: Annotated[Count, Meta(description="events that died meanwhile")]
 
 

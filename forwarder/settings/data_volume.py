@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from forwarder.settings.settings import Settings
+from forwarder.settings.together import cap_doubts
 
 MOUNTS = Path("/proc/self/mountinfo")  # proc_pid_mountinfo(5)
 _ANONYMOUS = re.compile(r"/volumes/[0-9a-f]{64}(/_data)?$")  # how Docker and Podman name what nobody named
@@ -11,9 +12,9 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def start_doubts(settings: Settings) -> list[str]:
-    """Return what the daemon says at its start: names that are not read, and a data folder that may vanish."""
+    """Return what the daemon says at its start: names not read, a cap without room, a data folder that may vanish."""
     volume = volume_doubt(settings.data_dir) if settings.reading.place else None
-    return [*settings.reading.notices, *([volume] if volume else [])]
+    return [*settings.reading.notices, *cap_doubts(settings), *([volume] if volume else [])]
 
 
 def volume_doubt(folder: Path) -> str | None:

@@ -11,6 +11,7 @@ from forwarder.settings.route_choice import route_problems
 from forwarder.settings.settings import Settings
 
 _TOKEN_CHARACTERS_MIN = 16
+_SPOOL_BYTES_LEAST = 262_144  # an empty spool takes half of it
 _LONGER = "Set a long random one (openssl rand -hex 32)."
 _WHO = frozenset(("FORWARDER_OPERATOR_TOKEN", "FORWARDER_OPERATOR_TOKENS", "FORWARDER_OPERATOR_USER_HEADER"))
 # Tried: after a rotation as it is usually done, 0 of 60 waiting events were accepted.
@@ -80,6 +81,18 @@ def _unusable_proxies(settings: Settings) -> list[str]:
     return list(dict.fromkeys(problem for proxy in used if (problem := proxy.problem())))
 
 
+def cap_doubts(settings: Settings) -> list[str]:
+    """Return why the spool's cap leaves no room for events; it is said at the start, too."""
+    if settings.spool_bytes_max >= _SPOOL_BYTES_LEAST:
+        return []
+    return [
+        (
+            f"FORWARDER_SPOOL_BYTES_MAX ({settings.spool_bytes_max}) is hardly more than an empty spool takes: new "
+            f"events are refused. Set {_SPOOL_BYTES_LEAST} or more."
+        )
+    ]
+
+
 def doubts(settings: Settings) -> list[str]:
     """Return what is allowed but probably not meant, each naming its variable and the remedy."""
     given = settings.given()
@@ -96,7 +109,7 @@ def doubts(settings: Settings) -> list[str]:
             ),
         ),
         (
-            settings.body_bytes_max > settings.spool_bytes_max // 4,
+            settings.body_bytes_max > settings.spool_bytes_max // 4 and not cap_doubts(settings),
             (
                 "FORWARDER_BODY_BYTES_MAX is more than a quarter of FORWARDER_SPOOL_BYTES_MAX: a few requests fill the "
                 "spool. Raise the spool's cap."
@@ -121,4 +134,4 @@ def doubts(settings: Settings) -> list[str]:
             "FORWARDER_LINKS is set but the route rudderstack_to_courier is off: it is not used.",
         ),
     )
-    return [*settings.reading.notices, *(text for is_doubtful, text in judged if is_doubtful)]
+    return [*settings.reading.notices, *cap_doubts(settings), *(text for is_doubtful, text in judged if is_doubtful)]

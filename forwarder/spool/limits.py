@@ -52,9 +52,14 @@ def incoming_bytes(envelopes: Iterable[Envelope]) -> dict[RouteName, int]:
 
 
 def refusal(
-    limits: SpoolLimits, *, unsettled: Mapping[RouteName, int], dead: int, incoming: Mapping[RouteName, int]
+    limits: SpoolLimits, *, used: int, unsettled: Mapping[RouteName, int], dead: int, incoming: Mapping[RouteName, int]
 ) -> str:
-    """Return why `incoming` more bytes do not fit, or "" when they do; all in bytes as `event_bytes` counts them."""
+    """Return why `incoming` more bytes do not fit, or "" when they do or nothing comes.
+
+    All in bytes as `event_bytes` counts them, but for `used`: the bytes of the used pages, with history.
+    """
+    if incoming and used > limits.bytes_max:
+        return "the spool has reached its cap: history is being evicted"
     if incoming and sum(unsettled.values()) + dead + sum(incoming.values()) > limits.bytes_max * EVICTION_FRACTION:
         return "the spool has reached its cap: what waits and what is dead fills it"
     for route, size in incoming.items():

@@ -148,6 +148,7 @@ def test_every_table_fits_eighty_columns() -> None:
     }
     act = {"at": event["received_at"], "action": "discard", "count": many, "who": "alice, cli:root (token, 10.0.0.7)"}
     act |= {"detail": "state=dead " * 20, "outcome": "done"}
+    assert "delayed" not in "".join(incident_lines(incident | {"delayed": None}))
     told = [
         *show.status_lines(status),
         *(show.event_line(one, 80) for one in (event, discarded)),

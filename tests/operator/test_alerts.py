@@ -161,6 +161,13 @@ def test_a_channel_that_fails_is_tried_less_and_less() -> None:
     assert Pace(lambda: 0.0).failed(now_s=0.0) == 1.0
 
 
+def test_what_is_not_known_to_be_delayed_is_left_out() -> None:
+    """Of a refusal, or a group's hold, the alert tells what died alone."""
+    over = incident("refusal", ended_ms=NOW_MS + MINUTE_MS, dead=2)
+    told = Alert(instance="b", at_ms=NOW_MS, began=(), ended=(over,)).lines()
+    assert told[0].endswith("answered 401 (2 dead).")
+
+
 ALERT = Alert(
     instance="bridge-1",
     at_ms=NOW_MS + 5 * MINUTE_MS,

@@ -74,6 +74,27 @@ def test_a_hold_is_one_incident_with_its_length_and_what_it_delayed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("seen", "delayed"),
+    [
+        ((status("held", stop()), facts(pending=9)), 9),
+        ((status("backing_off", stop("backing_off")), facts(pending=9)), 9),
+        ((status(), facts(pending=9, oldest_ms=NOW_MS - LATE_MS)), 9),
+        ((status("running", None, stop(scope="lists")), facts(pending=9)), None),
+        ((status("running", None, stop("backing_off", "replays")), facts(pending=9)), None),
+        ((status(), facts(pending=9, refusal="full")), None),
+    ],
+    ids=["a route held", "a route backing off", "late", "a group held", "replays back off", "a refusal"],
+)
+def test_what_waits_is_counted_only_where_it_waits_for_that(seen: Any, delayed: int | None) -> None:
+    """A group's hold delays its own events alone, and a refusal none that were accepted: their number is not known."""
+    kept = Incident(kind="hold", route=ROUTE, scope="lists", cause="", began_ms=0, delayed=8)
+    watch = Watch([kept])
+    began, _ = watch.look(*seen, now_ms=NOW_MS + 10_000)
+    watch.look(*seen, now_ms=NOW_MS + 11_000)
+    assert [one.delayed for one in began or [kept]] == [delayed]
+
+
+@pytest.mark.parametrize(
     ("seen", "after_ms", "kinds"),
     [
         ((status("backing_off", stop("backing_off")), facts()), 5_000, []),
@@ -150,7 +171,8 @@ def test_a_restart_ends_nothing_that_goes_on() -> None:
         watch = Watch([kept])
         assert watch.look(status(), facts(dead=6), now_ms=NOW_MS) == ([], []), kind
         assert watch.look(*seen, now_ms=NOW_MS + 31_000) == ([], []), kind
-        assert (kept.began_ms, kept.delayed, kept.dead, watch.known) == (0, 9, 2, [kept])
+        delayed = None if kind == "refusal" else 9
+        assert (kept.began_ms, kept.delayed, kept.dead, watch.known) == (0, delayed, 2, [kept])
         assert watch.look(status(), facts(dead=7), now_ms=NOW_MS + 32_000) == ([], [kept]), kind
         assert watch.look(*seen, now_ms=NOW_MS + 33_000)[0] != [], kind
         assert len(watch.look(status(), facts(dead=7), now_ms=NOW_MS + 34_000)[1]) == 1, kind
@@ -163,7 +185,7 @@ async def test_what_the_disk_refused_is_kept_as_soon_as_it_can_be(world: Any, mo
     async def full(*_: object) -> None:
         raise SpoolFull("no room", retry_after_s=1)
 
-    async def kept() -> list[int]:
+    async def kept() -> list[int | None]:
         again = Incidents(world.parts)
         await again.load()
         return [one.delayed for one in again.watch.known]

@@ -70,7 +70,10 @@ async def test_the_summary_says_the_worst_first(world: Any, monkeypatch: pytest.
     assert "<title>(paused) Events" in page.html
     world.routes[INBOUND].hold("answered 401")
     page = await world.get("/")
-    assert "held RudderStack → Courier is held: answered 401; 1 event pending." in page.words
+    assert (
+        "held RudderStack → Courier is held: answered 401; Courier → RudderStack is paused; 1 event pending."
+        in page.words
+    )
     assert "<title>(held) Overview" in page.html
     facts = replace(await world.spool.facts(), is_accepting=False, refusal="storage limit")
 
@@ -79,6 +82,32 @@ async def test_the_summary_says_the_worst_first(world: Any, monkeypatch: pytest.
 
     monkeypatch.setattr(world.spool, "facts", refusing)
     assert "refusing New events are refused: storage limit; 1 event pending." in (await world.get("/")).words
+
+
+async def test_a_group_that_stands_still_is_its_routes_trouble(world: Any) -> None:
+    """A hold of one rate-limit group is in the sentence, the title and the icon; a back-off in the sentence alone."""
+    answered = ScopeStop(scope="automations", state="held", reason="answered 403", since_ms=0, next_try_ms=0)
+    world.routes[INBOUND].families = (answered,)
+    await world.arrive(route=INBOUND)
+    page = await world.get("/")
+    assert "held RudderStack → Courier (automations) is held: answered 403; 1 event pending." in page.words
+    assert "Both routes run" not in page.words
+    assert "<title>(held) Overview" in page.html
+    assert 'href="/static/alarm.svg"' in page.html
+    world.routes[INBOUND].families = (replace(answered, state="backing_off"), replace(answered, scope="lists"))
+    world.routes[OUTBOUND].hold("answered 401")
+    told = (
+        "held Courier → RudderStack is held: answered 401; RudderStack → Courier (lists) is held: answered 403; "
+        "RudderStack → Courier (automations) backs off: answered 403; 1 event pending."
+    )
+    assert told in (await world.get("/")).words
+    await world.routes[OUTBOUND].resume(who="me")
+    world.routes[INBOUND].families = (replace(answered, state="backing_off"),)
+    page = await world.get("/")
+    assert "backing off RudderStack → Courier (automations) backs off: answered 403" in page.words
+    assert "<title>Overview" in page.html
+    world.routes[INBOUND].state = "paused"
+    assert "paused RudderStack → Courier is paused; 1 event pending." in (await world.get("/")).words
 
 
 async def test_discarded_events_are_nothing_to_do(world: Any) -> None:
@@ -174,7 +203,9 @@ async def test_a_route_that_does_not_run_cannot_be_paused(world: Any) -> None:
 
 async def test_an_unknown_path_is_a_page_except_below_the_api(world: Any) -> None:
     """People get a page, programs JSON."""
-    assert "There is no page of that name" in await world.page("/nowhere/at/all", status=404)
+    page = await world.page("/nowhere/at/all", status=404)
+    assert "There is no page of that name" in page
+    assert "<title>Page not found · forwarder</title>" in page
     async with world.http.get("/api/nowhere") as answer:
         assert (answer.status, answer.content_type) == (404, "application/json")
 

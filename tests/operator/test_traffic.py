@@ -292,7 +292,7 @@ async def test_rejected_senders_are_told_with_what_to_do(world: Any) -> None:
     world.clock.now_ms += 10_000
     await world.incidents.look()
     (one,) = (await world.api("/api/incidents"))["incidents"]
-    assert (one["kind"], one["scope"], one["delayed"]) == ("rejected", "/inbound/rudderstack", 0)
+    assert (one["kind"], one["scope"], one["delayed"]) == ("rejected", "/inbound/rudderstack", None)
     assert one["cause"] == "6 requests were turned away within ten minutes, most for: key unknown"
     for words in ((await world.get("/incidents")).words, (await world.get("/")).words, one["remedy"]):
         assert "keep naming the old one beside the new until RudderStack has nothing left to deliver" in words

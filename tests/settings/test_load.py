@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from forwarder.errors import SettingsInvalid
 from forwarder.model import RouteName
 from forwarder.settings import Address, Settings, load
+from forwarder.settings.data_volume import start_doubts
 from forwarder.settings.sources import SECRETS_DIR, Found, Origin
 from forwarder.settings.together import doubts
 from forwarder.settings.values import address, addresses, secret_list
@@ -363,6 +364,7 @@ def test_a_json_array_carries_any_secret(secrets: list[str]) -> None:
         ({"COURIER_API_KEY": "k"}, "FORWARDER_INBOUND_KEYS is not"),
         ({"FORWARDER_SIGNATURE_AGE_MAX_S": "700000"}, "FORWARDER_SIGNATURE_AGE_MAX_S"),
         ({"FORWARDER_SPOOL_BYTES_MAX": "1000000"}, "FORWARDER_BODY_BYTES_MAX"),
+        ({"FORWARDER_SPOOL_BYTES_MAX": "262143"}, "FORWARDER_SPOOL_BYTES_MAX (262143) is hardly more than an empty"),
         ({"FORWARDER_OPERATOR_TOKEN": "short"}, "FORWARDER_OPERATOR_TOKEN"),
         ({"FORWARDER_LINKS": __file__}, "FORWARDER_LINKS"),
         (
@@ -375,6 +377,13 @@ def test_doubtful_combinations_are_warned_of(environ: dict[str, str], said: str,
     """What is allowed but probably not meant is a warning of the check, naming its variable."""
     (doubt,) = doubts(load(_OUTBOUND | environ, tmp_path))
     assert said in doubt
+
+
+@pytest.mark.parametrize(("cap", "count"), [("262143", 1), ("262144", 0)])
+def test_a_cap_without_room_is_said_at_the_start(cap: str, count: int, tmp_path: Path) -> None:
+    """What an empty spool fills is no cap to start with silently."""
+    told = start_doubts(load(_OUTBOUND | {"FORWARDER_SPOOL_BYTES_MAX": cap}, tmp_path))
+    assert sum("FORWARDER_SPOOL_BYTES_MAX" in doubt for doubt in told) == count
 
 
 def test_a_plain_setup_has_no_doubts(tmp_path: Path) -> None:

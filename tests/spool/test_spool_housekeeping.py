@@ -361,6 +361,24 @@ async def test_the_cap_is_reported_once(open_sqlite: OpenSqlite, make_envelope: 
     assert [fact.split(":")[0] for fact in reporter.facts if "yielded" not in fact] == ["refusing", "accepting"]
 
 
+async def test_history_above_the_cap_is_told_as_long_as_it_refuses(
+    open_sqlite: OpenSqlite, make_envelope: MakeEnvelope, reporter: Any
+) -> None:
+    """Where the file itself is above the cap, the facts say what the sender was told; an append that fits ends it."""
+    spool = await open_sqlite(limits=SpoolLimits(bytes_max=40_000))
+    assert (await spool.facts()).is_accepting  # nobody was refused yet
+    with pytest.raises(SpoolFull) as refused:
+        await stored(spool, [make_envelope(1)])
+    facts = await spool.facts()
+    assert (facts.is_accepting, facts.refusal) == (False, str(refused.value))
+    assert reporter.facts == [f"refusing: {facts.refusal}"]
+    await spool.close()
+    spool = await open_sqlite(limits=SpoolLimits(bytes_max=262_144))
+    await stored(spool, [make_envelope(1)])
+    facts = await spool.facts()
+    assert (facts.is_accepting, facts.refusal) == (True, "")
+
+
 async def test_a_text_search_reads_what_can_be_read(open_sqlite: OpenSqlite, make_envelope: MakeEnvelope) -> None:
     """Text is found in payloads together with other filters, and tailing finds it too."""
     spool = await open_sqlite()

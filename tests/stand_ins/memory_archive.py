@@ -35,7 +35,9 @@ class MemoryArchive:
     def refusal_of(self, incoming: Mapping[RouteName, int]) -> str:
         """Return why an append of so much would be refused now, or ""."""
         records = self._records
-        return refusal(self._limits, unsettled=records.unsettled_bytes, dead=records.dead_bytes, incoming=incoming)
+        unsettled, dead = records.unsettled_bytes, records.dead_bytes
+        # Its history makes room at once, so that it is never what refuses.
+        return refusal(self._limits, used=0, unsettled=unsettled, dead=dead, incoming=incoming)
 
     async def facts(self) -> SpoolFacts:
         """Return the state."""

@@ -50,7 +50,7 @@ class Alert:
             *(f"Since {_at(one.began_ms)}: {one.words}: {one.cause}. {one.remedy}" for one in self.began),
             *(
                 f"Over since {_at(one.ended_ms or self.at_ms)}, after {span(one.lasted_ms(now_ms=self.at_ms) / 1000)}: "
-                f"{one.words}: {one.cause} ({plural(one.delayed, 'event')} delayed, {one.dead} dead)."
+                f"{one.words}: {one.cause} ({one.cost})."
                 for one in self.ended
             ),
         ]

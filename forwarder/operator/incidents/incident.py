@@ -5,7 +5,7 @@ from typing import Final
 import msgspec
 
 from forwarder.model import RouteName
-from forwarder.operator.text import ROUTE_LABELS
+from forwarder.operator.text import ROUTE_LABELS, plural
 from forwarder.settings.together import KEEP_OLD_INBOUND_KEYS
 
 Key = tuple[str, RouteName | None, str]
@@ -50,7 +50,7 @@ class Incident(msgspec.Struct, kw_only=True, omit_defaults=True):
     cause: str  # no payload
     began_ms: int
     ended_ms: int | None = None
-    delayed: int = 0  # the most events that were pending meanwhile
+    delayed: int | None = None  # the most events that were pending meanwhile; None: not known which waited for this
     dead: int = 0  # events that died meanwhile
     dead_before: int = 0
     told: list[str] = []  # alert channels that know of its beginning
@@ -72,6 +72,12 @@ class Incident(msgspec.Struct, kw_only=True, omit_defaults=True):
         group = f" ({self.scope})" if self.scope not in ("", "route") else ""
         where = f"{ROUTE_LABELS[self.route]}{group}" if self.route else ""
         return _WORDS[self.kind].format(where=where, scope=self.scope)
+
+    @property
+    def cost(self) -> str:
+        """Say what it cost, as far as that is known."""
+        delayed = "" if self.delayed is None else f"{plural(self.delayed, 'event')} delayed, "
+        return f"{delayed}{self.dead} dead"
 
     def lasted_ms(self, *, now_ms: int) -> int:
         """Return how long it was, or has been so far; a clock that was set back makes nothing negative."""

@@ -11,7 +11,7 @@ from forwarder.telemetry.totals_by_time import DAY_MS, erased_between
 
 KEPT_MAX: Final = 500
 LATE_MS: Final = 300_000
-_DELAYING: Final = frozenset({"hold", "back_off", "refusal", "late"})  # of the rest, the senders hold the events
+_DELAYING: Final = frozenset({"hold", "back_off", "late"})  # a whole route; of the rest, the senders hold the events
 # After a start it is not known yet whether what was open goes on: a route has to try first, an append to be refused.
 _UNKNOWN_MS: Final = 60_000
 # A hold is one from its first second; a back-off of less than this is daily life.
@@ -25,7 +25,7 @@ class Watch:
         self.known = list(known)  # oldest first
         self.open = {one.key: one for one in known if one.ended_ms is None}
         self._kept_ms = kept_ms
-        self._unknown = {key for key, one in self.open.items() if one.kind in _DELAYING}
+        self._unknown = {key for key, one in self.open.items() if one.kind in _DELAYING or one.kind == "refusal"}
         self._first_look_ms: int | None = None
         self._facts: SpoolFacts | None = None
 
@@ -54,8 +54,8 @@ class Watch:
             one.dead_before += sum(
                 erased_between(before, facts, name) for name in RouteName if one.route in (None, name)
             )
-            if one.kind in _DELAYING:
-                one.delayed = max(one.delayed, _pending(facts, one.route))
+            is_counted = one.kind in _DELAYING and one.scope == "route"
+            one.delayed = max(one.delayed or 0, _pending(facts, one.route)) if is_counted else None
             one.dead = max(one.dead, _dead(facts, one.route) - one.dead_before)
         kept = [one for one in self.known if one.ended_ms is None or one.ended_ms > now_ms - self._kept_ms]
         self.known = [*kept, *began][-KEPT_MAX:]

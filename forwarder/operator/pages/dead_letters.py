@@ -32,11 +32,11 @@ from forwarder.operator.operation import FORM, MULTIPART, Operation, QueryInvali
 from forwarder.operator.pages.bulk import Act, Job, Jobs
 from forwarder.operator.pages.export import export
 from forwarder.operator.pages.render import Question, Renderer, see_other
+from forwarder.operator.parameters import Narrowed
 from forwarder.operator.people import who
 
 PATH: Final = "/dead-letters"
-STATES: Final = (State.DEAD, State.UNMAPPED)
-_GROUPS_MAX: Final = 100  # shown, per route and state
+_GROUPS_MAX: Final = 100  # shown, per route
 _GROUPS_LOOKED_AT_MAX: Final = 1_000  # their order may change between a page and its forms
 _SAMPLES_MAX: Final = 20  # read with their payload; the other groups link to theirs
 _EXCERPT_CHARACTERS: Final = 1_200
@@ -45,7 +45,6 @@ _EXCERPT_CHARACTERS: Final = 1_200
 class GroupForm(Struct, frozen=True, kw_only=True):
     """Which group is meant: `group` names the reason, as the page's forms do. Without `confirmed` the answer asks."""
 
-    state: State | None = None
     route: RouteName | None = None
     group: str = ""
     confirmed: str = ""
@@ -66,10 +65,9 @@ class Confirmed(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Events of one route that ended for one reason, with the newest of them as a sample."""
+    """Dead events of one route and one reason, with the newest of them as a sample."""
 
     route: RouteName
-    state: State
     seen: ReasonGroup
     sample: EventDetail | None = None
     excerpt: str = ""
@@ -79,17 +77,10 @@ class Group:
         """Name the reason in forms: its text may hold what a form does not send back as it was."""
         return reason_mark(self.seen.reason)
 
-    def __str__(self) -> str:
-        """Name it for the audit log."""
-        return f"state={self.state.value} route={self.route.value} reason={self.seen.reason}"
-
-    def logged(self) -> str:
-        """Name it for the log: a reason may quote the destination, which may quote a payload."""
-        return f"state={self.state.value} route={self.route.value} reason=…"
-
-    def query(self) -> EventQuery:
+    @property
+    def selection(self) -> Narrowed:
         """Select it."""
-        return EventQuery(route=self.route, state=self.state, reason=self.seen.reason)
+        return Narrowed(route=self.route, state=State.DEAD, reason=self.seen.reason)
 
     def count_words(self) -> str:
         """Say how many events it holds."""
@@ -128,17 +119,15 @@ class DeadLetters:
         return await self.render.page(
             request,
             "dead_letters.html",
-            dead=await self._groups(State.DEAD),
+            dead=await self._groups(),
             unmapped=await unmapped_rows(self.acts.parts),
             path=PATH,
             running=self.jobs.running(),
         )
 
     async def export(self, request: web.Request, chosen: GroupForm) -> web.StreamResponse:
-        """Hand out a group, or all of a state."""
-        if chosen.state not in STATES:
-            raise QueryInvalid("state is missing: use dead or unmapped")
-        query = (await self._chosen(chosen)).query() if chosen.group else EventQuery(state=chosen.state)
+        """Hand out a group, or all."""
+        query = (await self._chosen(chosen)).selection.query() if chosen.group else EventQuery(state=State.DEAD)
         return await export(request, self.acts.parts.archive, query)
 
     # --- acting on a group ---
@@ -155,14 +144,12 @@ class DeadLetters:
         )
         if (asked := await self.render.ask(request, question)) is not None:
             return asked
-        line = self.acts.line(who(request), "replay", str(one), logged=one.logged())
+        line = self.acts.line(who(request), "replay", str(one.selection), logged=one.selection.logged())
         raise self._started(one, partial(self.acts.replay, line=line), line, did="replayed", doing="Replaying")
 
     async def discard(self, request: web.Request, chosen: GroupForm) -> web.StreamResponse:
         """Discard a group, once the person said yes."""
         one = await self._chosen(chosen)
-        if one.state is not State.DEAD:
-            raise QueryInvalid("only dead events can be discarded")
         question = Question(
             title="Discard this group?",
             text=f"{one.count_words()} on {text.ROUTE_LABELS[one.route]} will be put aside: “{one.seen.reason}”. "
@@ -173,7 +160,7 @@ class DeadLetters:
         )
         if (asked := await self.render.ask(request, question)) is not None:
             return asked
-        line = self.acts.line(who(request), "discard", str(one), logged=one.logged())
+        line = self.acts.line(who(request), "discard", str(one.selection), logged=one.selection.logged())
         raise self._started(one, partial(self.acts.discard, line=line), line, did="discarded", doing="Discarding")
 
     def _started(self, one: Group, act: Act, line: Line, *, did: str, doing: str) -> web.HTTPSeeOther:
@@ -185,30 +172,30 @@ class DeadLetters:
             is_followed=did == "replayed",
             started_at_ms=self.acts.parts.clock.wall_ms(),
         )
-        return see_other(self.jobs.start(job, one.query(), act, on_end=partial(self.acts.end, line)).path)
+        return see_other(self.jobs.start(job, one.selection.query(), act, on_end=partial(self.acts.end, line)).path)
 
     async def _chosen(self, chosen: GroupForm) -> Group:
         """Return the group that a form or a link names; raises `QueryInvalid`."""
-        if chosen.state not in STATES or chosen.route is None:
-            raise QueryInvalid("name the group: state (dead or unmapped), route and group, as the page's forms do")
-        groups = await self.acts.parts.archive.reasons(chosen.route, chosen.state, limit=_GROUPS_LOOKED_AT_MAX)
+        if chosen.route is None:
+            raise QueryInvalid("name the group: route and group, as the page's forms do")
+        groups = await self.acts.parts.archive.reasons(chosen.route, State.DEAD, limit=_GROUPS_LOOKED_AT_MAX)
         for seen in groups:
             if reason_mark(seen.reason) == chosen.group:
-                return Group(route=chosen.route, state=chosen.state, seen=seen)
+                return Group(route=chosen.route, seen=seen)
         raise QueryInvalid("this group is empty by now: its events were replayed or discarded meanwhile")
 
-    async def _groups(self, state: State) -> Sequence[Group]:
+    async def _groups(self) -> Sequence[Group]:
         archive = self.acts.parts.archive
         groups = [
-            (route, seen) for route in RouteName for seen in await archive.reasons(route, state, limit=_GROUPS_MAX)
+            (route, seen) for route in RouteName for seen in await archive.reasons(route, State.DEAD, limit=_GROUPS_MAX)
         ]
         groups.sort(key=lambda one: (-one[1].count, one[1].reason))
         return [
-            await self._group(route, state, seen, is_sampled=index < _SAMPLES_MAX)
+            await self._group(route, seen, is_sampled=index < _SAMPLES_MAX)
             for index, (route, seen) in enumerate(groups)
         ]
 
-    async def _group(self, route: RouteName, state: State, seen: ReasonGroup, *, is_sampled: bool) -> Group:
+    async def _group(self, route: RouteName, seen: ReasonGroup, *, is_sampled: bool) -> Group:
         sample = None
         if is_sampled:
             try:
@@ -216,7 +203,7 @@ class DeadLetters:
             except NoSuchEvent:
                 sample = None  # it was replayed or purged since the groups were read
         payload = sample.payload if sample is not None else None
-        return Group(route=route, state=state, seen=seen, sample=sample, excerpt=_excerpt(payload))
+        return Group(route=route, seen=seen, sample=sample, excerpt=_excerpt(payload))
 
     # --- one event ---
 

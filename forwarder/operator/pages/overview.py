@@ -33,6 +33,7 @@ _HELD: Final = {
     RouteName.COURIER_TO_RUDDERSTACK: "Check RUDDERSTACK_WRITE_KEY and RUDDERSTACK_DATA_PLANE_URL, and the source.",
     RouteName.RUDDERSTACK_TO_COURIER: "Check COURIER_API_KEY and COURIER_API_URL, and what the key may do.",
 }
+_STANDS: Final = {"held": "is held", "paused": "is paused", "backing_off": "backs off"}  # the worst first
 _GROUPS_MAX: Final = 100
 _INCIDENTS_SHOWN: Final = 3
 _INCIDENTS_MARKED: Final = 50
@@ -169,15 +170,19 @@ def summary(running: Mapping[str, RouteStatus], facts: SpoolFacts) -> Summary:
     waits = f"{text.plural(pending, 'event')} pending" if pending else "queue empty"
     if not facts.is_accepting:
         return Summary(state="refusing", text=f"New events are refused: {facts.refusal}; {waits}.")
-    for state, words in (("held", "is held"), ("paused", "is paused"), ("backing_off", "backs off")):
-        still = [text.ROUTE_LABELS[RouteName(name)] for name, status in running.items() if status.state == state]
-        if still:
-            why = next(status.reason for status in running.values() if status.state == state)
-            return Summary(state=state, text=f"{' and '.join(still)} {words}{f': {why}' if why else ''}; {waits}.")
+    troubles = [(RouteName(name), *one) for name, status in running.items() for one in status.troubles]
+    if troubles:
+        troubles.sort(key=lambda one: tuple(_STANDS).index(one[1]))
+        return Summary(state=troubles[0][1], text=f"{'; '.join(_trouble(*one) for one in troubles)}; {waits}.")
     if not running:
         return Summary(state="off", text="No route runs.")
     which = "Both routes run" if len(running) > 1 else f"{text.ROUTE_LABELS[RouteName(next(iter(running)))]} runs"
     return Summary(state="running", text=f"{which}; {waits}.")
+
+
+def _trouble(name: RouteName, state: str, group: str, reason: str) -> str:
+    where = f"{text.ROUTE_LABELS[name]} ({group})" if group else text.ROUTE_LABELS[name]
+    return f"{where} {_STANDS[state]}{f': {reason}' if reason else ''}"
 
 
 def advice(name: RouteName, status: RouteStatus | None) -> str:

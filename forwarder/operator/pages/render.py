@@ -82,7 +82,7 @@ class Renderer:
         """Return in one word what a person must see before anything else; "" for nothing."""
         if facts is not None and not facts.is_accepting:
             return "refusing"
-        states = {route.status().state for route in self._parts.routes}
+        states = {state for route in self._parts.routes for state, _, _ in route.status().troubles}
         return next((state for state in ("held", "paused") if state in states), "")
 
     async def page(self, request: web.Request, template: str, *, status: int = 200, **context: object) -> web.Response:

@@ -97,11 +97,10 @@ class _Taking:
         transaction = self._transaction
         if not batch:
             return ""
-        if transaction.memory.used_bytes > transaction.limits.bytes_max:
-            return "the spool has reached its cap: history is being evicted"
         unsettled = {name: transaction.balance(code, Account.UNSETTLED_BYTES) for name, code in ROUTE_CODES.items()}
         dead = sum(transaction.balance(route, Account.DEAD_BYTES) for route in (0, 1))
-        return refusal(transaction.limits, unsettled=unsettled, dead=dead, incoming=incoming_bytes(batch))
+        used, incoming = transaction.memory.used_bytes, incoming_bytes(batch)
+        return refusal(transaction.limits, used=used, unsettled=unsettled, dead=dead, incoming=incoming)
 
     def _count(self) -> None:
         """Add what was stored since the last call to the totals."""

@@ -140,12 +140,13 @@ class SqliteArchive:
     def _facts(self, connection: Reader) -> SpoolFacts:
         live = self._live()
         amounts = live.totals
-        reason = live.refusal or _cap_refusal(live)
+        used = used_bytes(connection)
+        reason = live.refusal or _cap_refusal(live, used)
         dead = {
             route: (kept, put_aside) for route, kept, put_aside in connection.execute(_DEAD, (STATE_CODES[State.DEAD],))
         }
         return SpoolFacts(
-            size_bytes=used_bytes(connection),
+            size_bytes=used,
             cap_bytes=live.limits.bytes_max,
             unsettled_bytes={name: amounts.get((code, Account.UNSETTLED_BYTES), 0) for name, code in _codes()},
             totals={name: _totals(amounts, code) for name, code in _codes()},
@@ -160,10 +161,10 @@ class SqliteArchive:
         )
 
 
-def _cap_refusal(live: Live) -> str:
+def _cap_refusal(live: Live, used: int) -> str:
     unsettled = {name: live.totals.get((code, Account.UNSETTLED_BYTES), 0) for name, code in _codes()}
     dead = sum(live.totals.get((code, Account.DEAD_BYTES), 0) for _, code in _codes())
-    return refusal(live.limits, unsettled=unsettled, dead=dead, incoming=live.refused)
+    return refusal(live.limits, used=used, unsettled=unsettled, dead=dead, incoming=live.refused)
 
 
 def _codes() -> list[tuple[RouteName, int]]:
