@@ -42,6 +42,7 @@ class Request:
     sequences: tuple[int, ...]
     filters: Mapping[str, str]
     everything: bool = False  # of a replay
+    is_left: bool = False  # to a daemon that is stopped
     total: int = 0
     done: int = 0
     moved: list[int] = field(default_factory=list)
@@ -166,6 +167,7 @@ def _act(
 
 async def _done(request: Request, *, dry_run: bool, yes: bool, url: str | None, wait_s: float) -> None:
     async with operator(url) as client:
+        request.is_left = request.verb == "replay" and not client.is_running
         async for step in request.steps(client, dry_run=True):
             request.total += step[request.did]
         if dry_run or not (request.total or request.sequences):
@@ -177,7 +179,7 @@ async def _done(request: Request, *, dry_run: bool, yes: bool, url: str | None, 
                 request.done += step[request.did]
                 request.moved += step.get("sequences", ())[: _FOLLOWED_MAX - len(request.moved)]
                 bar.update(step[request.did])
-        if request.verb == "replay" and client.is_running:
+        if request.verb == "replay" and not request.is_left:
             await _follow(client, request, wait_s)
 
 
@@ -216,6 +218,8 @@ def _question(request: Request) -> str:
 
 def _in_words(request: Request) -> str:
     said = f"{request.did} {request.done}"
+    if request.is_left and request.done:
+        return f"{said}: pending until the daemon is started (forwarder run)"
     if not request.outcome:
         return said
     again = {"dead", "unmapped"}
@@ -231,6 +235,8 @@ def _in_words(request: Request) -> str:
 
 def _as_json(request: Request, remaining: int) -> str:
     said: dict[str, Any] = {request.did: request.done}
+    if request.is_left and request.done:
+        said["outcome"] = {"pending": request.done}
     if request.outcome:
         said["outcome"] = dict(request.outcome)
         if len(request.moved) < request.done:

@@ -17,15 +17,17 @@ import click
 from forwarder.cli.check_vendors import courier_lists
 from forwarder.cli.exits import FAILED, CommandFailed, ending
 from forwarder.cli.filters import RouteWord
-from forwarder.cli.options import command_settings
+from forwarder.cli.links_command import links_in, rows_of
+from forwarder.cli.options import URL, command_settings
 from forwarder.clock import SystemClock
 from forwarder.courier import wire as courier_wire
 from forwarder.courier.catalogue import Known
-from forwarder.errors import Unmappable
+from forwarder.errors import DaemonUnreachable, Unmappable
 from forwarder.ingress import elements
 from forwarder.ingress.cutting import array_of, at_once
 from forwarder.ingress.elements import Element, NotJson, TooManyElements
 from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack
+from forwarder.mapping.links import Links
 from forwarder.mapping.rudderstack_to_courier import RudderstackToCourier
 from forwarder.model import Delivery, Filtered, Lease, RouteName, Unmapped
 from forwarder.rudderstack import wire
@@ -65,6 +67,7 @@ _NO_OBJECT = MappingProxyType({"outcome": "dead", "reason": "not a JSON object"}
     help="Compare with this JSON file: exit 1 and a diff when it differs.",
 )
 @click.option("--connect", is_flag=True, help="Also say what speaks against a call's target by Courier's own lists.")
+@URL
 @click.argument("file", type=click.File("rb"))
 @click.pass_context
 def map_(
@@ -75,17 +78,19 @@ def map_(
     received_at: datetime | None,
     expect: Path | None,
     connect: bool,
+    url: str | None,
     file: BinaryIO,
 ) -> None:
     """Print what would be sent for the event in FILE (- for standard input).
 
-    Uses FORWARDER_EVENT_NAMES, FORWARDER_EVENTS and FORWARDER_RULES outbound, FORWARDER_LINKS and
-    FORWARDER_INBOUND_MODE inbound. FILE holds one JSON object, or an array of them, which prints an array.
+    Uses FORWARDER_EVENT_NAMES, FORWARDER_EVENTS and FORWARDER_RULES outbound; inbound FORWARDER_INBOUND_MODE,
+    FORWARDER_LINKS and the stored links, as `forwarder links list` finds them. FILE holds one JSON object, or an
+    array of them, which prints an array.
     """
     if source is not None and source not in _SOURCES[route]:
         raise click.UsageError(f"--source {source} is no endpoint of {route}: {', '.join(_SOURCES[route])}")
     at_ms = round(received_at.replace(tzinfo=UTC).timestamp() * 1000) if received_at else time.time_ns() // 1_000_000
-    mapped = _mapped(file, route, source, at_ms)
+    mapped = _mapped(file, route, source, at_ms, url)
     if connect and route == INBOUND:
         _add_doubts(mapped if isinstance(mapped, list) else [mapped], asyncio.run(_lists(command_settings())))
     text = json.dumps(mapped, indent=2, ensure_ascii=False, sort_keys=True)
@@ -100,14 +105,14 @@ def map_(
     ctx.exit(FAILED)
 
 
-def _mapped(file: BinaryIO, route: str, source: str | None, at_ms: int) -> Any:
+def _mapped(file: BinaryIO, route: str, source: str | None, at_ms: int, url: str | None) -> Any:
     settings: Settings = command_settings()
     found, is_one = _elements(file)
     if route == OUTBOUND:
         outbound = read_mapping(settings).mapper()
         made = [outbound_outcome(outbound, one, at_ms=at_ms, source=source or "webhook") for one in found]
     else:
-        inbound = inbound_mapper(settings)
+        inbound = _inbound_mapper(settings, asyncio.run(_stored_links(url)))
         made = [inbound_outcome(inbound, one, at_ms=at_ms, source=source or "rudderstack") for one in found]
     return made[0] if is_one else made
 
@@ -121,10 +126,22 @@ def _elements(file: BinaryIO) -> tuple[list[Element | None], bool]:
         raise CommandFailed(f"{file.name} is no JSON: {error}") from None
 
 
-def inbound_mapper(settings: Settings) -> RudderstackToCourier:
-    """Return the mapper as the daemon would have it, with the pinned links alone; raises `RulesInvalid`."""
+async def _stored_links(url: str | None) -> Links:
+    """Return the links that were not made in the file, of the daemon at `url` or as `links list` finds them."""
+    try:
+        return Links(links_in(row for row in await rows_of(url) if not row["pinned"]))
+    except (DaemonUnreachable, CommandFailed) as error:
+        if url is not None:
+            raise
+        click.echo(f"warning: stored links are not looked at ({error})", err=True)
+        return Links()
+
+
+def _inbound_mapper(settings: Settings, stored: Links) -> RudderstackToCourier:
+    """Return the mapper as the daemon would have it; raises `RulesInvalid`."""
     pinned = read_links(settings)
-    return RudderstackToCourier.of(lambda: pinned.links, pinned, is_relay=settings.inbound_mode == "relay")
+    links = pinned.links.joined(stored)
+    return RudderstackToCourier.of(lambda: links, pinned, is_relay=settings.inbound_mode == "relay")
 
 
 def outbound_outcome(mapper: CourierToRudderStack, one: Element | None, *, at_ms: int, source: str) -> Outcome:

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
+from importlib import import_module
 from typing import Any, Final
 
 import click
@@ -30,15 +32,18 @@ Events = Sequence[dict[str, Any]]
         "forwarder events --text anna@example.com --attempts 3.. --count",
         "forwarder events --follow --route outbound",
         "forwarder events --message 1-65f240a0-47a6a120c8374de9bcf9f22c --json",
+        "forwarder events --state dead --since 7d --limit 0 --csv > dead.csv",
         "forwarder events show 1042",
     ),
 )
 @STATE
 @narrowing
+@click.option("--not-discarded", "discarded", flag_value="false", help="Without dead events that were discarded.")
 @click.option("--count", "counts", is_flag=True, help="Only say how many there are.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(0), default=50, show_default=True, help="At most so many; 0: all.")
 @click.option("--follow", is_flag=True, help="Then print new events as they arrive, until Ctrl-C.")
 @AS_JSON
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV with a heading: the columns of the page's export.")
 @URL
 @click.pass_context
 def events(
@@ -49,6 +54,7 @@ def events(
     limit: int,
     follow: bool,
     as_json: bool,
+    as_csv: bool,
     url: str | None,
     **filters: str | None,
 ) -> None:
@@ -59,17 +65,24 @@ def events(
     With --follow a line whose event is pending no more is written again: on a terminal where it stands.
 
     With --json one flat object per event and line: sequence, route, state, event, message_id, user_id,
-    received_at, attempts, reason.
+    received_at, attempts, reason. With --csv more columns (RFC 4180), and none that a spreadsheet takes for a formula.
+    Both with --limit 0 export whatever the filters leave.
     """
     if ctx.invoked_subcommand is not None:
         return
+    for name, other in (("--json", as_json), ("--count", counts), ("--follow", follow)):
+        if as_csv and other:
+            raise click.UsageError(f"--csv does not go with {name}")
     search = Search()
     try:
         if counts:
             asyncio.run(_count(search, filters, url=url))
             click.echo(json.dumps({"matched": search.matched}) if as_json else str(search.matched))
             return
-        asyncio.run(_list(search, filters, limit=limit, follow=follow, as_json=as_json, url=url))
+        if as_csv:
+            asyncio.run(_table(search, filters, limit=limit or sys.maxsize, url=url))
+            return
+        asyncio.run(_list(search, filters, limit=limit or sys.maxsize, follow=follow, as_json=as_json, url=url))
     except KeyboardInterrupt:
         if not follow:
             raise CommandFailed(f"interrupted: {search}; older ones were not read") from None
@@ -113,31 +126,49 @@ class Search:
 
 async def _list(search: Search, filters: Filters, *, limit: int, follow: bool, as_json: bool, url: str | None) -> None:
     async with operator(url, waits=follow) as client:
-        found = await _newest(client, search, filters, limit=max(limit, _PAGE) if follow else limit)
         lines = Lines(client, as_json=as_json)
-        for event in reversed(found[:limit]) if follow else found:
-            lines.put(event)
         if follow:
+            found = [event async for event in _newest(client, search, filters, limit=max(limit, _PAGE))]
+            for event in reversed(found[:limit]):
+                lines.put(event)
             client.must_run("follow")
             await _follow(client, filters, found, lines)
-        elif not found and not as_json:
+            return
+        async for event in _newest(client, search, filters, limit=limit):
+            lines.put(event)
+        if not search.matched and not as_json:
             click.echo(f"no such events ({search})", err=True)
             if rejected := sum(one["last_hour"] for one in (await client.get("/api/status"))["rejected"]):
-                told = f"{text.plural(rejected, 'request was', 'requests were')} rejected in the last hour"
-                click.echo(f"{told} and are not among the events: forwarder status", err=True)
+                click.echo(rejected_line(rejected), err=True)
 
 
-async def _newest(client: OperatorClient, search: Search, filters: Filters, *, limit: int) -> list[dict[str, Any]]:
-    """Return the newest that match; a listing that was cut for time, or after so many payloads, goes on to its end."""
-    found: list[dict[str, Any]] = []
+def rejected_line(count: int) -> str:
+    """Say how many requests were rejected, to who looks for what they held."""
+    told = f"{text.plural(count, 'request was', 'requests were')} rejected in the last hour"
+    return f"{told} and {'is' if count == 1 else 'are'} not among the events: forwarder status"
+
+
+async def _table(search: Search, filters: Filters, *, limit: int, url: str | None) -> None:
+    columns = import_module("forwarder.operator.api_types").Event.__struct_fields__  # loaded only for a table
+    async with operator(url) as client:
+        click.echo(text.csv_row(columns), nl=False)
+        async for event in _newest(client, search, filters, limit=limit):
+            click.echo(text.csv_row(event.get(name) for name in columns), nl=False)
+
+
+async def _newest(
+    client: OperatorClient, search: Search, filters: Filters, *, limit: int
+) -> AsyncIterator[dict[str, Any]]:
+    """Yield the newest that match; a listing that was cut for time, or after so many payloads, goes on to its end."""
     before: int | None = None
-    while len(found) < limit:
-        page = await client.get("/api/events", **filters, before=before, limit=min(_PAGE, limit - len(found)))
-        found += page["events"]
+    while limit > 0:
+        page = await client.get("/api/events", **filters, before=before, limit=min(_PAGE, limit))
         before = _noted(search, page)
+        for event in page["events"]:
+            yield event
+        limit -= len(page["events"])
         if before is None:
             break
-    return found
 
 
 async def _count(search: Search, filters: Filters, *, url: str | None) -> None:
@@ -151,7 +182,8 @@ def _noted(search: Search, page: Mapping[str, Any]) -> int | None:
     """Count one more page, and show how far it is where somebody looks; return where to go on."""
     search.note(page)
     if show.is_terminal():
-        click.echo(f"\r{search} …" if page["next_before"] and page["is_cut"] else "\r\x1b[K", err=True, nl=False)
+        is_on = page["next_before"] and page["is_cut"] and not page["events"]
+        click.echo(f"\r{search} …" if is_on else "\r\x1b[K", err=True, nl=False)
     before: int | None = page["next_before"]
     return before
 

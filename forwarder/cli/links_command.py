@@ -6,7 +6,7 @@ in FORWARDER_LINKS are pinned: shown here, changed there.
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 import click
@@ -38,7 +38,7 @@ def links() -> None:
 @URL
 def list_(*, as_json: bool, url: str | None) -> None:
     """List every link in force, pinned ones first."""
-    rows = asyncio.run(_rows(url))
+    rows = asyncio.run(rows_of(url))
     if as_json:
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
@@ -75,7 +75,7 @@ def add(*, event: str, target: str, type_: str | None, to: str | None, source: s
         raise click.UsageError(str(error)) from None
     added, _ = asyncio.run(_change(url, add=[words_of(link)]))
     click.echo(_named("added" if added else "was there already:", link))
-    doubt = next((row["doubt"] for row in asyncio.run(_rows(url)) if _links_in([row]) == [link]), "")
+    doubt = next((row["doubt"] for row in asyncio.run(rows_of(url)) if links_in([row]) == [link]), "")
     if doubt:
         click.echo(f"warning: {doubt}", err=True)
 
@@ -106,7 +106,7 @@ def remove(
 @URL
 def export(*, file: TextIO, url: str | None) -> None:
     """Write every link in force to FILE (default: standard output), as FORWARDER_LINKS reads it."""
-    file.write(write_links(_links_in(asyncio.run(_rows(url)))))
+    file.write(write_links(links_in(asyncio.run(rows_of(url)))))
 
 
 @links.command("import", epilog=ending("forwarder links import links.toml", "forwarder links import --replace -"))
@@ -127,7 +127,8 @@ def _text_of(file: TextIO) -> str:
         raise CommandFailed(f"{file.name} is no UTF-8 text") from None
 
 
-async def _rows(url: str | None) -> list[dict[str, Any]]:
+async def rows_of(url: str | None) -> list[dict[str, Any]]:
+    """Ask for all links in force, each with `pinned` and `doubt`."""
     async with operator(url) as client:
         return list((await client.get("/api/links"))["links"])
 
@@ -147,8 +148,8 @@ async def _change(
 
 
 async def _removed(url: str | None, chosen: Mapping[str, str]) -> list[Link]:
-    rows = [row for row in await _rows(url) if all(row[key] == value for key, value in chosen.items())]
-    stored = _links_in(row for row in rows if not row["pinned"])
+    rows = [row for row in await rows_of(url) if all(row[key] == value for key, value in chosen.items())]
+    stored = links_in(row for row in rows if not row["pinned"])
     if not rows:
         raise CommandFailed("there is no such link; `forwarder links list` shows them all")
     if not stored:
@@ -158,15 +159,16 @@ async def _removed(url: str | None, chosen: Mapping[str, str]) -> list[Link]:
 
 
 async def _imported(url: str | None, wanted: Sequence[Link], *, replace: bool) -> tuple[int, int]:
-    rows = await _rows(url)
-    stored = _links_in(row for row in rows if not row["pinned"])
+    rows = await rows_of(url)
+    stored = links_in(row for row in rows if not row["pinned"])
     unwanted = [link for link in stored if link not in wanted] if replace else []
-    known = set(_links_in(rows))
+    known = set(links_in(rows))
     new = [words_of(link) for link in wanted if link not in known]
     return await _change(url, add=new, remove=[words_of(link) for link in unwanted])
 
 
-def _links_in(rows: Any) -> list[Link]:
+def links_in(rows: Iterable[Mapping[str, Any]]) -> list[Link]:
+    """Return the links of such rows."""
     return [link_of({key: value for key, value in row.items() if key not in ("pinned", "doubt")}) for row in rows]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,8 @@ def pause(*, route: str, reason: str, until: str | None, for_s: float | None, as
     """
     if until is not None and for_s is not None:
         raise click.UsageError("give either --until or --for")
+    if until is not None and int(until) <= time.time_ns() // 1_000_000:
+        raise click.UsageError("--until is over already: give a time to come, with its zone, or --for")
     given = {"reason": reason, "until": until, "for_s": for_s}
     _told(asyncio.run(_moved(route, "pause", given, url)), as_json=as_json)
 

@@ -72,16 +72,21 @@ def event_line(event: Mapping[str, Any], width: int = 0) -> str:
 
     The first columns fit 80 characters; message and reason follow as far as there is room.
     """
+    state = _state(event)
     told = (
         local(event["received_at"])[5:],
         f"{event['sequence']:>7}",
         WAYS.get(event["route"], event["route"]).ljust(8),
-        plain(event["state"], 9),
-        plain(event["event"] or event["type"], 18),
+        state.ljust(9),
+        plain(event["event"] or event["type"], 18 - max(0, len(state) - 9)),
         plain(event["user_id"], 13),
     )
     line = "  ".join((*told, plain(event["message_id"], 24), plain(event["reason"]))).rstrip()
-    return cut(line, width).replace(told[3], coloured(event["state"], 9), 1)
+    return cut(line, width).replace(event["state"], coloured(event["state"]), 1)
+
+
+def _state(event: Mapping[str, Any]) -> str:
+    return f"{event['state']}, discarded" if event["is_discarded"] else str(event["state"])
 
 
 def cut(line: str, width: int = 0) -> str:
@@ -92,9 +97,8 @@ def cut(line: str, width: int = 0) -> str:
 
 def event_lines(event: Mapping[str, Any]) -> Sequence[str]:
     """Write one event whole: facts, attempts newest first with the destination's own words, payload."""
-    discarded = ", discarded" if event["is_discarded"] else ""
     facts = (
-        ("state", coloured(event["state"]) + discarded),
+        ("state", _state(event).replace(event["state"], coloured(event["state"]), 1)),
         ("reason", event["reason"]),
         ("route", event["route"]),
         ("event", event["event"]),
@@ -136,11 +140,13 @@ def status_lines(status: Mapping[str, Any], earlier: Mapping[str, Any] | None = 
     disk = f"spool {text.size(spool['size_bytes'])} of {text.size(spool['cap_bytes'])}"
     lines = [f"forwarder {status['version']}  {running}  {disk}  SQLite {spool['sqlite_version']}"]
     if not spool["is_accepting"]:
-        refusal = f"Not accepting new events: {plain(spool['refusal'])}. Senders retry."
-        lines.append(click.style(f"refusing  {refusal}", fg="red", bold=True))
+        refusal = f"refusing  Not accepting new events: {plain(spool['refusal'])}. Senders retry."
+        lines += [click.style(line, fg="red", bold=True) for line in _wrapped(refusal, "")]
     rejected = status.get("rejected", ())[:_REJECTED_MAX]
-    lines += [_rejected_line(one) for one in rejected]
-    lines += dict.fromkeys(f"  {plain(one['remedy'])}" for one in rejected if one["remedy"] and one["last_hour"])
+    for one in rejected:
+        lines += _wrapped(_rejected_line(one), "")
+    for remedy in dict.fromkeys(plain(one["remedy"]) for one in rejected if one["remedy"] and one["last_hour"]):
+        lines += _wrapped(remedy)
     before = {route["name"]: route for route in earlier["routes"]} if earlier else {}
     passed_s = status["uptime_s"] - earlier["uptime_s"] if earlier else 0.0
     for route in status["routes"]:
@@ -158,14 +164,14 @@ def _rejected_line(one: Mapping[str, Any]) -> str:
 def _route_lines(route: Mapping[str, Any], earlier: Mapping[str, Any] | None, passed_s: float) -> list[str]:
     totals = route["totals"]
     lines = [f"{click.style(route['name'], bold=True)}  {coloured(route['state'])}{_rates(route, earlier, passed_s)}"]
-    lines += [
-        f"  {coloured(stop['state'])}  {stop['scope']}: {plain(stop['reason'])}  (since {local(stop['since'])})"
-        for stop in route["stops"]
-    ]
+    for stop in route["stops"]:
+        told = f"{stop['state']}  {stop['scope']}: {plain(stop['reason'])}  (since {local(stop['since'])})"
+        first, *rest = _wrapped(told)
+        lines += [first.replace(stop["state"], coloured(stop["state"]), 1), *rest]
     if pause := route["pause"]:
         until = f", until {local(pause['until'])}" if pause["until"] else ", until somebody resumes it"
         why = f": {plain(pause['reason'])}" if pause["reason"] else ""
-        lines.append(f"  by {plain(pause['who']) or 'somebody'}{until}{why}")
+        lines += _wrapped(f"by {plain(pause['who']) or 'somebody'}{until}{why}")
     if not totals:
         return lines
     lines += _wrapped(
@@ -179,15 +185,15 @@ def _route_lines(route: Mapping[str, Any], earlier: Mapping[str, Any] | None, pa
     if route["open_dead"]:
         lines += [
             click.style(f"  {route['open_dead']} dead to look after", fg="red") + f", {route['discarded']} discarded",
-            "    forwarder events --state dead",
+            f"    forwarder events --state dead --route {WAYS.get(route['name'], route['name'])} --not-discarded",
         ]
     if not totals["is_balanced"]:
         lines.append(click.style("  THE TOTALS DO NOT BALANCE: please report this", fg="red"))
     return lines
 
 
-def _wrapped(words: str) -> list[str]:
-    return textwrap.wrap(words, COLUMNS, initial_indent="  ", subsequent_indent="    ")
+def _wrapped(words: str, indent: str = "  ") -> list[str]:
+    return textwrap.wrap(words, COLUMNS, initial_indent=indent, subsequent_indent=f"{indent}  ")
 
 
 def _rates(route: Mapping[str, Any], earlier: Mapping[str, Any] | None, passed_s: float) -> str:

@@ -1,6 +1,5 @@
 """Which events are asked for, or acted on: the parameters of the API and of the pages, as types. Pure."""
 
-import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
@@ -12,6 +11,7 @@ from forwarder.archive_port import EventQuery
 from forwarder.model import RouteName, State
 from forwarder.operator.api_types import LinkWords
 from forwarder.operator.operation import QueryInvalid
+from forwarder.operator.text import bounds
 
 ACTION_EVENTS_MAX: Final = 1_000  # of one request: a bigger act is several, which is its progress
 _SHOWN_MAX: Final = 20
@@ -21,8 +21,6 @@ _PAUSE_S_MAX: Final = 31_536_000  # a year
 
 Number = Annotated[int, Meta(ge=0, le=2**63 - 2)]  # of an event; the one after it is a number of the spool, too
 Limit = Annotated[int, Meta(ge=1, le=500)]
-_ANY_MAX: Final = 2**31
-_BOUNDS = re.compile(r"(?P<low>\d{1,6})?(?P<dots>\.\.)?(?P<high>\d{1,6})?|(?P<hundred>[1-5])xx", re.ASCII)
 _Bounds = Annotated[str, Meta(max_length=16)]
 _Exact = Annotated[str, Meta(max_length=1_000, description="exact")]
 _WHEN: Final = "ISO 8601, or milliseconds since 1970"
@@ -59,8 +57,8 @@ class Narrowed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, re
             message_id=self.message_id,
             reason=self.reason,
             text=self.text,
-            status=(0, 0) if self.status == "none" else _bounds("status", self.status),
-            attempts=_bounds("attempts", self.attempts),
+            status=bounds("status", self.status),
+            attempts=bounds("attempts", self.attempts),
             received_from_ms=_moment_ms("from", self.from_),
             received_to_ms=_moment_ms("to", self.to),
             **more,
@@ -85,10 +83,16 @@ class Listing(Narrowed, frozen=True, kw_only=True, forbid_unknown_fields=True, r
     before: Annotated[Number, Meta(description="strictly older sequences: the next page")] | None = None
     after: Annotated[Number, Meta(description="strictly newer sequences: to follow")] | None = None
     limit: Annotated[int, Meta(ge=0, le=500, description="0 counts alone: see `matched`")] = 50
+    discarded: Annotated[bool, Meta(description="false leaves out dead events that were discarded")] = True
 
     def page_query(self) -> EventQuery:
         """Return what to ask the archive for."""
-        return self.query(before_sequence=self.before, after_sequence=self.after, limit=self.limit)
+        return self.query(
+            before_sequence=self.before,
+            after_sequence=self.after,
+            limit=self.limit,
+            has_discarded=self.discarded,
+        )
 
 
 class Selection(Narrowed, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):
@@ -214,19 +218,6 @@ class OfLog(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The newest lines."""
 
     limit: Limit = 50
-
-
-def _bounds(name: str, text: str | None) -> tuple[int, int] | None:
-    """Read `503`, `5xx`, `3..`, `..5` or `2..5`: at least and at most; None for no text."""
-    if text is None:
-        return None
-    read = _BOUNDS.fullmatch(text)
-    if read is None or not any(read.groups()) or (read["dots"] and not read["low"] and not read["high"]):
-        raise ValueError(f"{name} is no number: use 503, 3.. (at least), ..5 (at most) or 2..5")
-    if read["hundred"]:
-        return int(read["hundred"]) * 100, int(read["hundred"]) * 100 + 99
-    low, high = int(read["low"] or 0), int(read["high"] or _ANY_MAX)
-    return (low, high) if read["dots"] else (low, low)
 
 
 def _moment_ms(name: str, text: str | None) -> int | None:

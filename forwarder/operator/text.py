@@ -1,9 +1,13 @@
-"""How numbers, times and foreign text read on the page. Pure.
+"""How numbers, times and foreign text read on the page, and in a spreadsheet, and how people write bounds. Pure.
 
 Everything a stranger wrote may hold characters that hide or reorder what is read; they are made visible here.
 Deliberately absent: HTML escaping, which the template engine does to whatever it prints.
 """
 
+import csv
+import io
+import re
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -13,6 +17,13 @@ ROUTE_LABELS: Final = {
     RouteName.COURIER_TO_RUDDERSTACK: "Courier → RudderStack",
     RouteName.RUDDERSTACK_TO_COURIER: "RudderStack → Courier",
 }
+_ANY_MAX: Final = 2**31
+_BOUNDS: Final = re.compile(r"(?P<low>\d{1,6})?(?P<dots>\.\.)?(?P<high>\d{1,6})?|(?P<hundred>[1-5])xx", re.ASCII)
+_BOUNDS_FORMS: Final = {
+    "status": "503, 5xx, 400..499 or none",
+    "attempts": "1, 3.. (at least), ..5 (at most) or 2..5",
+}
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _KEPT: Final = frozenset("\n\t")
 # Directional marks and overrides, zero-width space, joiner of words, byte order mark: seen by nobody, and they lie.
 _HIDDEN: Final = frozenset(
@@ -130,3 +141,29 @@ def _is_seen(char: str) -> bool:
 
 def _told(char: str) -> str:
     return f"⟨U+{ord(char):04X}⟩"
+
+
+def csv_row(cells: Iterable[object]) -> bytes:
+    """Write one line (RFC 4180). What a spreadsheet would take for a formula is made text (OWASP, CSV injection)."""
+    texts = ["" if cell is None else str(cell) for cell in cells]
+    line = io.StringIO()
+    csv.writer(line).writerow([f"'{text}" if text.startswith(_FORMULA) else text for text in texts])
+    return line.getvalue().encode("utf-8", "replace")
+
+
+def bounds(name: str, text: str | None) -> tuple[int, int] | None:
+    """Read a `status` or `attempts`: `503`, `5xx`, `3..`, `..5` or `2..5`: at least and at most; None for no text.
+
+    A status may be `none`, which is 0. Raises `ValueError` with what to write.
+    """
+    if text is None:
+        return None
+    if (name, text) == ("status", "none"):
+        return 0, 0
+    read = _BOUNDS.fullmatch(text)
+    if read is None or not any(read.groups()) or (read["dots"] and not read["low"] and not read["high"]):
+        raise ValueError(f"{name} is no number: use {_BOUNDS_FORMS[name]}")
+    if read["hundred"]:
+        return int(read["hundred"]) * 100, int(read["hundred"]) * 100 + 99
+    low, high = int(read["low"] or 0), int(read["high"] or _ANY_MAX)
+    return (low, high) if read["dots"] else (low, low)

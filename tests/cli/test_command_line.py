@@ -110,16 +110,28 @@ def test_every_table_fits_eighty_columns() -> None:
     """With figures of a year's traffic and long names no line of status, incidents and audit is wider."""
     many = 123_456_789
     names = ("accepted", "pending", "delivered", "filtered", "unmapped", "dead")
-    pause = {"who": "alice (token, 10.0.0.7)", "reason": "", "since": None, "until": "2026-01-31T12:00:00.000Z"}
+    pause = {
+        "who": "alice (token, 10.0.0.7)",
+        "reason": "a long reason " * 20,
+        "since": None,
+        "until": "2026-01-31T12:00:00.000Z",
+    }
+    stop = {"scope": "automations", "state": "held", "reason": "200 with a page " * 20, "since": None}
     route = {
-        "name": "rudderstack_to_courier", "state": "backing_off", "stops": [], "pause": pause, "retrying": many,
+        "name": "rudderstack_to_courier", "state": "backing_off", "stops": [stop], "pause": pause, "retrying": many,
         "oldest_age_s": 1e6, "in_flight": 1_024, "concurrency_limit": 1_024, "open_dead": many, "discarded": many,
         "totals": dict.fromkeys(names, many) | {"is_balanced": True},
     }  # fmt: skip
-    spool = {"size_bytes": 2**32, "cap_bytes": 2**40, "is_accepting": True, "refusal": "", "sqlite_version": "3.54.1"}
-    status = {"version": "0.2.0", "uptime_s": 1e6, "spool": spool, "routes": [route]}
+    spool = {"size_bytes": 2**32, "cap_bytes": 2**40, "is_accepting": False, "sqlite_version": "3.54.1"}
+    spool |= {"refusal": "a long refusal " * 20}
+    rejected = {"endpoint": "/inbound/rudderstack", "network": "2001:db8:ffff::/48", "reason": "a_long_reason " * 9}
+    rejected |= {"remedy": "a long remedy " * 20}
+    turned_away = [rejected | {"last_hour": many, "last_day": many}]
+    status = {"version": "0.2.0", "uptime_s": 1e6, "spool": spool, "routes": [route], "rejected": turned_away}
     event = {"received_at": "2026-01-31T12:00:00.000Z", "sequence": many, "route": "rudderstack_to_courier"}
     event |= {"state": "delivered", "event": "e" * 40, "type": "", "user_id": "u" * 40, "message_id": "", "reason": ""}
+    event |= {"is_discarded": False}
+    discarded = event | {"state": "dead", "is_discarded": True}
     incident = {
         "began_at": event["received_at"],
         "kind": "back_off",
@@ -137,7 +149,12 @@ def test_every_table_fits_eighty_columns() -> None:
     act = {"at": event["received_at"], "action": "discard", "count": many, "who": "alice, cli:root (token, 10.0.0.7)"}
     act |= {"detail": "state=dead " * 20, "outcome": "done"}
     assert "delayed" not in "".join(incident_lines(incident | {"delayed": None}))
-    told = [*show.status_lines(status), show.event_line(event, 80), *incident_lines(incident), *act_lines(act)]
+    told = [
+        *show.status_lines(status),
+        *(show.event_line(one, 80) for one in (event, discarded)),
+        *incident_lines(incident),
+        *act_lines(act),
+    ]
     assert [line for line in map(click.unstyle, told) if len(line) > 80] == []
 
 

@@ -123,6 +123,33 @@ def test_pinned_links_apply(shell: Shell, tmp_path: Path) -> None:
     assert json.loads(result.stdout)["calls"][0]["operation"] == "POST /automations/a1/invoke"
 
 
+@pytest.mark.parametrize("is_running", [False, True], ids=["stopped", "running"])
+def test_stored_links_apply(filled: Shell, daemon: Callable[..., Any], tmp_path: Path, *, is_running: bool) -> None:
+    """What `links list` shows maps the event, beside the pinned links of the file."""
+    (tmp_path / "links.toml").write_text('[[link]]\nevent = "Order Done"\ntarget = "pinned"\n')
+    environ = {"FORWARDER_LINKS": str(tmp_path / "links.toml")}
+    if is_running:
+        environ["FORWARDER_OPERATOR_LISTEN"] = daemon().address
+    for target in ("stored", "pinned"):
+        assert filled("links", "add", "Order Done", target, **environ).exit_code == 0
+    result = filled("map", "--route", "inbound", _file(tmp_path, _TRACK), **environ)
+    assert [call["operation"] for call in json.loads(result.stdout)["calls"]] == [
+        "POST /automations/pinned/invoke",
+        "POST /automations/stored/invoke",
+    ]
+    assert result.stderr == ""
+
+
+def test_stored_links_that_cannot_be_read_are_said(shell: Shell, tmp_path: Path) -> None:
+    """Without daemon and folder the mapping goes on and says what was left out; what --url names must answer."""
+    event = _file(tmp_path, _TRACK)
+    result = shell("map", "--route", "inbound", event)
+    assert (result.exit_code, json.loads(result.stdout)["outcome"]) == (0, "unmapped")
+    assert "warning: stored links are not looked at (nothing answers at" in result.stderr
+    assert shell("map", "--route", "inbound", "--url", "http://127.0.0.1:1", event).exit_code == 1
+    assert "stored links" not in shell("map", _file(tmp_path, _WEBHOOK)).stderr
+
+
 def test_what_is_no_json_is_said(shell: Shell, tmp_path: Path) -> None:
     """A file that is no JSON is named with the place of the mistake."""
     (tmp_path / "x").write_text("{")

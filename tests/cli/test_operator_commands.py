@@ -1,8 +1,10 @@
 """status, events, replay and discard, on a running daemon and on a stopped one."""
 
 import asyncio
+import csv
 import errno
 import importlib
+import io
 import json
 import socket
 import threading
@@ -19,11 +21,12 @@ from click.testing import Result
 
 from forwarder import __version__
 from forwarder.cli import show
-from forwarder.cli.events import Lines
+from forwarder.cli.events import Lines, rejected_line
 from forwarder.cli.exits import CommandFailed
 from forwarder.cli.filters import Moment
 from forwarder.cli.operator_client import OperatorClient, Place
 from forwarder.errors import DaemonUnreachable
+from forwarder.operator.api_types import Event
 
 Shell = Callable[..., Result]
 Daemon = Callable[..., Any]
@@ -117,9 +120,18 @@ def test_what_was_turned_away_is_said_where_nothing_is_found(turning_away: Shell
     """A search that finds nothing tells of rejected requests; the status, also of a stopped daemon, says what to do."""
     result = turning_away("events", "--message", "lost")
     assert "3 requests were rejected in the last hour and are not among the events" in result.stderr
-    told = turning_away("status").stdout
+    told = " ".join(turning_away("status").stdout.split())
     assert "rejected 3 in the last hour, 3 in the last day at /inbound/rudderstack: key unknown" in told
     assert "keep naming the old one beside the new until RudderStack has nothing left to deliver" in told
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [(1, "1 request was rejected in the last hour and is"), (2, "2 requests were rejected in the last hour and are")],
+)
+def test_one_request_is_told_as_one(count: int, told: str) -> None:
+    """What was rejected is told with its number."""
+    assert rejected_line(count) == f"{told} not among the events: forwarder status"
 
 
 def test_events_are_counted_however_listings_are_cut(filled: Shell, daemon: Daemon, hurried: Any) -> None:
@@ -133,11 +145,42 @@ def test_events_are_counted_however_listings_are_cut(filled: Shell, daemon: Daem
     assert result.stdout == "0\n"
 
 
-def test_a_bound_that_is_none_is_explained(filled: Shell) -> None:
-    """A status or a number of attempts that cannot be is told with what to write."""
-    result = filled("events", "--attempts", "many")
-    assert result.exit_code == 1
-    assert "attempts is no number: use 503, 3.. (at least), ..5 (at most) or 2..5" in result.stderr
+@pytest.mark.parametrize("is_running", [False, True], ids=["stopped", "running"])
+def test_whatever_filters_leave_is_exported(
+    filled: Shell, daemon: Daemon, monkeypatch: pytest.MonkeyPatch, *, is_running: bool
+) -> None:
+    """--csv has the columns of the page's export, with and without events; --limit 0 means all, page by page."""
+    environ = {"FORWARDER_OPERATOR_LISTEN": daemon().address} if is_running else {}
+    monkeypatch.setattr("forwarder.cli.events._PAGE", 2)
+    result = filled("events", "--csv", "--limit", "0", **environ)
+    rows = list(csv.DictReader(io.StringIO(result.stdout_bytes.decode(), newline="")))
+    assert [row["message_id"] for row in rows] == ["m6", "m5", "m4", "m3", "m2", "m1"]
+    assert tuple(rows[0]) == Event.__struct_fields__
+    assert rows[5] | {"state": "dead", "reason": "no id", "is_discarded": "False", "retry_at": ""} == rows[5]
+    assert result.stdout_bytes.count(b"\r\n") == len(rows) + 1
+    assert len(_events(filled("events", "--json", "--limit", "0", **environ))) == len(rows)
+    nothing = filled("events", "--csv", "--reason", "never", **environ)
+    assert (nothing.stdout.strip(), nothing.stderr) == (",".join(Event.__struct_fields__), "")
+    for other in ("--json", "--count", "--follow"):
+        refused = filled("events", "--csv", other, **environ)
+        assert (refused.exit_code, f"--csv does not go with {other}" in refused.output) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["events", "replay"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--attempts", "many"), "attempts is no number: use 1, 3.. (at least), ..5 (at most) or 2..5"),
+        (("--status", "abc"), "status is no number: use 503, 5xx, 400..499 or none"),
+        (("--status", ".."), "status is no number"),
+        (("--attempts", ""), "attempts is no number"),
+    ],
+)
+def test_a_bound_that_is_none_is_wrong_usage(filled: Shell, command: str, words: tuple[str, ...], said: str) -> None:
+    """A status or a number of attempts that cannot be is told with what to write there."""
+    result = filled(command, *words)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())
 
 
 def test_a_wrong_filter_is_wrong_usage(filled: Shell) -> None:
@@ -150,10 +193,12 @@ def test_replay_makes_events_pending_again(filled: Shell, daemon: Daemon, *, is_
     """All dead events of one reason are replayed; the others stay. What is not delivered yet is told as pending."""
     environ = {"FORWARDER_OPERATOR_LISTEN": daemon().address} if is_running else {}
     result = filled("replay", "--state", "dead", "--reason", "no id", "--yes", "--wait", "0", **environ)
-    outcome = ": 0 delivered, 2 pending" if is_running else ""
-    assert (result.exit_code, result.stdout) == (0, f"replayed 2{outcome}\n")
+    outcome = "0 delivered, 2 pending" if is_running else "pending until the daemon is started (forwarder run)"
+    assert (result.exit_code, result.stdout) == (0, f"replayed 2: {outcome}\n")
     dead = _events(filled("events", "--json", "--state", "dead", **environ))
     assert [event["reason"] for event in dead] == ["too deep"]
+    told = json.loads(filled("replay", "--state", "dead", "--yes", "--wait", "0", "--json", **environ).stdout)
+    assert told == {"replayed": 1, "outcome": {"pending": 1}}
 
 
 def test_an_act_is_done_to_its_end_however_listings_are_cut(filled: Shell, daemon: Daemon, hurried: Any) -> None:
@@ -272,11 +317,24 @@ def test_filters_alone_mean_dead_events(filled: Shell, verb: str) -> None:
         assert (refused.exit_code, "give either sequences" in refused.output) == (2, True)
 
 
+def test_discarded_events_are_told_apart(filled: Shell) -> None:
+    """A line says that its dead event is discarded; the command that the status names finds those it counts."""
+    assert filled("discard", "1", "--yes").exit_code == 0
+    hint = next(line for line in filled("status").stdout.splitlines() if "forwarder events --" in line)
+    words = hint.split()[1:]
+    assert filled(*words, "--count").stdout == "2\n"
+    assert {event["sequence"] for event in _events(filled(*words, "--json"))} == {2, 3}
+    lines = filled("events", "--state", "dead").stdout.splitlines()
+    assert ["dead, discarded  Message" in line for line in lines] == [False, False, True]
+    assert len({line.index("u1") for line in lines}) == 1
+
+
 def test_a_time_may_be_how_long_ago() -> None:
     """`1h` is an hour ago; what is no time is wrong usage."""
     now_ms = time.time_ns() // 1_000_000
     for text, ago_s in (("90s", 90), ("15m", 900), ("1h", 3_600), ("7d", 604_800)):
         assert 0 <= int(Moment().convert(text, None, None)) - (now_ms - ago_s * 1_000) < 5_000
+    assert Moment().convert("0001-01-01", None, None) == Moment().convert("999999d", None, None) == "0"
     with pytest.raises(click.BadParameter, match="it is no time"):
         Moment().convert("yesterday", None, None)
 
@@ -334,10 +392,14 @@ def test_a_route_is_paused_and_resumed(filled: Shell, daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("--for", "soon"), ("--for", "0m"), ("--until", "noon"), ("--for", "1h", "--until", "2030-01-01")]
+    "words",
+    [
+        *(("--for", "soon"), ("--for", "0m"), ("--for", "366d"), ("--until", "noon"), ("--until", "2026-01-01")),
+        ("--for", "1h", "--until", "2099-01-01"),
+    ],
 )
 def test_the_end_of_a_pause_is_read_before_anything_is_done(filled: Shell, words: tuple[str, ...]) -> None:
-    """A length or a time that is none, or both, is wrong usage."""
+    """A length or a time that is none, over already or too far, or both, is wrong usage."""
     assert filled("pause", "outbound", *words).exit_code == 2
 
 
@@ -450,7 +512,7 @@ def test_a_line_is_written_again_where_it_stands(
     event = {"route": "r", "type": "t", "event": "e", "user_id": "u", "message_id": "m", "reason": ""}
     event |= {"received_at": "2026-01-31T12:00:00.000Z"}
     for sequence in (1, 2, 3):
-        lines.put(event | {"sequence": sequence, "state": "pending"})
+        lines.put(event | {"sequence": sequence, "state": "pending", "is_discarded": False})
     client.lines_said = said
     capsys.readouterr()
     now = event | {"sequence": 1, "state": "delivered"}

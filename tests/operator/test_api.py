@@ -182,6 +182,8 @@ async def test_a_discarded_event_is_not_replayed_with_its_group(world: Any) -> N
     await world.arrive(state=State.DEAD, reason="no id")
     assert await world.api("/api/discard", {"state": "dead"}) == {"discarded": 1, "next_after": None}
     assert await world.api("/api/replay", {"state": "dead"}) == {"replayed": 0, "next_after": None, "sequences": []}
+    assert (await world.api("/api/events?state=dead"))["matched"] == 1
+    assert (await world.api("/api/events?state=dead&discarded=false"))["matched"] == 0
 
 
 @pytest.mark.parametrize("chosen", [{"state": "dead"}, {"sequences": [1, 2, 3, 99]}], ids=["a group", "by number"])

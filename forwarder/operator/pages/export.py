@@ -1,8 +1,6 @@
 """Events as NDJSON, each as the API shows one event, or as CSV without payloads: of any length, in a step's memory."""
 
-import csv
-import io
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Final
 
 import msgspec
@@ -12,10 +10,10 @@ from forwarder.archive_port import Archive, EventQuery
 from forwarder.errors import ForwarderError, NoSuchEvent
 from forwarder.operator import views
 from forwarder.operator.api_types import Event
+from forwarder.operator.text import csv_row
 from forwarder.operator.walk import walk
 
 _STEP_EVENTS: Final = 500
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 async def export(
@@ -61,16 +59,8 @@ async def _lines(archive: Archive, query: EventQuery) -> AsyncIterator[bytes]:
 
 
 async def _rows(archive: Archive, query: EventQuery) -> AsyncIterator[bytes]:
-    yield _row(Event.__struct_fields__)
+    yield csv_row(Event.__struct_fields__)
     async for step in walk(archive, query, step_events=_STEP_EVENTS):
         for row in step.rows:
             shown = views.event(row)
-            yield _row([getattr(shown, name) for name in Event.__struct_fields__])
-
-
-def _row(cells: Sequence[object]) -> bytes:
-    """Write one line. What a spreadsheet would take for a formula is made text (OWASP, CSV injection)."""
-    texts = ["" if cell is None else str(cell) for cell in cells]
-    line = io.StringIO()
-    csv.writer(line).writerow([f"'{text}" if text.startswith(_FORMULA) else text for text in texts])
-    return line.getvalue().encode("utf-8", "replace")
+            yield csv_row([getattr(shown, name) for name in Event.__struct_fields__])
