@@ -1,14 +1,15 @@
-# The wheel is built and its dependencies are installed, from locked hashes, in one stage; the image that runs
-# has neither pip's cache nor a builder in it. Everything it writes goes to /data, so that the root may be read-only.
+# The wheel is built and its dependencies, those of every extra too, are installed, from locked hashes, in one stage;
+# the image that runs has neither pip's cache nor a builder in it. Everything it writes goes to /data, so that the root
+# may be read-only.
 
 FROM python:3.13-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 RUN python -m venv /builder && python -m venv --without-pip /opt/forwarder
-COPY requirements/build.txt requirements/run.txt requirements/
+COPY requirements/build.txt requirements/extras.txt requirements/
 RUN /builder/bin/pip install --no-deps --only-binary :all: --require-hashes -r requirements/build.txt \
  && /builder/bin/pip --python /opt/forwarder/bin/python install \
-      --no-deps --only-binary :all: --require-hashes -r requirements/run.txt
+      --no-deps --only-binary :all: --require-hashes -r requirements/extras.txt
 COPY pyproject.toml README.md CHANGELOG.md ./
 COPY forwarder forwarder
 ARG SOURCE_DATE_EPOCH=1700000000

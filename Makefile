@@ -86,7 +86,7 @@ image: ## Build the container image; `make image SOURCE=https://…` says in its
 	  --build-arg CREATED=$$(TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd) $(ARGS) .
 
 lock: $(DEV_STAMP) ## Bring requirements/*.txt in step with requirements/*.in; ARGS=--upgrade takes newer releases, too
-	cd requirements && for f in run build dev; do ../$(LOCK) $(ARGS) $$f.in -o $$f.txt; done
+	cd requirements && for f in run extras build dev; do ../$(LOCK) $(ARGS) $$f.in -o $$f.txt; done
 
 env: $(DEV_STAMP) ## Make the environment that the tests and checks use, in .venv/
 

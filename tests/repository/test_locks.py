@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-_LOCKS = ("run", "build", "dev")
+_LOCKS = ("run", "extras", "build", "dev")
 _ENTRY = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(?:\[[^]]*\])?==(?P<version>[^ ;\\]+)(?P<rest>[^\\]*)\\$")
 
 
@@ -80,22 +80,32 @@ def test_lock_is_closed(checkout: Path, lock: str) -> None:
 def test_what_runs_is_the_same_in_every_environment(checkout: Path) -> None:
     """The tests run with exactly the versions that the daemon is installed with, and the wheel is built with."""
     dev = _locked(checkout / "requirements" / "dev.txt")
-    for lock in ("run", "build"):
+    for lock in ("run", "extras", "build"):
         for name, version in _locked(checkout / "requirements" / f"{lock}.txt").items():
             assert dev[name] == version, name
 
 
 def test_package_asks_for_what_is_locked(checkout: Path) -> None:
-    """The wheel's own dependencies are those of run.in, and its builder that of build.in, word for word."""
-    project = tomllib.loads((checkout / "pyproject.toml").read_text())
-    for asked, lock in ((project["project"]["dependencies"], "run"), (project["build-system"]["requires"], "build")):
+    """The wheel's own dependencies are those of run.in, with every extra extras.in, and its builder build.in."""
+    metadata = tomllib.loads((checkout / "pyproject.toml").read_text())
+    project = metadata["project"]
+    extras = [one for extra in project["optional-dependencies"].values() for one in extra]
+    for asked, lock in (
+        (project["dependencies"], "run"),
+        (project["dependencies"] + extras, "extras"),
+        (metadata["build-system"]["requires"], "build"),
+    ):
         assert sorted(asked) == sorted(str(one) for one in _asked_for(checkout / "requirements" / f"{lock}.in"))
 
 
 def test_whatever_the_package_imports_is_asked_for(checkout: Path) -> None:
     """No import stands on a package that only another one happens to bring along, and no requirement is idle."""
     metadata = tomllib.loads((checkout / "pyproject.toml").read_text())
-    asked = {canonicalize_name(Requirement(text).name) for text in metadata["project"]["dependencies"]}
+    project = metadata["project"]
+    asked = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
+    extra = {
+        canonicalize_name(Requirement(text).name) for one in project["optional-dependencies"].values() for text in one
+    }
     distributions = packages_distributions()
     imported: set[str] = set()
     for file in (checkout / "forwarder").rglob("*.py"):
@@ -105,4 +115,4 @@ def test_whatever_the_package_imports_is_asked_for(checkout: Path) -> None:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module.partition(".")[0])
     foreign = imported - sys.stdlib_module_names - {"forwarder"}
-    assert {canonicalize_name(distributions[name][0]) for name in foreign} == asked
+    assert {canonicalize_name(distributions[name][0]) for name in foreign} - extra == asked
