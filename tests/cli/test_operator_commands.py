@@ -509,7 +509,14 @@ def test_a_line_is_written_again_where_it_stands(
     monkeypatch.setattr(show, "rows", lambda: rows)
     client = OperatorClient(Place(headers={}), is_running=True)
     lines = Lines(client, as_json=False)
-    event: dict[str, object] = {"route": "r", "type": "t", "event": "e", "user_id": "u", "message_id": "m", "reason": ""}
+    event: dict[str, object] = {
+        "route": "r",
+        "type": "t",
+        "event": "e",
+        "user_id": "u",
+        "message_id": "m",
+        "reason": "",
+    }
     event |= {"received_at": "2026-01-31T12:00:00.000Z", "is_discarded": False}
     for sequence in (1, 2, 3):
         lines.put(event | {"sequence": sequence, "state": "pending"})
