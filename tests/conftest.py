@@ -1,17 +1,22 @@
 """What every test may use, and the one rule over all of them: in CI nothing is skipped.
 
-Elsewhere a missing browser, Node or systemd is a visible skip; CI has them all, so a skip there
+Elsewhere a missing browser, Node, Postgres or systemd is a visible skip; CI has them all, so a skip there
 means that something stopped being tested, and fails.
 """
 
+import itertools
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import pytest
+
+from stand_ins.postgres_server import MISSING, PROGRAMS, PostgresServer
+
+_NUMBERS = itertools.count(1)
 
 
 def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
@@ -69,3 +74,24 @@ def vectors() -> Path:
 def checkout() -> Path:
     """Return the repository's top folder."""
     return Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """Start a Postgres for the whole run; a test that stops it or changes its settings starts one of its own."""
+    if PROGRAMS is None:
+        pytest.skip(MISSING)
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """Return the URL of an empty database that is this test's alone."""
+    name = f"test_{next(_NUMBERS)}"
+    yield postgres_server.create_database(name)
+    postgres_server.drop_database(name)

@@ -41,7 +41,10 @@ def test_nothing_is_skipped_in_ci(tmp_path: Path, checkout: Path, extra: dict[st
         (tmp_path / name).write_text(text)
     inherited = {name: value for name, value in os.environ.items() if name != "CI" and "COV" not in name}
     done = subprocess.run(  # noqa: S603 - our own interpreter on our own files
-        [sys.executable, "-m", "pytest", "-q", "--continue-on-collection-errors", "--rootdir", str(tmp_path), "."],
+        [
+            *(sys.executable, "-m", "pytest", "-q", "--continue-on-collection-errors", "--rootdir", str(tmp_path)),
+            *("-o", f"pythonpath={checkout / 'tests'}", "."),  # for `stand_ins`
+        ],
         cwd=tmp_path,
         env={**inherited, **extra, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "-p no:cacheprovider"},
         capture_output=True,
