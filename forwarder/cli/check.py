@@ -15,6 +15,7 @@ from forwarder.cli.unit import place_of
 from forwarder.clock import SystemClock
 from forwarder.operator.checks import Finding, is_failed, local_findings
 from forwarder.settings import Settings, read
+from forwarder.settings.otel import TracingSettings, reaches_collector
 from forwarder.transport import AiohttpTransport
 
 
@@ -26,7 +27,9 @@ from forwarder.transport import AiohttpTransport
         "forwarder check --json | jq '.findings[]'",
     )
 )
-@click.option("--connect", is_flag=True, help="Also ask both vendors: name, TLS, key, clock. No event is sent.")
+@click.option(
+    "--connect", is_flag=True, help="Also ask both vendors: name, TLS, key, clock; and the collector. No event is sent."
+)
 @click.option(
     "--unit",
     metavar="NAME",
@@ -56,7 +59,15 @@ def check(ctx: click.Context, *, connect: bool, unit: str | None, as_json: bool)
 
 async def _connected(settings: Settings, clock: SystemClock) -> list[Finding]:
     async with AiohttpTransport(clock=clock, proxy_for=settings.reading.proxies.url_for) as transport:
-        return [finding async for finding in vendor_findings(settings, transport, clock)]
+        found = [finding async for finding in vendor_findings(settings, transport, clock)]
+    tracing = settings.reading.tracing
+    return found if tracing is None or "otlp" not in tracing.exporters else [*found, await _collector(tracing)]
+
+
+async def _collector(tracing: TracingSettings) -> Finding:
+    if await asyncio.to_thread(reaches_collector, tracing):
+        return Finding("ok", "traces", f"{tracing.endpoint} takes spans")
+    return Finding("fail", "traces", f"{tracing.endpoint} takes no spans: check OTEL_EXPORTER_OTLP_… and the network")
 
 
 def _print(settings: Settings, findings: list[Finding]) -> None:
