@@ -37,6 +37,8 @@ from forwarder.settings import Settings
 from forwarder.settings.data_volume import start_doubts
 from forwarder.settings.rotation import rotation
 from forwarder.settings.toml_files import read_links, read_mapping
+from forwarder.sources.configured import source_workers
+from forwarder.sources.worker import SourceWorker
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.foreign import foreign_logs_captured
@@ -62,10 +64,7 @@ async def run(settings: Settings) -> int:
 
 
 async def run_until(settings: Settings, stop: asyncio.Event, *, hangup: asyncio.Event | None = None) -> None:
-    """Run the daemon until `stop` is set, then drain it within `FORWARDER_DRAIN_MAX_S`.
-
-    `hangup` makes it read its secrets again, as it does by itself when they changed.
-    """
+    """Run until `stop` is set, then drain within `FORWARDER_DRAIN_MAX_S`; `hangup` has the secrets read again."""
     async with AsyncExitStack() as stack:
         daemon = await assemble(settings, stack, hangup=hangup or asyncio.Event())
         await daemon.run(stop)
@@ -86,7 +85,7 @@ class Foundation:
 async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio.Event) -> Daemon:
     """Put the daemon together; what it opens is closed by `stack`, the spool last.
 
-    listener → spool → routes → destinations, and the operator beside them
+    listener, sources → spool → routes → destinations, and the operator beside them
     """
     mapping = read_mapping(settings)
     link_file = read_links(settings)
@@ -121,13 +120,14 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio
         limits=ListenerLimits(idle_max_s=settings.idle_max_s, is_proxied=settings.proxy_protocol),
         public_url=settings.public_url or "",
     )
+    sources = source_workers(settings, spool=spool, clock=clock, reporter=reporter, swaps=base.swaps)
     helpers = (
-        *(await operator(settings, base, routes, mapping, links)),
+        *(await operator(settings, base, routes, sources, mapping=mapping, links=links)),
         RepeatSummaries(logs),
         *rotation(settings, base.swaps, asked=hangup, reporter=reporter),
     )
     return Daemon(
-        stages=((listener,), routes, helpers, (spool,)),
+        stages=((listener, *sources), routes, helpers, (spool,)),
         probes=probes,
         notifier=notifier(os.environ, pid=os.getpid()),
         reporter=reporter,
@@ -232,7 +232,13 @@ async def explainers(
 
 
 async def operator(
-    settings: Settings, base: Foundation, routes: Sequence[Route], mapping: OutboundMapping, links: LinkStore
+    settings: Settings,
+    base: Foundation,
+    routes: Sequence[Route],
+    sources: Sequence[SourceWorker],
+    *,
+    mapping: OutboundMapping,
+    links: LinkStore,
 ) -> Sequence[Worker]:
     """Make the operator's listener and what samples rates for its pages."""
     explain, past = await explainers(settings, base, mapping, links)
@@ -245,6 +251,7 @@ async def operator(
             reporter=base.reporter,
             clock=base.clock,
             routes=routes,
+            sources=sources,
             links=links,
             settings_rows=[asdict(row) for row in settings.rows()],
             explain=explain,
