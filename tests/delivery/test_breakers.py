@@ -232,6 +232,23 @@ def test_a_lone_culprit_may_ask_again(make_reporter: Any) -> None:
     assert bench.breakers.admits("lists", 1)
 
 
+def test_a_group_that_goes_again_starts_afresh(make_reporter: Any) -> None:
+    """Who probed the last hold, and who waited in it, has no part in the next one."""
+    bench = Bench(make_reporter(None))
+    bench.hold(1)
+    bench.breakers.park_s("lists", 9)
+    bench.apply(Change.CLOSE, outcome=Outcome.DONE, group="lists")
+    bench.hold(2)
+    bench.breakers.park_s("lists", 3)
+    bench.clock.now_s += 1
+    assert bench.breakers.admits("lists", 1)  # it did not meet this hold
+    bench.apply(Change.CLOSE, outcome=Outcome.DONE, group="lists")
+    bench.hold(2)
+    bench.breakers.park_s("lists", 2)
+    bench.clock.now_s += 1
+    assert bench.breakers.admits("lists", 2)  # nobody waits for the 9th, or the 3rd
+
+
 @pytest.mark.parametrize("change", [Change.HOLD, Change.BACK_OFF])
 def test_who_waits_and_never_comes_back_keeps_nobody_away(make_reporter: Any, change: Change) -> None:
     """Erased, filtered after all, or planned anew: a turn that nobody takes for one probe's time is anybody's."""

@@ -173,6 +173,28 @@ def test_others_passed() -> None:
     assert _observe(history, flight, LATER).others_passed
 
 
+def test_a_replay_is_to_blame_when_what_arrives_passes() -> None:
+    """What passes on the way of what arrives passed beside the replays, once each; a first failure blames nobody."""
+    live = _calls()
+    replays = History(counts_refusals=False, forgives_lone_holds=True, live=live)
+    flight = _flight(1)
+    _observe(live, _flight(9), Delivered(), group="lists", now_s=100.0)
+    first = _observe(replays, flight, LATER, group="lists")
+    second = _observe(replays, flight, LATER, group="lists")
+    _observe(live, _flight(8), Delivered(), group="lists", now_s=150.0)
+    third = _observe(replays, flight, LATER, group="lists")
+    fourth = _observe(replays, flight, LATER, group="lists")
+    assert [case.others_passed for case in (first, second, third, fourth)] == [True, False, True, False]
+    assert [case.is_to_blame for case in (first, second, third, fourth)] == [False, False, True, False]
+    _observe(live, _flight(7), Delivered(), group="lists", now_s=200.0)
+    two = _flight(1, 2)
+    two.failures, two.passes_seen = flight.failures, flight.passes_seen
+    assert not _observe(replays, two, LATER, group="lists").is_to_blame
+    assert not _observe(live, flight, LATER, group="lists").is_to_blame
+    assert _observe(replays, _flight(3), HELD, group="lists", now_s=260.0).others_passed_lately
+    assert not _observe(replays, _flight(3), HELD, group="lists", now_s=260.1).others_passed_lately
+
+
 def test_what_passes_in_another_group_is_no_other() -> None:
     """That profiles pass does not bring an event nearer to its end which `/send` has no answer for."""
     history = _calls()

@@ -65,6 +65,27 @@ def test_requests_under_way_do_not_count_twice() -> None:
     assert breaker.trip.retry_at_s == 61.2
 
 
+def test_a_request_that_starts_as_the_stop_begins_counts() -> None:
+    """One that started in the very moment is of the time after: it doubles the wait, and its success ends it."""
+    breaker = _breaker()
+    breaker.back_off("500", after_s=None, started_s=0.0, now_s=1.0, now_ms=0)
+    again = breaker.back_off("500", after_s=None, started_s=1.0, now_s=1.0, now_ms=0)
+    assert again is not None
+    assert again.failures == 2
+    assert breaker.close(started_s=1.0) == again
+
+
+def test_a_probe_is_overdue_after_the_time_between_two() -> None:
+    """Counted from when it might have gone; a closed breaker waits for none."""
+    breaker = _breaker()
+    assert (breaker.is_overdue(now_s=1_000.0), breaker.is_held) == (False, False)
+    breaker.back_off("500", after_s=10.0, started_s=0.0, now_s=0.0, now_ms=0)
+    assert [breaker.is_overdue(now_s=now_s) for now_s in (5.0, 40.0, 40.1)] == [False, False, True]
+    assert not breaker.is_held
+    breaker.hold("401", kind=TripKind.HELD, now_s=50.0, now_ms=0)
+    assert breaker.is_held
+
+
 def test_hold_begins_once_and_probes() -> None:
     """A hold is told of once; each failed probe only puts the next one off."""
     breaker = _breaker()
