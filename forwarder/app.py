@@ -5,7 +5,7 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from pydantic import SecretStr
 
@@ -37,6 +37,8 @@ from forwarder.settings.data_volume import start_doubts
 from forwarder.settings.otel import open_tracing
 from forwarder.settings.rotation import rotation
 from forwarder.settings.toml_files import read_links, read_mapping
+from forwarder.sources.configured import source_workers
+from forwarder.sources.worker import SourceWorker
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.foreign import begin_logs
@@ -79,7 +81,7 @@ class Foundation:
     spool: SqliteSpool
     transport: AiohttpTransport
     tracing: Tracing | None
-    swaps: list[Callable[[Settings], None]]  # what takes secrets that were replaced
+    swaps: list[Callable[[Settings], None]] = field(default_factory=list)  # what takes secrets that were replaced
 
     def vendor_transport(self) -> Transport:
         """Return what deliveries go by."""
@@ -89,7 +91,7 @@ class Foundation:
 async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio.Event) -> Daemon:
     """Put the daemon together; what it opens is closed by `stack`, the spool last.
 
-    listener → spool → routes → destinations, and the operator beside them
+    listener, sources → spool → routes → destinations, and the operator beside them
     """
     mapping = read_mapping(settings)
     link_file = read_links(settings)
@@ -107,7 +109,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio
         AiohttpTransport(clock=clock, proxy_for=settings.reading.proxies.url_for)
     )
     base = Foundation(
-        clock=clock, metrics=metrics, reporter=reporter, spool=spool, transport=transport, tracing=tracing, swaps=[]
+        clock=clock, metrics=metrics, reporter=reporter, spool=spool, transport=transport, tracing=tracing
     )
     links = await LinkStore.load(spool, link_file)
     routes: list[Route] = []
@@ -128,13 +130,14 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio
         public_url=settings.public_url or "",
         tracing=tracing,
     )
+    sources = source_workers(settings, spool=spool, clock=clock, reporter=reporter, swaps=base.swaps)
     helpers = (
-        *(await operator(settings, base, routes, mapping, links)),
+        *(await operator(settings, base, routes, sources, mapping=mapping, links=links)),
         RepeatSummaries(logs),
         *rotation(settings, base.swaps, asked=hangup, reporter=reporter),
     )
     return Daemon(
-        stages=((listener,), routes, helpers, (spool,)),
+        stages=((listener, *sources), routes, helpers, (spool,)),
         probes=probes,
         notifier=notifier(os.environ, pid=os.getpid()),
         reporter=reporter,
@@ -153,7 +156,6 @@ async def tell_what_waits(spool: SqliteSpool, reporter: Reporter) -> None:
 
 def outbound_route(settings: Settings, base: Foundation, mapping: OutboundMapping) -> Route:
     """Make the route Courier → RudderStack."""
-    assert settings.rudderstack_data_plane_url is not None  # noqa: S101  settings.together saw to it
     write_key = WriteKey(revealed(settings.rudderstack_write_key))
     base.swaps.append(lambda new: write_key.replace(revealed(new.rudderstack_write_key)))
     return make_route(
@@ -162,7 +164,7 @@ def outbound_route(settings: Settings, base: Foundation, mapping: OutboundMappin
         mapper=mapping.mapper(),
         sink=RudderstackSink(
             transport=base.vendor_transport(),
-            url=settings.rudderstack_data_plane_url,
+            url=settings.rudderstack_data_plane_url or "",  # settings.together saw to it
             write_key=write_key,
             clock=base.clock,
             mapping=mapping.mark,
@@ -232,7 +234,13 @@ async def explainers(
 
 
 async def operator(
-    settings: Settings, base: Foundation, routes: Sequence[Route], mapping: OutboundMapping, links: LinkStore
+    settings: Settings,
+    base: Foundation,
+    routes: Sequence[Route],
+    sources: Sequence[SourceWorker],
+    *,
+    mapping: OutboundMapping,
+    links: LinkStore,
 ) -> Sequence[Worker]:
     """Make the operator's listener and what samples rates for its pages."""
     explain, past = await explainers(settings, base, mapping, links)
@@ -245,6 +253,7 @@ async def operator(
             reporter=base.reporter,
             clock=base.clock,
             routes=routes,
+            sources=sources,
             links=links,
             settings_rows=[asdict(row) for row in settings.rows()],
             explain=explain,

@@ -58,6 +58,10 @@ class NoAnswer(ForwarderError):
         self.is_lasting = is_lasting
 
 
+class SourceAway(ForwarderError):
+    """A bus cannot be reached or refuses us: later. The text says why, without a secret; nothing was acknowledged."""
+
+
 class Unmappable(ForwarderError):
     """This event can never become a call; the text is the reason that is shown with the dead event.
 

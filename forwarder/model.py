@@ -68,7 +68,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     partition_key: str  # events with the same non-empty key apply in order (law 4); "" = no order
     received_at_ms: int
     payload: bytes  # the one event's own JSON (an element of an array is cut out of its request)
-    source: str = ""  # the endpoint: "webhook", "events", "rudderstack", "segment", "v1"
+    source: str = ""  # the endpoint ("webhook", "events", "rudderstack", "segment", "v1") or the bus ("nats")
     labels: Labels = _NO_LABELS
     recurrence: Recurrence | None = None
     trace: str = ""  # the traceparent (W3C) of its receipt; "" when that was not traced

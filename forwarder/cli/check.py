@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from dataclasses import asdict
 
 import click
@@ -13,9 +14,12 @@ from forwarder.cli.findings import line
 from forwarder.cli.options import AS_JSON, daemon_settings
 from forwarder.cli.unit import place_of
 from forwarder.clock import SystemClock
+from forwarder.errors import SourceAway
 from forwarder.operator.checks import Finding, is_failed, local_findings
+from forwarder.ports import Clock
 from forwarder.settings import Settings, read
 from forwarder.settings.otel import TracingSettings, reaches_collector
+from forwarder.sources.configured import configured
 from forwarder.transport import AiohttpTransport
 
 
@@ -28,7 +32,10 @@ from forwarder.transport import AiohttpTransport
     )
 )
 @click.option(
-    "--connect", is_flag=True, help="Also ask both vendors: name, TLS, key, clock; and the collector. No event is sent."
+    "--connect",
+    is_flag=True,
+    help="Also ask both vendors (name, TLS, key, clock), your bus (login, stream, rights) and the traces' collector. "
+    "No event is sent.",
 )
 @click.option(
     "--unit",
@@ -60,6 +67,7 @@ def check(ctx: click.Context, *, connect: bool, unit: str | None, as_json: bool)
 async def _connected(settings: Settings, clock: SystemClock) -> list[Finding]:
     async with AiohttpTransport(clock=clock, proxy_for=settings.reading.proxies.url_for) as transport:
         found = [finding async for finding in vendor_findings(settings, transport, clock)]
+    found += [finding async for finding in source_findings(settings, clock)]
     tracing = settings.reading.tracing
     return found if tracing is None or "otlp" not in tracing.exporters else [*found, await _collector(tracing)]
 
@@ -68,6 +76,19 @@ async def _collector(tracing: TracingSettings) -> Finding:
     if await asyncio.to_thread(reaches_collector, tracing):
         return Finding("ok", "traces", f"{tracing.endpoint} takes spans")
     return Finding("fail", "traces", f"{tracing.endpoint} takes no spans: check OTEL_EXPORTER_OTLP_… and the network")
+
+
+async def source_findings(settings: Settings, clock: Clock) -> AsyncIterator[Finding]:
+    """Prove that each of the user's own buses can be read; no message is taken."""
+    for one in configured(settings, clock):
+        try:
+            yield Finding("ok", one.name, await one.bus.prove())
+        except SourceAway as error:
+            yield Finding(
+                "fail", one.name, f"{error}. Check FORWARDER_{one.name.upper()}_…, the network and the rights"
+            )
+        finally:
+            await one.bus.close()
 
 
 def _print(settings: Settings, findings: list[Finding]) -> None:

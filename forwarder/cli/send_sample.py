@@ -1,4 +1,4 @@
-"""`forwarder send-sample`: post a signed sample webhook to the running daemon and say what it means.
+"""`forwarder send-sample`: post a signed sample webhook to the running daemon, or publish one, and say what it means.
 
 Every answer of the endpoint is explained with what to do next. Absent: the option parsing, which is the
 command line's.
@@ -14,7 +14,9 @@ import aiohttp
 
 from forwarder.demo.signing import signed
 from forwarder.demo.workflow import Workflow, WorkflowEvent
+from forwarder.errors import SourceAway
 from forwarder.settings import Settings
+from forwarder.sources.port import Bus
 
 TIMEOUT_S = 10.0  # Courier's own
 
@@ -44,9 +46,13 @@ class Sample:
     page_url: str
 
 
-def sample(settings: Settings, *, url: str | None, secret: str | None, status: str, count: int) -> Sample:
-    """Fill in what was not given from the settings. Raises `ValueError` when no secret is known."""
-    if secret is None and not settings.courier_webhook_secrets:
+def sample(
+    settings: Settings, *, url: str | None, secret: str | None, status: str, count: int, is_signed: bool = True
+) -> Sample:
+    """Fill in what was not given from the settings. Raises `ValueError` when no secret is known for what is signed."""
+    if not is_signed:
+        secret = ""
+    elif secret is None and not settings.courier_webhook_secrets:
         raise ValueError("no secret is known: set COURIER_WEBHOOK_SECRET as the daemon has it, or give --secret")
     return Sample(
         url=(url or settings.listen[0].url()).rstrip("/"),
@@ -72,6 +78,23 @@ async def send_sample(wanted: Sample, say: Callable[[str], None]) -> int:
     return 0
 
 
+async def send_to_bus(bus: Bus, wanted: Sample, say: Callable[[str], None]) -> int:
+    """Publish the samples where the daemon's source takes them from; return 0 when the bus has all of them, else 1."""
+    workflow = Workflow(seed=secrets.randbits(64), users=1)
+    try:
+        for _ in range(wanted.count):
+            event = workflow.sample(wanted.status, time.time_ns() // 1_000_000)
+            say(f"{wanted.status}  →  {await bus.send(event.body)}")
+    except SourceAway as error:
+        say(f"It could not be published: {error}.")
+        return 1
+    finally:
+        await bus.close()
+    say("")
+    say(f"It is on the bus; a daemon that runs takes it from there. {_becomes(wanted, event)}\n{_where(wanted)}")
+    return 0
+
+
 async def _post(http: aiohttp.ClientSession, wanted: Sample, event: WorkflowEvent, say: Callable[[str], None]) -> bool:
     headers = signed(event.body, wanted.secret, time.time_ns() // 1_000_000)
     url = f"{wanted.url}/webhooks/courier"
@@ -93,13 +116,16 @@ async def _post(http: aiohttp.ClientSession, wanted: Sample, event: WorkflowEven
 
 
 def _next(wanted: Sample, event: WorkflowEvent) -> str:
+    proves = f"\n{_PROVES_NOTHING}" if wanted.is_secret_our_own else ""
+    return f"It is on the daemon's disk. {_becomes(wanted, event)}{proves}\n{_where(wanted)}"
+
+
+def _becomes(wanted: Sample, event: WorkflowEvent) -> str:
     facts = event.facts
     if facts.name is None:
-        becomes = f"Courier itself does not export {wanted.status}: unless FORWARDER_EVENTS names it, it ends filtered."
-    else:
-        becomes = f'In RudderStack\'s live events it is "{facts.name}" of user {facts.user}.'
-    proves = f"\n{_PROVES_NOTHING}" if wanted.is_secret_our_own else ""
-    return (
-        f"It is on the daemon's disk. {becomes}{proves}\n"
-        f"Where it went: {wanted.page_url} or `forwarder events --follow`."
-    )
+        return f"Courier itself does not export {wanted.status}: unless FORWARDER_EVENTS names it, it ends filtered."
+    return f'In RudderStack\'s live events it is "{facts.name}" of user {facts.user}.'
+
+
+def _where(wanted: Sample) -> str:
+    return f"Where it went: {wanted.page_url} or `forwarder events --follow`."

@@ -147,6 +147,11 @@ def status_lines(status: Mapping[str, Any], earlier: Mapping[str, Any] | None = 
         lines += _wrapped(_rejected_line(one), "")
     for remedy in dict.fromkeys(plain(one["remedy"]) for one in rejected if one["remedy"] and one["last_hour"]):
         lines += _wrapped(remedy)
+    for one in status.get("sources", ()):
+        lag = "" if one["lag"] is None else f", lag {one['lag']}"
+        why = f": {plain(one['reason'])}" if one["reason"] else ""
+        told = f"source {plain(one['name'])}  {one['state']} since {local(one['since'])}{lag}{why}"
+        lines += [click.style(line, fg="red") if one["state"] == "away" else line for line in _wrapped(told, "")]
     before = {route["name"]: route for route in earlier["routes"]} if earlier else {}
     passed_s = status["uptime_s"] - earlier["uptime_s"] if earlier else 0.0
     for route in status["routes"]:

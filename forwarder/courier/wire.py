@@ -15,7 +15,8 @@ from forwarder.courier.keys import digest, digest_of_bytes
 from forwarder.errors import Unmappable
 from forwarder.model import Envelope, Labels, Recurrence, RouteName
 
-EVENTS = "events"  # the source whose senders may give an event an id of their own
+# The sources whose senders may give an event an id of their own: those of internal events.
+OWN_IDS = frozenset({"events", "nats", "kafka", "redis"})
 
 # Courier's longest gap between two attempts is 15 minutes, its last attempt comes after a day.
 RESEND_S = 1_200
@@ -31,8 +32,8 @@ def envelope(payload: bytes, *, received_at_ms: int, source: str) -> Envelope:
     """Wrap one event's bytes for the spool, with its key, its labels and how it may recur.
 
     Never raises, whatever the bytes are: what is no JSON object has the hash of its bytes for a key
-    and empty labels, and the mapper will refuse it. With `source` "events" the sender's own
-    top-level `id` makes the key.
+    and empty labels, and the mapper will refuse it. With a `source` of `OWN_IDS` the sender's
+    own top-level `id` makes the key.
     """
     try:
         return usual(payload, received_at_ms=received_at_ms, source=source) or _envelope(
@@ -83,7 +84,7 @@ def usual(payload: bytes, *, received_at_ms: int, source: str) -> Envelope | Non
         return None
     message = webhook.data
     message_id, status = message.id, message.status
-    if not message_id or (source == EVENTS and webhook.id is not None) or not is_plain(payload):
+    if not message_id or (webhook.id is not None and source in OWN_IDS) or not is_plain(payload):
         return None
     upper = status.upper()
     field = vocabulary.TIME_FIELDS.get(upper)
@@ -153,7 +154,7 @@ def _identity(
     fields: dict[str, Any],
     source: str,
 ) -> tuple[bytes, Recurrence | None]:
-    if source == EVENTS and (own_id := _id(body.get("id"))) is not None:
+    if source in OWN_IDS and (own_id := _id(body.get("id"))) is not None:
         return digest("own", own_id, kind, fields.get("status")), None
     if kind == vocabulary.MESSAGE_UPDATED and (message_id := _id(fields.get("id"))) is not None:
         return digest("message", kind, message_id, fields.get("status"), _own_time(fields), _pairs(fields)), None

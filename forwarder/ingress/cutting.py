@@ -69,7 +69,8 @@ def cut(admission: Admission, body: bytes) -> Steps[tuple[list[bytes], bool]]:
         yield  # its sender was judged by it just now
     match admission.endpoint.body_format:
         case BodyFormat.EVENTS:
-            return (yield from _cut_events(admission, body))
+            pieces, is_by_line, admission.is_one = yield from events_of(body, has_lines=admission.has_lines)
+            return pieces, is_by_line
         case BodyFormat.CALLS:
             return (yield from _cut_calls(admission, body)), False
         case BodyFormat.BATCH:
@@ -189,21 +190,24 @@ def _member_of(
     return found
 
 
-def _cut_events(admission: Admission, body: bytes) -> Steps[tuple[list[bytes], bool]]:
-    admission.is_one = False
-    if admission.has_lines:
-        return (yield from lines_of(body)), True
+def events_of(body: bytes, *, has_lines: bool = False) -> Steps[tuple[list[bytes], bool, bool]]:
+    """Cut one object, an array, or one object a line (surely with `has_lines`, else where it looks like it).
+
+    Returns the elements, whether each is a line, which may be no JSON, and whether it is a lone one. Raises `NotJson`
+    or `TooManyElements`.
+    """
+    if has_lines:
+        return (yield from lines_of(body)), True, False
     try:
         pieces = yield from array_of(body)
-        admission.is_one = not trimmed(body).startswith(b"[")
-        if admission.is_one:
+        is_one = not trimmed(body).startswith(b"[")
+        if is_one:
             _judge_lone(pieces[0])
     except NotJson:
         if not looks_like_lines(body):
             raise
-        admission.is_one = False
-        return (yield from lines_of(body)), True
-    return pieces, False
+        return (yield from lines_of(body)), True, False
+    return pieces, False, is_one
 
 
 def _judge_lone(raw: bytes) -> None:

@@ -105,6 +105,7 @@ class Api:
             spool=views.spool(facts),
             rejected=rejected_lately(parts.by_time),
             routes=[views.route(name, facts, states.get(name.value), now_ms=now_ms) for name in RouteName],
+            sources=[views.source(one.status()) for one in parts.sources],
         )
 
     async def events(self, _: web.Request, given: Listing) -> told.EventPage:

@@ -130,6 +130,16 @@ class Spool(Struct, frozen=True, kw_only=True):
     sqlite_version: str
 
 
+class Source(Struct, frozen=True, kw_only=True):
+    """A subscription to the user's own bus."""
+
+    name: str
+    state: Annotated[str, Meta(description="connecting, connected, away, or waiting (the spool has no room)")]
+    since: Time
+    reason: str
+    lag: Annotated[Count | None, Meta(description="messages that the bus holds and we have not acknowledged")]
+
+
 class Status(Struct, frozen=True, kw_only=True):
     """How everything is."""
 
@@ -139,6 +149,7 @@ class Status(Struct, frozen=True, kw_only=True):
     uptime_s: float
     spool: Spool
     routes: list[Route]
+    sources: list[Source]
     rejected: Annotated[list[RejectedRequests], Meta(description="requests turned away within the day")]
 
 

@@ -10,6 +10,7 @@ from forwarder.mapping.link_store import LinkStore
 from forwarder.model import RouteName
 from forwarder.operator.explain import Explain, PastMappings
 from forwarder.ports import Clock, Spool
+from forwarder.sources.worker import SourceStatus
 from forwarder.telemetry.collector import TotalsCollector
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
@@ -35,6 +36,13 @@ class OperatedRoute(Protocol):
         """Go on after a pause."""
 
 
+class OperatedSource(Protocol):
+    """A source of the user's own bus as people see it."""
+
+    def status(self) -> SourceStatus:
+        """Return what people should see now."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """See above. `routes` are those that run; made once, at the start of the daemon."""
@@ -46,6 +54,7 @@ class Parts:
     reporter: Reporter
     clock: Clock
     routes: Sequence[OperatedRoute] = ()
+    sources: Sequence[OperatedSource] = ()
     settings_rows: Sequence[Mapping[str, object]] = ()  # variable, value (masked), origin, is_secret
     explain: Mapping[RouteName, Explain] = field(default_factory=dict)  # of routes that run
     past: PastMappings | None = None  # of the outbound route, if it runs

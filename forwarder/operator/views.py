@@ -13,6 +13,7 @@ from forwarder.operator import api_types as told
 from forwarder.operator.incidents.incident import Incident
 from forwarder.operator.readable import words_of
 from forwarder.operator.text import moment
+from forwarder.sources.worker import SourceStatus
 
 
 def event(row: archive_port.EventRow) -> told.Event:
@@ -66,6 +67,13 @@ def route(name: RouteName, facts: archive_port.SpoolFacts, status: RouteStatus |
         totals=_totals(totals) if totals else None,
         open_dead=facts.open_dead.get(name, 0),
         discarded=facts.discarded.get(name, 0),
+    )
+
+
+def source(status: SourceStatus) -> told.Source:
+    """Show one source."""
+    return told.Source(
+        name=status.name, state=status.state, since=moment(status.since_ms), reason=status.reason, lag=status.lag
     )
 
 

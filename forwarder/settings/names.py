@@ -50,7 +50,6 @@ MEANT = {
 # Names of the public contract whose part is not built yet: who sets one must not believe that it works.
 LATER = {
     "FORWARDER_POSTGRES_": "postgres spool",
-    "FORWARDER_NATS_": "NATS source",
     "FORWARDER_KAFKA_": "Kafka source",
     "FORWARDER_REDIS_": "Redis source",
 }

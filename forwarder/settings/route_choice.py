@@ -7,8 +7,9 @@ senders present, which switch it on, and Courier's API key. A Courier API key al
 from collections.abc import Collection, Sequence
 
 from forwarder.model import RouteName
+from forwarder.settings.buses import SWITCHES
 
-_SOURCES = ("COURIER_WEBHOOK_SECRET", "FORWARDER_EVENTS_KEY")
+_SOURCES = ("COURIER_WEBHOOK_SECRET", "FORWARDER_EVENTS_KEY", *SWITCHES)
 _BEGINS = {
     RouteName.COURIER_TO_RUDDERSTACK: ("RUDDERSTACK_WRITE_KEY", "RUDDERSTACK_DATA_PLANE_URL", *_SOURCES),
     RouteName.RUDDERSTACK_TO_COURIER: ("FORWARDER_INBOUND_KEYS",),
@@ -20,7 +21,7 @@ _NEEDS = {
 
 
 def missing_of(route: RouteName, given: Collection[str]) -> list[str]:
-    """Return what the route still needs; a choice of two is one entry, "A or B"."""
+    """Return what the route still needs; a choice is one entry, "A or B"."""
     missing = [variable for variable in _NEEDS[route] if variable not in given]
     if route is RouteName.COURIER_TO_RUDDERSTACK and not any(source in given for source in _SOURCES):
         missing.append(" or ".join(_SOURCES))

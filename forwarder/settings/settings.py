@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from forwarder.model import RouteName
 from forwarder.settings import values
+from forwarder.settings.buses import BusSettings
 from forwarder.settings.choices import event_words, readable_file, route_names, word
 from forwarder.settings.operators import NamedToken, UserHeader, named_token, named_tokens, user_header
 from forwarder.settings.otel import TracingSettings
@@ -63,7 +64,7 @@ class Reading:
     place: Place | None = None  # where they can be read again
 
 
-class Settings(BaseSettings):
+class Settings(BusSettings):
     """What the daemon runs with. Frozen; `load` makes it, tests may `Settings.model_validate({variable: text})`.
 
     Secrets never show in `repr`, `str` or `rows()`.
@@ -211,7 +212,9 @@ class Settings(BaseSettings):
     @classmethod
     def variables(cls) -> dict[str, str]:
         """Return every variable with its field's name, in the order of the documentation."""
-        return {field.alias or variable_of(name): name for name, field in cls.model_fields.items()}
+        # Inherited fields come first where nobody asks otherwise.
+        fields = sorted(cls.model_fields.items(), key=lambda one: one[0] in BusSettings.model_fields)
+        return {field.alias or variable_of(name): name for name, field in fields}
 
     def given(self) -> frozenset[str]:
         """Return the variables that were set, by whatever source."""

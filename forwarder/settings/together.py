@@ -6,6 +6,7 @@
 from collections.abc import Collection, Iterator
 
 from forwarder.model import RouteName
+from forwarder.settings.buses import SWITCHES, bus_conflicts, bus_doubts
 from forwarder.settings.operators import Role
 from forwarder.settings.route_choice import route_problems
 from forwarder.settings.settings import Settings
@@ -52,6 +53,7 @@ def conflicts(settings: Settings, *, given: Collection[str], wrong: Collection[s
         for one in settings.listen
         if one.overlaps(settings.operator_listen)
     ]
+    problems += bus_conflicts(given)
     return problems + _unusable_proxies(settings)
 
 
@@ -128,6 +130,14 @@ def doubts(settings: Settings) -> list[str]:
                 "FORWARDER_ALERT_TEMPLATE is set but FORWARDER_ALERT_URL is not: while Courier is what fails, nobody "
                 "is told. Set both."
             ),
+        ),
+        *bus_doubts(settings),
+        *(
+            (
+                variable in given and RouteName.COURIER_TO_RUDDERSTACK not in settings.routes,
+                f"{variable} is set but the route courier_to_rudderstack is off: nothing is taken from there.",
+            )
+            for variable in SWITCHES
         ),
         (
             "FORWARDER_LINKS" in given and "FORWARDER_INBOUND_KEYS" not in given,

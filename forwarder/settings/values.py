@@ -24,6 +24,7 @@ _PLACEHOLDERS = frozenset(
         "https://example.dataplane.rudderstack.com",
         "https://bridge.example.com",
         "https://your.host",
+        "tls://nats.example.com:4222",
         "<key>",
     }
 )

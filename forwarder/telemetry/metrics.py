@@ -75,6 +75,7 @@ class Metrics:
         self.answers = Answers()
         r.register(self.answers)
         self._of_routes(r)
+        self._of_sources(r)
         self._of_this_process(r)
         self._begin_at_zero()
 
@@ -125,6 +126,26 @@ class Metrics:
             "forwarder_route_state",
             "1 for the state the route is in, 0 for the others.",
             ["route", "state"],
+            registry=r,
+        )
+
+    def _of_sources(self, r: CollectorRegistry) -> None:
+        self.source_lag = Gauge(
+            "forwarder_source_lag_events",
+            "Messages that a bus holds for this daemon, not acknowledged yet; absent while it is not known.",
+            ["source"],
+            registry=r,
+        )
+        self.source_connected = Gauge(
+            "forwarder_source_connected",
+            "1 while messages are taken from a bus, 0 while it is away.",
+            ["source"],
+            registry=r,
+        )
+        self.source_lost = Counter(
+            "forwarder_source_lost_messages",
+            "Messages that a bus had dropped, by its own limits, before they could be taken.",
+            ["source"],
             registry=r,
         )
 

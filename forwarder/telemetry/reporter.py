@@ -5,6 +5,7 @@ No fact is logged once per event at info level.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 
 import structlog
@@ -106,6 +107,33 @@ class Reporter:
     def listener_stopped(self) -> None:
         """Tell that nothing is taken any more."""
         self._log.info("listener.stopped")
+
+    # --- the user's own bus ---
+
+    def source_connected(self, source: str) -> None:
+        """Tell that messages are taken from a bus."""
+        self.metrics.source_connected.labels(source).set(1)
+        self._log.info("source.connected", source=source)
+
+    def source_away(self, source: str, *, reason: str) -> None:
+        """Alarm: a bus cannot be reached or refuses us. It is tried again; nothing is acknowledged meanwhile."""
+        self.metrics.source_connected.labels(source).set(0)
+        self._log.error("source.away", source=source, reason=reason)
+
+    def source_lost(self, source: str, *, messages: int) -> None:
+        """Alarm: a bus had dropped messages, by its own limits, before they could be taken."""
+        self.metrics.source_lost.labels(source).inc(messages)
+        self._log.error("source.lost", source=source, messages=messages)
+
+    def source_lag(self, source: str, lag: int | None) -> None:
+        """Show how many messages a bus holds for us; None is not known, and shows nothing."""
+        self.metrics.source_connected.labels(source)
+        self.metrics.source_lost.labels(source)
+        if lag is not None:
+            self.metrics.source_lag.labels(source).set(lag)
+        else:
+            with suppress(KeyError):
+                self.metrics.source_lag.remove(source)
 
     # --- delivery ---
 

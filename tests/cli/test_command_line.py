@@ -128,6 +128,7 @@ def test_every_table_fits_eighty_columns() -> None:
     rejected |= {"remedy": "a long remedy " * 20}
     turned_away = [rejected | {"last_hour": many, "last_day": many}]
     status = {"version": "0.2.0", "uptime_s": 1e6, "spool": spool, "routes": [route], "rejected": turned_away}
+    status["sources"] = [{"name": "nats", "state": "away", "since": None, "lag": many, "reason": "a reason " * 20}]
     event = {"received_at": "2026-01-31T12:00:00.000Z", "sequence": many, "route": "rudderstack_to_courier"}
     event |= {"state": "delivered", "event": "e" * 40, "type": "", "user_id": "u" * 40, "message_id": "", "reason": ""}
     event |= {"is_discarded": False}
@@ -196,10 +197,12 @@ def test_a_held_route_says_why() -> None:
             route | {"oldest_age_s": 3.0, "concurrency_limit": 4},
             {"name": "off", "state": "off", "pause": None, "stops": [], "totals": None},
         ],
+        "sources": [{"name": "nats", "state": "away", "since": stop["since"], "lag": None, "reason": "gone\x1b"}],
     }
     text = "\n".join(show.status_lines(status, json.loads(json.dumps(status | {"uptime_s": 5.0}))))
     assert "Not accepting new events: the cap. Senders retry." in text
     assert "route: 401\ufffd  (since 2026-01-01 00:00:00Z)" in text
+    assert "source nats  away since 2026-01-01 00:00:00Z: gone\ufffd" in text
     assert "THE TOTALS DO NOT BALANCE" in text
     assert "2 dead to look after" in text
     assert "1 discarded" in text

@@ -96,7 +96,7 @@ def test_what_kubernetes_injects_is_no_setting(variable: str, tmp_path: Path) ->
     ("variable", "said"),
     [
         ("FORWARDER_POSTGRES_URL", "this version has no postgres spool yet"),
-        ("FORWARDER_NATS_URL", "this version has no NATS source yet"),
+        ("FORWARDER_KAFKA_BROKERS", "this version has no Kafka source yet"),
         ("FORWARDER_KAFKA_PASSWORD", "this version has no Kafka source yet"),
         ("FORWARDER_REDIS_URL", "this version has no Redis source yet"),
     ],

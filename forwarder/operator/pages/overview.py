@@ -92,6 +92,7 @@ class Overview:
             of=of,
             view=given.view,
             rejected=rejected,
+            sources=[one.status() for one in parts.sources],
             incidents=self.incidents.watch.foremost(_INCIDENTS_SHOWN),
             facts=facts,
             started_at_ms=parts.started_at_ms,

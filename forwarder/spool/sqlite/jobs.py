@@ -34,13 +34,15 @@ class AppendJob(msgspec.Struct):
 class Job:
     """Any other work inside a transaction. Both callbacks run on the event loop's thread.
 
-    `is_settlement`: it is deferred and tried again while the disk is full.
+    `is_settlement`: it is deferred and tried again while the disk is full. `may_wait`: nobody waits for it, so it may
+    wait a moment for others to share a commit with.
     """
 
     work: Callable[[Transaction], Any]
     done: Callable[[Any], None]
     failed: Callable[[Exception], None]
     is_settlement: bool = False
+    may_wait: bool = False
 
 
 @dataclass(slots=True)
@@ -90,6 +92,7 @@ class AwaitedWork:
         on_commit: Callable[[T], None] | None = None,
         on_rollback: Callable[[], None] | None = None,
         is_settlement: bool = False,
+        may_wait: bool = False,
     ) -> T:
         """Do work in the next commit. `on_commit` is called with its result, in the order of the commits.
 
@@ -113,7 +116,7 @@ class AwaitedWork:
             if on_rollback is not None:
                 on_rollback()
 
-        self._submit(Job(work, done, failed, is_settlement))
+        self._submit(Job(work, done, failed, is_settlement, may_wait))
         return await future
 
     def refuse(self) -> None:

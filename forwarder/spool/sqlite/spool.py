@@ -176,6 +176,8 @@ class SqliteSpool(SqliteArchive):
                 on_commit=partial(self._leasing.settled, claims),
                 on_rollback=partial(self._leasing.claims.drop, claims),
                 is_settlement=True,
+                # Of a partition the next event can be leased only then.
+                may_wait=not any(lease.envelope.partition_key for claim in claims for lease in claim.leases),
             )
 
     async def note(self, sequence: int, progress: bytes) -> None:
@@ -283,6 +285,7 @@ class SqliteSpool(SqliteArchive):
             self._leasing.close()
             self._work.end()
             self._is_done.set()
+            self._writer.hand_over()
             self._writer.abandon()  # what was queued while the news of the end was on its way
 
     def _live_facts(self) -> Live:

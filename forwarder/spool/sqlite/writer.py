@@ -1,10 +1,13 @@
 """The one thread that writes, and what keeps its log short.
 
-It takes what is queued and has it committed together: sized by what is queued, never by a timer, for while one
-commit syncs, the next one gathers. No error of a job or of housekeeping ends the thread; should it end all the same,
-everything that waits is rolled back, and the spool hears of it.
+What one turn of the event loop submits is handed over at its end, at once: handed over one by one, the thread would
+take the first job alone, and contend for the interpreter with the loop that still makes the others. The thread has all
+that is queued committed together: sized by what is queued, never by a timer, for while one commit syncs, the next one
+gathers. Only what nobody waits for may wait a moment for company. No error of a job or of housekeeping ends the
+thread; should it end all the same, everything that waits is rolled back, and the spool hears of it.
 """
 
+import asyncio
 import contextlib
 import threading
 from collections import deque
@@ -18,8 +21,9 @@ from forwarder.ports import Clock
 from forwarder.spool.sqlite.group_commit import GroupCommit
 from forwarder.spool.sqlite.jobs import AppendJob, Callbacks, Job
 
-_GROUP_MAX = 2_000  # jobs in one commit
+_GROUP_MAX = 2_000  # jobs in one commit, or a few more
 _IDLE_S = 0.5
+_COMPANY_S = 0.005  # how long jobs wait that may
 _REST_PAGES_MAX = 500  # of the log, that the writer may move itself
 
 
@@ -40,7 +44,8 @@ class Writer:
         self._checkpoints = checkpoints
         self._clock = clock
         self._callbacks = callbacks
-        self._queue: SimpleQueue[AppendJob | Job | None] = SimpleQueue()
+        self._submitted: list[AppendJob | Job] = []  # in this turn of the event loop
+        self._queue: SimpleQueue[Sequence[AppendJob | Job] | None] = SimpleQueue()
         self._in_hand: Sequence[AppendJob | Job] = ()
         self._busy_since_s: float | None = None
         self._is_closing = False
@@ -53,15 +58,24 @@ class Writer:
         self._thread.start()
 
     def submit(self, job: AppendJob | Job) -> None:
-        """Queue a job. Called on the event loop's thread."""
-        self._queue.put(job)
+        """Queue a job at the end of this turn of the event loop. Called on its thread."""
+        if not self._submitted:
+            asyncio.get_running_loop().call_soon(self.hand_over)
+        self._submitted.append(job)
+
+    def hand_over(self) -> None:
+        """Queue what was submitted. Called on the event loop's thread."""
+        if self._submitted:
+            self._queue.put(self._submitted)
+            self._submitted = []
 
     def truncate_log(self, done: Callable[[bool], object]) -> None:
         """Have the log moved into the database and cut to nothing; `done` hears on the thread whether it was."""
         self._truncations.append(done)
 
     def stop(self) -> None:
-        """Queue the end: what was queued before it is still committed."""
+        """Queue the end: what was submitted before it is still committed."""
+        self.hand_over()
         self._queue.put(None)
 
     def join(self) -> None:
@@ -78,8 +92,7 @@ class Writer:
         left, self._in_hand = list(self._in_hand), ()
         with contextlib.suppress(Empty):
             while True:
-                job = self._queue.get_nowait()
-                left += [job] if job is not None else []
+                left += self._queue.get_nowait() or ()
         self._group.abandon(left)
 
     # --- the thread ---
@@ -116,20 +129,20 @@ class Writer:
         self._busy_since_s = None
 
     def _take(self) -> list[AppendJob | Job]:
-        queue = self._queue
         jobs: list[AppendJob | Job] = []
+        wait_s, until_s = _IDLE_S, 0.0
         try:
-            job = queue.get(timeout=_IDLE_S)
-            while True:
-                if job is None:
+            while len(jobs) < _GROUP_MAX:
+                more = self._queue.get(wait_s > 0.0, max(0.0, wait_s))
+                if more is None:
                     self._is_closing = True
-                    return jobs
-                jobs.append(job)
-                if len(jobs) >= _GROUP_MAX:
-                    return jobs
-                job = queue.get_nowait()
+                    break
+                until_s = until_s or self._clock.monotonic_s() + _COMPANY_S
+                jobs += more
+                wait_s = until_s - self._clock.monotonic_s() if all(map(_may_wait, jobs)) else 0.0
         except Empty:
-            return jobs
+            pass
+        return jobs
 
     def _finish(self) -> None:
         self._group.recover(self._checkpoints.checkpoint)
@@ -218,3 +231,7 @@ class Checkpoints:
             self._moved = 0  # the log began anew
         self._pages = pages
         return apsw.SQLITE_OK
+
+
+def _may_wait(job: AppendJob | Job) -> bool:
+    return type(job) is Job and job.may_wait

@@ -1,0 +1,72 @@
+"""The buses that the settings name. A bus' package is imported only here, and only when it is configured."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import Final
+
+from forwarder.errors import SettingsInvalid
+from forwarder.model import RouteName
+from forwarder.ports import Clock, Spool
+from forwarder.settings import Settings
+from forwarder.sources.port import Bus
+from forwarder.sources.worker import SourceWorker
+from forwarder.telemetry.reporter import Reporter
+
+_PACKAGES: Final = {"nats": ("nats", "nacl")}  # what an extra of ours brings
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """A bus, what it is called, and what hands it secrets that were replaced."""
+
+    name: str
+    bus: Bus
+    take: Callable[[Settings], None]
+
+
+def configured(settings: Settings, clock: Clock) -> Iterator[Configured]:
+    """Yield every bus; nothing is connected yet. Raises `SettingsInvalid` when its package is not installed."""
+    if settings.nats_url:
+        module = _module("jetstream", extra="nats", variable="FORWARDER_NATS_URL")
+
+        def nats_settings(of: Settings) -> object:
+            return module.NatsSettings(
+                urls=[one.get_secret_value() for one in of.nats_url],
+                stream=settings.nats_stream,
+                subjects=settings.nats_subjects,
+                durable=settings.nats_durable,
+                credentials=settings.nats_credentials,
+                ca_file=settings.nats_ca_file,
+                cert_file=settings.nats_cert_file,
+                key_file=settings.nats_key_file,
+            )
+
+        bus = module.JetStream(nats_settings(settings), clock=clock)
+        yield Configured("nats", bus, lambda new: bus.set_up(nats_settings(new)))
+
+
+def source_workers(
+    settings: Settings, *, spool: Spool, clock: Clock, reporter: Reporter, swaps: list[Callable[[Settings], None]]
+) -> Sequence[SourceWorker]:
+    """Make the worker of every bus; none when the outbound route, whose events these are, does not run."""
+    if RouteName.COURIER_TO_RUDDERSTACK not in settings.routes:
+        return ()
+    found = list(configured(settings, clock))
+    swaps.extend(one.take for one in found)
+    return [
+        SourceWorker(one.name, one.bus, spool=spool, clock=clock, reporter=reporter, rng=random.random) for one in found
+    ]
+
+
+def _module(name: str, *, extra: str, variable: str) -> ModuleType:
+    try:
+        return import_module(f"forwarder.sources.{name}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _PACKAGES[extra]:
+            raise
+        raise SettingsInvalid(
+            f"{variable}: what it needs is not installed. Run: pip install 'courier-rudderstack-forwarder[{extra}]'"
+        ) from None

@@ -1,0 +1,68 @@
+"""Settings of the user's own bus: what they may be, and what several of them together get wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from forwarder.errors import SettingsInvalid
+from forwarder.model import RouteName
+from forwarder.settings import load
+from forwarder.settings.together import doubts
+
+_BASE = {"RUDDERSTACK_WRITE_KEY": "wk-1", "RUDDERSTACK_DATA_PLANE_URL": "https://dp.example.com"}
+_NATS = {"FORWARDER_NATS_URL": "tls://u:sesame@nats:4222", "FORWARDER_NATS_STREAM": "EVENTS"}
+
+
+def test_a_bus_is_source_enough(tmp_path: Path) -> None:
+    """Without a webhook's secret and a key for `/events` the outbound route runs."""
+    read = load(_BASE | _NATS | {"FORWARDER_NATS_SUBJECTS": "a.*, b.>"}, tmp_path)
+
+    assert read.routes == (RouteName.COURIER_TO_RUDDERSTACK,)
+    assert (read.nats_stream, read.nats_subjects, read.nats_durable) == ("EVENTS", ("a.*", "b.>"), "forwarder")
+    assert "sesame" not in repr(read) + str(read.rows())
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"FORWARDER_NATS_URL": "http://nats"}, "FORWARDER_NATS_URL: it is no URL that begins with nats://"),
+        ({"FORWARDER_NATS_URL": "nats://"}, "FORWARDER_NATS_URL: it is no URL"),
+        ({"FORWARDER_NATS_URL": "nats://a:sesame@h:port"}, "FORWARDER_NATS_URL: it is no URL"),
+        ({"FORWARDER_NATS_STREAM": "a.b"}, "FORWARDER_NATS_STREAM: it contains"),
+        ({"FORWARDER_NATS_STREAM": ""}, "FORWARDER_NATS_URL: it needs FORWARDER_NATS_STREAM"),
+        ({"FORWARDER_NATS_DURABLE": "a b"}, "FORWARDER_NATS_DURABLE: it contains"),
+        ({"FORWARDER_NATS_SUBJECTS": "a..b"}, "FORWARDER_NATS_SUBJECTS: one of them is no subject"),
+        ({"FORWARDER_NATS_SUBJECTS": "a.>.b"}, "FORWARDER_NATS_SUBJECTS: one of them is no subject"),
+        ({"FORWARDER_NATS_CREDENTIALS": "/none"}, "FORWARDER_NATS_CREDENTIALS: there is no such file"),
+        ({"FORWARDER_NATS_CERT_FILE": __file__}, "FORWARDER_NATS_CERT_FILE: certificate and key go together"),
+        (
+            {"FORWARDER_NATS_KEY_FILE": __file__},
+            "FORWARDER_NATS_KEY_FILE: certificate and key go together. Set FORWARDER_NATS_CERT",
+        ),
+        ({"FORWARDER_NATS_URL": "TLS://nats"}, "FORWARDER_NATS_URL: it is no URL that begins with nats://"),
+        ({"FORWARDER_NATS_URL": "", "COURIER_WEBHOOK_SECRET": "s"}, "FORWARDER_NATS_STREAM: it says nothing without"),
+    ],
+)
+def test_what_cannot_be_meant_is_said(changed: dict[str, str], said: str, tmp_path: Path) -> None:
+    """Each problem names its variable, and no secret."""
+    with pytest.raises(SettingsInvalid) as raised:
+        load(_BASE | _NATS | changed, tmp_path)
+
+    assert said in str(raised.value)
+    assert "sesame" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"FORWARDER_NATS_URL": "nats://u:sesame@nats:4222"}, "unencrypted"),
+        (
+            {"FORWARDER_ROUTES": "rudderstack_to_courier", "FORWARDER_INBOUND_KEYS": "k", "COURIER_API_KEY": "c"},
+            "nothing is taken from there",
+        ),
+    ],
+)
+def test_what_is_probably_not_meant_is_doubted(changed: dict[str, str], said: str, tmp_path: Path) -> None:
+    """A login without encryption, and a source without its route (control: neither is said of a good set-up)."""
+    assert any(said in one for one in doubts(load(_BASE | _NATS | changed, tmp_path)))
+    assert not any("NATS" in one for one in doubts(load(_BASE | _NATS, tmp_path)))
