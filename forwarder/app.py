@@ -105,12 +105,8 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio
     spool = await SqliteSpool.open(settings.data_dir, limits=spool_limits(settings), clock=clock, reporter=reporter)
     stack.push_async_callback(spool.close)
     stack.push_async_callback(tell_what_waits, spool, reporter)
-    transport = await stack.enter_async_context(
-        AiohttpTransport(clock=clock, proxy_for=settings.reading.proxies.url_for)
-    )
-    base = Foundation(
-        clock=clock, metrics=metrics, reporter=reporter, spool=spool, transport=transport, tracing=tracing
-    )
+    http = await stack.enter_async_context(AiohttpTransport(clock=clock, proxy_for=settings.reading.proxies.url_for))
+    base = Foundation(clock=clock, metrics=metrics, reporter=reporter, spool=spool, transport=http, tracing=tracing)
     links = await LinkStore.load(spool, link_file)
     routes: list[Route] = []
     if RouteName.COURIER_TO_RUDDERSTACK in settings.routes:
