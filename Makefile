@@ -92,7 +92,7 @@ env: $(DEV_STAMP) ## Make the environment that the tests and checks use, in .ven
 
 node: $(NODE_STAMP) ## Fetch the Node packages that some tests drive (needs npm)
 
-sdks: $(NODE_STAMP) $(SDKS)/go $(SDKS)/java ## Fetch and build the vendors' SDKs that some tests drive (needs npm, go, mvn)
+sdks: $(NODE_STAMP) $(SDKS)/go $(SDKS)/java $(SDKS)/kafka ## Fetch the vendors' SDKs and the Kafka server of some tests (needs npm, go, mvn)
 
 clean: ## Remove what these targets made, but never data/
 	rm -rf $(VENV) dist build .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
@@ -145,3 +145,12 @@ $(SDKS)/java: tests/sdks/java/pom.xml tests/sdks/java/sha256sums $(wildcard test
 	  org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies -DoutputDirectory=$(CURDIR)/$(SDKS)/jars
 	cd $(SDKS)/jars && sha256sum --check --strict --quiet ../../java/sha256sums && test $$(ls | wc -l) = $$(wc -l <../../java/sha256sums)
 	javac -cp '$(SDKS)/jars/*' -d $@ tests/sdks/java/*.java
+
+# Whole or not there: it is moved to its place when its sums are right.
+$(SDKS)/kafka: tests/sdks/kafka/pom.xml tests/sdks/kafka/sha256sums
+	@echo "Fetching Kafka (43 MB) ..."
+	rm -rf $@ $@.part
+	mvn --quiet --batch-mode -Dstyle.color=never --strict-checksums --file tests/sdks/kafka/pom.xml \
+	  org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies -DoutputDirectory=$(CURDIR)/$@.part
+	cd $@.part && sha256sum --check --strict --quiet ../../kafka/sha256sums && test $$(ls | wc -l) = $$(wc -l <../../kafka/sha256sums)
+	mv $@.part $@

@@ -12,10 +12,10 @@ from pydantic_settings import BaseSettings
 from forwarder.settings import values
 from forwarder.settings.choices import readable_file
 
-SWITCHES = ("FORWARDER_NATS_URL",)  # each of them switches a source on
+SWITCHES = ("FORWARDER_NATS_URL", "FORWARDER_REDIS_URL")  # each of them switches a source on
 _NAME = re.compile(r"[^\s.*>/\\]+")
 _SUBJECT = re.compile(r"(?:[^\s.*>]+|\*)(?:\.(?:[^\s.*>]+|\*))*(?:\.>)?|>")
-_NATS_SCHEMES = ("nats://", "tls://")
+_NEEDS = {"FORWARDER_NATS_URL": "FORWARDER_NATS_STREAM", "FORWARDER_REDIS_URL": "FORWARDER_REDIS_STREAMS"}
 
 
 def _nats_urls(text: str) -> tuple[SecretStr, ...]:
@@ -27,7 +27,7 @@ def _nats_urls(text: str) -> tuple[SecretStr, ...]:
             is_good = parts.hostname and parts.port != 0
         except ValueError:
             is_good = False
-        if not is_good or not one.get_secret_value().startswith(_NATS_SCHEMES):
+        if not is_good or not one.get_secret_value().startswith(("nats://", "tls://")):
             raise ValueError("it is no URL that begins with nats:// or tls:// and names a host")
     return found
 
@@ -45,7 +45,26 @@ def _nats_subjects(text: str) -> tuple[str, ...]:
     return found
 
 
+def _redis_url(text: str) -> SecretStr:
+    """Read one URL; all of it is a secret, for it may hold a password."""
+    values.no_blank(text)
+    try:
+        parts = urlsplit(text)
+        is_good = parts.hostname and parts.port != 0
+    except ValueError:
+        raise ValueError("it is no URL") from None
+    if not (parts.path if parts.scheme == "unix" else is_good and parts.scheme in ("redis", "rediss")):
+        raise ValueError("it is no URL that begins with redis:// or rediss:// and names a host, nor unix:// and a path")
+    if "?" in text or "#" in text:
+        # The library takes options from there, over those that the daemon relies on.
+        raise ValueError("it has a query or a fragment (in a password write %3F and %23)")
+    if parts.scheme != "unix" and not re.fullmatch(r"/?\d*", parts.path):
+        raise ValueError("its path is no number of a database")
+    return SecretStr(text)
+
+
 _File = Annotated[Path, AfterValidator(readable_file)]
+_Word = Annotated[str, AfterValidator(values.no_blank)]
 _NatsName = Annotated[str, AfterValidator(_nats_name)]
 
 
@@ -69,18 +88,38 @@ class BusSettings(BaseSettings):
     nats_cert_file: _File | None = Field(None, description="Set the path of our own certificate (PEM).")
     nats_key_file: _File | None = Field(None, description="Set the path of our certificate's key (PEM).")
 
+    redis_url: Annotated[SecretStr, BeforeValidator(_redis_url)] | None = Field(
+        None, description="Set redis://host:6379/0, rediss://… with TLS or unix:///path, perhaps with user:password@."
+    )
+    redis_streams: Annotated[tuple[str, ...], BeforeValidator(values.names)] = Field(
+        (), description="Set the keys of the streams to read, comma-separated."
+    )
+    redis_group: _Word = Field("forwarder", description="Set the name of the consumer group, such as forwarder.")
+    redis_consumer: _Word | None = Field(
+        None,
+        description="Set a name that this daemon alone has in the group, and keeps over a restart; or leave it unset.",
+    )
+    redis_ca_file: _File | None = Field(None, description="Set the path of a file with the CA's certificates (PEM).")
+    redis_cert_file: _File | None = Field(None, description="Set the path of our own certificate (PEM).")
+    redis_key_file: _File | None = Field(None, description="Set the path of our certificate's key (PEM).")
 
-def bus_conflicts(given: Collection[str]) -> Iterator[str]:
+
+def bus_conflicts(settings: BusSettings, given: Collection[str]) -> Iterator[str]:
     """Yield what only several of these settings together can get wrong."""
-    ours = sorted(variable for variable in given if variable.startswith("FORWARDER_NATS_"))
-    if ours and "FORWARDER_NATS_URL" not in given:
-        yield f"{ours[0]}: it says nothing without FORWARDER_NATS_URL. Set that, or remove it."
-    if "FORWARDER_NATS_URL" in given and "FORWARDER_NATS_STREAM" not in given:
-        yield "FORWARDER_NATS_URL: it needs FORWARDER_NATS_STREAM. Set the name of the stream to read."
-    pair = ("FORWARDER_NATS_CERT_FILE", "FORWARDER_NATS_KEY_FILE")
-    for one, other in (pair, pair[::-1]):
-        if one in given and other not in given:
-            yield f"{one}: certificate and key go together. Set {other} with it."
+    for switch, needed in _NEEDS.items():
+        bus = switch.removesuffix("URL")
+        ours = sorted(variable for variable in given if variable.startswith(bus))
+        if ours and switch not in given:
+            yield f"{ours[0]}: it says nothing without {switch}. Set that, or remove it."
+        if switch in given and needed not in given:
+            yield f"{switch}: it needs {needed}. Set what is to be read."
+        pair = (f"{bus}CERT_FILE", f"{bus}KEY_FILE")
+        for one, other in (pair, pair[::-1]):
+            if one in given and other not in given:
+                yield f"{one}: certificate and key go together. Set {other} with it."
+    if settings.redis_url and _scheme(settings.redis_url) != "rediss":
+        for variable in sorted({f"FORWARDER_REDIS_{one}_FILE" for one in ("CA", "CERT", "KEY")} & set(given)):
+            yield f"{variable}: without TLS it says nothing. Write rediss:// in FORWARDER_REDIS_URL, or remove it."
 
 
 def bus_doubts(settings: BusSettings) -> Iterator[tuple[bool, str]]:
@@ -94,3 +133,12 @@ def bus_doubts(settings: BusSettings) -> Iterator[tuple[bool, str]]:
             "the network unencrypted. Write tls://."
         ),
     )
+    redis = urlsplit(settings.redis_url.get_secret_value()) if settings.redis_url else None
+    yield (
+        redis is not None and redis.scheme == "redis" and not values.is_loopback(redis.hostname or ""),
+        "FORWARDER_REDIS_URL begins with redis://: logins and events go over the network unencrypted. Write rediss://.",
+    )
+
+
+def _scheme(url: SecretStr) -> str:
+    return urlsplit(url.get_secret_value()).scheme

@@ -51,7 +51,6 @@ MEANT = {
 LATER = {
     "FORWARDER_POSTGRES_": "postgres spool",
     "FORWARDER_KAFKA_": "Kafka source",
-    "FORWARDER_REDIS_": "Redis source",
 }
 
 # What Kubernetes injects into every container for services that happen to be named like our prefixes.

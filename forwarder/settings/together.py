@@ -53,7 +53,7 @@ def conflicts(settings: Settings, *, given: Collection[str], wrong: Collection[s
         for one in settings.listen
         if one.overlaps(settings.operator_listen)
     ]
-    problems += bus_conflicts(given)
+    problems += bus_conflicts(settings, given)
     return problems + _unusable_proxies(settings)
 
 

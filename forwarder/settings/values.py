@@ -25,6 +25,7 @@ _PLACEHOLDERS = frozenset(
         "https://bridge.example.com",
         "https://your.host",
         "tls://nats.example.com:4222",
+        "rediss://redis.example.com:6380/0",
         "<key>",
     }
 )

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from socket import gethostname
 from types import ModuleType
 from typing import Final
 
@@ -15,7 +16,7 @@ from forwarder.sources.port import Bus
 from forwarder.sources.worker import SourceWorker
 from forwarder.telemetry.reporter import Reporter
 
-_PACKAGES: Final = {"nats": ("nats", "nacl")}  # what an extra of ours brings
+_PACKAGES: Final = {"nats": ("nats", "nacl"), "redis": ("redis",)}  # what an extra of ours brings
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +31,46 @@ class Configured:
 def configured(settings: Settings, clock: Clock) -> Iterator[Configured]:
     """Yield every bus; nothing is connected yet. Raises `SettingsInvalid` when its package is not installed."""
     if settings.nats_url:
-        module = _module("jetstream", extra="nats", variable="FORWARDER_NATS_URL")
+        yield _nats(settings, clock)
+    if settings.redis_url:
+        yield _redis(settings, clock)
 
-        def nats_settings(of: Settings) -> object:
-            return module.NatsSettings(
-                urls=[one.get_secret_value() for one in of.nats_url],
-                stream=settings.nats_stream,
-                subjects=settings.nats_subjects,
-                durable=settings.nats_durable,
-                credentials=settings.nats_credentials,
-                ca_file=settings.nats_ca_file,
-                cert_file=settings.nats_cert_file,
-                key_file=settings.nats_key_file,
-            )
 
-        bus = module.JetStream(nats_settings(settings), clock=clock)
-        yield Configured("nats", bus, lambda new: bus.set_up(nats_settings(new)))
+def _nats(settings: Settings, clock: Clock) -> Configured:
+    module = _module("jetstream", extra="nats", variable="FORWARDER_NATS_URL")
+
+    def set_up(of: Settings) -> object:
+        return module.NatsSettings(
+            urls=[one.get_secret_value() for one in of.nats_url],
+            stream=settings.nats_stream,
+            subjects=settings.nats_subjects,
+            durable=settings.nats_durable,
+            credentials=settings.nats_credentials,
+            ca_file=settings.nats_ca_file,
+            cert_file=settings.nats_cert_file,
+            key_file=settings.nats_key_file,
+        )
+
+    bus = module.JetStream(set_up(settings), clock=clock)
+    return Configured("nats", bus, lambda new: bus.set_up(set_up(new)))
+
+
+def _redis(settings: Settings, clock: Clock) -> Configured:
+    module = _module("redis_streams", extra="redis", variable="FORWARDER_REDIS_URL")
+
+    def set_up(of: Settings) -> object:
+        return module.RedisSettings(
+            url=of.redis_url.get_secret_value() if of.redis_url else "",
+            streams=settings.redis_streams,
+            group=settings.redis_group,
+            consumer=settings.redis_consumer or gethostname() or "forwarder",  # a restart finds what was in hand by it
+            ca_file=settings.redis_ca_file,
+            cert_file=settings.redis_cert_file,
+            key_file=settings.redis_key_file,
+        )
+
+    bus = module.RedisStreams(set_up(settings), clock=clock)
+    return Configured("redis", bus, lambda new: bus.set_up(set_up(new)))
 
 
 def source_workers(

@@ -12,6 +12,8 @@ from forwarder.settings.together import doubts
 _BASE = {"RUDDERSTACK_WRITE_KEY": "wk-1", "RUDDERSTACK_DATA_PLANE_URL": "https://dp.example.com"}
 _NATS = {"FORWARDER_NATS_URL": "tls://u:sesame@nats:4222", "FORWARDER_NATS_STREAM": "EVENTS"}
 
+_REDIS = {"FORWARDER_REDIS_URL": "rediss://u:sesame@redis:6380/1", "FORWARDER_REDIS_STREAMS": "events"}
+
 
 def test_a_bus_is_source_enough(tmp_path: Path) -> None:
     """Without a webhook's secret and a key for `/events` the outbound route runs."""
@@ -19,6 +21,15 @@ def test_a_bus_is_source_enough(tmp_path: Path) -> None:
 
     assert read.routes == (RouteName.COURIER_TO_RUDDERSTACK,)
     assert (read.nats_stream, read.nats_subjects, read.nats_durable) == ("EVENTS", ("a.*", "b.>"), "forwarder")
+    assert "sesame" not in repr(read) + str(read.rows())
+
+
+def test_redis_needs_no_more_than_url_and_streams(tmp_path: Path) -> None:
+    """The group has a name of its own; the consumer is called as the machine is."""
+    read = load(_BASE | _REDIS | {"FORWARDER_REDIS_STREAMS": "a, b"}, tmp_path)
+
+    assert read.routes == (RouteName.COURIER_TO_RUDDERSTACK,)
+    assert (read.redis_streams, read.redis_group, read.redis_consumer) == (("a", "b"), "forwarder", None)
     assert "sesame" not in repr(read) + str(read.rows())
 
 
@@ -40,13 +51,28 @@ def test_a_bus_is_source_enough(tmp_path: Path) -> None:
             "FORWARDER_NATS_KEY_FILE: certificate and key go together. Set FORWARDER_NATS_CERT",
         ),
         ({"FORWARDER_NATS_URL": "TLS://nats"}, "FORWARDER_NATS_URL: it is no URL that begins with nats://"),
+        ({"FORWARDER_REDIS_URL": "http://redis"}, "FORWARDER_REDIS_URL: it is no URL that begins with redis://"),
+        ({"FORWARDER_REDIS_URL": "redis://"}, "FORWARDER_REDIS_URL: it is no URL"),
+        ({"FORWARDER_REDIS_URL": "unix://"}, "FORWARDER_REDIS_URL: it is no URL"),
+        ({"FORWARDER_REDIS_URL": "redis://a:sesame@h:port"}, "FORWARDER_REDIS_URL: it is no URL"),
+        ({"FORWARDER_REDIS_URL": "redis://a:sesame@h?decode_responses=True"}, "FORWARDER_REDIS_URL: it has a query"),
+        ({"FORWARDER_REDIS_URL": "redis://a:ses#ame@h"}, "FORWARDER_REDIS_URL: it "),
+        ({"FORWARDER_REDIS_URL": "redis://a:sesame@h/events"}, "FORWARDER_REDIS_URL: its path is no number"),
+        ({"FORWARDER_REDIS_STREAMS": ""}, "FORWARDER_REDIS_URL: it needs FORWARDER_REDIS_STREAMS"),
+        ({"FORWARDER_REDIS_GROUP": "a b"}, "FORWARDER_REDIS_GROUP: it contains a blank"),
+        ({"FORWARDER_REDIS_KEY_FILE": __file__}, "FORWARDER_REDIS_KEY_FILE: certificate and key go together"),
+        (
+            {"FORWARDER_REDIS_URL": "redis://h", "FORWARDER_REDIS_CA_FILE": __file__},
+            "FORWARDER_REDIS_CA_FILE: without TLS it says nothing",
+        ),
+        ({"FORWARDER_REDIS_URL": ""}, "FORWARDER_REDIS_STREAMS: it says nothing without"),
         ({"FORWARDER_NATS_URL": "", "COURIER_WEBHOOK_SECRET": "s"}, "FORWARDER_NATS_STREAM: it says nothing without"),
     ],
 )
 def test_what_cannot_be_meant_is_said(changed: dict[str, str], said: str, tmp_path: Path) -> None:
     """Each problem names its variable, and no secret."""
     with pytest.raises(SettingsInvalid) as raised:
-        load(_BASE | _NATS | changed, tmp_path)
+        load(_BASE | _NATS | _REDIS | changed, tmp_path)
 
     assert said in str(raised.value)
     assert "sesame" not in str(raised.value)
@@ -55,7 +81,8 @@ def test_what_cannot_be_meant_is_said(changed: dict[str, str], said: str, tmp_pa
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"FORWARDER_NATS_URL": "nats://u:sesame@nats:4222"}, "unencrypted"),
+        ({"FORWARDER_NATS_URL": "nats://u:sesame@nats:4222"}, "FORWARDER_NATS_URL holds"),
+        ({"FORWARDER_REDIS_URL": "redis://redis"}, "FORWARDER_REDIS_URL begins"),
         (
             {"FORWARDER_ROUTES": "rudderstack_to_courier", "FORWARDER_INBOUND_KEYS": "k", "COURIER_API_KEY": "c"},
             "nothing is taken from there",
@@ -64,5 +91,5 @@ def test_what_cannot_be_meant_is_said(changed: dict[str, str], said: str, tmp_pa
 )
 def test_what_is_probably_not_meant_is_doubted(changed: dict[str, str], said: str, tmp_path: Path) -> None:
     """A login without encryption, and a source without its route (control: neither is said of a good set-up)."""
-    assert any(said in one for one in doubts(load(_BASE | _NATS | changed, tmp_path)))
-    assert not any("NATS" in one for one in doubts(load(_BASE | _NATS, tmp_path)))
+    assert any(said in one for one in doubts(load(_BASE | _NATS | _REDIS | changed, tmp_path)))
+    assert not any("_URL" in one for one in doubts(load(_BASE | _NATS | _REDIS, tmp_path)))

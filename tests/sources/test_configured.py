@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import astuple
 from pathlib import Path
 
 import nats
@@ -19,11 +20,14 @@ from forwarder.sources.configured import configured
 from stand_ins.nats_server import MISSING, PROGRAM, NatsServer
 
 _REAL = pytest.mark.skipif(PROGRAM is None, reason=MISSING)
-_NATS = {"FORWARDER_NATS_URL": "nats://u:sesame@127.0.0.1:1", "FORWARDER_NATS_STREAM": "EVENTS"}
+_BUSES = {
+    "nats": {"FORWARDER_NATS_URL": "nats://u:sesame@127.0.0.1:1", "FORWARDER_NATS_STREAM": "EVENTS"},
+    "redis": {"FORWARDER_REDIS_URL": "redis://u:sesame@127.0.0.1:1", "FORWARDER_REDIS_STREAMS": "events"},
+}
 
 
-def _settings(**changed: str) -> Settings:
-    return Settings.model_validate(_NATS | changed)
+def _settings(name: str = "nats", **changed: str) -> Settings:
+    return Settings.model_validate(_BUSES[name] | changed)
 
 
 @pytest.fixture
@@ -50,25 +54,39 @@ def test_a_bus_that_is_not_configured_is_not_imported() -> None:
     assert ran.stdout.strip() == ""
 
 
-@pytest.mark.parametrize("package", ["nats", "nacl"])
-def test_without_the_extra_the_command_that_installs_it_is_named(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "package"), [("nats", "nats"), ("nats", "nacl"), ("redis", "redis")])
+def test_without_the_extra_the_command_that_installs_it_is_named(
+    name: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The daemon ends with 78 and says what to run."""
-    for name in [
-        name for name in sys.modules if name.startswith((package, "forwarder.sources.jet", "forwarder.sources.nats"))
-    ]:
-        monkeypatch.delitem(sys.modules, name)
+    for module in [one for one in sys.modules if one.split(".")[0] == package or one.startswith("forwarder.sources.")]:
+        monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)
 
-    with pytest.raises(SettingsInvalid, match=r"pip install 'courier-rudderstack-forwarder\[nats\]'"):
-        list(configured(_settings(), SystemClock()))
+    with pytest.raises(SettingsInvalid, match=rf"pip install 'courier-rudderstack-forwarder\[{name}\]'"):
+        list(configured(_settings(name), SystemClock()))
 
 
-def test_a_bus_shows_no_secret() -> None:
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("nats", "JetStream(forwarder of EVENTS)"), ("redis", "RedisStreams(forwarder of events)")],
+)
+def test_a_bus_shows_no_secret(name: str, shown: str) -> None:
     """Neither does its repr nor that of its settings."""
-    (one,) = configured(_settings(), SystemClock())
+    (one,) = configured(_settings(name), SystemClock())
 
-    assert repr(one.bus) == "JetStream(forwarder of EVENTS)"
+    assert repr(one.bus) == shown
     assert "sesame" not in repr(one)
+
+
+@pytest.mark.parametrize("name", _BUSES)
+async def test_a_secret_that_is_replaced_reaches_the_bus(name: str) -> None:
+    """From its next connection on; the daemon is not started again for it."""
+    (one,) = configured(_settings(name), SystemClock())
+    variable = f"FORWARDER_{name.upper()}_URL"
+    one.take(_settings(name, **{variable: _BUSES[name][variable].replace("sesame", "rotated")}))
+
+    assert "rotated" in str(astuple(one.bus._settings))  # type: ignore[attr-defined]  # noqa: SLF001 - of every bus
 
 
 @_REAL
@@ -103,7 +121,11 @@ async def test_a_sample_is_published_where_the_daemon_takes_it_from(server: Nats
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["--to", "nats"], "set FORWARDER_NATS_"), (["--to", "nats", "--url", "http://x"], "leave them out")],
+    [
+        (["--to", "nats"], "set FORWARDER_NATS_"),
+        (["--to", "redis"], "set FORWARDER_REDIS_"),
+        (["--to", "nats", "--url", "http://x"], "leave them out"),
+    ],
 )
 def test_send_sample_says_what_is_missing(
     arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -4,8 +4,6 @@ import asyncio
 import base64
 import binascii
 import json
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
@@ -185,22 +183,6 @@ async def test_jetstream_that_is_off_is_said(bus_on: Buses) -> None:
 
 
 _SEED = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY"  # of the documentation of nkeys
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate of its own authority, good for a server and for a client, and its key."""
-    program = shutil.which("openssl")
-    if program is None:
-        pytest.skip("openssl is not on this machine")
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    what = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=nats"
-    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run(  # noqa: S603 - our own words
-        [program, *what.split(), *files], check=True, capture_output=True, timeout=60
-    )
-    return cert, key
 
 
 @_REAL

@@ -1,0 +1,200 @@
+"""The daemon reads events from a real bus, over the death of either: nothing lost, nothing sent twice for it."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Protocol
+
+import aiohttp
+import nats
+import pytest
+from redis.asyncio import Redis
+
+from forwarder.demo.facts import Ledger
+from forwarder.demo.workflow import Workflow, WorkflowEvent
+from stand_ins import nats_server, redis_server
+from stand_ins.process import DaemonProcess
+from stand_ins.waiting import wait_until
+
+_OUTBOUND = "courier_to_rudderstack"
+_PASSWORD = "journey-webhook-secret-9d2a"  # one of those that the logs are searched for
+
+
+class Server(Protocol):
+    """A bus' server."""
+
+    async def start(self) -> None:
+        """Start it again."""
+
+    async def kill(self) -> None:
+        """End it as a power cut would."""
+
+
+class Bus(Protocol):
+    """A bus with a login."""
+
+    name: str
+    server: Server
+
+    def settings(self) -> dict[str, str]:
+        """Return those of a daemon that reads it."""
+
+    async def publish(self, bodies: Sequence[bytes]) -> None:
+        """Return once the bus has all of them."""
+
+
+class Nats:
+    """A stream, and a durable that gives again after a second what a killed daemon had in hand."""
+
+    name = "nats"
+
+    def __init__(self, folder: Path) -> None:
+        login = {"authorization": {"user": "u", "password": _PASSWORD}}
+        self.server = nats_server.NatsServer(folder=folder, options=login)
+        self.url = f"nats://u:{_PASSWORD}@{self.server.address}"
+
+    async def make(self) -> None:
+        """Start the server and make both."""
+        await self.server.start()
+        client = await nats.connect(self.url)
+        stream = client.jetstream()
+        await stream.add_stream(name="EVENTS", subjects=["workflow.>"])
+        await stream.add_consumer("EVENTS", durable_name="forwarder", ack_policy="explicit", ack_wait=1)
+        await client.close()
+
+    def settings(self) -> dict[str, str]:
+        """See `Bus`."""
+        return {"FORWARDER_NATS_URL": self.url, "FORWARDER_NATS_STREAM": "EVENTS"}
+
+    async def publish(self, bodies: Sequence[bytes]) -> None:
+        """See `Bus`."""
+        client = await nats.connect(self.url)
+        for body in bodies:
+            await client.jetstream().publish("workflow.event", body)
+        await client.close()
+
+
+class RedisStream:
+    """A stream that the daemon makes."""
+
+    name = "redis"
+
+    def __init__(self, folder: Path) -> None:
+        self.server = redis_server.RedisServer(folder=folder, options=["--requirepass", _PASSWORD])
+        self.url = f"redis://:{_PASSWORD}@{self.server.address}"
+
+    async def make(self) -> None:
+        """Start the server."""
+        await self.server.start()
+
+    def settings(self) -> dict[str, str]:
+        """See `Bus`."""
+        return {"FORWARDER_REDIS_URL": self.url, "FORWARDER_REDIS_STREAMS": "workflow"}
+
+    async def publish(self, bodies: Sequence[bytes]) -> None:
+        """See `Bus`."""
+        async with Redis.from_url(self.url, protocol=2) as redis:
+            for body in bodies:
+                await redis.xadd("workflow", {"data": body})
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(Nats, marks=pytest.mark.skipif(nats_server.PROGRAM is None, reason=nats_server.MISSING)),
+        pytest.param(RedisStream, marks=pytest.mark.skipif(redis_server.PROGRAM is None, reason=redis_server.MISSING)),
+    ]
+)
+async def bus(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bus]:
+    """Each kind of bus, with its real server."""
+    folder = tmp_path / "bus"
+    folder.mkdir()
+    async with AsyncExitStack() as stack:
+        bus = request.param(folder)
+        stack.push_async_callback(bus.server.kill)
+        await bus.make()
+        yield bus
+
+
+@pytest.fixture
+def settings(outbound: dict[str, str], bus: Bus) -> dict[str, str]:
+    """Those of a daemon whose only source the bus is."""
+    return {name: value for name, value in outbound.items() if name.startswith("RUDDERSTACK_")} | bus.settings()
+
+
+def _events(ledger: Ledger, workflow: Workflow, count: int) -> list[WorkflowEvent]:
+    found = [workflow.sample("SENT", 1_700_000_000_000 + number) for number in range(count)]
+    for event in found:
+        ledger.post(event.facts)
+    return found
+
+
+async def test_no_message_is_lost_over_the_death_of_either(
+    make_daemon: Callable[[dict[str, str]], DaemonProcess],
+    http: aiohttp.ClientSession,
+    ledger: Ledger,
+    bus: Bus,
+    settings: dict[str, str],
+) -> None:
+    """What was published before the start, meanwhile, while the bus or the daemon is dead: all of it is delivered."""
+    workflow = Workflow(seed=1, users=5)
+
+    async def add(count: int) -> None:
+        await bus.publish([event.body for event in _events(ledger, workflow, count)])
+
+    async def sources() -> list[dict[str, object]]:
+        async with http.get(f"{daemon.operator_url}/api/status") as response:
+            found: list[dict[str, object]] = (await response.json())["sources"]
+        return found
+
+    async def is_away() -> bool:
+        return [one["state"] for one in await sources()] == ["away"]
+
+    await add(700)
+    daemon = make_daemon(settings)
+    await daemon.start()
+    await daemon.wait_for_totals(_OUTBOUND, lambda totals: totals["delivered"] == 700)
+    await bus.server.kill()
+    await wait_until(is_away)
+    await bus.server.start()
+    await add(300)
+    await daemon.wait_for_totals(_OUTBOUND, lambda totals: totals["delivered"] == 1_000)
+    await add(1_000)
+    await daemon.kill()
+    await add(100)
+    await daemon.start()
+    await daemon.wait_for_totals(_OUTBOUND, lambda totals: totals["accepted"] == 2_100 and totals["pending"] == 0)
+
+    assert list(ledger.missing()) == []
+    assert list(ledger.wrong) == []
+
+    async def is_read() -> bool:
+        return [(one["name"], one["state"], one["lag"]) for one in await sources()] == [(bus.name, "connected", 0)]
+
+    await wait_until(is_read)
+    assert await daemon.stop() == 0
+
+
+async def test_what_is_no_json_is_dead_and_a_second_copy_is_a_duplicate(
+    *,
+    make_daemon: Callable[[dict[str, str]], DaemonProcess],
+    http: aiohttp.ClientSession,
+    ledger: Ledger,
+    bus: Bus,
+    settings: dict[str, str],
+    duplicates: Callable[[DaemonProcess], Awaitable[int]],
+) -> None:
+    """Neither stands in the way of what follows; the page shows the source."""
+    events = [event.body for event in _events(ledger, Workflow(seed=2, users=2), 2)]
+    daemon = make_daemon(settings)
+    await daemon.start()
+    await bus.publish([events[0], b"no json", events[0], events[1]])
+
+    totals = await daemon.wait_for_totals(_OUTBOUND, lambda totals: totals["delivered"] == 2)
+
+    assert (totals["accepted"], totals["dead"]) == (3, 1)
+    assert await duplicates(daemon) == 1
+    async with http.get(f"{daemon.operator_url}/") as response:
+        assert "Your own bus" in await response.text()
+    async with http.get(f"{daemon.operator_url}/api/events", params={"state": "dead"}) as response:
+        (dead,) = (await response.json())["events"]
+    assert (dead["source"], dead["reason"]) == (bus.name, "not JSON: Expecting value at character 0")
