@@ -3,10 +3,9 @@
 import asyncio
 import os
 import random
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from pydantic import SecretStr
 
@@ -31,21 +30,23 @@ from forwarder.model import RouteName
 from forwarder.operator.assembly import operator_workers
 from forwarder.operator.explain import Explain, PastMappings, explainer
 from forwarder.operator.parts import Parts
-from forwarder.ports import Probeable, Worker
+from forwarder.ports import Probeable, Transport, Worker
 from forwarder.rudderstack.sink import REQUEST_BYTES_MAX, RudderstackSink, WriteKey, framing_bytes
 from forwarder.settings import Settings
 from forwarder.settings.data_volume import start_doubts
+from forwarder.settings.otel import open_tracing
 from forwarder.settings.rotation import rotation
 from forwarder.settings.toml_files import read_links, read_mapping
 from forwarder.sources.configured import source_workers
 from forwarder.sources.worker import SourceWorker
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
-from forwarder.telemetry.foreign import foreign_logs_captured
-from forwarder.telemetry.logs import Logs, RepeatSummaries
+from forwarder.telemetry.foreign import begin_logs
+from forwarder.telemetry.logs import RepeatSummaries
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.notify import notifier
 from forwarder.telemetry.reporter import Reporter
+from forwarder.telemetry.tracing import Tracing
 from forwarder.transport import AiohttpTransport
 
 WATCHED_WITHIN_S = 30.0
@@ -79,7 +80,12 @@ class Foundation:
     reporter: Reporter
     spool: SqliteSpool
     transport: AiohttpTransport
-    swaps: list[Callable[[Settings], None]]  # what takes secrets that were replaced
+    tracing: Tracing | None
+    swaps: list[Callable[[Settings], None]] = field(default_factory=list)  # what takes secrets that were replaced
+
+    def vendor_transport(self) -> Transport:
+        """Return what deliveries go by."""
+        return self.transport if self.tracing is None else self.tracing.transport(self.transport)
 
 
 async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio.Event) -> Daemon:
@@ -91,17 +97,16 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio
     link_file = read_links(settings)
     clock = SystemClock()
     metrics = Metrics()
-    logs = begin_logs(settings, stack, metrics=metrics, clock=clock)
+    logs = begin_logs(stack, settings.log_format, settings.log_level, metrics=metrics, clock=clock)
     reporter = Reporter(metrics, logs.logger)
     for doubt in start_doubts(settings):
         reporter.setting_doubtful(doubt)
+    tracing = open_tracing(settings.reading.tracing, stack)
     spool = await SqliteSpool.open(settings.data_dir, limits=spool_limits(settings), clock=clock, reporter=reporter)
     stack.push_async_callback(spool.close)
     stack.push_async_callback(tell_what_waits, spool, reporter)
-    transport = await stack.enter_async_context(
-        AiohttpTransport(clock=clock, proxy_for=settings.reading.proxies.url_for)
-    )
-    base = Foundation(clock=clock, metrics=metrics, reporter=reporter, spool=spool, transport=transport, swaps=[])
+    http = await stack.enter_async_context(AiohttpTransport(clock=clock, proxy_for=settings.reading.proxies.url_for))
+    base = Foundation(clock=clock, metrics=metrics, reporter=reporter, spool=spool, transport=http, tracing=tracing)
     links = await LinkStore.load(spool, link_file)
     routes: list[Route] = []
     if RouteName.COURIER_TO_RUDDERSTACK in settings.routes:
@@ -119,6 +124,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio
         reporter=reporter,
         limits=ListenerLimits(idle_max_s=settings.idle_max_s, is_proxied=settings.proxy_protocol),
         public_url=settings.public_url or "",
+        tracing=tracing,
     )
     sources = source_workers(settings, spool=spool, clock=clock, reporter=reporter, swaps=base.swaps)
     helpers = (
@@ -144,18 +150,8 @@ async def tell_what_waits(spool: SqliteSpool, reporter: Reporter) -> None:
         reporter.daemon_stopped(pending={route: one.pending for route, one in (await spool.facts()).totals.items()})
 
 
-def begin_logs(settings: Settings, stack: AsyncExitStack, *, metrics: Metrics, clock: SystemClock) -> Logs:
-    """Open the log on standard error, for us and for the libraries; `stack` closes it."""
-    log_format, log_level = settings.log_format, settings.log_level
-    logs = Logs(stream=sys.stderr, log_format=log_format, log_level=log_level, metrics=metrics, clock=clock)
-    stack.callback(logs.close)
-    stack.enter_context(foreign_logs_captured(logs.logger))
-    return logs
-
-
 def outbound_route(settings: Settings, base: Foundation, mapping: OutboundMapping) -> Route:
     """Make the route Courier → RudderStack."""
-    assert settings.rudderstack_data_plane_url is not None  # noqa: S101  settings.together saw to it
     write_key = WriteKey(revealed(settings.rudderstack_write_key))
     base.swaps.append(lambda new: write_key.replace(revealed(new.rudderstack_write_key)))
     return make_route(
@@ -163,8 +159,8 @@ def outbound_route(settings: Settings, base: Foundation, mapping: OutboundMappin
         spool=base.spool,
         mapper=mapping.mapper(),
         sink=RudderstackSink(
-            transport=base.transport,
-            url=settings.rudderstack_data_plane_url,
+            transport=base.vendor_transport(),
+            url=settings.rudderstack_data_plane_url or "",  # settings.together saw to it
             write_key=write_key,
             clock=base.clock,
             mapping=mapping.mark,
@@ -174,13 +170,14 @@ def outbound_route(settings: Settings, base: Foundation, mapping: OutboundMappin
         reporter=base.reporter,
         clock=base.clock,
         rng=random.random,
+        tracing=base.tracing,
     )
 
 
 def inbound_route(settings: Settings, base: Foundation, links: LinkStore) -> Route:
     """Make the route RudderStack / Segment → Courier."""
     client = CourierClient(
-        base.transport,
+        base.vendor_transport(),
         base_url=settings.courier_api_url,
         api_key=revealed(settings.courier_api_key),
         clock=base.clock,
@@ -196,6 +193,7 @@ def inbound_route(settings: Settings, base: Foundation, links: LinkStore) -> Rou
         reporter=base.reporter,
         clock=base.clock,
         rng=random.random,
+        tracing=base.tracing,
     )
 
 

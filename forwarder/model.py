@@ -71,6 +71,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     source: str = ""  # the endpoint ("webhook", "events", "rudderstack", "segment", "v1") or the bus ("nats")
     labels: Labels = _NO_LABELS
     recurrence: Recurrence | None = None
+    trace: str = ""  # the traceparent (W3C) of its receipt; "" when that was not traced
 
     def __repr__(self) -> str:
         """Show the event without anything out of its payload (law 8)."""

@@ -18,6 +18,7 @@ from forwarder.errors import SourceAway
 from forwarder.operator.checks import Finding, is_failed, local_findings
 from forwarder.ports import Clock
 from forwarder.settings import Settings, read
+from forwarder.settings.otel import TracingSettings, reaches_collector
 from forwarder.sources.configured import configured
 from forwarder.transport import AiohttpTransport
 
@@ -33,7 +34,8 @@ from forwarder.transport import AiohttpTransport
 @click.option(
     "--connect",
     is_flag=True,
-    help="Also ask both vendors (name, TLS, key, clock) and your bus (login, stream, rights). No event is sent.",
+    help="Also ask both vendors (name, TLS, key, clock), your bus (login, stream, rights) and the traces' collector. "
+    "No event is sent.",
 )
 @click.option(
     "--unit",
@@ -65,7 +67,15 @@ def check(ctx: click.Context, *, connect: bool, unit: str | None, as_json: bool)
 async def _connected(settings: Settings, clock: SystemClock) -> list[Finding]:
     async with AiohttpTransport(clock=clock, proxy_for=settings.reading.proxies.url_for) as transport:
         found = [finding async for finding in vendor_findings(settings, transport, clock)]
-    return found + [finding async for finding in source_findings(settings, clock)]
+    found += [finding async for finding in source_findings(settings, clock)]
+    tracing = settings.reading.tracing
+    return found if tracing is None or "otlp" not in tracing.exporters else [*found, await _collector(tracing)]
+
+
+async def _collector(tracing: TracingSettings) -> Finding:
+    if await asyncio.to_thread(reaches_collector, tracing):
+        return Finding("ok", "traces", f"{tracing.endpoint} takes spans")
+    return Finding("fail", "traces", f"{tracing.endpoint} takes no spans: check OTEL_EXPORTER_OTLP_… and the network")
 
 
 async def source_findings(settings: Settings, clock: Clock) -> AsyncIterator[Finding]:

@@ -213,7 +213,7 @@ class Dispatcher:
     async def _exchange(self, flight: Flight, group: str) -> tuple[Answer, Decision]:
         try:
             await self._settling.before(flight)
-            answer, started_s = await self._exchanges.send(flight.begin(), in_flight=self.in_flight)
+            answer, started_s = await self._exchanges.send(flight.begin(), flight.leases, in_flight=self.in_flight)
         finally:
             self.breakers.answered(group)
         decision = self._exchanges.judge(flight, answer, group, started_s=started_s)

@@ -35,6 +35,7 @@ from forwarder.model import (
 )
 from forwarder.ports import Clock, Sink, Spool
 from forwarder.telemetry.reporter import Reporter
+from forwarder.telemetry.tracing import Tracing
 
 _REQUEUE_AGAIN_S: Final = 1.0
 
@@ -54,9 +55,11 @@ class Exchanges:
         limits: RequestLimits,
         reporter: Reporter,
         clock: Clock,
+        tracing: Tracing | None,
     ) -> None:
         self._route = route
         self._sink = sink
+        self._tracing = tracing
         self._history = history
         self._policy = policy
         self._breakers = breakers
@@ -77,7 +80,7 @@ class Exchanges:
             return
         self._reporter.concurrency_changed(self._route, limit=self.limit)
 
-    async def send(self, batch: Batch, *, in_flight: int) -> tuple[Answer, float]:
+    async def send(self, batch: Batch, leases: Sequence[Lease], *, in_flight: int) -> tuple[Answer, float]:
         """Send; return the answer and when it was sent. Whatever the sink raises becomes "later", its outcome unknown.
 
         Left alone, an error that nobody thought of would end the process, and the same event would end it again
@@ -86,7 +89,9 @@ class Exchanges:
         at_ms, started_s = self._clock.wall_ms(), self._clock.monotonic_s()
         self._concurrency.sent(in_flight=in_flight, now_s=started_s)
         try:
-            return await self._sink.send(batch), started_s
+            if self._tracing is None:
+                return await self._sink.send(batch), started_s
+            return await self._tracing.deliver(self._sink.send, batch, leases, route=self._route), started_s
         except Exception as error:  # noqa: BLE001 - the last resort: its type is told, its text may quote a payload
             reason = f"a bug in the sink: {type(error).__name__}"
         attempt = Attempt(

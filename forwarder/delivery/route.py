@@ -23,6 +23,7 @@ from forwarder.delivery.route_status import Pause, RouteStatus, kept_pause, scop
 from forwarder.model import RouteName
 from forwarder.ports import BatchMapper, Clock, Sink, Spool
 from forwarder.telemetry.reporter import Reporter
+from forwarder.telemetry.tracing import Tracing
 
 _BACKOFF: Final = Backoff()
 _REPLAY_CALLS_MAX: Final = 2
@@ -153,6 +154,10 @@ def _nothing() -> None:
     """Report nothing: what replays do is no state of the route."""
 
 
+def _fixed(requests: int) -> ConcurrencyLimit:
+    return ConcurrencyLimit(initial=requests, floor=requests, ceiling=requests)
+
+
 def make_route(
     name: RouteName,
     *,
@@ -164,6 +169,7 @@ def make_route(
     reporter: Reporter,
     clock: Clock,
     rng: Callable[[], float],
+    tracing: Tracing | None = None,
     backoff: Backoff = _BACKOFF,
     probe_every_s: float = PROBE_EVERY_S,
 ) -> Route:
@@ -176,7 +182,7 @@ def make_route(
             reporter=reporter,
             clock=clock,
             rng=rng,
-            live=None if live is None else live.breakers,
+            live=live.breakers if live else None,
         )
         history = History(
             counts_refusals=not limits.is_planned and live is None,  # replays are known to be refused: they hold nobody
@@ -193,6 +199,7 @@ def make_route(
             limits=limits,
             reporter=reporter,
             clock=clock,
+            tracing=tracing,
         )
         dispatcher = Dispatcher(
             route=name,
@@ -204,12 +211,10 @@ def make_route(
             breakers=breakers,
             clock=clock,
         )
-        waits_for = None if live is None else live.breakers.route
+        waits_for = live.breakers.route if live else None
         return Loop(route=name, spool=spool, dispatcher=dispatcher, clock=clock, live=waits_for)
 
-    start, floor = (8, 4) if limits.is_planned else (1, 1)
+    start, floor, few = (8, 4, _REPLAY_CALLS_MAX) if limits.is_planned else (1, 1, _REPLAY_BATCHES_MAX)
     live = loop(limits, ConcurrencyLimit(initial=start, floor=floor, ceiling=concurrency_max))
-    few = _REPLAY_CALLS_MAX if limits.is_planned else _REPLAY_BATCHES_MAX
-    concurrency = ConcurrencyLimit(initial=few, floor=few, ceiling=few)
-    replays = loop(replace(limits, are_replays=True), concurrency, live.dispatcher)
+    replays = loop(replace(limits, are_replays=True), _fixed(few), live.dispatcher)
     return Route(name=name, spool=spool, live=live, replays=replays, reporter=reporter, clock=clock)

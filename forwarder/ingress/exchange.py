@@ -13,6 +13,7 @@ from forwarder.ingress.replies import ONE_ACCEPTED, Reply, too_much, wire
 from forwarder.ingress.routing import UNKNOWN_ENDPOINT
 from forwarder.ingress.shared import Shared
 from forwarder.model import Envelope, Receipt
+from forwarder.telemetry.tracing import EndReceipt
 
 
 class Answering(Protocol):
@@ -52,6 +53,8 @@ class Exchange:
         "reply",
         "shared",
         "started_s",
+        "traced",
+        "traceparent",
     )
 
     def __init__(self, connection: Answering, shared: Shared) -> None:
@@ -70,6 +73,8 @@ class Exchange:
         self.behind: Exchange | None = None  # the next request of the connection, while this one waits
         self.is_over = False
         self.started_s = monotonic()
+        self.traceparent = b""  # only taken where tracing is on
+        self.traced: EndReceipt | None = None  # what ends the span of the receipt
         shared.in_flight += 1
 
     def receive(self) -> None:
@@ -135,6 +140,8 @@ class Exchange:
                 shared.note_answered()
             if reply.rejection is not None:
                 self.count_rejection(reply.rejection)
+            if self.traced is not None:
+                self.traced(reply.status)
         if connection is None:
             return
         endpoint = self.endpoint if self.admission is None else self.admission.endpoint.name
@@ -209,6 +216,10 @@ class Exchange:
             if shared.held_bytes > shared.held_bytes_max:
                 self.finish(shared.receiver.reject(admission.endpoint, too_much()))
                 return
+        if shared.tracing is not None and admission is not None:
+            found, self.traced = shared.tracing.receive(
+                found, endpoint=admission.endpoint.name, traceparent=self.traceparent, started_s=self.started_s
+            )
         shared.spool.append(found, on_commit=self.committed, on_rollback=self.rolled_back)
 
     def _crashed(self, error: Exception, *, closes: bool = False) -> None:

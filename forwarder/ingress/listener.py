@@ -17,6 +17,7 @@ from forwarder.ingress.routing import ENDPOINT_NAMES, Health, Routing
 from forwarder.ingress.shared import ListenerLimits, Shared
 from forwarder.ports import Spool
 from forwarder.telemetry.reporter import Reporter
+from forwarder.telemetry.tracing import Tracing
 
 _SWEEP_EVERY_S = 1.0
 _DRAIN_READ_S = 1.0  # what a half-read body still gets once the daemon stops
@@ -45,6 +46,7 @@ class PublicListener:
         reporter: Reporter,
         limits: ListenerLimits | None = None,
         public_url: str = "",
+        tracing: Tracing | None = None,
     ) -> None:
         """Keep where to listen (port 0: the system chooses) and whom to ask."""
         self._addresses = addresses
@@ -59,6 +61,7 @@ class PublicListener:
             spool=spool,
             reporter=reporter,
             limits=limits,
+            tracing=tracing,
         )
         shortest_s = min(limits.idle_max_s, limits.body_read_max_s, limits.linger_max_s)
         self._sweep_every_s = min(_SWEEP_EVERY_S, shortest_s / 4)

@@ -101,12 +101,13 @@ class RequestReader(asyncio.Protocol, Answering, Client):
         if self._repeated or self._unread_bytes:
             self._forget_head()
         method = parser.get_method()
-        exchange.closes = not is_kept
-        exchange.is_head = method == b"HEAD"
+        exchange.closes, exchange.is_head = not is_kept, method == b"HEAD"
         exchange.is_http_1_0 = version == "1.0"
         if b"expect" in headers:
             exchange.expects_continue = version == "1.1" and headers[b"expect"].strip().lower() == b"100-continue"
         exchange.forwarded = headers.get(b"x-forwarded-for", b"")
+        if shared.tracing is not None:
+            exchange.traceparent = headers.get(b"traceparent", b"")
         if b"upgrade" in headers and parser.should_upgrade():
             self._is_resuming = True
             self._headers = {name: headers[name] for name in _ONCE if name in headers}

@@ -12,6 +12,7 @@ from forwarder.ingress.replies import ONE_ACCEPTED, Reply, wire
 from forwarder.ingress.routing import UNKNOWN_ENDPOINT, Routing
 from forwarder.ports import Spool
 from forwarder.telemetry.reporter import Reporter
+from forwarder.telemetry.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +53,21 @@ class Shared:
     """Belongs to one event loop."""
 
     def __init__(
-        self, *, routing: Routing, receiver: Receiver, spool: Spool, reporter: Reporter, limits: ListenerLimits
+        self,
+        *,
+        routing: Routing,
+        receiver: Receiver,
+        spool: Spool,
+        reporter: Reporter,
+        limits: ListenerLimits,
+        tracing: Tracing | None = None,
     ) -> None:
         self.routing = routing
         self.receiver = receiver
         self.spool = spool
         self.reporter = reporter
         self.limits = limits
+        self.tracing = tracing  # None: nothing is traced
         self.connections_max = limits.connections_max
         self.connections: set[Client] = set()
         # Those that may go for a new one, oldest first: without a request, and in the middle of a body.

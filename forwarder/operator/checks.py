@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 
 import apsw
 
-from forwarder.errors import RulesInvalid, SpoolUnusable
+from forwarder.errors import RulesInvalid, SettingsInvalid, SpoolUnusable
 from forwarder.operator.text import size
 from forwarder.ports import Clock
 from forwarder.settings import Settings
 from forwarder.settings.data_volume import volume_doubt
+from forwarder.settings.otel import TracingSettings, load_sdk
 from forwarder.settings.together import KEEP_OLD_INBOUND_KEYS, doubts
 from forwarder.settings.toml_files import read_links, read_mapping
 from forwarder.spool.sqlite.database import DATABASE_NAME, open_reader
@@ -62,6 +63,8 @@ def local_findings(settings: Settings, *, now_ms: int, reads_spool: bool = True)
         yield Finding("ok", "inbound keys", f"{keys} {'is' if keys == 1 else 'are'} taken; {KEEP_OLD_INBOUND_KEYS}")
     if alerts := _alerts(settings):
         yield Finding("ok", "alerts", f"incidents are told {' and '.join(alerts)}; `forwarder alert --test` tries it")
+    if settings.reading.tracing:
+        yield _tracing(settings.reading.tracing)
     yield from _files(settings)
     yield from _folder(settings)
     if volume := volume_doubt(settings.data_dir):
@@ -85,6 +88,15 @@ class LocalCheck:
 def _alerts(settings: Settings) -> list[str]:
     told = [f"to {urlsplit(settings.alert_url.get_secret_value()).hostname}"] if settings.alert_url else []
     return told + ([f"through Courier to {len(settings.alert_to)}"] if settings.alert_to else [])
+
+
+def _tracing(tracing: TracingSettings) -> Finding:
+    try:
+        load_sdk(tracing)
+    except SettingsInvalid as error:
+        return Finding("fail", "traces", str(error))
+    where = [f"by OTLP to {tracing.endpoint}" if name == "otlp" else "to standard output" for name in tracing.exporters]
+    return Finding("ok", "traces", f"spans go {' and '.join(where)}")
 
 
 def _files(settings: Settings) -> Iterator[Finding]:

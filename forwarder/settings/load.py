@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from forwarder.errors import SettingsInvalid
 from forwarder.settings.names import unknown
+from forwarder.settings.otel import read_tracing
 from forwarder.settings.proxies import read_proxies
 from forwarder.settings.settings import GATHERED, Reading, Settings
 from forwarder.settings.sources import SECRETS_DIR, Found, Gathered, Place, gather
@@ -37,16 +38,18 @@ def judged(gathered: Gathered, place: Place, *, is_for_daemon: bool = True) -> S
     ours = {variable: found for variable, found in gathered.found.items() if variable in known}
     settings, wrong = _validated(gathered.sources)
     strangers = unknown(gathered.found.values(), (*known, SECRETS_DIR))
+    tracing, untraceable = read_tracing(gathered.found)
     reading = Reading(
         origins=MappingProxyType({variable: found.origin for variable, found in ours.items()}),
         notices=strangers.notices,
         proxies=read_proxies(place.environ),
+        tracing=tracing,
         place=place,
     )
     settings = settings.as_read(reading)
     problems = [*gathered.problems, *strangers.problems, *wrong.values()]
     if is_for_daemon:
-        problems += conflicts(settings, given=ours.keys(), wrong=wrong.keys())
+        problems += [*conflicts(settings, given=ours.keys(), wrong=wrong.keys()), *untraceable]
     if problems:
         raise SettingsInvalid(_report(problems, strangers.notices))
     return settings

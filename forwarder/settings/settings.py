@@ -17,6 +17,7 @@ from forwarder.settings import values
 from forwarder.settings.buses import BusSettings
 from forwarder.settings.choices import event_words, readable_file, route_names, word
 from forwarder.settings.operators import NamedToken, UserHeader, named_token, named_tokens, user_header
+from forwarder.settings.otel import TracingSettings
 from forwarder.settings.proxies import NO_PROXIES, Proxies
 from forwarder.settings.route_choice import routes_that_run
 from forwarder.settings.sources import DEFAULT, Origin, Place, TextSource
@@ -59,6 +60,7 @@ class Reading:
     origins: Mapping[str, Origin] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
     proxies: Proxies = NO_PROXIES
+    tracing: TracingSettings | None = None  # None: nothing is traced
     place: Place | None = None  # where they can be read again
 
 

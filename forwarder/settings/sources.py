@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 PREFIXES = ("FORWARDER_", "COURIER_", "RUDDERSTACK_")
+OTEL_PREFIX = "OTEL_"  # OpenTelemetry's own names: read with ours, judged by `otel` alone
 SECRETS_DIR = "FORWARDER_SECRETS_DIR"
 CREDENTIALS_DIR = "CREDENTIALS_DIRECTORY"
 _FILE_BYTES_MAX = 1_048_576
@@ -145,7 +146,7 @@ def _of_folder(base: Path, folder: str | None, kind: str, variable: str, problem
 
 
 def _is_ours(name: str) -> bool:
-    return name.upper().startswith(PREFIXES)
+    return name.upper().startswith((*PREFIXES, OTEL_PREFIX))
 
 
 def _of_files(files: Iterable[tuple[str, Path]], kind: str, where: str, problems: list[str]) -> Iterator[Found]:

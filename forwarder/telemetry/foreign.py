@@ -6,12 +6,15 @@ the message before its arguments are put in. The RudderStack SDK logs whole even
 """
 
 import logging
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 
 from structlog.typing import FilteringBoundLogger
 
-from forwarder.telemetry.logs import places
+from forwarder.ports import Clock
+from forwarder.telemetry.logs import Logs, places
+from forwarder.telemetry.metrics import Metrics
 
 SILENCED = ("rudderstack", "segment")
 _TEMPLATES_ARE_SAFE = ("aiohttp", "asyncio")
@@ -55,6 +58,14 @@ def foreign_logs_captured(log: FilteringBoundLogger) -> Iterator[None]:
         root.setLevel(level)
         for logger, handlers, propagate in silenced:
             logger.handlers[:], logger.propagate = handlers, propagate
+
+
+def begin_logs(stack: AsyncExitStack, log_format: str, log_level: str, *, metrics: Metrics, clock: Clock) -> Logs:
+    """Open the log on standard error, for us and for the libraries; `stack` closes it."""
+    logs = Logs(stream=sys.stderr, log_format=log_format, log_level=log_level, metrics=metrics, clock=clock)
+    stack.callback(logs.close)
+    stack.enter_context(foreign_logs_captured(logs.logger))
+    return logs
 
 
 def _reason(record: logging.LogRecord) -> str:

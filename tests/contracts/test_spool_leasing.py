@@ -49,6 +49,26 @@ async def test_an_envelope_comes_back_as_it_was_stored(
     ]
 
 
+@pytest.mark.parametrize("route", [OUT, IN])
+async def test_the_trace_of_an_event_stays_with_it(
+    spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope], route: RouteName
+) -> None:
+    """It comes back from memory, from the disk after a failure and after a replay; where there is none, none does."""
+    trace = f"00-{7:032x}-{9:016x}-01"
+    traced = msgspec.structs.replace(make_envelope(1, route=route), trace=trace)
+    await stored(spool, [traced, make_envelope(2, route=route)])
+
+    async def traces() -> list[str]:
+        return [lease.envelope.trace for lease in await lease_all(spool, route, replay=9)]
+
+    assert await traces() == [trace, ""]
+    await give_back(spool, [1, 2], reason="later")
+    assert await traces() == [trace, ""]
+    await settle(spool, [1, 2], State.DEAD)
+    await spool.requeue([1, 2])
+    assert await traces() == [trace, ""]
+
+
 async def test_the_oldest_come_first_and_each_to_one_caller(
     spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]
 ) -> None:

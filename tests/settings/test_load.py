@@ -395,7 +395,7 @@ def test_the_example_file_documents_every_setting(tmp_path: Path) -> None:
     """config.example.env names every setting once, with the true default where it shows one."""
     lines = (Path(__file__).parents[2] / "config.example.env").read_text().splitlines()
     shown = dict(line.removeprefix("#").split("=", 1) for line in lines if line[1:].split("=")[0].isupper())
-    assert set(shown) == {*Settings.variables(), SECRETS_DIR}
+    assert set(shown) == {*Settings.variables(), SECRETS_DIR, "OTEL_EXPORTER_OTLP_ENDPOINT"}
     defaults = {row.variable: row.value for row in load(_OUTBOUND, tmp_path).rows() if row.origin == "default"}
     shown["FORWARDER_DATA_DIR"] = shown["FORWARDER_DATA_DIR"].removeprefix("./")
     assert {name: shown[name] for name, value in defaults.items() if value} == {

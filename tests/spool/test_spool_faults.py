@@ -459,6 +459,7 @@ def test_a_folder_of_layout_2_becomes_one_of_today() -> None:
     for last, attempt_id in ((1, 7), (2, 8), (3, None)):
         old.execute("INSERT INTO settled VALUES (0, ?, ?, 4, 1, 1, NULL, ?, 0)", (last, last, attempt_id))
     old.execute("INSERT INTO given_back VALUES (9, 0, 1, 1, 5, 2, 4, NULL)")
+    old.execute("INSERT INTO events_inbound VALUES (9, x'', 'u', 1, 'v1', 't', 'e', 'm', 'u', 2, 0, x'7b7d')")
     old.execute("INSERT INTO audit (at_ms, who, action, detail) VALUES (1, 'page', 'replay', '1 events: 1')")
     old.pragma("user_version", 2)
     _migrate(old)
@@ -466,6 +467,7 @@ def test_a_folder_of_layout_2_becomes_one_of_today() -> None:
     assert [row[0] for row in old.execute("SELECT status FROM settled ORDER BY last")] == [503, 0, None]
     assert old.execute("SELECT count, outcome FROM audit").fetchall() == [(None, "")]
     assert old.execute("SELECT kind, attempts, replayed_ms FROM given_back").fetchall() == [(1, 2, None)]
+    assert old.execute("SELECT payload, trace FROM events_inbound").fetchall() == [(b"{}", None)]
     names = "SELECT type, name FROM sqlite_schema ORDER BY name"
     assert old.execute(names).fetchall() == new.execute(names).fetchall()
     columns = (

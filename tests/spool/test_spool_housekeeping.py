@@ -262,7 +262,7 @@ def test_eviction_ends_where_nothing_is_left_to_evict(tmp_path: Path) -> None:
     assert step() == 0
     assert not is_due(0)
     event = (1, b"k" * 16, "", 0, "s", "t", "e", "m", "u", 1, 0, b"x")
-    connection.execute("INSERT INTO events_outbound VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", event)
+    connection.execute("INSERT INTO events_outbound VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", event)
     write_run(Transaction(connection, memory, SpoolLimits(), now_ms=0), Run(0, 1, 1, 1, 0, 1, None, None, 0, None))
     memory.totals = {(0, Account.DELIVERED): 1, (0, Account.SEQUENCE): 1}
     for now_ms in (0, 60_000):  # two buckets of keys

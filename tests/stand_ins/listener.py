@@ -5,6 +5,7 @@ to an answer. It reads bodies whole and undecoded, so that the stand-in judges e
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -59,6 +60,7 @@ class Listener:
         self._socket: asyncio.Server | None = None
         self._http: web.Server | None = None
         self.requests = 0
+        self.heads: deque[Mapping[str, str]] = deque(maxlen=1_000)  # the headers of the last requests
         self._arrival = asyncio.Condition()
         self.epoch = 0
         self.at_hand = AtHand()
@@ -111,6 +113,7 @@ class Listener:
             headers={name.lower(): value for name, value in request.headers.items()},
             body=await request.content.read(),
         )
+        self.heads.append(asked.headers)
         try:
             return await self._play(request, asked, AtHand(behaviour=self._script.take(), epoch=epoch))
         except NoReply:
@@ -169,6 +172,11 @@ class StandIn:
     def requests(self) -> int:
         """Return how many requests arrived, scripted ones included."""
         return self._listener.requests
+
+    @property
+    def heads(self) -> list[Mapping[str, str]]:
+        """Return the headers of the last requests, oldest first."""
+        return list(self._listener.heads)
 
     @property
     def at_hand(self) -> AtHand:

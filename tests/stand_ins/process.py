@@ -22,7 +22,7 @@ import aiohttp
 from forwarder.demo.totals import Totals, read_totals
 from stand_ins.listener import HOST
 
-_OURS = ("FORWARDER_", "COURIER_", "RUDDERSTACK_")
+_OURS = ("FORWARDER_", "COURIER_", "RUDDERSTACK_", "OTEL_")
 _LOOK_AGAIN_S = 0.01
 _RANDOM = random.SystemRandom()
 _WORKERS_MAX = 16

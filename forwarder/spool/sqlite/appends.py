@@ -19,7 +19,7 @@ from forwarder.spool.sqlite.known_keys import KnownKeys
 from forwarder.spool.sqlite.runs import partition_number
 from forwarder.spool.sqlite.transaction import EVENT_TABLES, ROUTE_CODES, Account, Transaction, text
 
-_EVENT = tuple(f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)" for table in EVENT_TABLES)  # noqa: S608 - our own words
+_EVENT = tuple(f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)" for table in EVENT_TABLES)  # noqa: S608 - our own words
 _ROUTE_BYTES = {route: bytes((code,)) for route, code in ROUTE_CODES.items()}
 _ONE_ACCEPTED = Receipt(accepted=1, duplicates=0)
 _ONE_DUPLICATE = Receipt(accepted=0, duplicates=1)
@@ -165,6 +165,7 @@ class _Taking:
                 size,
                 crc32(payload),
                 payload,
+                envelope.trace or None,
             )
         )
         seen = self._types.get((route, kind, event))

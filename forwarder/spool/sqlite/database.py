@@ -27,7 +27,7 @@ from forwarder.spool.sqlite.transaction import PAGE_BYTES, Reader
 
 T = TypeVar("T")
 DATABASE_NAME = "spool.db"
-LAYOUT = 3
+LAYOUT = 4
 # From each layout to the next one, forward only. 1 was never released: it is drained by what wrote it.
 MIGRATIONS: Mapping[int, str] = {
     2: """
@@ -44,6 +44,10 @@ MIGRATIONS: Mapping[int, str] = {
         ALTER TABLE given_back RENAME COLUMN is_retry TO kind;
         ALTER TABLE given_back ADD COLUMN replayed_ms INTEGER;
         CREATE INDEX given_back_by_age ON given_back (route, replayed_ms, sequence);
+    """,
+    3: """
+        ALTER TABLE events_outbound ADD COLUMN trace TEXT;
+        ALTER TABLE events_inbound ADD COLUMN trace TEXT;
     """,
 }
 _CACHE_KIB = 4_096

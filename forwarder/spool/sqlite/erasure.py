@@ -145,7 +145,7 @@ def _empty(transaction: Transaction, route: int, sequences: Sequence[int]) -> No
         transaction.execute(f"DELETE FROM {beside} WHERE sequence IN carray(?)", these)  # noqa: S608 - our own words
     transaction.execute(
         f"UPDATE {EVENT_TABLES[route]} SET payload = NULL, user_id = '', message_id = '', partition = '', "  # noqa: S608 - our own words
-        "size = 0, checksum = 0 WHERE sequence IN carray(?)",
+        "size = 0, checksum = 0, trace = NULL WHERE sequence IN carray(?)",
         these,
     )
     _blank_labels(transaction, sequences)

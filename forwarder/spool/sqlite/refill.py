@@ -21,7 +21,8 @@ from forwarder.spool.sqlite.runs import gaps, head_of, partition_number, run_at
 from forwarder.spool.sqlite.transaction import EVENT_TABLES, REPLAYS, ROUTES, Reader, floor_mark, read_mark
 
 _COLUMNS = (
-    "sequence, event_key, partition, received_at_ms, source, type, event, message_id, user_id, size, checksum, payload"
+    "sequence, event_key, partition, received_at_ms, source, type, event, message_id, user_id, size, checksum, "
+    "payload, trace"
 )
 _DUE = (
     "SELECT {}, sequence FROM given_back INDEXED BY given_back_due "
@@ -30,7 +31,7 @@ _DUE = (
 _UNREADABLE_MAX = 256  # more in a row than a page holds: the table itself is damaged, and no event is to blame
 _SINGLY = 512  # rows that are read one by one around a damaged page, before going on
 _NEWEST_LOOKS_MAX, _NEWEST_MAX = 4_096, 64
-Row = tuple[int, bytes, str, int, str, str, str, str, str, int, int, bytes | None]
+Row = tuple[int, bytes, str, int, str, str, str, str, str, int, int, bytes | None, str | None]
 
 
 class _Read(NamedTuple):
@@ -84,8 +85,7 @@ def oldest_fresh(connection: Reader, route: int, *, looks_max: int = 2**62) -> i
     """Return the oldest pending event that has no row of its own, or after so many looks the next that may be it."""
     sql = f"SELECT sequence FROM {EVENT_TABLES[route]} WHERE sequence BETWEEN ? AND ? ORDER BY sequence"  # noqa: S608 - our own words
     after = read_mark(connection, floor_mark(route))
-    listed = _Listed(connection, after)
-    looks = 0
+    listed, looks = _Listed(connection, after), 0
     for first, last in gaps(connection, route, after):
         for (sequence,) in connection.execute(sql, (first, last)):
             looks += 1
@@ -205,8 +205,7 @@ def _read_events(connection: Reader, route: int, sequences: Sequence[int]) -> _R
 
 def _lease(row: Row, route: int, damaged: list[int], *, follows: int = 0) -> Lease | None:
     payload = row[11]
-    # Damage can change a value's type, too.
-    if not isinstance(payload, bytes) or crc32(payload) != row[10]:
+    if not isinstance(payload, bytes) or crc32(payload) != row[10]:  # damage can change a value's type, too
         damaged.append(row[0])
         return None
     envelope = Envelope(
@@ -217,6 +216,7 @@ def _lease(row: Row, route: int, damaged: list[int], *, follows: int = 0) -> Lea
         source=row[4],
         labels=Labels(type=row[5], event=row[6], message_id=row[7], user_id=row[8]),
         payload=payload,
+        trace=row[12] or "",
     )
     return Lease(sequence=row[0], attempt=1, envelope=envelope, follows=follows)
 

@@ -14,7 +14,8 @@ CREATE TABLE events_outbound (
     user_id        TEXT    NOT NULL,
     size           INTEGER NOT NULL,
     checksum       INTEGER NOT NULL, -- crc32 of the payload: damage shows when it is read
-    payload        BLOB              -- last, so that the columns before it are read without it; NULL once evicted
+    payload        BLOB,             -- behind the others, so that they are read without it; NULL once evicted
+    trace          TEXT              -- the traceparent; NULL where it was not traced. Read with the payload only
 );
 CREATE TABLE events_inbound (
     sequence       INTEGER PRIMARY KEY,
@@ -28,7 +29,8 @@ CREATE TABLE events_inbound (
     user_id        TEXT    NOT NULL,
     size           INTEGER NOT NULL,
     checksum       INTEGER NOT NULL,
-    payload        BLOB
+    payload        BLOB,
+    trace          TEXT
 );
 
 -- Settled events, as runs: every event of the route from `first` to `last` was settled so. Runs of a route never overlap.
