@@ -38,6 +38,18 @@ class SpoolUnusable(ForwarderError):
     """The data folder cannot be opened or is damaged beyond serving; the text says what to do."""
 
 
+class SpoolAway(ForwarderError):
+    """The database of the spool cannot be used now; the text names each host and why, never a secret.
+
+    `is_lasting`: waiting alone does not help; settings or a server must be put right.
+    """
+
+    def __init__(self, reason: str, *, is_lasting: bool = False) -> None:
+        """Keep whether somebody must do something."""
+        super().__init__(reason)
+        self.is_lasting = is_lasting
+
+
 class NoSuchEvent(ForwarderError):
     """No event with that sequence is known to the spool (never was, or its history was purged)."""
 

@@ -99,6 +99,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     replayed_at_ms: int | None = None  # when people made it pending again; its age counts from then
     is_beside: bool = False  # a replay that goes beside what arrives: one of `Demand.replay_max`
     follows: int = 0  # the spool's own: the event of this route right before it, 0 when that is not known
+    partition: int = 0  # the spool's own: which of the replicas' partitions it is in
 
     @property
     def since_ms(self) -> int:

@@ -13,8 +13,7 @@ from forwarder.model import Demand, Lease, Replay
 from forwarder.spool.held_leases import BESIDE, FRESH, KINDS, RETRY, BusyPartitions, DueTimes, HeldLeases, kind_of
 from forwarder.spool.lease_window import FRESH_MAX, Arrival, LeaseWindow, Meanwhile, Refill, Wanted
 
-BYTES_MAX = 8_388_608
-_BEHIND_MAX, _BEHIND_BYTES_MAX = 2_000, 8_192
+BYTES_MAX, _BEHIND_MAX, _BEHIND_BYTES_MAX = 8_388_608, 2_000, 8_192
 _sequence = attrgetter("sequence")
 
 
@@ -54,8 +53,8 @@ class LeaseQueue:
 
     def newest_is_known(self, *, now_ms: int) -> bool:
         """Tell whether the window's end is the newest event that can be leased."""
-        has_others = len(self._held) or self._promoted or self.due.is_any_due(now_ms=now_ms)
-        return self.window.is_caught_up and bool(self.window) and not has_others
+        others = len(self._held) or self._promoted or self.due.is_any_due(now_ms=now_ms)
+        return self.window.is_caught_up and bool(self.window) and not others
 
     def out_of_reach(self) -> frozenset[int]:
         """Return the sequences that are leased, or must wait for another of their partition that is."""
@@ -79,6 +78,7 @@ class LeaseQueue:
             due_max=tuple(max(0, min(most[kind], FRESH_MAX) - held[kind]) if due[kind] else -1 for kind in KINDS),
             promoted=tuple(sorted(self._promoted)[:FRESH_MAX]),
             known=frozenset(self._held.listed),
+            is_caught_up=self.window.is_caught_up,
         )
 
     def refilled(self, refill: Refill, wanted: Wanted, *, generation: int) -> None:
@@ -92,11 +92,15 @@ class LeaseQueue:
     def _take_read(self, refill: Refill, wanted: Wanted) -> None:
         if wanted.fresh_max:
             self.window.take_read(refill, self._is_wanted)
+        elif refill.up_to:
+            self.window.take_arrived(refill, self._is_wanted)
+        for lease in self.window.take_late(refill, self._is_wanted):
+            self._held.hold(lease)
         for kind in KINDS:
             if wanted.due_max[kind] >= 0:
                 self.due.take_read(kind, refill.next_due_ms[kind])
-            for not_before_ms, lease in refill.due[kind]:
-                self._take_due(lease, kind, not_before_ms)
+            for at_ms, lease in refill.due[kind]:
+                self._take_due(lease, kind, at_ms)
         self._promoted.difference_update(wanted.promoted)
         for lease in refill.promoted:
             if self._is_wanted(lease):
@@ -156,10 +160,7 @@ class LeaseQueue:
 
     def take_newest(self) -> Lease | None:
         """Lease the newest at hand; only right when it is known, see `newest_is_known`."""
-        while (lease := self.window.pop_last()) is not None:
-            if self._lease(lease):
-                return lease
-        return None
+        return next((lease for lease in iter(self.window.pop_last, None) if self._lease(lease)), None)
 
     def lease_read(self, lease: Lease, *, is_listed: bool) -> Lease | None:
         """Lease one that was read from the other end, wherever the queue has it by now."""
@@ -293,8 +294,7 @@ class LeaseQueue:
         return True
 
     def _free(self, lease: Lease) -> None:
-        if not lease.envelope.partition_key:
-            return
-        for parked in self._busy.free(lease.envelope.partition_key):
+        key = lease.envelope.partition_key
+        for parked in self._busy.free(key) if key else ():
             if self._held.is_parked(parked):
                 self._held.hold(parked)

@@ -6,6 +6,7 @@ disk only: then it is read on, and what arrives meanwhile is put behind the read
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -28,6 +29,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     due_max: tuple[int, ...]  # of those given back, by kind, beyond the known ones; -1: not even when one is due
     promoted: tuple[int, ...]  # these, which became the oldest of their partitions
     known: frozenset[int]  # given back before, and leased or in the queue's hands: not wanted again
+    is_caught_up: bool = False  # nothing is on disk only but what arrived since the last read
 
 
 class Refill(msgspec.Struct, kw_only=True):
@@ -35,12 +37,28 @@ class Refill(msgspec.Struct, kw_only=True):
 
     last_sequence: int  # the last one given to any route, at the moment that was read
     fresh: list[Lease] = msgspec.field(default_factory=list)
+    late: list[Lease] = msgspec.field(default_factory=list)  # arrived, though the cursor had passed them before
     up_to: int = 0  # every fresh event up to here was brought or is no head
     is_all: bool = False
     due: list[list[tuple[int, Lease]]] = msgspec.field(default_factory=lambda: [[], [], []])  # by kind
     next_due_ms: list[int | None] = msgspec.field(default_factory=lambda: [None, None, None])
     promoted: list[Lease] = msgspec.field(default_factory=list)
     damaged: list[int] = msgspec.field(default_factory=list)  # they can never be leased
+
+
+class Reads(Protocol):
+    """Who reads what is on disk, for the queues: nothing here writes, and one call is one moment."""
+
+    async def refill(self, route: int, wanted: Wanted, *, now_ms: int) -> Refill:
+        """Bring what a queue wants."""
+
+    async def newest(
+        self, route: int, *, known: frozenset[int], now_ms: int
+    ) -> tuple[Lease | None, bool, Sequence[int]]:
+        """Return the newest event that could be leased, whether it has a row of its own, and damaged ones."""
+
+    async def close(self) -> None:
+        """Wait for the reads that are under way, and close the connection."""
 
 
 class Meanwhile:
@@ -194,6 +212,20 @@ class LeaseWindow:
         self.is_caught_up = True
         self._extend(one for one in self._tail if one.sequence > refill.last_sequence and is_wanted(one))
         self.end = max(self.end, self._last_sequence)
+
+    def take_arrived(self, refill: Refill, is_wanted: Callable[[Lease], bool]) -> None:
+        """Take what a read brought though nothing of the backlog was asked for: it arrived, and all else is here."""
+        self._extend(filter(is_wanted, refill.fresh))
+        self.end = max(self.end, refill.up_to)
+        if not refill.is_all or self._bytes > self._cache_bytes_max:
+            self.is_caught_up = False  # the rest is read when it is needed: memory stays flat
+
+    def take_late(self, refill: Refill, is_wanted: Callable[[Lease], bool]) -> list[Lease]:
+        """Hand on what a read brought though it was passed before; one that arrived late may stand here as well."""
+        late = [lease for lease in refill.late if is_wanted(lease)]
+        for lease in late:
+            self.withdraw(lease.sequence)
+        return late
 
     def end_read(self) -> None:
         """Keep nothing of what arrives but what the window takes."""

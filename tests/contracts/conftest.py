@@ -11,6 +11,7 @@ from forwarder.archive_port import Archive
 from forwarder.model import Attempt, Envelope, Labels, Recurrence, RouteName
 from forwarder.ports import Spool
 from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.postgres.spool import PostgresSpool
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
@@ -34,15 +35,19 @@ def clock() -> HandClock:
     return HandClock(START_MS)
 
 
-@pytest.fixture(params=["sqlite", "memory"])
+@pytest.fixture(params=["sqlite", "memory", "postgres"])
 async def open_spool(request: pytest.FixtureRequest, tmp_path: Path, clock: HandClock) -> AsyncIterator[OpenSpool]:
     """Return how to open a spool of each kind; all are closed at the end."""
     opened: list[SpoolAndArchive] = []
+    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else ""
 
     async def open_one(limits: SpoolLimits) -> SpoolAndArchive:
         spool: SpoolAndArchive
         if request.param == "memory":
             spool = MemorySpool(limits=limits, clock=clock)
+        elif request.param == "postgres":
+            reporter = Reporter(Metrics(), structlog.get_logger())
+            spool = await PostgresSpool.open(lambda: url, limits=limits, clock=clock, reporter=reporter)
         else:
             reporter = Reporter(Metrics(), structlog.get_logger())
             spool = await SqliteSpool.open(tmp_path / "data", limits=limits, clock=clock, reporter=reporter)

@@ -26,7 +26,8 @@ _GLOSSARY = {
 _OLD_WORDS = re.compile(rf"(?<![A-Za-z])(?:{'|'.join(_GLOSSARY)})(?![A-Za-z])", flags=re.IGNORECASE)
 _TEXTS = {".py", ".html", ".js", ".css", ".md", ".env", ".service", ".yaml"}
 # Folders with the same modules inside, on purpose: one for each vendor, one for each engine.
-_SISTERS = ({"courier", "rudderstack"}, {"sqlite", "postgres"})
+_ENGINES = {"sqlite", "postgres"}
+_SISTERS = ({"courier", "rudderstack"}, _ENGINES)
 
 
 def _texts(checkout: Path) -> list[Path]:
@@ -53,7 +54,8 @@ def test_no_two_modules_have_one_name(checkout: Path) -> None:
     folders: dict[str, list[str]] = defaultdict(list)
     for path in sorted((checkout / "forwarder").rglob("*.py")):
         if not path.stem.startswith("__"):
-            folders[path.stem].append(path.parent.name)
+            engine = next((part for part in path.parts if part in _ENGINES), path.parent.name)
+            folders[path.stem].append(engine)
     doubled = {
         name: found
         for name, found in folders.items()

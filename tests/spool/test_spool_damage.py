@@ -12,11 +12,11 @@ import pytest
 from forwarder.archive_port import EventQuery
 from forwarder.errors import NoSuchEvent, SpoolClosed, SpoolFull, SpoolUnusable
 from forwarder.model import Envelope, RouteName, State
+from forwarder.spool.codes import Account
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.spool.sqlite.database import DATABASE_NAME
 from forwarder.spool.sqlite.label_index import BLOCK_EVENTS
-from forwarder.spool.sqlite.transaction import Account
 from stand_ins.spool_acts import give_back, leased, numbers, settle, stored
 from stand_ins.waiting import wait_until
 

@@ -12,11 +12,12 @@ import pytest
 
 from forwarder.archive_port import AuditRow, EventQuery
 from forwarder.model import Attempt, Demand, Envelope, Labels, RouteName, State
+from forwarder.spool.codes import Account
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.spool.sqlite.erasure import erase
 from forwarder.spool.sqlite.label_index import BLOCK_EVENTS
 from forwarder.spool.sqlite.settlement import quarantine
-from forwarder.spool.sqlite.transaction import Account, Transaction
+from forwarder.spool.sqlite.transaction import Transaction
 from stand_ins.spool_acts import leased, settle, stored
 
 OUT, IN = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER

@@ -12,6 +12,7 @@ import pytest
 from forwarder.archive_port import AuditRow, EventQuery
 from forwarder.errors import NoSuchEvent, SpoolClosed, SpoolFull
 from forwarder.model import Envelope, Labels, Receipt, RouteName, State
+from forwarder.spool.codes import Account
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.spool.sqlite import known_keys as keys_module
@@ -20,7 +21,7 @@ from forwarder.spool.sqlite.housekeeping import Eviction
 from forwarder.spool.sqlite.known_keys import KnownKeys
 from forwarder.spool.sqlite.label_index import BLOCK_EVENTS
 from forwarder.spool.sqlite.runs import Run, write_run
-from forwarder.spool.sqlite.transaction import Account, Memory, Transaction
+from forwarder.spool.sqlite.transaction import Memory, Transaction
 from stand_ins.spool_acts import leased, settle, stored
 from stand_ins.waiting import wait_until
 

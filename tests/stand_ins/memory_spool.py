@@ -26,6 +26,7 @@ from forwarder.model import (
     State,
 )
 from forwarder.ports import Clock, Erased
+from forwarder.spool.erasing import without_ids
 from forwarder.spool.held_leases import BESIDE, FRESH, RETRY
 from forwarder.spool.limits import (
     CAP_RETRY_AFTER_S,
@@ -34,7 +35,6 @@ from forwarder.spool.limits import (
     incoming_bytes,
 )
 from forwarder.spool.recurrence import Occurrence, is_resend, occurrence_key
-from forwarder.spool.sqlite.erasure import without_ids
 from stand_ins.memory_archive import MemoryArchive
 from stand_ins.memory_records import MemoryRecords, Record
 

@@ -56,10 +56,14 @@ def _give(path: Path) -> None:
         shutil.chown(path, "nobody", "nogroup")
 
 
-def _command(program: str, *arguments: str) -> list[str]:
+def _program(name: str) -> str:
     if PROGRAMS is None:
         raise PostgresFailed(MISSING)
-    return ["setpriv", *_AS_NOBODY, "--pdeathsig=INT", str(PROGRAMS / program), *arguments]
+    return str(PROGRAMS / name)
+
+
+def _command(program: str, *arguments: str) -> list[str]:
+    return ["setpriv", *_AS_NOBODY, "--pdeathsig=INT", program, *arguments]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -107,14 +111,8 @@ class PostgresServer:
             "autovacuum_naptime=5s",
             *self.options,
         )
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                _command("postgres", "-D", str(data), *(word for one in settings for word in ("-c", one))),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-            )
+        words = (word for one in settings for word in ("-c", one))
+        self.process = self.spawn(_program("postgres"), "-D", str(data), *words)
         ends_s = time.monotonic() + _ANSWER_MAX_S
         while self.is_running and time.monotonic() < ends_s:
             if self._status() in {"ready", "standby"}:
@@ -122,6 +120,13 @@ class PostgresServer:
             time.sleep(_LOOK_AGAIN_S)
         self.stop("immediate")
         raise PostgresFailed(f"it did not start: {self._log.read_text(errors='replace')[-_LAST_WORDS:]}")
+
+    def spawn(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a program as who the server runs as; it writes into the server's log. Belongs to the main thread."""
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                _command(program, *arguments), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder
+            )
 
     def stop(self, how: Literal["fast", "immediate"] = "fast") -> None:
         """Stop it: in order, or at once as a crash would, to recover at the next start. Does nothing if it is down."""
@@ -187,7 +192,7 @@ class PostgresServer:
 
     def _run(self, program: str, *arguments: str) -> str:
         done = subprocess.run(
-            _command(program, *arguments),
+            _command(_program(program), *arguments),
             capture_output=True,
             text=True,
             timeout=_ANSWER_MAX_S,

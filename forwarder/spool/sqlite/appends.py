@@ -12,12 +12,12 @@ import msgspec
 
 from forwarder.errors import SpoolFull
 from forwarder.model import Envelope, Lease, Receipt
+from forwarder.spool.codes import ROUTE_CODES, Account, partition_number
 from forwarder.spool.lease_window import Arrival
 from forwarder.spool.limits import CAP_RETRY_AFTER_S, EVENT_OVERHEAD_BYTES, incoming_bytes, refusal
 from forwarder.spool.recurrence import Occurrence, is_resend, occurrence_key
 from forwarder.spool.sqlite.known_keys import KnownKeys
-from forwarder.spool.sqlite.runs import partition_number
-from forwarder.spool.sqlite.transaction import EVENT_TABLES, ROUTE_CODES, Account, Transaction, text
+from forwarder.spool.sqlite.transaction import EVENT_TABLES, Transaction, text
 
 _EVENT = tuple(f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)" for table in EVENT_TABLES)  # noqa: S608 - our own words
 _ROUTE_BYTES = {route: bytes((code,)) for route, code in ROUTE_CODES.items()}

@@ -6,10 +6,9 @@ files with `scrub`. Not reached: copies of the folder, and what lay in free room
 """
 
 import asyncio
-import re
 from array import array
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
@@ -18,11 +17,12 @@ import apsw
 
 from forwarder.archive_port import AuditRow
 from forwarder.model import State
-from forwarder.ports import Erased
+from forwarder.spool.claims import Moves
+from forwarder.spool.codes import DEAD, PENDING, ROUTES, STATE_CODES, Account
+from forwarder.spool.erasing import ERASED, Emptied, without_ids
 from forwarder.spool.limits import event_bytes
 from forwarder.spool.sqlite.jobs import AwaitedWork
 from forwarder.spool.sqlite.label_index import BLOCK_EVENTS, KIND_MESSAGE, KIND_USER, label_hash
-from forwarder.spool.sqlite.leasing import Leasing
 from forwarder.spool.sqlite.runs import (
     Run,
     drop_reason,
@@ -36,31 +36,18 @@ from forwarder.spool.sqlite.runs import (
     take_out,
     write_runs,
 )
-from forwarder.spool.sqlite.settlement import Moves, tell_head, unlist
-from forwarder.spool.sqlite.transaction import DEAD, EVENT_TABLES, PENDING, ROUTES, STATE_CODES, Account, Transaction
+from forwarder.spool.sqlite.settlement import tell_head, unlist
+from forwarder.spool.sqlite.transaction import EVENT_TABLES, Transaction
 from forwarder.spool.sqlite.writer import Writer
 
-ERASED = "erased"
 PAGES_PER_STEP = 2_000
-_CHUNK = 250  # events in one commit
 _INBOUND = 1
 _WRITE_LINE = (
     "INSERT INTO audit (audit_id, at_ms, who, action, detail, count, outcome) VALUES (?, ?, ?, ?, ?, ?, ?) "
     "ON CONFLICT (audit_id) DO UPDATE SET count = excluded.count, outcome = excluded.outcome RETURNING audit_id"
 )
 _PUT_ASIDE = (DEAD, STATE_CODES[State.UNMAPPED])  # what would be something to do
-_NOBODY = "(erased)"
-_NAMES = "route|state|period|event|user_id|user|message_id|message|reason|text|status|attempts|from|to"
-_WORDS = re.compile(rf"\b((?:text|reason)[= ])(.*?)(?= (?:{_NAMES})=|, (?:{_NAMES}) |, with what |$)", re.DOTALL)
 _NO_LABEL = label_hash("").to_bytes(4, "little")
-
-
-class Emptied(NamedTuple):
-    """What an erasure met: how many events, which of them were pending, per route, and who is leased in their place."""
-
-    events: int
-    waited: tuple[set[int], set[int]]
-    moves: Moves
 
 
 def erase(transaction: Transaction, sequences: Sequence[int]) -> Emptied:
@@ -198,66 +185,21 @@ def scrub(transaction: Transaction, users: Collection[str]) -> int:
     return int(transaction.connection.pragma("freelist_count"))
 
 
-def without_ids(detail: str, users: Collection[str]) -> str:
-    """Return a line of the audit log without these ids: as the user that was selected, and in text and reason.
+class Scrubber:
+    """Have events erased, and let what was leave the files. Lives on the event loop's thread."""
 
-    Names are the API's (`user_id=…`); earlier versions' page wrote `user …, text …`.
-    """
-    for user in users:
-        detail = re.sub(rf"\b(user_id=|user ){re.escape(user)}(?= \w+=|,|$)", rf"\1{_NOBODY}", detail)
-        word = re.compile(rf"(?<![\w@.+-]){re.escape(user)}(?![\w@+-]|\.\w)", re.IGNORECASE)
-        detail = _WORDS.sub(partial(_blanked, word), detail)
-    return detail
-
-
-def _blanked(word: re.Pattern[str], found: re.Match[str]) -> str:
-    return found[1] + word.sub(_NOBODY, found[2])
-
-
-class Eraser:
-    """Erase while routes lease and deliver. Lives on the event loop's thread."""
-
-    def __init__(self, work: AwaitedWork, leasing: Leasing, writer: Writer) -> None:
+    def __init__(self, work: AwaitedWork, writer: Writer) -> None:
         self._work = work
-        self._leasing = leasing
         self._writer = writer
 
-    async def erase(self, sequences: Sequence[int]) -> Erased:
-        """Erase these events but for those that are leased; see `ports.Spool.erase`."""
-        events = pending = leased = 0
-        for start in range(0, len(sequences), _CHUNK):
-            chunk = sequences[start : start + _CHUNK]
-            taken = set(self._leasing.claims.leased_of(chunk))
-            free = [sequence for sequence in chunk if sequence not in taken]
-            leased += len(taken)
-            if free:
-                met = await self._erased(free)
-                events, pending = events + met.events, pending + sum(map(len, met.waited))
-        return Erased(events=events, pending=pending, leased=leased)
-
-    async def _erased(self, sequences: Sequence[int]) -> Emptied:
-        def admit() -> None:
-            for queue in self._leasing.queues:
-                queue.barred.difference_update(sequences)
-
-        def on_commit(met: Emptied) -> None:
-            admit()
-            for queue, waited in zip(self._leasing.queues, met.waited, strict=True):
-                if waited:
-                    queue.erased(waited)
-            self._leasing.moved(met.moves)
-
-        def on_rollback() -> None:
-            admit()
-            self._leasing.reset()  # who was barred may have been passed over
-
-        # Nobody is leased what is being erased: not between the commit and the moment it is heard of here, either.
-        for queue in self._leasing.queues:
-            queue.barred.update(sequences)
+    async def erase(
+        self, sequences: Sequence[int], *, on_commit: Callable[[Emptied], None], on_rollback: Callable[[], None]
+    ) -> Emptied:
+        """Erase events, none of which is leased; see `erasing.EraseThese`."""
         return await self._work.run(partial(erase, sequences=sequences), on_commit=on_commit, on_rollback=on_rollback)
 
     async def scrub(self, user_ids: Sequence[str]) -> bool:
-        """Let what was erased leave the files; see `ports.Spool.scrub`."""
+        """Give the room of what was erased back, and empty the log; see `ports.Spool.scrub`."""
         left = await self._work.run(partial(scrub, users=user_ids))
         while left:
             before, left = left, await self._work.run(partial(scrub, users=()))

@@ -5,17 +5,14 @@ or dead is never touched. What is past the retention goes the same way, all of i
 """
 
 from forwarder.model import State
+from forwarder.spool.codes import CORRUPT_ROW, DEAD, STATE_CODES, Account
 from forwarder.spool.limits import EVICTION_FRACTION, SpoolLimits, event_bytes
 from forwarder.spool.sqlite.known_keys import KnownKeys
 from forwarder.spool.sqlite.label_index import LabelIndex, drop_empty_blocks
 from forwarder.spool.sqlite.refill import oldest_fresh
 from forwarder.spool.sqlite.runs import RUN_COLUMNS, Run, delete_run, drop_old_attempts, drop_reason
 from forwarder.spool.sqlite.transaction import (
-    CORRUPT_ROW,
-    DEAD,
     EVENT_TABLES,
-    STATE_CODES,
-    Account,
     Memory,
     Reader,
     Transaction,

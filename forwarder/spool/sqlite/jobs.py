@@ -12,10 +12,10 @@ import msgspec
 
 from forwarder.errors import SpoolClosed, SpoolFull, SpoolUnusable
 from forwarder.model import Envelope, Receipt, RouteName
+from forwarder.spool.leasing import Leasing
 from forwarder.spool.limits import incoming_bytes
 from forwarder.spool.sqlite.appends import Intake
 from forwarder.spool.sqlite.files import DISK_ERRORS
-from forwarder.spool.sqlite.leasing import Leasing
 from forwarder.spool.sqlite.transaction import Transaction
 from forwarder.telemetry.reporter import Reporter
 
@@ -149,7 +149,7 @@ class News:
             self._answer(job, answer)
         if commit.intake is not None:
             try:
-                self.leasing.arrived(commit.intake, last_sequence=commit.last_sequence)
+                self.leasing.arrived(commit.intake.arrivals, last_sequence=commit.last_sequence)
             except Exception as error:  # noqa: BLE001 - what the queues may have missed is on disk
                 self._tell_error("new events could not be queued", error)
                 self.leasing.reset()

@@ -1,7 +1,6 @@
 """Read what can be leased next, on a connection and a thread of its own: draining a backlog never delays intake.
 
-Nothing here writes. What turns out to be damaged is named, for the writer to set aside; only damage of an event's own
-row counts for that, never damage of what is kept beside it.
+Nothing here writes. What is damaged is named, for the writer to set aside: only damage of an event's own row counts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,12 +12,13 @@ import msgspec
 
 from forwarder.errors import SpoolUnusable
 from forwarder.model import Envelope, Labels, Lease
+from forwarder.spool.codes import REPLAYS, ROUTES, partition_number
 from forwarder.spool.held_leases import AHEAD_MS_MAX, BESIDE, KINDS, RETRY
 from forwarder.spool.lease_window import Refill, Wanted
 from forwarder.spool.sqlite.files import DAMAGE_ERRORS
 from forwarder.spool.sqlite.label_index import route_of
-from forwarder.spool.sqlite.runs import gaps, head_of, partition_number, run_at
-from forwarder.spool.sqlite.transaction import EVENT_TABLES, REPLAYS, ROUTES, Reader, floor_mark, read_mark
+from forwarder.spool.sqlite.runs import gaps, head_of, run_at
+from forwarder.spool.sqlite.transaction import EVENT_TABLES, Reader, floor_mark, read_mark
 
 _COLUMNS = (
     "sequence, event_key, partition, received_at_ms, source, type, event, message_id, user_id, size, checksum, "

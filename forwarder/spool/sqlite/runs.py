@@ -11,13 +11,13 @@ each now: groups are read, not counted.
 
 from array import array
 from collections.abc import Iterator, Sequence
-from hashlib import blake2b
 from typing import NamedTuple
 
 import apsw
 
 from forwarder.model import Attempt
-from forwarder.spool.sqlite.transaction import CORRUPT_ROW, DEAD, EVENT_TABLES, Reader, Transaction, text
+from forwarder.spool.codes import CORRUPT_ROW, DEAD, partition_number
+from forwarder.spool.sqlite.transaction import EVENT_TABLES, Reader, Transaction, text
 
 RUN_COLUMNS = "route, last, first, state, settled_at_ms, attempts, reason_id, attempt_id, is_discarded, status"
 _AT = f"SELECT {RUN_COLUMNS} FROM settled WHERE route = ? AND last >= ? ORDER BY last LIMIT 1"  # noqa: S608 - our own words
@@ -128,17 +128,6 @@ def find_runs(connection: Reader, sequences: Sequence[int]) -> Iterator[tuple[Ru
                 found.append(sequence)
         if run is not None and found:
             yield run, found
-
-
-def partition_number(route: str, partition_key: str) -> int:
-    """Return the 62-bit number of a partition; 0 for events without order.
-
-    Two partitions that met in one number would only wait for each other.
-    """
-    if not partition_key:
-        return 0
-    digest = blake2b(f"{route}\0{partition_key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return (int.from_bytes(digest, "big") >> 2) or 1
 
 
 def find_number(connection: Reader, route: str, partition_key: str, sequence: int) -> int:

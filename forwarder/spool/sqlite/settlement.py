@@ -6,9 +6,19 @@ for all that were settled together. What was given back or stands in a partition
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from forwarder.model import Attempt, Lease, Replay, Returned, Settled, Settlement
+from forwarder.model import Attempt, Lease, Replay, Returned, Settled
+from forwarder.spool.claims import Claim, GivenBack, Heads, Moves, is_unchanged
+from forwarder.spool.codes import (
+    CORRUPT_ROW,
+    DEAD,
+    PENDING,
+    REPLAY_CODES,
+    ROUTES,
+    STATE_CODES,
+    Account,
+    partition_number,
+)
 from forwarder.spool.held_leases import BESIDE, FRESH, RETRY
 from forwarder.spool.limits import event_bytes
 from forwarder.spool.sqlite.runs import (
@@ -21,7 +31,6 @@ from forwarder.spool.sqlite.runs import (
     join_partition,
     leave_partition,
     list_attempt,
-    partition_number,
     run_at,
     search_numbers,
     take_out,
@@ -29,59 +38,13 @@ from forwarder.spool.sqlite.runs import (
     write_run,
     write_runs,
 )
-from forwarder.spool.sqlite.transaction import (
-    CORRUPT_ROW,
-    DEAD,
-    EVENT_TABLES,
-    PENDING,
-    REPLAY_CODES,
-    ROUTES,
-    STATE_CODES,
-    Account,
-    Transaction,
-)
+from forwarder.spool.sqlite.transaction import EVENT_TABLES, Transaction
 
 _LIST = (
     "INSERT INTO given_back (sequence, route, is_head, kind, not_before_ms, attempts, first_failed_ms, reason_id, "
     "status, replayed_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _REPLAYS = "SELECT 1 FROM given_back WHERE route = ? AND replayed_ms IS NOT NULL LIMIT ?"
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Leased events of one route that are to be settled alike; `listed` have a row of their own."""
-
-    settlement: Settlement
-    route: int
-    leases: Sequence[Lease]
-    listed: frozenset[int]
-
-
-@dataclass(frozen=True, slots=True)
-class GivenBack:
-    """Where an event stands that was given back."""
-
-    lease: Lease
-    is_head: bool
-    kind: int
-    not_before_ms: int
-
-
-@dataclass(slots=True)
-class Moves:
-    """What a transaction changed in who can be leased."""
-
-    given_back: list[tuple[int, GivenBack]] = field(default_factory=list)  # with the route
-    promoted: list[tuple[int, int]] = field(default_factory=list)  # route, sequence: the oldest now, and in no list
-    waits: list[tuple[int, int, int]] = field(default_factory=list)  # route, kind, not_before_ms: so, and listed
-
-
-def is_unchanged(settlement: Settlement) -> bool:
-    """Tell whether an event comes back as if it had never been leased: nothing of that is on disk."""
-    if not isinstance(settlement, Returned) or settlement.counts:
-        return False
-    return not settlement.not_before_ms and settlement.attempt is None
 
 
 def settle(transaction: Transaction, claims: Sequence[Claim]) -> Moves:
@@ -215,9 +178,6 @@ def _partition(lease: Lease) -> int:
     """Return the number of a lease's partition; replays that go beside have one of their own; 0 for none."""
     number = partition_number(lease.envelope.route.value, lease.envelope.partition_key)
     return -number if lease.is_beside else number
-
-
-Heads = tuple[dict[str, int], dict[str, int]]  # per route: partition key, its oldest event now
 
 
 def requeue(

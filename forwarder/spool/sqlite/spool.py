@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import apsw
 
@@ -16,21 +16,23 @@ from forwarder.archive_port import AuditRow
 from forwarder.errors import SpoolClosed, SpoolFull, WorkerEnded
 from forwarder.model import Attempt, Demand, Envelope, Lease, Receipt, RouteName, Settlement
 from forwarder.ports import Clock, Erased
+from forwarder.spool.codes import ROUTE_CODES
+from forwarder.spool.erasing import Eraser
+from forwarder.spool.leasing import Leasing
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite.database import ReadThread, open_checkpointer, open_folder, prepare_folder, watch_files
-from forwarder.spool.sqlite.erasure import Eraser, write_line
+from forwarder.spool.sqlite.erasure import Scrubber, write_line
 from forwarder.spool.sqlite.files import DISK_RETRY_AFTER_S, FolderLock, Reserve, unusable
 from forwarder.spool.sqlite.group_commit import GroupCommit
 from forwarder.spool.sqlite.jobs import AppendJob, AwaitedWork, Callbacks, News
-from forwarder.spool.sqlite.leasing import Leasing
+from forwarder.spool.sqlite.queue_reads import QueueReads
 from forwarder.spool.sqlite.reading.archive import Live, SqliteArchive
 from forwarder.spool.sqlite.runs import record
 from forwarder.spool.sqlite.settlement import discard, quarantine, requeue, settle
-from forwarder.spool.sqlite.transaction import ROUTE_CODES, Transaction
+from forwarder.spool.sqlite.transaction import Transaction
 from forwarder.spool.sqlite.writer import Checkpoints, Writer
 from forwarder.telemetry.reporter import Reporter
 
-T = TypeVar("T")
 _CHUNK = 500  # events in one commit, so that a long replay delays nobody
 
 
@@ -87,14 +89,15 @@ class SqliteSpool(SqliteArchive):
         self._reads = await ReadThread.open(self._folder, name="spool-reader", vfs=vfs)
         self._leasing = self._news.leasing = Leasing(
             self._loop,
-            await ReadThread.open(self._folder, name="spool-refill", vfs=vfs),
+            QueueReads(await ReadThread.open(self._folder, name="spool-refill", vfs=vfs)),
             limits=self._limits,
             clock=self._clock,
             last_sequence=self._group.memory.sequence,
             damaged=self._quarantine,
             read_failed=self._news.hear_read_failure,
         )
-        self._eraser = Eraser(self._work, self._leasing, self._writer)
+        self._scrubber = Scrubber(self._work, self._writer)
+        self._eraser = Eraser(self._scrubber.erase, self._leasing)
         self._news.hear_condition(self._group.condition)
         self._writer.start()
         await self._leasing.start()
@@ -118,15 +121,14 @@ class SqliteSpool(SqliteArchive):
             )
         except (apsw.Error, OSError, TypeError, ValueError) as error:
             raise unusable(self._folder, error) from error
-        checkpoints = Checkpoints(
-            connection, partial(open_checkpointer, self._folder, vfs=vfs), pages_max=self._limits.wal_pages_max
-        )
+        open_beside = partial(open_checkpointer, self._folder, vfs=vfs)
+        checkpoints = Checkpoints(connection, open_beside, pages_max=self._limits.wal_pages_max)
         return Writer(connection, self._group, checkpoints=checkpoints, clock=self._clock, callbacks=callbacks)
 
-    def _post(self, hear: Callable[[T], None]) -> Callable[[T], None]:
+    def _post(self, hear: Callable[[Any], None]) -> Callable[[Any], None]:
         """Return how the writer thread tells something to the loop's."""
 
-        def tell(news: T) -> None:
+        def tell(news: Any) -> None:
             # After the loop has closed nobody is left to hear it; what was committed is committed.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(hear, news)
@@ -223,7 +225,7 @@ class SqliteSpool(SqliteArchive):
 
     async def scrub(self, user_ids: Sequence[str]) -> bool:
         """Let what was erased leave the files; see `ports.Spool.scrub`."""
-        return await self._eraser.scrub(user_ids)
+        return await self._scrubber.scrub(user_ids)
 
     async def put(self, key: str, value: bytes) -> None:
         """Keep a small value; see `ports.Spool.put`. Raises ValueError above the limit."""

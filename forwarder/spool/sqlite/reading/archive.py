@@ -18,6 +18,7 @@ from forwarder.archive_port import (
 from forwarder.errors import NoSuchEvent, SpoolClosed
 from forwarder.model import RouteName, State, Totals
 from forwarder.ports import Clock
+from forwarder.spool.codes import PENDING, ROUTE_CODES, ROUTES, STATE_CODES, Account
 from forwarder.spool.held_leases import earlier
 from forwarder.spool.limits import SpoolLimits, refusal
 from forwarder.spool.sqlite.database import ReadThread
@@ -25,17 +26,7 @@ from forwarder.spool.sqlite.files import DAMAGE_ERRORS
 from forwarder.spool.sqlite.reading.search import search
 from forwarder.spool.sqlite.reading.standing import read_detail, states_of
 from forwarder.spool.sqlite.refill import oldest_fresh
-from forwarder.spool.sqlite.transaction import (
-    EVENT_TABLES,
-    PENDING,
-    ROUTE_CODES,
-    ROUTES,
-    STATE_CODES,
-    Account,
-    Amounts,
-    Reader,
-    used_bytes,
-)
+from forwarder.spool.sqlite.transaction import EVENT_TABLES, Amounts, Reader, used_bytes
 
 T = TypeVar("T")
 _DEAD = "SELECT route, sum(count), sum(held - count) FROM reasons WHERE state = ? GROUP BY route"

@@ -2,6 +2,7 @@
 
 from forwarder.archive_port import EventQuery
 from forwarder.model import State
+from forwarder.spool.codes import PENDING, STATE_CODES
 from forwarder.spool.sqlite.label_index import KIND_EVENT, KIND_MESSAGE, KIND_USER, built_to
 from forwarder.spool.sqlite.reading.standing import Standing
 from forwarder.spool.sqlite.reading.streams import (
@@ -14,14 +15,7 @@ from forwarder.spool.sqlite.reading.streams import (
     UnsettledStream,
     label_needle,
 )
-from forwarder.spool.sqlite.transaction import (
-    EVENT_TABLES,
-    PENDING,
-    STATE_CODES,
-    Reader,
-    floor_mark,
-    read_mark,
-)
+from forwarder.spool.sqlite.transaction import EVENT_TABLES, Reader, floor_mark, read_mark
 
 _SUCCESS = (200, 299)
 # What the index of these holds; in the words of the schema, or it is not used.

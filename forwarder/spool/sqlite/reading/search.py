@@ -14,13 +14,10 @@ import apsw
 
 from forwarder.archive_port import EventPage, EventQuery, EventRow
 from forwarder.model import State
+from forwarder.spool.codes import ROUTE_CODES
 from forwarder.spool.sqlite.reading.criteria import Criteria
 from forwarder.spool.sqlite.reading.standing import damaged_row, event_row, event_values, standing_of
-from forwarder.spool.sqlite.transaction import (
-    EVENT_TABLES,
-    ROUTE_CODES,
-    Reader,
-)
+from forwarder.spool.sqlite.transaction import EVENT_TABLES, Reader
 
 _CHUNK_FIRST = 16  # events of the first statement; payloads may have megabytes
 _CHUNK_MAX = 1_024

@@ -9,8 +9,9 @@ import apsw
 
 from forwarder.archive_port import EventDetail, EventRow
 from forwarder.model import Attempt, Labels, State
+from forwarder.spool.codes import PENDING, ROUTES, STATES
 from forwarder.spool.sqlite.runs import run_at
-from forwarder.spool.sqlite.transaction import EVENT_TABLES, PENDING, ROUTES, STATES, Reader
+from forwarder.spool.sqlite.transaction import EVENT_TABLES, Reader
 
 _COLUMNS = "sequence, received_at_ms, source, type, event, message_id, user_id, size"
 _BACK = (

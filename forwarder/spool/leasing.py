@@ -1,27 +1,18 @@
 """The two lease queues on the event loop: what reads for them, what tells them, and who listens.
 
-The queues decide, the writer thread writes, a reading thread of its own reads; this keeps them in step.
+The queues decide; who writes and who reads, beside the event loop, is the engine's. This keeps them in step.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
 
-import apsw
-
-from forwarder.errors import SpoolUnusable
 from forwarder.model import Demand, Lease, Returned
 from forwarder.ports import Clock
+from forwarder.spool.claims import Claim, Claims, Heads, Moves, is_unchanged
 from forwarder.spool.lease_queue import LeaseQueue
-from forwarder.spool.lease_window import Refill, Wanted
+from forwarder.spool.lease_window import Arrival, Reads, Refill, Wanted
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.sqlite.appends import Intake
-from forwarder.spool.sqlite.claims import Claims
-from forwarder.spool.sqlite.database import ReadThread
-from forwarder.spool.sqlite.refill import newest, refill
-from forwarder.spool.sqlite.settlement import Claim, Heads, Moves, is_unchanged
 
-T = TypeVar("T")
 _RECHECK_S = 1.0  # wall clocks jump: a due time is looked at again at least this often
 _LOOKS_MAX = 8
 _READ_AGAIN_S = 0.5  # after a read that failed
@@ -34,7 +25,7 @@ class Leasing:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        reads: ReadThread,
+        reads: Reads,
         *,
         limits: SpoolLimits,
         clock: Clock,
@@ -105,6 +96,13 @@ class Leasing:
                 return
             await asyncio.shield(self._refill(route, demand))
 
+    async def look(self, route: int) -> None:
+        """Read what arrived since the last read; one that is under way may have begun before it did."""
+        under_way = self._under_way[route]
+        if under_way is not None and not under_way.done():
+            await under_way
+        await asyncio.shield(self._refill(route, _NOTHING))
+
     async def lease_newest(self, route: int) -> Lease | None:
         """Lease the newest due event; see `ports.Spool.lease_newest`."""
         queue = self.queues[route]
@@ -123,13 +121,12 @@ class Leasing:
         known, now_ms, generation = queue.out_of_reach(), self._now_ms(), queue.generation
         queue.meanwhile.begin()
         try:
-            read = await self._reads.read(lambda connection: newest(connection, route, known=known, now_ms=now_ms))
-            lease, is_listed, damaged = read
+            lease, is_listed, damaged = await self._reads.newest(route, known=known, now_ms=now_ms)
             await self._hear_damaged(route, damaged)
             if lease is None or not self._may_lease(route) or generation != queue.generation:
                 return lease is not None, None
             return True, queue.lease_read(lease, is_listed=is_listed)
-        except (apsw.Error, SpoolUnusable) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it was, the next read may do
             self._hear_failure(route, error)
             return False, None
         finally:
@@ -145,7 +142,7 @@ class Leasing:
             if not isinstance(claim.settlement, Returned):
                 queue.settled(claim.leases)
             elif is_unchanged(claim.settlement):
-                queue.give_back_unchanged([queue.leased[lease.sequence] for lease in claim.leases])
+                queue.give_back_unchanged([queue.leased.get(one.sequence, one) for one in claim.leases])
         self.moved(moves)
         for route in {claim.route for claim in claims}:
             self._wake_route(route)
@@ -167,9 +164,9 @@ class Leasing:
 
     # --- what happened, in the order of the commits ---
 
-    def arrived(self, intake: Intake, *, last_sequence: int) -> None:
-        """Hear of a commit's new events."""
-        for route, arrival in enumerate(intake.arrivals):
+    def arrived(self, arrivals: Sequence[Arrival], *, last_sequence: int) -> None:
+        """Hear of a commit's new events, by the routes' codes."""
+        for route, arrival in enumerate(arrivals):
             self.queues[route].arrived(arrival, last_sequence=last_sequence)
             if arrival.leases:
                 self._wake_route(route)
@@ -235,7 +232,7 @@ class Leasing:
         queue = self.queues[route]
         generation = queue.generation
         try:
-            result: Refill = await self._reads.read(lambda connection: refill(connection, route, wanted, now_ms=now_ms))
+            result: Refill = await self._reads.refill(route, wanted, now_ms=now_ms)
         except Exception as error:  # noqa: BLE001 - whatever it was, the next read may do
             queue.end_read(wanted)
             self._hear_failure(route, error)

@@ -1,11 +1,49 @@
-"""Whose settlement an event is: each leased event is settled once, by the first who asks."""
+"""Whose settlement an event is: each leased event is settled once, by the first who asks; and what that changes."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
-from forwarder.model import Settlement
+from forwarder.model import Lease, Returned, Settlement
 from forwarder.spool.lease_queue import LeaseQueue
-from forwarder.spool.sqlite.settlement import Claim, is_unchanged
+
+Heads = tuple[dict[str, int], dict[str, int]]  # per route: partition key, its oldest event now
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Leased events of one route that are to be settled alike; `listed` have a row of their own."""
+
+    settlement: Settlement
+    route: int
+    leases: Sequence[Lease]
+    listed: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class GivenBack:
+    """Where an event stands that was given back."""
+
+    lease: Lease
+    is_head: bool
+    kind: int
+    not_before_ms: int
+
+
+@dataclass(slots=True)
+class Moves:
+    """What a transaction changed in who can be leased."""
+
+    given_back: list[tuple[int, GivenBack]] = field(default_factory=list)  # with the route
+    promoted: list[tuple[int, int]] = field(default_factory=list)  # route, sequence: the oldest now, and in no list
+    waits: list[tuple[int, int, int]] = field(default_factory=list)  # route, kind, not_before_ms: so, and listed
+
+
+def is_unchanged(settlement: Settlement) -> bool:
+    """Tell whether an event comes back as if it had never been leased: nothing of that is on disk."""
+    if not isinstance(settlement, Returned) or settlement.counts:
+        return False
+    return not settlement.not_before_ms and settlement.attempt is None
 
 
 class Claims:

@@ -1,0 +1,1 @@
+"""The spool in a Postgres that any number of replicas share."""

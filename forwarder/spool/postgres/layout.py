@@ -1,0 +1,83 @@
+"""The layout in the database: made under a lock by whoever comes first, then moved on, never back.
+
+Blocks of sequences and spans of keys are tables attached to their parents: that waits for no transaction that merely
+reads or writes the parent.
+"""
+
+from importlib.resources import files
+
+import asyncpg
+
+from forwarder.errors import SpoolUnusable
+
+LAYOUT = 1
+BLOCK_EVENTS = 262_144
+_AHEAD = BLOCK_EVENTS // 2  # sequences that are free before the next block is made
+_LOCK = "SELECT pg_advisory_xact_lock(7190413225)"  # ends with the transaction: a pooler does no harm
+_SETTLING_STORAGE = "INCLUDING DEFAULTS INCLUDING STORAGE"
+
+
+async def prepare(connection: asyncpg.Connection) -> None:
+    """Make what is missing, inside a transaction. Raises `SpoolUnusable` for a layout of a later version."""
+    await connection.execute(_LOCK)
+    if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'forwarder')"):
+        await connection.execute((files("forwarder.spool.postgres") / "schema.sql").read_text())
+    number = await connection.fetchval("SELECT max(number) FROM forwarder.layout")
+    if number > LAYOUT:
+        raise SpoolUnusable(f"the database has layout {number}, and this version knows {LAYOUT}: run the newer version")
+    await add_blocks(connection, behind=await last_sequence(connection))
+
+
+async def last_sequence(connection: asyncpg.Connection) -> int:
+    """Return the last sequence given to any event, committed or not."""
+    return int(
+        await connection.fetchval("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM forwarder.event_sequence")
+    )
+
+
+async def add_blocks(connection: asyncpg.Connection, *, behind: int) -> int:
+    """Have tables for the sequences that come next, inside a transaction; return the first one that has none."""
+    past = await _past(connection)
+    if past > behind + _AHEAD:
+        return past
+    await connection.execute(_LOCK)
+    past = await _past(connection)  # another replica may have been faster
+    while past <= behind + _AHEAD:
+        end = past + BLOCK_EVENTS
+        for table in ("events", "outcomes"):
+            name = f"forwarder.{table}_{past}"
+            await connection.execute(
+                f"CREATE TABLE {name} (LIKE forwarder.{table} {_SETTLING_STORAGE}); "
+                f"ALTER TABLE forwarder.{table} ATTACH PARTITION {name} FOR VALUES FROM ({past}) TO ({end})"
+            )
+        await connection.execute("INSERT INTO forwarder.blocks VALUES ($1, $2)", past, end)
+        past = end
+    return past
+
+
+async def _past(connection: asyncpg.Connection) -> int:
+    return int(await connection.fetchval("SELECT coalesce(max(past), 1) FROM forwarder.blocks"))
+
+
+async def add_span(connection: asyncpg.Connection, span: int) -> None:
+    """Have a table for the keys of a span, inside a transaction."""
+    if await _has_span(connection, span):
+        return
+    await connection.execute(_LOCK)
+    if await _has_span(connection, span):  # another replica was faster
+        return
+    name = f"forwarder.known_keys_{span}"
+    await connection.execute(
+        f"CREATE TABLE {name} (LIKE forwarder.known_keys); "
+        f"ALTER TABLE forwarder.known_keys ATTACH PARTITION {name} FOR VALUES IN ({span})"
+    )
+
+
+async def _has_span(connection: asyncpg.Connection, span: int) -> bool:
+    # Not `to_regclass`: within a transaction it may go by what was so before the lock was had.
+    return bool(
+        await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_class WHERE relname = $1 AND relnamespace = 'forwarder'::regnamespace)",
+            f"known_keys_{span}",
+        )
+    )

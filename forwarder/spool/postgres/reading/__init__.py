@@ -1,0 +1,1 @@
+"""What people read of the spool on Postgres, on a connection of its own."""

@@ -1,0 +1,96 @@
+"""What people and programs do to events and values beside delivering: each act is a job of the second writer."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from forwarder.archive_port import AuditRow
+from forwarder.ports import Erased
+from forwarder.spool.erasing import Emptied, Eraser
+from forwarder.spool.leasing import Leasing
+from forwarder.spool.postgres.erasure import Scrubber, erase, rewrite_audit, write_line
+from forwarder.spool.postgres.reading.archive import PostgresArchive
+from forwarder.spool.postgres.requeueing import discard, requeue
+from forwarder.spool.postgres.settling import Settling
+from forwarder.spool.postgres.transaction import Transaction
+from forwarder.spool.postgres.writer import Writer
+
+_CHUNK = 500  # events in one commit, so that a long replay delays nobody
+
+
+class PostgresActs(PostgresArchive):
+    """The archive, and what changes it."""
+
+    _moves: Writer
+    _leasing: Leasing
+    _settling: Settling
+    _eraser: Eraser
+    _scrubber: Scrubber
+    _number: int  # the replica's, as a writer
+
+    async def requeue(self, sequences: Sequence[int], *, everything: bool = False, is_replay: bool = True) -> int:
+        """Make settled events pending again; see `ports.Spool.requeue`."""
+        self._refuse_closed()
+        count = 0
+        for start in range(0, len(sequences), _CHUNK):
+            work = partial(
+                requeue,
+                sequences=sequences[start : start + _CHUNK],
+                everything=everything,
+                is_replay=is_replay,
+                writer=self._number,
+            )
+            counts, _ = await self._moves.run_job(work, on_commit=lambda result: self._leasing.requeued(*result))
+            count += sum(counts)
+        return count
+
+    async def discard(self, sequences: Sequence[int]) -> int:
+        """Mark dead events as discarded; see `ports.Spool.discard`."""
+        self._refuse_closed()
+        return await self._moves.run_job(partial(discard, sequences=sequences))
+
+    async def erase(self, sequences: Sequence[int]) -> Erased:
+        """Erase what these events hold; see `ports.Spool.erase`."""
+        self._refuse_closed()
+        return await self._eraser.erase(sequences)
+
+    async def scrub(self, user_ids: Sequence[str]) -> bool:
+        """Let what was erased leave the tables; see `ports.Spool.scrub`. Its log and copies keep it longer."""
+        self._refuse_closed()
+        await self._moves.run_job(partial(rewrite_audit, users=user_ids))
+        return await self._scrubber.vacuum()
+
+    async def put(self, key: str, value: bytes) -> None:
+        """Keep a small value; see `ports.Spool.put`. Raises ValueError above the limit."""
+        self._refuse_closed()
+        if len(value) > self._limits.value_bytes_max:
+            raise ValueError(f"{key}: {len(value)} bytes are more than {self._limits.value_bytes_max}")
+
+        async def work(transaction: Transaction) -> None:
+            await transaction.connection.execute(
+                "INSERT INTO forwarder.kept_values VALUES ($1, $2) "
+                "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                key,
+                value,
+            )
+
+        await self._moves.run_job(work)
+
+    async def write_audit(self, row: AuditRow, *, number: int | None = None) -> int:
+        """Add to the audit log; see `archive_port.Archive.write_audit`."""
+        self._refuse_closed()
+        return await self._moves.run_job(partial(write_line, row=row, number=number))
+
+    async def _erase(
+        self, sequences: Sequence[int], *, on_commit: Callable[[Emptied], None], on_rollback: Callable[[], None]
+    ) -> Emptied:
+        async def work(transaction: Transaction) -> Emptied:
+            fence = self._settling.fence_all()
+            await self._scrubber.note(transaction, sequences)
+            return await erase(transaction, sequences, fence=fence)
+
+        def heard(met: Emptied) -> None:
+            on_commit(met)
+            if any(met.waited):
+                self._leasing.reset()  # who came behind an erased one is read anew
+
+        return await self._moves.run_job(work, on_commit=heard, on_rollback=on_rollback)

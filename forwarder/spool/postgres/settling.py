@@ -1,0 +1,133 @@
+"""Settle what is leased here, as long as it is this replica's to settle.
+
+A lease ends with the ownership of its partition, also when that comes back: what happened meanwhile is unknown here. It
+stays in hand, and is not leased again, until its holder settles it; that then changes nothing.
+"""
+
+import contextlib
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+
+from forwarder.errors import SpoolFull
+from forwarder.model import Attempt, Lease, Settlement
+from forwarder.spool.claims import Claim
+from forwarder.spool.codes import ROUTES
+from forwarder.spool.leasing import Leasing
+from forwarder.spool.postgres.ownership import Ownership
+from forwarder.spool.postgres.reads import QueueReads
+from forwarder.spool.postgres.settlement import Fence, Settlements, note, record, settle
+from forwarder.spool.postgres.transaction import Transaction
+from forwarder.spool.postgres.writer import Writer
+
+
+class Settling:
+    """What one replica has in hand, on its way into the database."""
+
+    def __init__(
+        self,
+        moves: Writer,
+        leasing: Leasing,
+        reads: QueueReads,
+        ownership: Ownership,
+        *,
+        nudge: Callable[[], None],
+        begin_anew: Callable[[], None],
+    ) -> None:
+        self._moves = moves
+        self._leasing = leasing
+        self._reads = reads
+        self._ownership = ownership
+        self._nudge = nudge
+        self._begin_anew = begin_anew
+        self._stale: set[int] = set()  # leases in hand whose partition was another's since
+
+    @property
+    def has_stale(self) -> bool:
+        """Tell whether something in hand may be in another's hand as well."""
+        return bool(self._stale)
+
+    def own(self, leases: Sequence[Lease]) -> Sequence[Lease]:
+        """Return those that may be leased; the others are another's, or will be: their owner reads them."""
+        mine = self._ownership.mine()
+        if all(lease.partition in mine for lease in leases):
+            return leases
+        self._drop([lease for lease in leases if lease.partition not in mine])
+        return [lease for lease in leases if lease.partition in mine]
+
+    def hear_ended(self, partitions: Collection[int]) -> None:
+        """Hear that these partitions were another's."""
+        leased = [lease for queue in self._leasing.queues for lease in queue.leased.values()]
+        self._stale.update(lease.sequence for lease in leased if lease.partition in partitions)
+
+    def fence_all(self) -> Fence:
+        """Return as owner of what this replica may change events."""
+        return Fence(self._ownership.replica, self._ownership.epochs(self._ownership.mine()), self._stale)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Settle leased events or give them back; see `ports.Spool.settle`."""
+        self._let_go([sequence for settlement in settlements for sequence in settlement.sequences])
+        claims = self._leasing.claims.take(settlements)
+        if claims:
+            await self._moves.run_job(
+                partial(self._settle, claims),
+                on_commit=partial(self._settled, claims),
+                on_rollback=partial(self._leasing.claims.drop, claims),
+                is_settlement=True,
+            )
+
+    async def note(self, sequence: int, progress: bytes) -> None:
+        """Keep a leased event's progress; see `ports.Spool.note`."""
+        self._leasing.claims.note_begins(sequence)
+
+        async def work(transaction: Transaction) -> None:
+            await note(transaction, sequence, progress, self._fence([sequence]))
+
+        await self._moves.run_job(
+            work,
+            on_commit=lambda _: self._leasing.noted(sequence, progress),
+            on_rollback=lambda: self._leasing.claims.note_ended(sequence),
+            is_settlement=True,
+        )
+
+    async def record(self, sequences: Sequence[int], attempt: Attempt) -> None:
+        """Keep one more exchange of leased events; see `ports.Spool.record`."""
+        leased = self._leasing.claims.leased_of(sequences)
+
+        async def work(transaction: Transaction) -> None:
+            await record(transaction, leased, attempt, self._fence(leased))
+
+        with contextlib.suppress(SpoolFull):  # the log of attempts is what a full disk can do without
+            await self._moves.run_job(work)
+
+    async def _settle(self, claims: Sequence[Claim], transaction: Transaction) -> Settlements:
+        sequences = [lease.sequence for claim in claims for lease in claim.leases]
+        return await settle(transaction, claims, self._fence(sequences))
+
+    def _settled(self, claims: Sequence[Claim], done: Settlements) -> None:
+        self._drop(done.lost)
+        self._leasing.settled(claims, done.moves)
+        for route, freed in done.freed:
+            self._reads.free(route, freed)
+        if done.freed:
+            self._nudge()
+
+    def _fence(self, sequences: Sequence[int]) -> Fence:
+        leased = [queue.leased for queue in self._leasing.queues]
+        partitions = {of[s].partition for s in sequences if s not in self._stale for of in leased if s in of}
+        return Fence(self._ownership.replica, self._ownership.epochs(partitions), self._stale)
+
+    def _let_go(self, sequences: Sequence[int]) -> None:
+        """Give up what is another's by now."""
+        if self._stale and (gone := self._stale.intersection(sequences)):
+            leased = [queue.leased for queue in self._leasing.queues]
+            self._drop([of[sequence] for of in leased for sequence in gone if sequence in of])
+
+    def _drop(self, lost: Sequence[Lease]) -> None:
+        """Have leases gone from here as if they were settled: their owner sees to them."""
+        if not lost:
+            return
+        for queue, route in zip(self._leasing.queues, ROUTES, strict=True):
+            queue.settled([lease for lease in lost if lease.envelope.route is route])
+        self._stale.difference_update([lease.sequence for lease in lost])
+        if not self._stale:  # some may be this replica's own again
+            self._begin_anew()

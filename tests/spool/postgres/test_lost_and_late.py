@@ -1,0 +1,235 @@
+"""What once lost or repeated an event: lost partitions, events that come late, servers that forget numbers."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import asyncpg
+import pytest
+import structlog
+
+from forwarder.errors import SpoolClosed, SpoolFull
+from forwarder.model import Envelope, Labels, Receipt, Returned, RouteName, State
+from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.postgres.spool import PostgresSpool
+from forwarder.telemetry.metrics import Metrics
+from forwarder.telemetry.reporter import Reporter
+from stand_ins.clock import HandClock
+from stand_ins.postgres_server import MISSING, PROGRAMS, PostgresServer
+from stand_ins.spool_acts import give_back, leased, numbers, settle, stored
+
+OUT, IN = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
+START_MS = 1_700_000_000_000
+Join = Callable[..., Awaitable[PostgresSpool]]
+
+
+async def _open(url: str, clock: HandClock) -> PostgresSpool:
+    reporter = Reporter(Metrics(), structlog.get_logger())
+    return await PostgresSpool.open(lambda: url, limits=SpoolLimits(), clock=clock, reporter=reporter)
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    """Return the clock of every replica."""
+    return HandClock(START_MS)
+
+
+@pytest.fixture
+async def join(postgres_url: str, clock: HandClock) -> AsyncIterator[Join]:
+    """Return how a replica joins."""
+    joined: list[PostgresSpool] = []
+
+    async def one() -> PostgresSpool:
+        joined.append(await _open(postgres_url, clock))
+        return joined[-1]
+
+    yield one
+    for spool in joined:
+        await spool.close()
+
+
+@pytest.fixture
+async def database(postgres_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Return a connection beside the replicas'."""
+    connection = await asyncpg.connect(postgres_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def server() -> Iterator[PostgresServer]:
+    """Start a Postgres that the test may stop."""
+    if PROGRAMS is None:
+        pytest.skip(MISSING)
+    server = PostgresServer(options=["wal_writer_delay=10s"])
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+def an_envelope(number: int, *, user: str = "", route: RouteName = OUT) -> Envelope:
+    """Return an event of this number."""
+    return Envelope(
+        route=route,
+        event_key=number.to_bytes(16, "big"),
+        partition_key=user,
+        received_at_ms=START_MS,
+        payload=b'{"n":%d}' % number,
+        source="webhook",
+        labels=Labels(type="t", event="e"),
+    )
+
+
+async def take_over(database: asyncpg.Connection, one: PostgresSpool, other: PostgresSpool) -> None:
+    """Let the lease of one be over, by the database's clock, and the other have all partitions."""
+    await database.execute(
+        "UPDATE forwarder.replicas SET until = clock_timestamp() - interval '1 second' WHERE replica = $1",
+        one.ownership.replica,
+    )
+    async with asyncio.timeout(60):
+        while len(other.ownership.mine()) < 256:
+            await other.ownership.renew()
+
+
+async def test_what_comes_late_is_found_behind_one_that_was_given_back(
+    join: Join, database: asyncpg.Connection, clock: HandClock
+) -> None:
+    """An older event of a user that became visible after a younger one had failed is leased all the same."""
+    one = await join()
+    await database.execute("SELECT setval('forwarder.event_sequence', 10)")
+    await stored(one, [an_envelope(11, user="u", route=IN)])
+    assert await numbers(one, IN) == [11]
+    await give_back(one, [11], START_MS + 5_000, reason="busy")
+    await database.execute("SELECT setval('forwarder.event_sequence', 4)")
+    await stored(one, [an_envelope(5, user="u", route=IN)])
+    await database.execute("SELECT setval('forwarder.event_sequence', 20)")
+    first = await numbers(one, IN)
+    await settle(one, first, State.DELIVERED)
+    clock.now_ms += 6_000
+    second = await numbers(one, IN)
+    await settle(one, second, State.DELIVERED)
+    third = await numbers(one, IN)
+    await settle(one, third, State.DELIVERED)
+    await stored(one, [an_envelope(21, user="u", route=IN)])
+    last = await numbers(one, IN)
+    assert sorted(first + second + third + last) == [5, 11, 21]
+
+
+async def test_what_comes_back_after_a_takeover_is_not_leased_again(join: Join, database: asyncpg.Connection) -> None:
+    """An event whose partition is another's by now, returned as if it had never been leased, is left to that one."""
+    one = await join()
+    await stored(one, [an_envelope(1)])
+    assert await numbers(one) == [1]
+    other = await join()
+    await take_over(database, one, other)
+    assert await numbers(other) == [1]
+    await one.ownership.renew()
+    await one.settle([Returned([1], 0, "", None, counts=False)])
+    assert not await leased(one)
+
+
+async def test_a_late_return_does_not_revive_what_was_delivered(join: Join, database: asyncpg.Connection) -> None:
+    """Whose lease is two epochs old changes nothing, though the partition is its own again."""
+    one = await join()
+    await stored(one, [an_envelope(1)])
+    assert await numbers(one) == [1]
+    other = await join()
+    await take_over(database, one, other)
+    assert await numbers(other) == [1]
+    await settle(other, [1], State.DELIVERED)
+    await one.ownership.renew()
+    await take_over(database, other, one)
+    await give_back(one, [1], reason="busy")
+    for _ in range(2):
+        again = await numbers(one)
+        assert not again
+        await settle(one, again, State.DELIVERED)
+    totals = (await one.facts()).totals[OUT]
+    assert (totals.delivered, totals.pending) == (1, 0)
+
+
+async def test_an_unchanged_return_of_what_was_lost_is_answered(join: Join, database: asyncpg.Connection) -> None:
+    """Nobody waits for ever for a settlement that another replica made void."""
+    one = await join()
+    await stored(one, [an_envelope(1, user="u", route=IN)])
+    assert await numbers(one, IN) == [1]
+    other = await join()
+    await take_over(database, one, other)
+    await one.ownership.renew()
+    async with asyncio.timeout(10):
+        await asyncio.gather(one.note(1, b"plan"), one.settle([Returned([1], 0, "", None, counts=False)]))
+    assert not await leased(one, IN)
+
+
+async def test_numbers_that_a_crash_forgot_hide_nothing(server: PostgresServer, clock: HandClock) -> None:
+    """Transactions get numbers again that others had before a crash; what they bring is found as ever."""
+    spool = await _open(server.url(), clock)
+    try:
+        async with asyncio.timeout(60):
+            await stored(spool, [an_envelope(1)])
+            assert await numbers(spool) == [1]
+            await settle(spool, [1], State.DELIVERED)
+            beside = await asyncpg.connect(server.url())
+            for _ in range(200):
+                await beside.execute("BEGIN; SELECT pg_current_xact_id(); ROLLBACK")
+            assert not await numbers(spool)
+            server.stop("immediate")
+            beside.terminate()
+            server.start()
+            while not await _accepted(spool, 2):  # noqa: ASYNC110 - as a sender does: nobody tells it
+                await asyncio.sleep(0.02)
+            while not (found := await numbers(spool)):  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.05)
+            assert len(found) == 1
+    finally:
+        await spool.close()
+
+
+async def _accepted(spool: PostgresSpool, number: int) -> Receipt | None:
+    try:
+        return await stored(spool, [an_envelope(number)])
+    except (SpoolFull, SpoolClosed):
+        return None
+
+
+async def test_a_duplicate_waits_for_the_standby_as_its_first_copy_did(
+    server: PostgresServer, clock: HandClock
+) -> None:
+    """A copy is not acknowledged before the standby has the event, whatever became of the first one's answer."""
+    standby = server.standby("second")
+    spool = await _open(server.url(), clock)
+    try:
+        assert await _accepted(spool, 1)
+        standby.stop("immediate")
+        async with asyncio.timeout(50):
+            assert not await _accepted(spool, 2)
+        server.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(12):
+                while not (receipt := await _accepted(spool, 2)):  # noqa: ASYNC110 - as a sender does: nobody tells it
+                    await asyncio.sleep(0.1)
+                pytest.fail(f"acknowledged, and not on the standby: {receipt}")
+    finally:
+        server.ask("ALTER SYSTEM RESET synchronous_standby_names")
+        server.ask("SELECT pg_reload_conf()")
+        await spool.close()
+        standby.remove()
+
+
+async def test_after_an_outage_of_the_database_nobody_loses_its_partitions(
+    join: Join, database: asyncpg.Connection
+) -> None:
+    """When all leases have lapsed together, each replica renews its own: what it remembers can be settled."""
+    one, other = await join(), await join()
+    for _ in range(3):
+        for replica in (one, other):
+            await replica.ownership.renew()
+    before = set(other.ownership.mine())
+    await database.execute("UPDATE forwarder.replicas SET until = clock_timestamp() - interval '1 second'")
+    for replica in (one, other):
+        replica.ownership.age(60.0)
+    await one.ownership.renew()
+    await other.ownership.renew()
+    assert set(other.ownership.mine()) == before
