@@ -52,7 +52,9 @@ async def _demo(seconds: float | None) -> int:
     help="The webhook's secret. Default: the first of COURIER_WEBHOOK_SECRET.",
 )
 @click.option(
-    "--to", type=click.Choice(["nats", "redis"]), help="Publish it on this bus instead, where the daemon takes it from."
+    "--to",
+    type=click.Choice(["nats", "kafka", "redis"]),
+    help="Publish it on this bus instead, where the daemon takes it from.",
 )
 @click.option("--status", default="SENT", show_default=True, help="The message's status in the sample.")
 @click.option("--count", type=click.IntRange(1, 1_000), default=1, show_default=True, help="How many.")
@@ -62,8 +64,8 @@ def send_sample_command(
 ) -> None:
     """Post a signed sample webhook to the daemon, as Courier would, and say what its answer means.
 
-    With --to it is published on your own bus, as FORWARDER_NATS_… or FORWARDER_REDIS_… say. The event is invented, but
-    it is delivered like any other: it will show in RudderStack.
+    With --to it is published on your own bus, as FORWARDER_NATS_…, FORWARDER_KAFKA_… or FORWARDER_REDIS_… say. The
+    event is invented, but it is delivered like any other: it will show in RudderStack.
     """
     if to is not None and (url or secret):
         raise click.UsageError("--url and --secret are the webhook's: leave them out with --to.")

@@ -3,19 +3,23 @@
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, WrapValidator
 from pydantic_settings import BaseSettings
 
 from forwarder.settings import values
-from forwarder.settings.choices import readable_file
+from forwarder.settings.choices import readable_file, word
 
-SWITCHES = ("FORWARDER_NATS_URL", "FORWARDER_REDIS_URL")  # each of them switches a source on
+SWITCHES = ("FORWARDER_NATS_URL", "FORWARDER_KAFKA_BROKERS", "FORWARDER_REDIS_URL")  # each of them switches a source on
 _NAME = re.compile(r"[^\s.*>/\\]+")
 _SUBJECT = re.compile(r"(?:[^\s.*>]+|\*)(?:\.(?:[^\s.*>]+|\*))*(?:\.>)?|>")
-_NEEDS = {"FORWARDER_NATS_URL": "FORWARDER_NATS_STREAM", "FORWARDER_REDIS_URL": "FORWARDER_REDIS_STREAMS"}
+_NEEDS = dict(
+    zip(SWITCHES, ("FORWARDER_NATS_STREAM", "FORWARDER_KAFKA_TOPICS", "FORWARDER_REDIS_STREAMS"), strict=True)
+)
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_KAFKA_LOGIN = ("FORWARDER_KAFKA_USERNAME", "FORWARDER_KAFKA_PASSWORD")
 
 
 def _nats_urls(text: str) -> tuple[SecretStr, ...]:
@@ -45,6 +49,25 @@ def _nats_subjects(text: str) -> tuple[str, ...]:
     return found
 
 
+def _kafka_brokers(text: str) -> tuple[str, ...]:
+    found = values.names(text)
+    for one in found:
+        try:
+            address = values.address(one)
+        except ValueError:
+            address = values.Address("", 0)
+        if not address.port or one.startswith(":"):
+            raise ValueError("one of them is no host:port")
+    return found
+
+
+def _kafka_topics(text: str) -> tuple[str, ...]:
+    found = values.names(text)
+    if not all(_TOPIC.fullmatch(one) for one in found):
+        raise ValueError("one of them is no topic's name (letters, digits, dot, _ and -)")
+    return found
+
+
 def _redis_url(text: str) -> SecretStr:
     """Read one URL; all of it is a secret, for it may hold a password."""
     values.no_blank(text)
@@ -53,7 +76,8 @@ def _redis_url(text: str) -> SecretStr:
         is_good = parts.hostname and parts.port != 0
     except ValueError:
         raise ValueError("it is no URL") from None
-    if not (parts.path if parts.scheme == "unix" else is_good and parts.scheme in ("redis", "rediss")):
+    is_known = text.startswith(("redis://", "rediss://", "unix://"))  # the library knows them in this case alone
+    if not (is_known and (parts.path if parts.scheme == "unix" else is_good)):
         raise ValueError("it is no URL that begins with redis:// or rediss:// and names a host, nor unix:// and a path")
     if "?" in text or "#" in text:
         # The library takes options from there, over those that the daemon relies on.
@@ -88,6 +112,25 @@ class BusSettings(BaseSettings):
     nats_cert_file: _File | None = Field(None, description="Set the path of our own certificate (PEM).")
     nats_key_file: _File | None = Field(None, description="Set the path of our certificate's key (PEM).")
 
+    kafka_brokers: Annotated[tuple[str, ...], BeforeValidator(_kafka_brokers)] = Field(
+        (), description="Set one or more brokers as host:9092, comma-separated; the others are found by them."
+    )
+    kafka_topics: Annotated[tuple[str, ...], BeforeValidator(_kafka_topics)] = Field(
+        (), description="Set the names of the topics to read, comma-separated."
+    )
+    kafka_group: _Word = Field("forwarder", description="Set the name of the consumer group, such as forwarder.")
+    kafka_security: Annotated[Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"], WrapValidator(word)] = Field(
+        "plaintext", description="Set plaintext, ssl (TLS), sasl_plaintext (a login) or sasl_ssl (both)."
+    )
+    kafka_mechanism: Annotated[Literal["plain", "scram-sha-256", "scram-sha-512"], WrapValidator(word)] = Field(
+        "plain", description="Set plain, scram-sha-256 or scram-sha-512."
+    )
+    kafka_username: str | None = Field(None, description="Set the user's name, with sasl_plaintext or sasl_ssl.")
+    kafka_password: SecretStr | None = Field(None, description="Set the user's password.")
+    kafka_ca_file: _File | None = Field(None, description="Set the path of a file with the CA's certificates (PEM).")
+    kafka_cert_file: _File | None = Field(None, description="Set the path of our own certificate (PEM).")
+    kafka_key_file: _File | None = Field(None, description="Set the path of our certificate's key (PEM).")
+
     redis_url: Annotated[SecretStr, BeforeValidator(_redis_url)] | None = Field(
         None, description="Set redis://host:6379/0, rediss://… with TLS or unix:///path, perhaps with user:password@."
     )
@@ -107,7 +150,7 @@ class BusSettings(BaseSettings):
 def bus_conflicts(settings: BusSettings, given: Collection[str]) -> Iterator[str]:
     """Yield what only several of these settings together can get wrong."""
     for switch, needed in _NEEDS.items():
-        bus = switch.removesuffix("URL")
+        bus = switch.rpartition("_")[0] + "_"
         ours = sorted(variable for variable in given if variable.startswith(bus))
         if ours and switch not in given:
             yield f"{ours[0]}: it says nothing without {switch}. Set that, or remove it."
@@ -117,9 +160,21 @@ def bus_conflicts(settings: BusSettings, given: Collection[str]) -> Iterator[str
         for one, other in (pair, pair[::-1]):
             if one in given and other not in given:
                 yield f"{one}: certificate and key go together. Set {other} with it."
+    yield from _kafka_conflicts(settings, given)
     if settings.redis_url and _scheme(settings.redis_url) != "rediss":
-        for variable in sorted({f"FORWARDER_REDIS_{one}_FILE" for one in ("CA", "CERT", "KEY")} & set(given)):
+        for variable in _files("REDIS", given):
             yield f"{variable}: without TLS it says nothing. Write rediss:// in FORWARDER_REDIS_URL, or remove it."
+
+
+def _kafka_conflicts(settings: BusSettings, given: Collection[str]) -> Iterator[str]:
+    login = [variable for variable in _KAFKA_LOGIN if variable in given]
+    if settings.kafka_security.startswith("sasl") and len(login) < len(_KAFKA_LOGIN):
+        yield f"FORWARDER_KAFKA_SECURITY: {settings.kafka_security} needs {' and '.join(_KAFKA_LOGIN)}. Set both."
+    if login and not settings.kafka_security.startswith("sasl"):
+        yield f"{login[0]}: without sasl it says nothing. Set FORWARDER_KAFKA_SECURITY to sasl_ssl, or remove it."
+    if not settings.kafka_security.endswith("ssl"):
+        for variable in _files("KAFKA", given):
+            yield f"{variable}: without TLS it says nothing. Set FORWARDER_KAFKA_SECURITY to ssl, or remove it."
 
 
 def bus_doubts(settings: BusSettings) -> Iterator[tuple[bool, str]]:
@@ -133,11 +188,23 @@ def bus_doubts(settings: BusSettings) -> Iterator[tuple[bool, str]]:
             "the network unencrypted. Write tls://."
         ),
     )
+    yield (
+        not settings.kafka_security.endswith("ssl")
+        and not all(values.is_loopback(values.address(one).host) for one in settings.kafka_brokers),
+        (
+            f"FORWARDER_KAFKA_SECURITY is {settings.kafka_security}: logins and events go over the network "
+            "unencrypted. Set ssl or sasl_ssl."
+        ),
+    )
     redis = urlsplit(settings.redis_url.get_secret_value()) if settings.redis_url else None
     yield (
         redis is not None and redis.scheme == "redis" and not values.is_loopback(redis.hostname or ""),
         "FORWARDER_REDIS_URL begins with redis://: logins and events go over the network unencrypted. Write rediss://.",
     )
+
+
+def _files(bus: str, given: Collection[str]) -> list[str]:
+    return sorted({f"FORWARDER_{bus}_{one}_FILE" for one in ("CA", "CERT", "KEY")} & set(given))
 
 
 def _scheme(url: SecretStr) -> str:

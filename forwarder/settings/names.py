@@ -50,7 +50,6 @@ MEANT = {
 # Names of the public contract whose part is not built yet: who sets one must not believe that it works.
 LATER = {
     "FORWARDER_POSTGRES_": "postgres spool",
-    "FORWARDER_KAFKA_": "Kafka source",
 }
 
 # What Kubernetes injects into every container for services that happen to be named like our prefixes.

@@ -18,7 +18,11 @@ from forwarder.sources.worker import SourceWorker
 from forwarder.telemetry.reporter import Reporter
 from forwarder.telemetry.tracing import Tracing
 
-_PACKAGES: Final = {"nats": ("nats", "nacl"), "redis": ("redis",)}  # what an extra of ours brings
+_PACKAGES: Final = {
+    "nats": ("nats", "nacl"),
+    "kafka": ("aiokafka",),
+    "redis": ("redis",),
+}  # what an extra of ours brings
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,8 @@ def configured(settings: Settings, clock: Clock) -> Iterator[Configured]:
     """Yield every bus; nothing is connected yet. Raises `SettingsInvalid` when its package is not installed."""
     if settings.nats_url:
         yield _nats(settings, clock)
+    if settings.kafka_brokers:
+        yield _kafka(settings, clock)
     if settings.redis_url:
         yield _redis(settings, clock)
 
@@ -55,6 +61,27 @@ def _nats(settings: Settings, clock: Clock) -> Configured:
 
     bus = module.JetStream(set_up(settings), clock=clock)
     return Configured("nats", bus, lambda new: bus.set_up(set_up(new)))
+
+
+def _kafka(settings: Settings, clock: Clock) -> Configured:
+    module = _module("kafka_topics", extra="kafka", variable="FORWARDER_KAFKA_BROKERS")
+
+    def set_up(of: Settings) -> object:
+        return module.KafkaSettings(
+            brokers=settings.kafka_brokers,
+            topics=settings.kafka_topics,
+            group=settings.kafka_group,
+            security=settings.kafka_security,
+            mechanism=settings.kafka_mechanism,
+            username=settings.kafka_username,
+            password=of.kafka_password.get_secret_value() if of.kafka_password else None,
+            ca_file=settings.kafka_ca_file,
+            cert_file=settings.kafka_cert_file,
+            key_file=settings.kafka_key_file,
+        )
+
+    bus = module.KafkaTopics(set_up(settings), clock=clock)
+    return Configured("kafka", bus, lambda new: bus.set_up(set_up(new)))
 
 
 def _redis(settings: Settings, clock: Clock) -> Configured:

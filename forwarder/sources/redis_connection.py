@@ -53,6 +53,7 @@ def client(settings: RedisSettings, *, answer_max_s: float) -> Redis:
     if urlsplit(settings.url).scheme == "rediss":
         options |= {"ssl_ca_certs": _path(settings.ca_file), "ssl_min_version": ssl.TLSVersion.TLSv1_2}
         options |= {"ssl_certfile": _path(settings.cert_file), "ssl_keyfile": _path(settings.key_file)}
+        options["ssl_password"] = ""  # else a key with one has it asked of a terminal
     pool = ConnectionPool.from_url(
         settings.url,
         max_connections=4,

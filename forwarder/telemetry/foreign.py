@@ -2,7 +2,8 @@
 
 Their messages interpolate requests, headers and exception texts, all of which may hold a payload. So a
 line tells the logger, the level, the error's type and place, and of aiohttp and asyncio the first line of
-the message before its arguments are put in. The RudderStack SDK logs whole events: it is silenced.
+the message before its arguments are put in. The RudderStack SDK logs whole events, and aiokafka several errors a
+second while a broker is away, which is told once as `source.away`: they are silenced.
 """
 
 import logging
@@ -16,7 +17,7 @@ from forwarder.ports import Clock
 from forwarder.telemetry.logs import Logs, places
 from forwarder.telemetry.metrics import Metrics
 
-SILENCED = ("rudderstack", "segment")
+SILENCED = ("rudderstack", "segment", "aiokafka")
 _TEMPLATES_ARE_SAFE = ("aiohttp", "asyncio")
 _MESSAGE_MAX = 120
 

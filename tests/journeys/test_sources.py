@@ -1,5 +1,6 @@
 """The daemon reads events from a real bus, over the death of either: nothing lost, nothing sent twice for it."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -8,12 +9,14 @@ from typing import Protocol
 import aiohttp
 import nats
 import pytest
+from aiokafka import AIOKafkaProducer
 from redis.asyncio import Redis
 
 from forwarder.demo.facts import Ledger
 from forwarder.demo.workflow import Workflow, WorkflowEvent
-from stand_ins import nats_server, redis_server
-from stand_ins.process import DaemonProcess
+from stand_ins import kafka_server, nats_server, redis_server
+from stand_ins.listener import HOST
+from stand_ins.process import DaemonProcess, free_port
 from stand_ins.waiting import wait_until
 
 _OUTBOUND = "courier_to_rudderstack"
@@ -98,9 +101,52 @@ class RedisStream:
                 await redis.xadd("workflow", {"data": body})
 
 
+class Kafka:
+    """A topic that is there once it was written to. A group's dead member is noticed early."""
+
+    name = "kafka"
+
+    def __init__(self, folder: Path) -> None:
+        port = free_port()
+        jaas = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+        option = "listener.name.sasl_plaintext.plain.sasl.jaas.config"
+        self.server = kafka_server.KafkaServer(
+            folder=folder,
+            secure={"SASL_PLAINTEXT": port},
+            options={"sasl.enabled.mechanisms": "PLAIN", option: f'{jaas} user_u="{_PASSWORD}";'},
+        )
+        self.address = f"{HOST}:{port}"
+
+    async def make(self) -> None:
+        """Start the server."""
+        await self.server.start()
+
+    def settings(self) -> dict[str, str]:
+        """See `Bus`."""
+        return {
+            "FORWARDER_KAFKA_BROKERS": self.address,
+            "FORWARDER_KAFKA_TOPICS": "workflow",
+            "FORWARDER_KAFKA_SECURITY": "sasl_plaintext",
+            "FORWARDER_KAFKA_USERNAME": "u",
+            "FORWARDER_KAFKA_PASSWORD": _PASSWORD,
+        }
+
+    async def publish(self, bodies: Sequence[bytes]) -> None:
+        """See `Bus`."""
+        async with AIOKafkaProducer(bootstrap_servers=self.server.address, acks="all") as producer:
+            await asyncio.gather(*[await producer.send("workflow", body) for body in bodies])
+
+
 @pytest.fixture(
     params=[
         pytest.param(Nats, marks=pytest.mark.skipif(nats_server.PROGRAM is None, reason=nats_server.MISSING)),
+        pytest.param(
+            Kafka,
+            marks=[
+                pytest.mark.skipif(not kafka_server.IS_HERE, reason=kafka_server.MISSING),
+                pytest.mark.slow,
+            ],
+        ),
         pytest.param(RedisStream, marks=pytest.mark.skipif(redis_server.PROGRAM is None, reason=redis_server.MISSING)),
     ]
 )

@@ -14,6 +14,15 @@ _NATS = {"FORWARDER_NATS_URL": "tls://u:sesame@nats:4222", "FORWARDER_NATS_STREA
 
 _REDIS = {"FORWARDER_REDIS_URL": "rediss://u:sesame@redis:6380/1", "FORWARDER_REDIS_STREAMS": "events"}
 
+_KAFKA = {
+    "FORWARDER_KAFKA_BROKERS": "a:9093, [::1]:9093",
+    "FORWARDER_KAFKA_TOPICS": "events",
+    "FORWARDER_KAFKA_GROUP": "g",
+    "FORWARDER_KAFKA_SECURITY": "sasl_ssl",
+    "FORWARDER_KAFKA_USERNAME": "u",
+    "FORWARDER_KAFKA_PASSWORD": "sesame",
+}
+
 
 def test_a_bus_is_source_enough(tmp_path: Path) -> None:
     """Without a webhook's secret and a key for `/events` the outbound route runs."""
@@ -21,6 +30,16 @@ def test_a_bus_is_source_enough(tmp_path: Path) -> None:
 
     assert read.routes == (RouteName.COURIER_TO_RUDDERSTACK,)
     assert (read.nats_stream, read.nats_subjects, read.nats_durable) == ("EVENTS", ("a.*", "b.>"), "forwarder")
+    assert "sesame" not in repr(read) + str(read.rows())
+
+
+def test_kafka_with_a_login(tmp_path: Path) -> None:
+    """Its password is the only secret."""
+    read = load(_BASE | _KAFKA, tmp_path)
+
+    assert read.routes == (RouteName.COURIER_TO_RUDDERSTACK,)
+    assert (read.kafka_brokers, read.kafka_topics, read.kafka_group) == (("a:9093", "[::1]:9093"), ("events",), "g")
+    assert (read.kafka_security, read.kafka_mechanism, read.kafka_username) == ("sasl_ssl", "plain", "u")
     assert "sesame" not in repr(read) + str(read.rows())
 
 
@@ -51,7 +70,22 @@ def test_redis_needs_no_more_than_url_and_streams(tmp_path: Path) -> None:
             "FORWARDER_NATS_KEY_FILE: certificate and key go together. Set FORWARDER_NATS_CERT",
         ),
         ({"FORWARDER_NATS_URL": "TLS://nats"}, "FORWARDER_NATS_URL: it is no URL that begins with nats://"),
+        ({"FORWARDER_KAFKA_BROKERS": "kafka"}, "FORWARDER_KAFKA_BROKERS: one of them is no host:port"),
+        ({"FORWARDER_KAFKA_BROKERS": "a:1,:9092"}, "FORWARDER_KAFKA_BROKERS: one of them is no host:port"),
+        ({"FORWARDER_KAFKA_TOPICS": "a b"}, "FORWARDER_KAFKA_TOPICS: one of them is no topic's name"),
+        ({"FORWARDER_KAFKA_TOPICS": ""}, "FORWARDER_KAFKA_BROKERS: it needs FORWARDER_KAFKA_TOPICS"),
+        ({"FORWARDER_KAFKA_BROKERS": ""}, "FORWARDER_KAFKA_GROUP: it says nothing without FORWARDER_KAFKA_BROKERS"),
+        ({"FORWARDER_KAFKA_SECURITY": "tls"}, "FORWARDER_KAFKA_SECURITY: it is none of plaintext, ssl"),
+        ({"FORWARDER_KAFKA_SECURITY": "ssl"}, "FORWARDER_KAFKA_USERNAME: without sasl it says nothing"),
+        ({"FORWARDER_KAFKA_PASSWORD": ""}, "FORWARDER_KAFKA_SECURITY: sasl_ssl needs FORWARDER_KAFKA_USERNAME and"),
+        ({"FORWARDER_KAFKA_MECHANISM": "scram"}, "FORWARDER_KAFKA_MECHANISM: it is none of plain, scram-sha-256"),
+        ({"FORWARDER_KAFKA_CERT_FILE": __file__}, "FORWARDER_KAFKA_CERT_FILE: certificate and key go together"),
+        (
+            {"FORWARDER_KAFKA_SECURITY": "sasl_plaintext", "FORWARDER_KAFKA_CA_FILE": __file__},
+            "FORWARDER_KAFKA_CA_FILE: without TLS it says nothing",
+        ),
         ({"FORWARDER_REDIS_URL": "http://redis"}, "FORWARDER_REDIS_URL: it is no URL that begins with redis://"),
+        ({"FORWARDER_REDIS_URL": "REDIS://redis"}, "FORWARDER_REDIS_URL: it is no URL that begins with redis://"),
         ({"FORWARDER_REDIS_URL": "redis://"}, "FORWARDER_REDIS_URL: it is no URL"),
         ({"FORWARDER_REDIS_URL": "unix://"}, "FORWARDER_REDIS_URL: it is no URL"),
         ({"FORWARDER_REDIS_URL": "redis://a:sesame@h:port"}, "FORWARDER_REDIS_URL: it is no URL"),
@@ -72,7 +106,7 @@ def test_redis_needs_no_more_than_url_and_streams(tmp_path: Path) -> None:
 def test_what_cannot_be_meant_is_said(changed: dict[str, str], said: str, tmp_path: Path) -> None:
     """Each problem names its variable, and no secret."""
     with pytest.raises(SettingsInvalid) as raised:
-        load(_BASE | _NATS | _REDIS | changed, tmp_path)
+        load(_BASE | _NATS | _KAFKA | _REDIS | changed, tmp_path)
 
     assert said in str(raised.value)
     assert "sesame" not in str(raised.value)
@@ -82,6 +116,7 @@ def test_what_cannot_be_meant_is_said(changed: dict[str, str], said: str, tmp_pa
     ("changed", "said"),
     [
         ({"FORWARDER_NATS_URL": "nats://u:sesame@nats:4222"}, "FORWARDER_NATS_URL holds"),
+        ({"FORWARDER_KAFKA_SECURITY": "sasl_plaintext"}, "FORWARDER_KAFKA_SECURITY is sasl_plaintext"),
         ({"FORWARDER_REDIS_URL": "redis://redis"}, "FORWARDER_REDIS_URL begins"),
         (
             {"FORWARDER_ROUTES": "rudderstack_to_courier", "FORWARDER_INBOUND_KEYS": "k", "COURIER_API_KEY": "c"},
@@ -91,5 +126,5 @@ def test_what_cannot_be_meant_is_said(changed: dict[str, str], said: str, tmp_pa
 )
 def test_what_is_probably_not_meant_is_doubted(changed: dict[str, str], said: str, tmp_path: Path) -> None:
     """A login without encryption, and a source without its route (control: neither is said of a good set-up)."""
-    assert any(said in one for one in doubts(load(_BASE | _NATS | _REDIS | changed, tmp_path)))
-    assert not any("_URL" in one for one in doubts(load(_BASE | _NATS | _REDIS, tmp_path)))
+    assert any(said in one for one in doubts(load(_BASE | _NATS | _KAFKA | _REDIS | changed, tmp_path)))
+    assert not any("_URL" in one or "KAFKA" in one for one in doubts(load(_BASE | _NATS | _KAFKA | _REDIS, tmp_path)))

@@ -96,8 +96,6 @@ def test_what_kubernetes_injects_is_no_setting(variable: str, tmp_path: Path) ->
     ("variable", "said"),
     [
         ("FORWARDER_POSTGRES_URL", "this version has no postgres spool yet"),
-        ("FORWARDER_KAFKA_BROKERS", "this version has no Kafka source yet"),
-        ("FORWARDER_KAFKA_PASSWORD", "this version has no Kafka source yet"),
     ],
 )
 def test_what_is_not_in_this_version_is_said(variable: str, said: str, tmp_path: Path) -> None:

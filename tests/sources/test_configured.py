@@ -22,6 +22,11 @@ from stand_ins.nats_server import MISSING, PROGRAM, NatsServer
 _REAL = pytest.mark.skipif(PROGRAM is None, reason=MISSING)
 _BUSES = {
     "nats": {"FORWARDER_NATS_URL": "nats://u:sesame@127.0.0.1:1", "FORWARDER_NATS_STREAM": "EVENTS"},
+    "kafka": {
+        "FORWARDER_KAFKA_BROKERS": "127.0.0.1:1",
+        "FORWARDER_KAFKA_TOPICS": "events",
+        "FORWARDER_KAFKA_PASSWORD": "sesame",
+    },
     "redis": {"FORWARDER_REDIS_URL": "redis://u:sesame@127.0.0.1:1", "FORWARDER_REDIS_STREAMS": "events"},
 }
 
@@ -54,7 +59,9 @@ def test_a_bus_that_is_not_configured_is_not_imported() -> None:
     assert ran.stdout.strip() == ""
 
 
-@pytest.mark.parametrize(("name", "package"), [("nats", "nats"), ("nats", "nacl"), ("redis", "redis")])
+@pytest.mark.parametrize(
+    ("name", "package"), [("nats", "nats"), ("nats", "nacl"), ("kafka", "aiokafka"), ("redis", "redis")]
+)
 def test_without_the_extra_the_command_that_installs_it_is_named(
     name: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,7 +76,11 @@ def test_without_the_extra_the_command_that_installs_it_is_named(
 
 @pytest.mark.parametrize(
     ("name", "shown"),
-    [("nats", "JetStream(forwarder of EVENTS)"), ("redis", "RedisStreams(forwarder of events)")],
+    [
+        ("nats", "JetStream(forwarder of EVENTS)"),
+        ("kafka", "KafkaTopics(forwarder of events)"),
+        ("redis", "RedisStreams(forwarder of events)"),
+    ],
 )
 def test_a_bus_shows_no_secret(name: str, shown: str) -> None:
     """Neither does its repr nor that of its settings."""
@@ -83,7 +94,7 @@ def test_a_bus_shows_no_secret(name: str, shown: str) -> None:
 async def test_a_secret_that_is_replaced_reaches_the_bus(name: str) -> None:
     """From its next connection on; the daemon is not started again for it."""
     (one,) = configured(_settings(name), SystemClock())
-    variable = f"FORWARDER_{name.upper()}_URL"
+    variable = next(variable for variable, value in _BUSES[name].items() if "sesame" in value)
     one.take(_settings(name, **{variable: _BUSES[name][variable].replace("sesame", "rotated")}))
 
     assert "rotated" in str(astuple(one.bus._settings))  # type: ignore[attr-defined]  # noqa: SLF001 - of every bus
@@ -123,6 +134,7 @@ async def test_a_sample_is_published_where_the_daemon_takes_it_from(server: Nats
     ("arguments", "said"),
     [
         (["--to", "nats"], "set FORWARDER_NATS_"),
+        (["--to", "kafka"], "set FORWARDER_KAFKA_"),
         (["--to", "redis"], "set FORWARDER_REDIS_"),
         (["--to", "nats", "--url", "http://x"], "leave them out"),
     ],

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +35,8 @@ class KafkaServer:
     folder: Path  # exists; holds the data, the settings and the log
     partitions: int = 3
     options: Mapping[str, str] = field(default_factory=dict)  # over the settings below
+    secure: Mapping[str, int] = field(default_factory=dict)  # SSL, SASL_SSL, SASL_PLAINTEXT, each with its port
+    scram: Sequence[str] = ()  # users, each as `SCRAM-SHA-512=[name=…,password=…]`
     port: int = field(default_factory=free_port)
     controller_port: int = field(default_factory=free_port)
     process: asyncio.subprocess.Process | None = None
@@ -51,7 +53,8 @@ class KafkaServer:
         settings = self.folder / "server.properties"
         if not settings.exists():
             settings.write_text("".join(f"{name}={value}\n" for name, value in self._settings().items()))
-            formatting = ("kafka.tools.StorageTool", "format", "-t", _CLUSTER, "-c", str(settings))
+            formatting: tuple[str, ...] = ("kafka.tools.StorageTool", "format", "-t", _CLUSTER, "-c", str(settings))
+            formatting += tuple(word for user in self.scram for word in ("--add-scram", user))
             process = await self._java(*formatting)
             if await asyncio.wait_for(process.wait(), ready_max_s):
                 raise KafkaFailed(f"its storage could not be formatted:\n{self._last_words()}")
@@ -107,14 +110,16 @@ class KafkaServer:
         return self._log()[-_LAST_WORDS:]
 
     def _settings(self) -> dict[str, str]:
+        beside = "".join(f",{protocol}://{HOST}:{port}" for protocol, port in self.secure.items())
         own = {
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@{HOST}:{self.controller_port}",
-            "listeners": f"PLAINTEXT://{HOST}:{self.port},CONTROLLER://{HOST}:{self.controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{HOST}:{self.port}",
+            "listeners": f"PLAINTEXT://{HOST}:{self.port},CONTROLLER://{HOST}:{self.controller_port}{beside}",
+            "advertised.listeners": f"PLAINTEXT://{HOST}:{self.port}{beside}",
             "controller.listener.names": "CONTROLLER",
-            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT"
+            + "".join(f",{protocol}:{protocol}" for protocol in self.secure),
             "log.dirs": str(self.folder / "data"),
             "num.partitions": str(self.partitions),
             "offsets.topic.replication.factor": "1",

@@ -26,6 +26,7 @@ _OURS = ("FORWARDER_", "COURIER_", "RUDDERSTACK_", "OTEL_")
 _LOOK_AGAIN_S = 0.01
 _RANDOM = random.SystemRandom()
 _WORKERS_MAX = 16
+_PORTS: list[int] = []  # to be given
 _LAST_WORDS = 4_000  # characters of the log that an error quotes
 
 
@@ -38,11 +39,15 @@ def free_port() -> int:
 
     From below the range that the system takes for outgoing connections: a daemon that is started again on its port must
     not find one of them there. Test workers that run side by side draw from ports of their own, and from the system's
-    randomness: plugins give every worker the same seed.
+    randomness: plugins give every worker the same seed. None is given twice before all were: the one that was given
+    last is still free when the next is drawn.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS_MAX
     while True:
-        port = _RANDOM.randrange(10_000 + worker, 32_000, _WORKERS_MAX)
+        if not _PORTS:
+            _PORTS.extend(range(10_000 + worker, 32_000, _WORKERS_MAX))
+            _RANDOM.shuffle(_PORTS)
+        port = _PORTS.pop()
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((HOST, port))
             return port

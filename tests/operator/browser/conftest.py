@@ -34,7 +34,7 @@ from stand_ins.data_plane import DataPlane
 from stand_ins.process import DaemonProcess
 
 DESKTOP, PHONE = (1440, 900), (390, 844)
-_PATIENCE_S = 15.0
+_PATIENCE_S = 60.0
 _LOOK_AGAIN_S = 0.03
 _PICTURE_HEIGHT_MAX = 3_000
 _TABS_MAX = 60
