@@ -11,21 +11,34 @@ import asyncpg
 from forwarder.errors import SpoolUnusable
 
 LAYOUT = 1
+UNFINISHED = 1_000_000_000  # the number beside it while a move into the database is not complete
 BLOCK_EVENTS = 262_144
 _AHEAD = BLOCK_EVENTS // 2  # sequences that are free before the next block is made
-_LOCK = "SELECT pg_advisory_xact_lock(7190413225)"  # ends with the transaction: a pooler does no harm
+LOCK = "SELECT pg_advisory_xact_lock(7190413225)"  # ends with the transaction: a pooler does no harm
 _SETTLING_STORAGE = "INCLUDING DEFAULTS INCLUDING STORAGE"
 
 
 async def prepare(connection: asyncpg.Connection) -> None:
     """Make what is missing, inside a transaction. Raises `SpoolUnusable` for a layout of a later version."""
-    await connection.execute(_LOCK)
-    if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'forwarder')"):
-        await connection.execute((files("forwarder.spool.postgres") / "schema.sql").read_text())
+    await connection.execute(LOCK)
+    if not await has_schema(connection):
+        await make_schema(connection)
     number = await connection.fetchval("SELECT max(number) FROM forwarder.layout")
+    if number == UNFINISHED:
+        raise SpoolUnusable("a move into this database was begun and is not complete: run `forwarder migrate` again")
     if number > LAYOUT:
         raise SpoolUnusable(f"the database has layout {number}, and this version knows {LAYOUT}: run the newer version")
     await add_blocks(connection, behind=await last_sequence(connection))
+
+
+async def has_schema(connection: asyncpg.Connection) -> bool:
+    """Tell whether there is a spool, or what is to be one."""
+    return bool(await connection.fetchval("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'forwarder')"))
+
+
+async def make_schema(connection: asyncpg.Connection) -> None:
+    """Make an empty one, without blocks, inside a transaction."""
+    await connection.execute((files("forwarder.spool.postgres") / "schema.sql").read_text())
 
 
 async def last_sequence(connection: asyncpg.Connection) -> int:
@@ -40,18 +53,23 @@ async def add_blocks(connection: asyncpg.Connection, *, behind: int) -> int:
     past = await _past(connection)
     if past > behind + _AHEAD:
         return past
-    await connection.execute(_LOCK)
+    await connection.execute(LOCK)
     past = await _past(connection)  # another replica may have been faster
     while past <= behind + _AHEAD:
-        end = past + BLOCK_EVENTS
-        for table in ("events", "outcomes"):
-            name = f"forwarder.{table}_{past}"
-            await connection.execute(
-                f"CREATE TABLE {name} (LIKE forwarder.{table} {_SETTLING_STORAGE}); "
-                f"ALTER TABLE forwarder.{table} ATTACH PARTITION {name} FOR VALUES FROM ({past}) TO ({end})"
-            )
-        await connection.execute("INSERT INTO forwarder.blocks VALUES ($1, $2)", past, end)
-        past = end
+        past = await add_block(connection, past)
+    return past
+
+
+async def add_block(connection: asyncpg.Connection, first: int) -> int:
+    """Have tables for a block of sequences; return the first one behind it."""
+    past = first + BLOCK_EVENTS
+    for table in ("events", "outcomes"):
+        name = f"forwarder.{table}_{first}"
+        await connection.execute(
+            f"CREATE TABLE {name} (LIKE forwarder.{table} {_SETTLING_STORAGE}); "
+            f"ALTER TABLE forwarder.{table} ATTACH PARTITION {name} FOR VALUES FROM ({first}) TO ({past})"
+        )
+    await connection.execute("INSERT INTO forwarder.blocks VALUES ($1, $2)", first, past)
     return past
 
 
@@ -63,7 +81,7 @@ async def add_span(connection: asyncpg.Connection, span: int) -> None:
     """Have a table for the keys of a span, inside a transaction."""
     if await _has_span(connection, span):
         return
-    await connection.execute(_LOCK)
+    await connection.execute(LOCK)
     if await _has_span(connection, span):  # another replica was faster
         return
     name = f"forwarder.known_keys_{span}"

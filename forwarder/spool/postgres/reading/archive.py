@@ -24,12 +24,15 @@ from forwarder.spool.postgres.reading.standing import read_detail, read_states
 from forwarder.spool.postgres.reconnecting import AWAY, Connection, words
 from forwarder.spool.postgres.transaction import ACCOUNTS, read_totals
 
+# Up to its floor nothing of a partition is pending that was never given back.
 _OLDEST = """
 SELECT least(
-  (SELECT e.received_at_ms FROM forwarder.events e WHERE e.route = $1
+  (SELECT e.received_at_ms FROM forwarder.events e
+    WHERE e.route = $1 AND e.sequence > (SELECT min(floors[$1 + 1]) FROM forwarder.floors)
     AND (SELECT 1 FROM forwarder.outcomes o WHERE o.sequence = e.sequence LIMIT 1) IS NULL
-    AND (SELECT 1 FROM forwarder.work w WHERE w.sequence = e.sequence AND w.replayed_ms IS NOT NULL LIMIT 1) IS NULL
-    ORDER BY e.sequence LIMIT 1),
+    AND (SELECT 1 FROM forwarder.work w WHERE w.sequence = e.sequence LIMIT 1) IS NULL ORDER BY e.sequence LIMIT 1),
+  (SELECT e.received_at_ms FROM forwarder.work w JOIN forwarder.events e ON e.sequence = w.sequence
+    WHERE w.route = $1 AND w.replayed_ms IS NULL ORDER BY w.sequence LIMIT 1),
   (SELECT min(replayed_ms) FROM forwarder.work WHERE route = $1))
 """
 _USED = (
@@ -77,7 +80,10 @@ class PostgresArchive:
         async with self._snapshot() as connection:
             sums = await read_totals(connection)
             used = await connection.fetchval(_USED)
-            oldest = {name: await connection.fetchval(_OLDEST, route) for route, name in enumerate(ROUTES)}
+            oldest = {
+                name: await connection.fetchval(_OLDEST, route) if sums[route * ACCOUNTS + Account.PENDING] else None
+                for route, name in enumerate(ROUTES)
+            }
 
         def account(which: int) -> dict[RouteName, int]:
             return {name: sums[route * ACCOUNTS + which] for route, name in enumerate(ROUTES)}

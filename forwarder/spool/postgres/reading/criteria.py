@@ -21,24 +21,31 @@ class Criteria:
     """The criteria of a query. `reason_ids` are those of the reason, or of the state, that it asks for; None for any.
 
     `statement` takes the first sequence, the last one, how many to look at and how many matches to tell, then `values`.
+    `is_windowed`: it looks at all events between the two, else at the next ones of what a filter selects. `is_near`:
+    few events are above the floors, up to which only what was given back is pending.
     """
 
-    def __init__(self, query: EventQuery, reason_ids: Sequence[int] | None) -> None:
+    def __init__(self, query: EventQuery, reason_ids: Sequence[int] | None, *, is_near: bool = False) -> None:
         self._query = query
+        self._is_near = is_near
         self._reason_ids = reason_ids
         self.values: list[object] = []
         self._order = "ASC" if query.after_sequence is not None else "DESC"
         self._joins = ""
         candidates = self._candidates()
+        self.is_windowed = candidates is None
         match = "true" if query.text is None else self._match(query.text)
         conditions = [*self._of_event(), *self._of_standing()]
+        if self.is_windowed:
+            conditions.append("e.sequence >= $1 AND e.sequence <= $2")
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         near, far = ("min", "max") if self._order == "ASC" else ("max", "min")
         back = "DESC" if self._order == "ASC" else "ASC"
         self.statement = f"""
-WITH candidates AS MATERIALIZED ({candidates}),
+WITH candidates AS MATERIALIZED ({candidates or "SELECT $1::bigint AS sequence WHERE $3::bigint = 0"}),
 looked AS (SELECT e.sequence, e.received_at_ms, {match} AS is_match
-  FROM candidates c JOIN forwarder.events e ON e.sequence = c.sequence {self._joins} {where}),
+  FROM {"" if candidates is None else "candidates c JOIN"} forwarder.events e
+  {"" if candidates is None else "ON e.sequence = c.sequence"} {self._joins} {where}),
 numbered AS (SELECT *, count(*) FILTER (WHERE is_match) OVER (ORDER BY sequence {self._order} ROWS UNBOUNDED PRECEDING)
   AS nth FROM looked)
 SELECT (SELECT count(*) FROM candidates) AS candidates, (SELECT {far}(sequence) FROM candidates) AS reached,
@@ -55,7 +62,7 @@ FROM numbered
 
     # --- along what to walk ---
 
-    def _candidates(self) -> str:
+    def _candidates(self) -> str | None:
         query, ids = self._query, self._reason_ids
         if ids is not None and len(ids) <= _REASONS_MAX:
             among = f"unnest({self._bind(list(ids), 'integer[]')}) AS r(id)"
@@ -65,11 +72,21 @@ FROM numbered
             if query.reason is not None:
                 parts.append(self._part("work", "reason_id = r.id", among))
             return self._merged(parts)
+        if query.state is State.PENDING and self._is_near:
+            return self._merged([self._part("work"), self._part("events e", self._fresh())])
         if self._is_troubled():
             # In the words of the index, or it is not used.
             condition = "(attempts > 1 OR status NOT BETWEEN 200 AND 299)"
             return self._merged([self._part("outcomes", condition), self._part("work")])
-        return self._part("events")
+        return None
+
+    def _fresh(self) -> str:
+        """Return what holds of pending events that were never given back."""
+        settled, listed = (
+            f"(SELECT 1 FROM forwarder.{table} x WHERE x.sequence = e.sequence LIMIT 1) IS NULL"  # noqa: S608 - as below
+            for table in ("outcomes", "work")
+        )
+        return f"sequence > (SELECT min(least(floors[1], floors[2])) FROM forwarder.floors) AND {settled} AND {listed}"  # noqa: S608 - as below
 
     def _part(self, table: str, condition: str = "true", beside: str = "") -> str:
         limited = (
@@ -128,7 +145,7 @@ FROM numbered
             if f"{name}." in words:
                 # Within the same bounds, so that only tables are looked into that hold some of them.
                 self._joins += (
-                    f" LEFT JOIN forwarder.{table} {name} ON {name}.sequence = c.sequence "
+                    f" LEFT JOIN forwarder.{table} {name} ON {name}.sequence = e.sequence "
                     f"AND {name}.sequence >= $1 AND {name}.sequence <= $2"
                 )
         return conditions

@@ -1,0 +1,1 @@
+"""Moving a spool from one engine to the other, while nothing runs on either."""

@@ -1,0 +1,226 @@
+"""Write a spool on Postgres, part by part, for a move: into an empty schema that no daemon uses yet."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import asyncpg
+
+from forwarder.spool.codes import DEAD, PENDING, ROUTES, Account, partition_number
+from forwarder.spool.migration.two_ends import Event, Shape
+from forwarder.spool.postgres.appends import PARTITIONS, text
+from forwarder.spool.postgres.key_spans import span_of
+from forwarder.spool.postgres.layout import BLOCK_EVENTS, UNFINISHED, add_block, add_blocks, add_span, make_schema
+from forwarder.spool.postgres.settlement import intern_reason
+from forwarder.spool.postgres.transaction import ACCOUNTS
+
+_EVENT = (
+    "sequence",
+    "route",
+    "partition_no",
+    "order_no",
+    "received_at_ms",
+    "event_key",
+    "partition_key",
+    "source",
+    "type",
+    "event",
+    "message_id",
+    "user_id",
+    "size",
+    "payload",
+)
+_OUTCOME = ("sequence", "settled_at_ms", "attempt_id", "reason_id", "attempts", "state", "status", "is_discarded")
+_WORK = (
+    "sequence",
+    "order_no",
+    "not_before_ms",
+    "first_failed_ms",
+    "replayed_ms",
+    "attempts",
+    "reason_id",
+    "route",
+    "partition_no",
+    "kind",
+    "status",
+    "is_head",
+)
+# The oldest of each order leads, in line and beside it; what is in none leads itself.
+_LEAD = """
+UPDATE forwarder.work w SET is_head = false WHERE order_no <> 0 AND EXISTS (SELECT FROM forwarder.work f
+  WHERE f.order_no = w.order_no AND f.order_no <> 0 AND f.sequence < w.sequence AND (f.kind = 2) = (w.kind = 2))
+"""
+_REASONS = """
+INSERT INTO forwarder.reason_counts
+SELECT reason_id, count(*) FROM forwarder.outcomes WHERE reason_id IS NOT NULL AND NOT is_discarded GROUP BY reason_id
+"""
+_DEAD = """
+SELECT e.route, o.is_discarded, count(*) FROM forwarder.outcomes o JOIN forwarder.events e ON e.sequence = o.sequence
+WHERE o.state = $1 GROUP BY 1, 2
+"""
+
+
+async def make(connection: asyncpg.Connection, shape: Shape) -> None:
+    """Make the schema, and have numbers go on where the source's ended."""
+    await make_schema(connection)
+    await connection.execute("INSERT INTO forwarder.layout (number) VALUES ($1)", UNFINISHED)
+    for sequence, last in (
+        ("forwarder.event_sequence", shape.last_sequence),
+        ("forwarder.attempts_attempt_id_seq", shape.last_attempt),
+        ("forwarder.audit_audit_id_seq", shape.last_audit),
+    ):
+        if last:
+            await connection.execute("SELECT setval($1::text::regclass, $2)", sequence, last)
+    first = max(1, shape.first_sequence or shape.last_sequence)
+    await add_block(connection, first - (first - 1) % BLOCK_EVENTS)
+    await add_blocks(connection, behind=shape.last_sequence)
+
+
+async def _write_attempts(connection: asyncpg.Connection, rows: Sequence[Any], _retention_s: int) -> None:
+    columns = ("attempt_id", "at_ms", "duration_ms", "operation", "status", "outcome", "reason", "answer", "mapping")
+    storable = [
+        (attempt_id, at_ms, duration_ms, text(operation), status, text(outcome), text(reason), answer, text(mapping))
+        for attempt_id, at_ms, duration_ms, operation, status, outcome, reason, answer, mapping in rows
+    ]
+    await _copy(connection, "attempts", columns, storable)
+
+
+Row = tuple[Any, ...]
+Reasons = dict[tuple[int, int, str], int | None]  # ids, by route, state and words
+
+
+async def _write_events(connection: asyncpg.Connection, events: Sequence[Event], _retention_s: int) -> None:
+    reasons = await _reasons(connection, events)
+    progress = [(event.sequence, *event.progress) for event in events if event.progress is not None]
+    lists = [(event.sequence, list(event.attempt_ids)) for event in events if event.attempt_ids]
+    await _copy(connection, "events", _EVENT, [_event_row(event) for event in events])
+    await _copy(connection, "outcomes", _OUTCOME, [row for event in events for row in _outcome_rows(event, reasons)])
+    await _copy(connection, "work", _WORK, [row for event in events for row in _work_rows(event, reasons)])
+    await _copy(connection, "progress", ("sequence", "data", "replay"), progress)
+    await _copy(connection, "attempt_lists", ("sequence", "attempt_ids"), lists)
+
+
+def _event_row(event: Event) -> Row:
+    order_no, partition_no = _place(event)
+    return (
+        event.sequence,
+        event.route,
+        partition_no,
+        order_no,
+        event.received_at_ms,
+        event.event_key,
+        text(event.partition_key),
+        event.source,
+        text(event.type),
+        text(event.event),
+        text(event.message_id),
+        text(event.user_id),
+        event.size,
+        event.payload,
+    )
+
+
+def _outcome_rows(event: Event, reasons: Reasons) -> list[Row]:
+    if (one := event.outcome) is None:
+        return []
+    reason_id = reasons[event.route, one.state, one.reason]
+    how = (one.attempts, one.state, one.status, one.is_discarded)
+    return [(event.sequence, one.settled_at_ms, one.attempt_id, reason_id, *how)]
+
+
+def _work_rows(event: Event, reasons: Reasons) -> list[Row]:
+    if (one := event.wait) is None:
+        return []
+    order_no, partition_no = _place(event)
+    when = (one.not_before_ms, one.first_failed_ms, one.replayed_ms, one.attempts)
+    reason_id = reasons[event.route, PENDING, one.reason]
+    return [(event.sequence, order_no, *when, reason_id, event.route, partition_no, one.kind, one.status, True)]
+
+
+def _place(event: Event) -> tuple[int, int]:
+    """Return the number of its order and its partition."""
+    order_no = partition_number(ROUTES[event.route].value, event.partition_key)
+    return order_no, (order_no or event.sequence) % PARTITIONS
+
+
+async def _reasons(connection: asyncpg.Connection, events: Sequence[Event]) -> Reasons:
+    found: Reasons = {}
+    for event in events:
+        state, reason = PENDING, ""
+        if event.outcome is not None:
+            state, reason = event.outcome.state, event.outcome.reason
+        elif event.wait is not None:
+            reason = event.wait.reason
+        if (event.route, state, reason) not in found:
+            found[event.route, state, reason] = await intern_reason(connection, event.route, state, reason)
+    return found
+
+
+async def _write_keys(connection: asyncpg.Connection, rows: Sequence[tuple[int, bytes]], retention_s: int) -> None:
+    spans = [span_of(at_ms, retention_s=retention_s) for at_ms, _ in rows]
+    for span in sorted(set(spans)):
+        await add_span(connection, span)
+    await connection.execute(
+        "INSERT INTO forwarder.known_keys (span, known_key) SELECT * FROM unnest($1::integer[], $2::bytea[]) "
+        "ON CONFLICT DO NOTHING",
+        spans,
+        [key for _, key in rows],
+    )
+
+
+async def _write_occurrences(connection: asyncpg.Connection, rows: Sequence[Any], _retention_s: int) -> None:
+    columns = ("base_key", "subject", "side", "first_sequence", "last_copy_ms", "keep_until_ms")
+    await _copy(connection, "occurrences", columns, rows)
+
+
+async def _write_values(connection: asyncpg.Connection, rows: Sequence[Any], _retention_s: int) -> None:
+    await _copy(connection, "kept_values", ("key", "value"), rows)
+
+
+async def _write_audit(connection: asyncpg.Connection, rows: Sequence[Any], _retention_s: int) -> None:
+    columns = ("audit_id", "at_ms", "who", "action", "detail", "count", "outcome")
+    storable = [
+        (audit_id, at_ms, text(who), text(action), text(detail), count, text(outcome))
+        for audit_id, at_ms, who, action, detail, count, outcome in rows
+    ]
+    await _copy(connection, "audit", columns, storable)
+
+
+async def _write_types(connection: asyncpg.Connection, rows: Sequence[Any], _retention_s: int) -> None:
+    columns = ("route", "type", "event", "count", "first_at_ms", "last_at_ms")
+    storable = [(route, text(kind), text(event), *rest) for route, kind, event, *rest in rows]
+    await _copy(connection, "event_types", columns, storable)
+
+
+async def _write_totals(connection: asyncpg.Connection, rows: Sequence[Any], _retention_s: int) -> None:
+    """Write the accounts, and what is counted of the events: everything else is there by now."""
+    amounts = [0] * (2 * ACCOUNTS)
+    for route, account, amount in rows:
+        amounts[route * ACCOUNTS + account] = amount
+    for route, is_discarded, count in await connection.fetch(_DEAD, DEAD):
+        amounts[route * ACCOUNTS + (Account.DISCARDED if is_discarded else Account.OPEN_DEAD)] = count
+    await connection.execute(
+        "INSERT INTO forwarder.totals (slot, number, amounts) "
+        "VALUES (nextval('forwarder.slot_sequence'), 1, $1::bigint[])",
+        amounts,
+    )
+    await connection.execute(_REASONS)
+    await connection.execute(_LEAD)
+
+
+async def _copy(
+    connection: asyncpg.Connection, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    if rows:
+        await connection.copy_records_to_table(table, schema_name="forwarder", columns=columns, records=rows)
+
+
+WRITE: dict[str, Callable[[asyncpg.Connection, Sequence[Any], int], Awaitable[None]]] = {
+    "attempts": _write_attempts,
+    "events": _write_events,
+    "keys": _write_keys,
+    "occurrences": _write_occurrences,
+    "values": _write_values,
+    "audit": _write_audit,
+    "types": _write_types,
+    "totals": _write_totals,
+}
