@@ -92,7 +92,7 @@ env: $(DEV_STAMP) ## Make the environment that the tests and checks use, in .ven
 
 node: $(NODE_STAMP) ## Fetch the Node packages that some tests drive (needs npm)
 
-sdks: $(NODE_STAMP) $(SDKS)/go $(SDKS)/java $(SDKS)/kafka ## Fetch the vendors' SDKs and the Kafka server of some tests (needs npm, go, mvn)
+sdks: $(NODE_STAMP) $(SDKS)/go $(SDKS)/helm $(SDKS)/java $(SDKS)/kafka ## Fetch what some tests run: the vendors' SDKs, Kafka, Helm's engine (needs npm, go, mvn)
 
 clean: ## Remove what these targets made, but never data/
 	rm -rf $(VENV) dist build .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
@@ -134,9 +134,9 @@ $(NODE_STAMP): tests/node/package-lock.json
 	@touch $@
 
 # go.sum holds the modules' hashes.
-$(SDKS)/go: tests/sdks/go/main.go tests/sdks/go/go.mod tests/sdks/go/go.sum
-	@echo "Building the Go SDKs ..."
-	cd tests/sdks/go && CGO_ENABLED=0 GOFLAGS="-mod=readonly -buildvcs=false" go build -trimpath -o ../.built/go .
+$(SDKS)/go $(SDKS)/helm: $(SDKS)/%: tests/sdks/%/main.go tests/sdks/%/go.mod tests/sdks/%/go.sum
+	@echo "Building $* ..."
+	cd tests/sdks/$* && CGO_ENABLED=0 GOFLAGS="-mod=readonly -buildvcs=false" go build -trimpath -o ../.built/$* .
 
 $(SDKS)/java: tests/sdks/java/pom.xml tests/sdks/java/sha256sums $(wildcard tests/sdks/java/*.java)
 	@echo "Fetching and building the Java SDKs ..."

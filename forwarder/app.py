@@ -126,7 +126,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio
         public_url=settings.public_url or "",
         tracing=tracing,
     )
-    sources = source_workers(settings, spool=spool, clock=clock, reporter=reporter, swaps=base.swaps)
+    sources = source_workers(settings, spool=spool, clock=clock, reporter=reporter, swaps=base.swaps, tracing=tracing)
     helpers = (
         *(await operator(settings, base, routes, sources, mapping=mapping, links=links)),
         RepeatSummaries(logs),

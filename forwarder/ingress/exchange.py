@@ -218,7 +218,10 @@ class Exchange:
                 return
         if shared.tracing is not None and admission is not None:
             found, self.traced = shared.tracing.receive(
-                found, endpoint=admission.endpoint.name, traceparent=self.traceparent, started_s=self.started_s
+                found,
+                origin=admission.endpoint.name,
+                traceparent=self.traceparent.decode("latin-1"),
+                started_s=self.started_s,
             )
         shared.spool.append(found, on_commit=self.committed, on_rollback=self.rolled_back)
 

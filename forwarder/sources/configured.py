@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from socket import gethostname
 from types import ModuleType
@@ -15,6 +16,7 @@ from forwarder.settings import Settings
 from forwarder.sources.port import Bus
 from forwarder.sources.worker import SourceWorker
 from forwarder.telemetry.reporter import Reporter
+from forwarder.telemetry.tracing import Tracing
 
 _PACKAGES: Final = {
     "nats": ("nats", "nacl"),
@@ -101,16 +103,21 @@ def _redis(settings: Settings, clock: Clock) -> Configured:
 
 
 def source_workers(
-    settings: Settings, *, spool: Spool, clock: Clock, reporter: Reporter, swaps: list[Callable[[Settings], None]]
+    settings: Settings,
+    *,
+    spool: Spool,
+    clock: Clock,
+    reporter: Reporter,
+    swaps: list[Callable[[Settings], None]],
+    tracing: Tracing | None = None,
 ) -> Sequence[SourceWorker]:
     """Make the worker of every bus; none when the outbound route, whose events these are, does not run."""
     if RouteName.COURIER_TO_RUDDERSTACK not in settings.routes:
         return ()
     found = list(configured(settings, clock))
     swaps.extend(one.take for one in found)
-    return [
-        SourceWorker(one.name, one.bus, spool=spool, clock=clock, reporter=reporter, rng=random.random) for one in found
-    ]
+    make = partial(SourceWorker, spool=spool, clock=clock, reporter=reporter, rng=random.random, tracing=tracing)
+    return [make(one.name, one.bus) for one in found]
 
 
 def _module(name: str, *, extra: str, variable: str) -> ModuleType:

@@ -52,6 +52,12 @@ _pass_over = msgspec.json.Decoder(msgspec.Raw).decode
 _encode = msgspec.json.Encoder().encode
 
 
+def traceparent_of(message: Message) -> str:
+    """Return the W3C trace context of a message, by its header or that of a CloudEvent; "" without one."""
+    names = ("traceparent", *(f"{prefix}traceparent" for prefix in _BINARY))
+    return next((message.headers[name] for name in names if name in message.headers), "")
+
+
 def envelopes(message: Message, *, received_at_ms: int, source: str) -> Steps[list[Envelope]]:
     """Return what to store of a message, in steps, so that others get a turn in between; never nothing."""
     if (attributes := _attributes(message.headers)) is not None:

@@ -12,9 +12,10 @@ from typing import Any, Final, TypeVar
 from forwarder.errors import SourceAway, SpoolClosed, SpoolFull
 from forwarder.model import Envelope, Receipt, RouteName
 from forwarder.ports import Clock, Spool
-from forwarder.sources.decode import envelopes
+from forwarder.sources.decode import envelopes, traceparent_of
 from forwarder.sources.port import Bus, Fetched, Message
 from forwarder.telemetry.reporter import Reporter
+from forwarder.telemetry.tracing import EndReceipt, Tracing
 
 MESSAGES_MAX: Final = 500
 BYTES_MAX: Final = 1_048_576
@@ -45,7 +46,15 @@ class SourceWorker:
     """`ports.Worker` of one bus; its events are those of the outbound route."""
 
     def __init__(
-        self, name: str, bus: Bus, *, spool: Spool, clock: Clock, reporter: Reporter, rng: Callable[[], float]
+        self,
+        name: str,
+        bus: Bus,
+        *,
+        spool: Spool,
+        clock: Clock,
+        reporter: Reporter,
+        rng: Callable[[], float],
+        tracing: Tracing | None = None,
     ) -> None:
         """Keep the collaborators. `name` ("nats") is what envelopes, metrics and logs call it; `rng` gives [0, 1)."""
         self.name = name
@@ -54,6 +63,8 @@ class SourceWorker:
         self._clock = clock
         self._reporter = reporter
         self._rng = rng
+        self._tracing = tracing
+        self._receipts: list[EndReceipt] = []  # the spans of what is in hand
         self._drained = asyncio.Event()
         self._failures = 0
         self._lag_at_s = 0.0
@@ -107,6 +118,8 @@ class SourceWorker:
                 await self._pause(min(error.retry_after_s, _KEEP_EVERY_S))
                 await self._bus.keep(fetched.messages)
                 await self._look_at_lag()
+        for end in self._receipts:
+            end(None)
         self._reporter.events_received(
             RouteName.COURIER_TO_RUDDERSTACK, accepted=receipt.accepted, duplicates=receipt.duplicates
         )
@@ -115,6 +128,7 @@ class SourceWorker:
 
     async def _decoded(self, messages: Sequence[Message]) -> list[Envelope]:
         found: list[Envelope] = []
+        self._receipts.clear()  # what was not stored comes again
         now_ms = self._clock.wall_ms()
         for number, message in enumerate(messages, 1):
             steps = envelopes(message, received_at_ms=now_ms, source=self.name)
@@ -122,12 +136,21 @@ class SourceWorker:
                 try:
                     next(steps)
                 except StopIteration as done:
-                    found += done.value
+                    found += self._traced(message, done.value)
                     break
                 await asyncio.sleep(0)
             if number % 100 == 0:
                 await asyncio.sleep(0)
         return found
+
+    def _traced(self, message: Message, found: Sequence[Envelope]) -> Sequence[Envelope]:
+        if self._tracing is None:
+            return found
+        traced, end = self._tracing.receive(
+            found, origin=self.name, traceparent=traceparent_of(message), started_s=self._clock.monotonic_s()
+        )
+        self._receipts.append(end)
+        return traced
 
     async def _append(self, found: Sequence[Envelope]) -> Receipt:
         committed: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
@@ -185,5 +208,6 @@ class SourceWorker:
             self._turn("connected")
 
     def _turn(self, state: str, reason: str = "") -> None:
-        if (self._status.state, self._status.reason) != (state, reason):
-            self._status = replace(self._status, state=state, reason=reason, since_ms=self._clock.wall_ms())
+        is_same = self._status.state == state  # however often its reason changes
+        since_ms = self._status.since_ms if is_same else self._clock.wall_ms()
+        self._status = replace(self._status, state=state, reason=reason, since_ms=since_ms)

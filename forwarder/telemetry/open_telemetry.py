@@ -92,15 +92,15 @@ class OpenTelemetry:
         self._tracer = self._provider.get_tracer("forwarder", __version__)
 
     def receive(
-        self, envelopes: Sequence[Envelope], *, endpoint: str, traceparent: bytes, started_s: float
+        self, envelopes: Sequence[Envelope], *, origin: str, traceparent: str, started_s: float
     ) -> tuple[list[Envelope], EndReceipt]:
-        """Begin the span of a request; see `tracing.Tracing`."""
-        sender = context_of(traceparent.decode("latin-1").strip()) if self._is_propagated else None
+        """Begin the span of a request or message; see `tracing.Tracing`."""
+        is_request = origin.startswith("/")
         span = self._tracer.start_span(
-            f"receive {endpoint}",
-            context=_within(sender),
-            kind=SpanKind.SERVER,
-            attributes={"http.route": endpoint, "forwarder.events": len(envelopes)},
+            f"receive {origin}",
+            context=_within(context_of(traceparent.strip()) if self._is_propagated else None),
+            kind=SpanKind.SERVER if is_request else SpanKind.CONSUMER,
+            attributes={"http.route" if is_request else "messaging.system": origin, "forwarder.events": len(envelopes)},
             start_time=time.time_ns() - round((time.monotonic() - started_s) * 1e9),
         )
         text = traceparent_of(span)
@@ -186,8 +186,9 @@ def _within(parent: SpanContext | None) -> Context:
     return Context() if parent is None else set_span_in_context(NonRecordingSpan(parent), Context())
 
 
-def _end_receipt(span: Span, status: int) -> None:
-    span.set_attribute("http.response.status_code", status)
-    if status >= _SERVER_ERRORS_FROM:
-        span.set_status(StatusCode.ERROR)
+def _end_receipt(span: Span, status: int | None) -> None:
+    if status is not None:
+        span.set_attribute("http.response.status_code", status)
+        if status >= _SERVER_ERRORS_FROM:
+            span.set_status(StatusCode.ERROR)
     span.end()

@@ -7,18 +7,19 @@ from forwarder.model import Answer, Batch, Envelope, Lease, RouteName
 from forwarder.ports import Transport
 
 Send = Callable[[Batch], Awaitable[Answer]]
-EndReceipt = Callable[[int], None]  # with the HTTP status of the answer
+EndReceipt = Callable[[int | None], None]  # with the HTTP status of the answer; None for a message of a bus
 
 
 class Tracing(Protocol):
     """Follow events from their receipt over the spool to their delivery. Neither raises nor blocks."""
 
     def receive(
-        self, envelopes: Sequence[Envelope], *, endpoint: str, traceparent: bytes, started_s: float
+        self, envelopes: Sequence[Envelope], *, origin: str, traceparent: str, started_s: float
     ) -> tuple[list[Envelope], EndReceipt]:
-        """Begin the span of a request that holds these events; return them with its context, and what ends it.
+        """Begin the span of a request or message with these events; return them with its context, and what ends it.
 
-        `traceparent` is the request's header (b"" without one), `started_s` the monotonic time of its head.
+        `origin` is the endpoint ("/events") or the bus ("nats"), `traceparent` the header ("" without one), `started_s`
+        the monotonic time when it began to come.
         """
 
     async def deliver(self, send: Send, batch: Batch, leases: Sequence[Lease], *, route: RouteName) -> Answer:

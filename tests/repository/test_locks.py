@@ -34,7 +34,7 @@ def _locked(path: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("lock", [*_LOCKS, "pip"])
+@pytest.mark.parametrize("lock", [*_LOCKS, "pip", "go"])
 def test_every_locked_package_has_hashes(checkout: Path, lock: str) -> None:
     """Each entry of a lock file pins one version and at least one hash, so that nothing else can be installed."""
     text = (checkout / "requirements" / f"{lock}.txt").read_text()
@@ -47,7 +47,7 @@ def test_every_locked_package_has_hashes(checkout: Path, lock: str) -> None:
         assert any("--hash=sha256:" in line for line in rest), first
 
 
-@pytest.mark.parametrize("lock", [*_LOCKS, "pip"])
+@pytest.mark.parametrize("lock", [*_LOCKS, "pip", "go"])
 def test_lock_names_no_place_to_fetch_from(checkout: Path, lock: str) -> None:
     """A lock file names packages and hashes only: where they come from is the machine's affair."""
     text = (checkout / "requirements" / f"{lock}.txt").read_text()

@@ -7,16 +7,19 @@ from contextlib import asynccontextmanager
 
 import pytest
 import structlog
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import generate_latest
 
 from forwarder.clock import SystemClock
 from forwarder.errors import SourceAway, SpoolClosed, SpoolFull
-from forwarder.model import Envelope, Receipt, RouteName
+from forwarder.model import Demand, Envelope, Receipt, RouteName
 from forwarder.sources.port import Fetched, Message
 from forwarder.sources.worker import SourceWorker
 from forwarder.spool.limits import SpoolLimits
 from forwarder.telemetry.metrics import Metrics
+from forwarder.telemetry.open_telemetry import OpenTelemetry
 from forwarder.telemetry.reporter import Reporter
+from forwarder.telemetry.tracing import Tracing
 from stand_ins.clock import HandClock
 from stand_ins.memory_spool import MemorySpool
 from stand_ins.waiting import wait_until
@@ -125,7 +128,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 class Running:
     """A worker at work."""
 
-    def __init__(self, bus: ListBus, spool: OrderedSpool) -> None:
+    def __init__(self, bus: ListBus, spool: OrderedSpool, tracing: Tracing | None) -> None:
         self.metrics = Metrics()
         self.log: list[str] = []
 
@@ -135,7 +138,10 @@ class Running:
 
         log = structlog.wrap_logger(None, processors=[keep])
         reporter = Reporter(self.metrics, log)
-        self.worker = SourceWorker("nats", bus, spool=spool, clock=SystemClock(), reporter=reporter, rng=lambda: 0.0)
+        clock = SystemClock()
+        self.worker = SourceWorker(
+            "nats", bus, spool=spool, clock=clock, reporter=reporter, rng=lambda: 0.0, tracing=tracing
+        )
 
     def value(self, name: str) -> float | None:
         """Return a metric's value."""
@@ -143,8 +149,8 @@ class Running:
 
 
 @asynccontextmanager
-async def _running(bus: ListBus, spool: OrderedSpool) -> AsyncIterator[Running]:
-    running = Running(bus, spool)
+async def _running(bus: ListBus, spool: OrderedSpool, tracing: Tracing | None = None) -> AsyncIterator[Running]:
+    running = Running(bus, spool, tracing)
     task = asyncio.create_task(running.worker.run())
     yield running
     await running.worker.drain()
@@ -170,6 +176,28 @@ async def test_messages_are_stored_and_acknowledged() -> None:
 
         assert await _accepted(spool) == 3
         assert running.worker.status().state == "connected"
+
+
+async def test_the_trace_of_a_message_goes_on() -> None:
+    """Each is received within its sender's span, also while it cannot be stored; one without begins a trace."""
+    bus, spool, exporter = ListBus(*_EVENTS), OrderedSpool(), InMemorySpanExporter()
+    senders = [f"{number:032x}" for number in (1, 2)]
+    for number, name in enumerate(("traceparent", "ce-traceparent")):
+        bus.there[number] = Message(_EVENTS[number], {name: f"00-{senders[number]}-{9:016x}-01"}, number)
+    spool.refuse = SpoolFull("cap", retry_after_s=0)
+    tracing = OpenTelemetry([exporter], is_propagated=True)
+    async with _running(bus, spool, tracing):
+        await wait_until(lambda: spool.refusals > 3)
+        spool.refuse = None
+        await wait_until(lambda: bus.acknowledged == [0, 1, 2])
+    demand = Demand(fresh_max=9, retry_max=9, bytes_max=10**6)
+    leases = spool.lease(RouteName.COURIER_TO_RUDDERSTACK, demand)
+    await tracing.close()
+    spans = [span for span in exporter.get_finished_spans() if span.name == "receive nats"]
+    kept = [lease.envelope.trace for lease in leases]
+    assert [f"00-{one.context.trace_id:032x}-{one.context.span_id:016x}-01" for one in spans] == kept
+    assert [trace.split("-")[1] for trace in kept][:2] == senders
+    assert [one.parent.span_id if one.parent else None for one in spans] == [9, 9, None]
 
 
 async def test_nothing_is_acknowledged_before_the_commit() -> None:
@@ -221,6 +249,21 @@ async def test_a_bus_that_is_away_is_tried_again() -> None:
         assert running.log.count("source.away") == 1
         assert running.log.count("source.connected") == 1
         assert running.value("forwarder_source_connected") == 1
+
+
+async def test_it_is_away_since_it_went_whatever_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reasons that take turns do not make it look as if it had just gone."""
+    bus, spool = ListBus(), OrderedSpool()
+    running = Running(bus, spool)
+    since = running.worker.status().since_ms
+    clock = HandClock()
+    monkeypatch.setattr(running.worker, "_clock", clock)
+    for reason in ("cannot be reached", "does not answer", "cannot be reached"):
+        clock.now_ms += 1_000
+        running.worker._away(reason)  # noqa: SLF001 - what its loop does each time
+    status = running.worker.status()
+    assert (status.state, status.reason, status.since_ms) == ("away", "cannot be reached", clock.now_ms - 2_000)
+    assert status.since_ms != since
 
 
 async def test_redelivery_is_a_duplicate() -> None:
