@@ -22,7 +22,7 @@ class Emptied(NamedTuple):
     events: int
     waited: tuple[set[int], set[int]]
     moves: Moves
-    left: int = 0  # another replica has them in hand
+    left: Sequence[int] = ()  # another replica may have them in hand
 
 
 class EraseThese(Protocol):
@@ -52,7 +52,7 @@ class Eraser:
             if free:
                 met = await self._erased(free)
                 events, pending = events + met.events, pending + sum(map(len, met.waited))
-                leased += met.left
+                leased += len(met.left)
         return Erased(events=events, pending=pending, leased=leased)
 
     async def _erased(self, sequences: Sequence[int]) -> Emptied:

@@ -78,7 +78,8 @@ async def erase(transaction: Transaction, sequences: Sequence[int], *, fence: Fe
         done = [row["sequence"] for row in settled if row["route"] == route] + sorted(waited[route])
         await _empty(connection, route, done, [row["attempt_id"] for row in settled if row["route"] == route])
     pending = sum(map(len, waited))
-    return Emptied(len(settled) + pending, waited, Moves(), left=len(listed) - pending)
+    left = [row["sequence"] for row in listed if row["sequence"] not in waited[row["route"]]]
+    return Emptied(len(settled) + pending, waited, Moves(), left)
 
 
 async def _rewrite(transaction: Transaction, route: int, rows: Sequence[asyncpg.Record]) -> None:

@@ -1,16 +1,16 @@
 """What people and programs do to events and values beside delivering: each act is a job of the second writer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from forwarder.archive_port import AuditRow
 from forwarder.ports import Erased
-from forwarder.spool.erasing import Emptied, Eraser
 from forwarder.spool.leasing import Leasing
-from forwarder.spool.postgres.erasure import Scrubber, erase, rewrite_audit, write_line
+from forwarder.spool.postgres.erasure import write_line
 from forwarder.spool.postgres.reading.archive import PostgresArchive
 from forwarder.spool.postgres.requeueing import discard, requeue
 from forwarder.spool.postgres.settling import Settling
+from forwarder.spool.postgres.shared_erasing import SharedErasing
 from forwarder.spool.postgres.transaction import Transaction
 from forwarder.spool.postgres.writer import Writer
 
@@ -23,8 +23,7 @@ class PostgresActs(PostgresArchive):
     _moves: Writer
     _leasing: Leasing
     _settling: Settling
-    _eraser: Eraser
-    _scrubber: Scrubber
+    _erasing: SharedErasing
     _number: int  # the replica's, as a writer
 
     async def requeue(self, sequences: Sequence[int], *, everything: bool = False, is_replay: bool = True) -> int:
@@ -51,13 +50,12 @@ class PostgresActs(PostgresArchive):
     async def erase(self, sequences: Sequence[int]) -> Erased:
         """Erase what these events hold; see `ports.Spool.erase`."""
         self._refuse_closed()
-        return await self._eraser.erase(sequences)
+        return await self._erasing.erase(sequences)
 
     async def scrub(self, user_ids: Sequence[str]) -> bool:
         """Let what was erased leave the tables; see `ports.Spool.scrub`. Its log and copies keep it longer."""
         self._refuse_closed()
-        await self._moves.run_job(partial(rewrite_audit, users=user_ids))
-        return await self._scrubber.vacuum()
+        return await self._erasing.scrub(user_ids)
 
     async def put(self, key: str, value: bytes) -> None:
         """Keep a small value; see `ports.Spool.put`. Raises ValueError above the limit."""
@@ -79,18 +77,3 @@ class PostgresActs(PostgresArchive):
         """Add to the audit log; see `archive_port.Archive.write_audit`."""
         self._refuse_closed()
         return await self._moves.run_job(partial(write_line, row=row, number=number))
-
-    async def _erase(
-        self, sequences: Sequence[int], *, on_commit: Callable[[Emptied], None], on_rollback: Callable[[], None]
-    ) -> Emptied:
-        async def work(transaction: Transaction) -> Emptied:
-            fence = self._settling.fence_all()
-            await self._scrubber.note(transaction, sequences)
-            return await erase(transaction, sequences, fence=fence)
-
-        def heard(met: Emptied) -> None:
-            on_commit(met)
-            if any(met.waited):
-                self._leasing.reset()  # who came behind an erased one is read anew
-
-        return await self._moves.run_job(work, on_commit=heard, on_rollback=on_rollback)

@@ -169,6 +169,9 @@ CREATE TABLE forwarder.floors (
 );
 INSERT INTO forwarder.floors SELECT no, '{0,0}' FROM forwarder.partitions;
 
+-- Pending events that the owner of their partition is asked to erase.
+CREATE TABLE forwarder.erasures (sequence bigint PRIMARY KEY, partition_no smallint NOT NULL);
+
 CREATE TABLE forwarder.kept_values (key text PRIMARY KEY, value bytea NOT NULL);
 
 CREATE TABLE forwarder.audit (

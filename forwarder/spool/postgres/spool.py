@@ -12,20 +12,19 @@ from forwarder.errors import SpoolClosed, SpoolFull, WorkerEnded
 from forwarder.model import Attempt, Demand, Envelope, Lease, Receipt, Returned, RouteName, Settlement
 from forwarder.ports import Clock
 from forwarder.spool.codes import ROUTE_CODES
-from forwarder.spool.erasing import Eraser
 from forwarder.spool.leasing import Leasing
 from forwarder.spool.limits import CAP_RETRY_AFTER_S, SpoolLimits, incoming_bytes
 from forwarder.spool.postgres.append_queue import AppendQueue
 from forwarder.spool.postgres.appends import Append, Appender, Intake
 from forwarder.spool.postgres.capacity import Capacity
 from forwarder.spool.postgres.connecting import Connector
-from forwarder.spool.postgres.erasure import Scrubber
 from forwarder.spool.postgres.layout import prepare
 from forwarder.spool.postgres.ownership import Ownership
 from forwarder.spool.postgres.reads import QueueReads
 from forwarder.spool.postgres.reconnecting import AWAY, Connection
 from forwarder.spool.postgres.replica_acts import PostgresActs
 from forwarder.spool.postgres.settling import Settling
+from forwarder.spool.postgres.shared_erasing import SharedErasing
 from forwarder.spool.postgres.writer import Writer
 from forwarder.telemetry.reporter import Reporter
 
@@ -107,8 +106,7 @@ class PostgresSpool(PostgresActs):
             nudge=self._nudged.set,
             begin_anew=self._leasing.reset,
         )
-        self._eraser = Eraser(self._erase, self._leasing)
-        self._scrubber = Scrubber(self._connection)
+        self._erasing = SharedErasing(self._moves, self._leasing, self._settling, self._connection)
         self._reads.begin(self.ownership.floors)
         self.ownership.changed = self._hear_ownership
         self._reads.moved = self._leasing.reset
@@ -246,6 +244,7 @@ class PostgresSpool(PostgresActs):
                     looked_s = self._loop.time()
                     await self._capacity.look(self._connection)
                     await self._reads.raise_floors(self._connection)
+                    await self._erasing.look(self.ownership.mine())
             except Exception as error:  # noqa: BLE001 - whatever it was, the next look may do
                 self._hear_failure(error)
 
