@@ -182,6 +182,13 @@ async def _add(bus: Bus, ledger: Ledger, workflow: Workflow, count: int) -> None
         ledger.acknowledge(event.facts.key)
 
 
+async def _source(http: aiohttp.ClientSession, daemon: DaemonProcess) -> dict[str, object]:
+    """Return what the daemon says of its only source."""
+    async with http.get(f"{daemon.operator_url}/api/status") as response:
+        (found,) = (await response.json())["sources"]
+    return dict(found)
+
+
 async def test_no_message_is_lost_over_the_death_of_either(
     make_daemon: Callable[[dict[str, str]], DaemonProcess],
     http: aiohttp.ClientSession,
@@ -192,13 +199,8 @@ async def test_no_message_is_lost_over_the_death_of_either(
     """What was published before the start, meanwhile, while the bus or the daemon is dead: all of it is delivered."""
     workflow = Workflow(seed=1, users=5)
 
-    async def sources() -> list[dict[str, object]]:
-        async with http.get(f"{daemon.operator_url}/api/status") as response:
-            found: list[dict[str, object]] = (await response.json())["sources"]
-        return found
-
     async def is_away() -> bool:
-        return [one["state"] for one in await sources()] == ["away"]
+        return (await _source(http, daemon))["state"] == "away"
 
     await _add(bus, ledger, workflow, 700)
     daemon = make_daemon(settings)
@@ -219,7 +221,8 @@ async def test_no_message_is_lost_over_the_death_of_either(
     assert (ledger.delivered, list(ledger.wrong)) == (2_100, [])
 
     async def is_read() -> bool:
-        return [(one["name"], one["state"], one["lag"]) for one in await sources()] == [(bus.name, "connected", 0)]
+        one = await _source(http, daemon)
+        return (one["name"], one["state"], one["lag"]) == (bus.name, "connected", 0)
 
     await wait_until(is_read)
     assert await daemon.stop() == 0
@@ -281,3 +284,29 @@ async def test_two_daemons_share_the_messages_over_the_death_of_one(
     assert list(ledger.wrong) == []
     for daemon in pair:
         assert await daemon.stop() == 0
+
+
+async def test_a_full_spool_leaves_the_messages_on_the_bus(
+    make_daemon: Callable[[dict[str, str]], DaemonProcess],
+    http: aiohttp.ClientSession,
+    ledger: Ledger,
+    bus: Bus,
+    settings: dict[str, str],
+) -> None:
+    """It fetches no more than it has in hand, acknowledges nothing and says why; with room all of it is delivered."""
+    await _add(bus, ledger, Workflow(seed=4, users=5), 1_200)
+    full = make_daemon(settings | {"FORWARDER_SPOOL_BYTES_MAX": "1"})
+    await full.start()
+
+    async def is_waiting() -> bool:
+        one = await _source(http, full)
+        return (one["state"], one["lag"], one["reason"]) == ("waiting", 1_200, "the spool has no room")
+
+    await wait_until(is_waiting)
+    assert await full.stop() == 0
+    daemon = make_daemon(settings)
+    await daemon.start()
+    totals = await daemon.wait_for_totals(_OUTBOUND, lambda totals: totals["delivered"] == 1_200)
+
+    assert totals["accepted"] == 1_200
+    assert (list(ledger.missing()), list(ledger.wrong)) == ([], [])
