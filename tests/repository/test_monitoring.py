@@ -69,7 +69,7 @@ def shown() -> Shown:
         corrupt_rows=0,
         is_accepting=True,
         refusal="",
-        sqlite_version="",
+        engine="",
     )
     totals.show(facts, now_ms=1)
     found: dict[str, dict[str, set[str]]] = {"up": {}}
