@@ -208,5 +208,6 @@ class SourceWorker:
             self._turn("connected")
 
     def _turn(self, state: str, reason: str = "") -> None:
-        if (self._status.state, self._status.reason) != (state, reason):
-            self._status = replace(self._status, state=state, reason=reason, since_ms=self._clock.wall_ms())
+        is_same = self._status.state == state  # however often its reason changes
+        since_ms = self._status.since_ms if is_same else self._clock.wall_ms()
+        self._status = replace(self._status, state=state, reason=reason, since_ms=since_ms)

@@ -23,7 +23,7 @@ from forwarder.model import RouteName, State
 from forwarder.telemetry.answer_times import Answers
 
 ROUTE_STATES = ("running", "paused", "held", "backing_off")
-INCIDENT_KINDS = ("hold", "back_off", "refusal", "late", "rejected", "gap", "dead")
+INCIDENT_KINDS = ("hold", "back_off", "refusal", "late", "rejected", "gap", "dead", "source")
 ALERT_CHANNELS = ("url", "courier")
 VERDICTS = ("delivered", "filtered", "try_later", "refused", "held")
 

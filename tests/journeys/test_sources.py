@@ -174,6 +174,14 @@ def _events(ledger: Ledger, workflow: Workflow, count: int) -> list[WorkflowEven
     return found
 
 
+async def _add(bus: Bus, ledger: Ledger, workflow: Workflow, count: int) -> None:
+    """Publish so many; once the bus has them, each that does not arrive is missing."""
+    events = _events(ledger, workflow, count)
+    await bus.publish([event.body for event in events])
+    for event in events:
+        ledger.acknowledge(event.facts.key)
+
+
 async def test_no_message_is_lost_over_the_death_of_either(
     make_daemon: Callable[[dict[str, str]], DaemonProcess],
     http: aiohttp.ClientSession,
@@ -184,9 +192,6 @@ async def test_no_message_is_lost_over_the_death_of_either(
     """What was published before the start, meanwhile, while the bus or the daemon is dead: all of it is delivered."""
     workflow = Workflow(seed=1, users=5)
 
-    async def add(count: int) -> None:
-        await bus.publish([event.body for event in _events(ledger, workflow, count)])
-
     async def sources() -> list[dict[str, object]]:
         async with http.get(f"{daemon.operator_url}/api/status") as response:
             found: list[dict[str, object]] = (await response.json())["sources"]
@@ -195,23 +200,23 @@ async def test_no_message_is_lost_over_the_death_of_either(
     async def is_away() -> bool:
         return [one["state"] for one in await sources()] == ["away"]
 
-    await add(700)
+    await _add(bus, ledger, workflow, 700)
     daemon = make_daemon(settings)
     await daemon.start()
     await daemon.wait_for_totals(_OUTBOUND, lambda totals: totals["delivered"] == 700)
     await bus.server.kill()
     await wait_until(is_away)
     await bus.server.start()
-    await add(300)
+    await _add(bus, ledger, workflow, 300)
     await daemon.wait_for_totals(_OUTBOUND, lambda totals: totals["delivered"] == 1_000)
-    await add(1_000)
+    await _add(bus, ledger, workflow, 1_000)
     await daemon.kill()
-    await add(100)
+    await _add(bus, ledger, workflow, 100)
     await daemon.start()
     await daemon.wait_for_totals(_OUTBOUND, lambda totals: totals["accepted"] == 2_100 and totals["pending"] == 0)
 
     assert list(ledger.missing()) == []
-    assert list(ledger.wrong) == []
+    assert (ledger.delivered, list(ledger.wrong)) == (2_100, [])
 
     async def is_read() -> bool:
         return [(one["name"], one["state"], one["lag"]) for one in await sources()] == [(bus.name, "connected", 0)]
@@ -244,3 +249,35 @@ async def test_what_is_no_json_is_dead_and_a_second_copy_is_a_duplicate(
     async with http.get(f"{daemon.operator_url}/api/events", params={"state": "dead"}) as response:
         (dead,) = (await response.json())["events"]
     assert (dead["source"], dead["reason"]) == (bus.name, "not JSON: Expecting value at character 0")
+
+
+async def test_two_daemons_share_the_messages_over_the_death_of_one(
+    make_daemon: Callable[[dict[str, str]], DaemonProcess], ledger: Ledger, bus: Bus, settings: dict[str, str]
+) -> None:
+    """Both take some; what one had in hand as it was killed is lost to neither, and all of it is delivered."""
+    workflow = Workflow(seed=3, users=5)
+
+    async def accepted(daemon: DaemonProcess) -> int:
+        return int((await daemon.totals(_OUTBOUND))["accepted"])
+
+    async def both_take() -> bool:
+        await _add(bus, ledger, workflow, 50)
+        return min(await accepted(pair[0]), await accepted(pair[1])) > 0
+
+    own = [{"FORWARDER_REDIS_CONSUMER": name} if bus.name == "redis" else {} for name in ("one", "other")]
+    pair = [make_daemon(settings | of_one) for of_one in own]
+    for daemon in pair:
+        await daemon.start()
+    await wait_until(both_take)
+    await _add(bus, ledger, workflow, 500)
+    await pair[0].kill()
+    await _add(bus, ledger, workflow, 200)
+    await pair[0].start()
+
+    async def are_all_delivered() -> bool:
+        return not list(ledger.missing())
+
+    await wait_until(are_all_delivered)
+    assert list(ledger.wrong) == []
+    for daemon in pair:
+        assert await daemon.stop() == 0

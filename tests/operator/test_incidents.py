@@ -11,7 +11,8 @@ from forwarder.errors import SpoolFull
 from forwarder.model import RouteName, State, Totals
 from forwarder.operator.incidents.incident import Incident
 from forwarder.operator.incidents.keeper import STORE_KEY, Incidents
-from forwarder.operator.incidents.watch import KEPT_MAX, LATE_MS, Watch
+from forwarder.operator.incidents.watch import KEPT_MAX, LATE_MS, Watch, seen_in_sources
+from forwarder.sources.worker import SourceStatus
 
 ROUTE = RouteName.COURIER_TO_RUDDERSTACK
 NOW_MS = 1_800_000_000_000
@@ -271,3 +272,49 @@ async def test_the_watch_is_a_worker(world: Any, monkeypatch: pytest.MonkeyPatch
     await world.incidents.run()
     assert looks == [1]
     assert [one.kind for one in world.incidents.watch.known] == ["refusal"]
+
+
+def source(state: str, *, since_ms: int = NOW_MS, reason: str = "Kafka cannot be reached") -> SourceStatus:
+    """Return what a source would say."""
+    return SourceStatus(name="kafka", state=state, since_ms=since_ms, reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("state", "after_ms", "is_one"),
+    [("away", 60_000, True), ("away", 59_999, False), ("waiting", 600_000, False), ("connected", 600_000, False)],
+)
+def test_a_bus_that_is_away_for_a_minute_is_an_incident(*, state: str, after_ms: int, is_one: bool) -> None:
+    """A broker's restart is none; while the spool is full that is the incident."""
+    seen = list(seen_in_sources([source(state)], now_ms=NOW_MS + after_ms))
+
+    assert [(one.kind, one.route, one.scope, one.began_ms) for one in seen] == (
+        [("source", ROUTE, "kafka", NOW_MS)] if is_one else []
+    )
+    assert [one.words for one in seen] == (["The source kafka is away"] if is_one else [])
+    assert all("forwarder check --connect" in one.remedy for one in seen)
+
+
+class SetSource:
+    """A source that says what it is told to."""
+
+    def __init__(self) -> None:
+        self.said = source("away")
+
+    def status(self) -> SourceStatus:
+        """Return that."""
+        return self.said
+
+
+async def test_a_bus_that_is_away_is_one_incident_until_it_is_back(world: Any) -> None:
+    """Whatever its reason becomes; it ends when messages come again."""
+    bus, clock = SetSource(), world.clock
+    incidents = Incidents(replace(world.parts, sources=[bus]))
+    clock.now_ms = NOW_MS + 60_000
+    await incidents.look()
+    bus.said = source("away", reason="Kafka does not answer in time")
+    await incidents.look()
+    assert incidents.watch.count_open("source") == 1
+    assert world.metrics.registry.get_sample_value("forwarder_incidents_open", {"kind": "source"}) == 1
+    bus.said = source("connected")
+    await incidents.look()
+    assert [(one.kind, one.ended_ms) for one in incidents.watch.known] == [("source", clock.now_ms)]

@@ -24,7 +24,19 @@ _RULES = "deploy/prometheus/rules.yml"
 _TESTS = "deploy/prometheus/rules_test.yml"
 _DASHBOARD = "deploy/grafana/forwarder.json"
 _SCRAPES = {"job", "instance"}  # labels that Prometheus adds to everything
-_PROMQL = {"sum", "min", "max", "rate", "increase", "delta", "changes", "absent", "histogram_quantile", "label_values"}
+_PROMQL = {
+    "min",
+    "max",
+    "sum",
+    "rate",
+    "increase",
+    "delta",
+    "changes",
+    "absent",
+    "min_over_time",
+    "histogram_quantile",
+    "label_values",
+}
 _WORDS = _PROMQL | {"by", "on", "without", "or", "and", "le"}
 _needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 
@@ -65,6 +77,8 @@ def shown() -> Shown:
     for route in RouteName:
         reporter.route_state_changed(route, "running")
         reporter.concurrency_changed(route, limit=1)
+    for source in ("nats", "kafka", "redis"):
+        reporter.source_lag(source, 1)
     found: dict[str, dict[str, set[str]]] = {"up": {}}
     for family in metrics.registry.collect():
         for sample in family.samples:

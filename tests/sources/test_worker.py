@@ -251,6 +251,21 @@ async def test_a_bus_that_is_away_is_tried_again() -> None:
         assert running.value("forwarder_source_connected") == 1
 
 
+async def test_it_is_away_since_it_went_whatever_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reasons that take turns do not make it look as if it had just gone."""
+    bus, spool = ListBus(), OrderedSpool()
+    running = Running(bus, spool, None)
+    since = running.worker.status().since_ms
+    clock = HandClock()
+    monkeypatch.setattr(running.worker, "_clock", clock)
+    for reason in ("cannot be reached", "does not answer", "cannot be reached"):
+        clock.now_ms += 1_000
+        running.worker._away(reason)  # noqa: SLF001 - what its loop does each time
+    status = running.worker.status()
+    assert (status.state, status.reason, status.since_ms) == ("away", "cannot be reached", clock.now_ms - 2_000)
+    assert status.since_ms != since
+
+
 async def test_redelivery_is_a_duplicate() -> None:
     """What was stored and could not be acknowledged comes again, is stored once and counted."""
     bus, spool = ListBus(*_EVENTS), OrderedSpool()

@@ -28,6 +28,10 @@ _REMEDY: Final[dict[tuple[str, RouteName | None], str]] = {
         "holds back comes once that is mended."
     ),
     ("dead", None): "Look at the dead letters by reason, mend the cause, then replay them.",
+    ("source", _OUTBOUND): (
+        "Look at the reason; `forwarder check --connect` tries the bus. What is not stored stays there, as long as the "
+        "bus keeps it."
+    ),
     ("late", None): "Look why the route is slow: its state, its attempts, the destination's answers.",
 }
 _WORDS: Final = {
@@ -38,11 +42,12 @@ _WORDS: Final = {
     "rejected": "Requests to {scope} are rejected",
     "gap": "Nothing comes to {scope}",
     "dead": "{where}: events die",
+    "source": "The source {scope} is away",
 }
 
 
 class Incident(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """See above. `scope` is the route, a rate-limit group of calls within it, an endpoint, or "" for the spool."""
+    """See above. `scope` is the route, a rate-limit group of its calls, an endpoint, a source, or "" for the spool."""
 
     kind: str  # one of `telemetry.metrics.INCIDENT_KINDS`
     route: RouteName | None

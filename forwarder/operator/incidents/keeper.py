@@ -17,7 +17,7 @@ from forwarder.errors import ForwarderError
 from forwarder.model import RouteName, State
 from forwarder.operator.incidents.incident import Incident
 from forwarder.operator.incidents.traffic import WINDOW_MS, Own, seen_in_traffic
-from forwarder.operator.incidents.watch import Watch
+from forwarder.operator.incidents.watch import Watch, seen_in_sources
 from forwarder.operator.parts import Parts
 from forwarder.telemetry.metrics import INCIDENT_KINDS
 from forwarder.telemetry.totals_by_time import DAY_MS, FIVE_MS, MINUTE_MS
@@ -95,7 +95,8 @@ class Incidents:
             own = await self._own(now_ms)
             self._traffic_read_ms = now_ms
             self._in_traffic = list(seen_in_traffic(parts.by_time, self.watch.open, own=own, now_ms=now_ms))
-        began, ended = self.watch.look(statuses, facts, in_traffic=self._in_traffic, now_ms=now_ms)
+        of_sources = seen_in_sources((one.status() for one in parts.sources), now_ms=now_ms)
+        began, ended = self.watch.look(statuses, facts, beside=[*self._in_traffic, *of_sources], now_ms=now_ms)
         for one in began:
             parts.reporter.incident_began(one.kind, route=one.route or "", scope=one.scope, cause=one.cause)
         for one in ended:

@@ -1,21 +1,23 @@
 """Decide what is wrong, from what the parts say of themselves. Pure: everything is given."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from forwarder.archive_port import SpoolFacts
 from forwarder.delivery.route_status import RouteStatus
 from forwarder.model import RouteName
 from forwarder.operator.incidents.incident import Incident
+from forwarder.sources.worker import SourceStatus
 from forwarder.telemetry.totals_by_time import DAY_MS, erased_between
 
 KEPT_MAX: Final = 500
 LATE_MS: Final = 300_000
 _DELAYING: Final = frozenset({"hold", "back_off", "late"})  # a whole route; of the rest, the senders hold the events
 # After a start it is not known yet whether what was open goes on: a route has to try first, an append to be refused.
+_UNKNOWN: Final = _DELAYING | {"refusal", "source"}
 _UNKNOWN_MS: Final = 60_000
-# A hold is one from its first second; a back-off of less than this is daily life.
-_WORTH_MS: Final = {"hold": 0, "back_off": 10_000}
+# A hold is one from its first second; a back-off of less than this is daily life, and so is a broker's restart.
+_WORTH_MS: Final = {"hold": 0, "back_off": 10_000, "source": 60_000}
 
 
 class Watch:
@@ -25,7 +27,7 @@ class Watch:
         self.known = list(known)  # oldest first
         self.open = {one.key: one for one in known if one.ended_ms is None}
         self._kept_ms = kept_ms
-        self._unknown = {key for key, one in self.open.items() if one.kind in _DELAYING or one.kind == "refusal"}
+        self._unknown = {key for key, one in self.open.items() if one.kind in _UNKNOWN}
         self._first_look_ms: int | None = None
         self._facts: SpoolFacts | None = None
 
@@ -34,11 +36,11 @@ class Watch:
         statuses: Mapping[RouteName, RouteStatus],
         facts: SpoolFacts,
         *,
-        in_traffic: Sequence[Incident] = (),
+        beside: Sequence[Incident] = (),
         now_ms: int,
     ) -> tuple[Sequence[Incident], Sequence[Incident]]:
-        """Note what is wrong now; return what began and what ended since the last look."""
-        seen = {one.key: one for one in (*_seen(statuses, facts, now_ms=now_ms), *in_traffic)}
+        """Note what is wrong now, and `beside` the routes; return what began and what ended since the last look."""
+        seen = {one.key: one for one in (*_seen(statuses, facts, now_ms=now_ms), *beside)}
         self._first_look_ms = now_ms if self._first_look_ms is None else self._first_look_ms
         self._unknown -= seen.keys() if abs(now_ms - self._first_look_ms) < _UNKNOWN_MS else self._unknown
         began = [one for key, one in seen.items() if key not in self.open]
@@ -86,6 +88,14 @@ def _seen(statuses: Mapping[RouteName, RouteStatus], facts: SpoolFacts, *, now_m
             yield Incident(kind="late", route=route, scope="route", cause=cause, began_ms=now_ms)
     if not facts.is_accepting:
         yield Incident(kind="refusal", route=None, scope="", cause=facts.refusal, began_ms=now_ms)
+
+
+def seen_in_sources(sources: Iterable[SourceStatus], *, now_ms: int) -> Iterator[Incident]:
+    """Yield the buses that are away. One whose messages wait because the spool is full is that refusal's matter."""
+    for one in sources:
+        if one.state == "away" and now_ms - one.since_ms >= _WORTH_MS["source"]:
+            route = RouteName.COURIER_TO_RUDDERSTACK
+            yield Incident(kind="source", route=route, scope=one.name, cause=one.reason, began_ms=one.since_ms)
 
 
 def _pending(facts: SpoolFacts, route: RouteName | None) -> int:
