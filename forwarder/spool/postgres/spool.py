@@ -18,6 +18,7 @@ from forwarder.spool.postgres.append_queue import AppendQueue
 from forwarder.spool.postgres.appends import Append, Appender, Intake
 from forwarder.spool.postgres.capacity import Capacity
 from forwarder.spool.postgres.connecting import Connector
+from forwarder.spool.postgres.housekeeping import Housekeeping
 from forwarder.spool.postgres.layout import prepare
 from forwarder.spool.postgres.ownership import Ownership
 from forwarder.spool.postgres.reads import QueueReads
@@ -52,7 +53,11 @@ class PostgresSpool(PostgresActs):
         make = partial(Writer, limits=limits, clock=clock, heard=self._hear_writers)
         self._appends = make(Connection(connector))
         self._moves = make(Connection(connector))
-        self._capacity = Capacity(limits, (self._appends, self._moves))
+        self._tidying = Writer(Connection(connector), limits=limits, clock=clock, heard=lambda: None)
+        self.housekeeping = Housekeeping(
+            self._tidying, limits, clock, leads=self.ownership.leads, failed=self._hear_failure
+        )
+        self._capacity = Capacity(limits, (self._appends, self._moves, self._tidying))
         self._connector = connector
 
     def __repr__(self) -> str:
@@ -111,7 +116,8 @@ class PostgresSpool(PostgresActs):
         self.ownership.changed = self._hear_ownership
         self._reads.moved = self._leasing.reset
         await self._leasing.start()
-        for work in (self._appends.run, self._moves.run, self.ownership.run, self._poll):
+        parts = (self._appends, self._moves, self._tidying, self.ownership, self.housekeeping)
+        for work in (*(part.run for part in parts), self._poll):
             task = self._loop.create_task(work())
             task.add_done_callback(self._hear_end)
             self._tasks.append(task)
@@ -193,7 +199,7 @@ class PostgresSpool(PostgresActs):
         self._is_done.set()
         if self._tasks:
             self._leasing.close()
-        for part in (self._appends, self._moves, self.ownership):
+        for part in (self.housekeeping, self._appends, self._moves, self._tidying, self.ownership):
             part.end()
         self._nudged.set()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -204,6 +210,7 @@ class PostgresSpool(PostgresActs):
             self._connection,
             self._appends.connection,
             self._moves.connection,
+            self._tidying.connection,
             self._read_connection,
         ):
             await connection.close()
