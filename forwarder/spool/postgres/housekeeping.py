@@ -17,6 +17,7 @@ from forwarder.ports import Clock
 from forwarder.spool.limits import EVICTION_FRACTION, SpoolLimits
 from forwarder.spool.postgres.blocks import drop_history, full_blocks, is_past
 from forwarder.spool.postgres.key_spans import spans_at
+from forwarder.spool.postgres.reconnecting import Connection
 from forwarder.spool.postgres.tidying import drop_arrivals, drop_old, drop_spans, purge, sum_up
 from forwarder.spool.postgres.transaction import Transaction
 from forwarder.spool.postgres.writer import Writer
@@ -39,14 +40,13 @@ class Housekeeping:
 
     def __init__(
         self,
-        writer: Writer,
+        connection: Connection,
         limits: SpoolLimits,
         clock: Clock,
-        *,
         leads: Callable[[], bool],
         failed: Callable[[Exception], None],
     ) -> None:
-        self._writer = writer
+        self.writer = Writer(connection, limits=limits, clock=clock, heard=lambda: None)
         self._limits = limits
         self._clock = clock
         self._leads = leads
@@ -58,6 +58,11 @@ class Housekeeping:
 
     async def run(self) -> None:
         """Tidy every few seconds until `end`."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.writer.run())
+            await self._tidy_until_end()
+
+    async def _tidy_until_end(self) -> None:
         while not self._is_ended:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_EVERY_S):
@@ -75,6 +80,7 @@ class Housekeeping:
         """Let `run` return."""
         self._is_ended = True
         self._wake.set()
+        self.writer.end()
 
     async def tidy(self) -> None:
         """Do one round."""
@@ -119,8 +125,8 @@ class Housekeeping:
         return int(await self._ask(lambda connection: connection.fetchval(_USED)))
 
     async def _ask(self, read: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
-        async with self._writer.connection.statement() as connection:
+        async with self.writer.connection.statement() as connection:
             return await read(connection)
 
     async def _do(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        return await self._writer.run_job(work)
+        return await self.writer.run_job(work)

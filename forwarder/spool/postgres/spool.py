@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from forwarder.errors import SpoolClosed, SpoolFull, WorkerEnded
-from forwarder.model import Attempt, Demand, Envelope, Lease, Receipt, Returned, RouteName, Settlement
+from forwarder.model import Attempt, Demand, Envelope, Lease, Receipt, RouteName, Settlement
 from forwarder.ports import Clock
 from forwarder.spool.codes import ROUTE_CODES
 from forwarder.spool.leasing import Leasing
@@ -19,17 +19,17 @@ from forwarder.spool.postgres.appends import Append, Appender, Intake
 from forwarder.spool.postgres.capacity import Capacity
 from forwarder.spool.postgres.connecting import Connector
 from forwarder.spool.postgres.housekeeping import Housekeeping
+from forwarder.spool.postgres.kept_values import KeptValues
 from forwarder.spool.postgres.layout import prepare
 from forwarder.spool.postgres.ownership import Ownership
 from forwarder.spool.postgres.reads import QueueReads
-from forwarder.spool.postgres.reconnecting import AWAY, Connection
+from forwarder.spool.postgres.reconnecting import AWAY, Connection, unusable
 from forwarder.spool.postgres.replica_acts import PostgresActs
 from forwarder.spool.postgres.settling import Settling
 from forwarder.spool.postgres.shared_erasing import SharedErasing
 from forwarder.spool.postgres.writer import Writer
 from forwarder.telemetry.reporter import Reporter
 
-_CHUNK = 500  # events in one commit, so that a long replay delays nobody
 _POLL_S = 0.25
 _POLL_BUSY_S = 0.03  # while other replicas bring something
 _OTHERS_S = 1.0  # how old what is known of the others' totals may be
@@ -49,15 +49,13 @@ class PostgresSpool(PostgresActs):
         self._is_done = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._connection = Connection(connector)  # for what is rare
+        self._kept = KeptValues(self._connection)
         self.ownership = Ownership(Connection(connector), busy=self._busy_partitions, failed=self._hear_failure)
         make = partial(Writer, limits=limits, clock=clock, heard=self._hear_writers)
         self._appends = make(Connection(connector))
         self._moves = make(Connection(connector))
-        self._tidying = Writer(Connection(connector), limits=limits, clock=clock, heard=lambda: None)
-        self.housekeeping = Housekeeping(
-            self._tidying, limits, clock, leads=self.ownership.leads, failed=self._hear_failure
-        )
-        self._capacity = Capacity(limits, (self._appends, self._moves, self._tidying))
+        self.housekeeping = Housekeeping(Connection(connector), limits, clock, self.ownership.leads, self._hear_failure)
+        self._capacity = Capacity(limits, (self._appends, self._moves, self.housekeeping.writer))
         self._connector = connector
 
     def __repr__(self) -> str:
@@ -66,28 +64,38 @@ class PostgresSpool(PostgresActs):
 
     @classmethod
     async def open(
-        cls, read_url: Callable[[], str], *, limits: SpoolLimits, clock: Clock, reporter: Reporter
+        cls,
+        read_url: Callable[[], str],
+        *,
+        limits: SpoolLimits,
+        clock: Clock,
+        reporter: Reporter,
+        is_replica: bool = True,
     ) -> "PostgresSpool":
         """Open the database's spool, making its schema where there is none.
 
-        `read_url` is asked again for every connection. Raises `SpoolAway`: the caller tries again unless it is lasting,
-        and `SpoolUnusable`, with the remedy, for a database that will not do.
+        `read_url` is asked again for every connection. `is_replica` False: it owns no partition and leases nothing.
+        Raises `SpoolAway`: the caller tries again unless it is lasting, and `SpoolUnusable`, with the remedy, for a
+        database that will not do.
         """
         spool = cls(Connector(read_url), limits, clock, reporter)
         try:
-            await spool._start()
-        except BaseException:
+            await spool._start(is_replica=is_replica)
+        except BaseException as error:
             await spool.close()
+            if (meant := unusable(error)) is not None:
+                raise meant from None
             raise
         return spool
 
-    async def _start(self) -> None:
+    async def _start(self, *, is_replica: bool) -> None:
         async with self._connection.transaction() as connection:
             await prepare(connection)
             self._number = await connection.fetchval("SELECT nextval('forwarder.slot_sequence')")
         self._appender = Appender(self._number, self.ownership.home)
         self._queue = AppendQueue(self._appends, self._appender, self._stored)
-        await self.ownership.renew()
+        if is_replica:
+            await self.ownership.renew()
         self._reads = QueueReads(
             Connection(self._connector),
             self.ownership.mine,
@@ -116,8 +124,10 @@ class PostgresSpool(PostgresActs):
         self.ownership.changed = self._hear_ownership
         self._reads.moved = self._leasing.reset
         await self._leasing.start()
-        parts = (self._appends, self._moves, self._tidying, self.ownership, self.housekeeping)
-        for work in (*(part.run for part in parts), self._poll):
+        works = [self._appends.run, self._moves.run]
+        if is_replica:
+            works += [self.ownership.run, self.housekeeping.run, self._poll]
+        for work in works:
             task = self._loop.create_task(work())
             task.add_done_callback(self._hear_end)
             self._tasks.append(task)
@@ -160,10 +170,7 @@ class PostgresSpool(PostgresActs):
             return None
         await self._leasing.look(ROUTE_CODES[route])  # what was committed just now is the newest
         lease = await self._leasing.lease_newest(ROUTE_CODES[route])
-        if lease is None or self.ownership.may_lease():
-            return next(iter(self._settling.own([lease])), None) if lease else None
-        await self._settling.settle([Returned([lease.sequence], 0, "", None, counts=False)])
-        return None
+        return None if lease is None else await self._settling.own_or_return(lease)
 
     def may_send(self) -> bool:
         """Tell whether an exchange may begin now: not when another replica may do so with what is in hand here."""
@@ -199,7 +206,7 @@ class PostgresSpool(PostgresActs):
         self._is_done.set()
         if self._tasks:
             self._leasing.close()
-        for part in (self.housekeeping, self._appends, self._moves, self._tidying, self.ownership):
+        for part in (self.housekeeping, self._appends, self._moves, self.ownership):
             part.end()
         self._nudged.set()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -210,7 +217,7 @@ class PostgresSpool(PostgresActs):
             self._connection,
             self._appends.connection,
             self._moves.connection,
-            self._tidying.connection,
+            self.housekeeping.writer.connection,
             self._read_connection,
         ):
             await connection.close()
@@ -252,6 +259,7 @@ class PostgresSpool(PostgresActs):
                     await self._capacity.look(self._connection)
                     await self._reads.raise_floors(self._connection)
                     await self._erasing.look(self.ownership.mine())
+                    await self._kept.look()
             except Exception as error:  # noqa: BLE001 - whatever it was, the next look may do
                 self._hear_failure(error)
 
@@ -285,9 +293,7 @@ class PostgresSpool(PostgresActs):
         """Postgres' own checksums tell of damage; nothing here is read in spite of it."""
 
     def _busy_partitions(self) -> set[int]:
-        if not self._tasks:
-            return set()
-        return {lease.partition for queue in self._leasing.queues for lease in queue.leased.values()}
+        return self._settling.busy_partitions() if self._tasks else set()
 
     def _refused_for_now(self) -> str:
         return self._appends.refusal or self._moves.refusal or self._capacity.refusal()
