@@ -6,6 +6,7 @@ One statement stores every append of a commit; what has neither id nor time take
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import asyncpg
 import msgspec
 
 from forwarder.errors import SpoolClosed, SpoolFull
@@ -142,7 +143,13 @@ class Appender:
     ) -> None:
         rows = [self._row(envelope, sequence) for envelope, sequence in chosen]
         columns = [list(column) for column in zip(*rows, strict=True)]
-        found = await transaction.connection.fetch(_STORE, *columns, list(spans.written), spans.oldest, self._writer)
+        try:
+            found = await transaction.connection.fetch(
+                _STORE, *columns, list(spans.written), spans.oldest, self._writer
+            )
+        except asyncpg.CheckViolationError:  # others were fast: the next try makes room
+            self.forget()
+            raise
         by_key = {(row[0], row[1]): envelope for row, (envelope, _) in zip(rows, chosen, strict=True)}
         types: dict[tuple[int, str, str], list[int]] = {}
         for sequence, route, event_key, partition_no, xid in found:

@@ -13,6 +13,7 @@ from forwarder.errors import SpoolUnusable
 LAYOUT = 1
 UNFINISHED = 1_000_000_000  # the number beside it while a move into the database is not complete
 BLOCK_EVENTS = 262_144
+BLOCK_TABLES = ("events", "outcomes")
 _AHEAD = BLOCK_EVENTS // 2  # sequences that are free before the next block is made
 LOCK = "SELECT pg_advisory_xact_lock(7190413225)"  # ends with the transaction: a pooler does no harm
 _SETTLING_STORAGE = "INCLUDING DEFAULTS INCLUDING STORAGE"
@@ -63,14 +64,25 @@ async def add_blocks(connection: asyncpg.Connection, *, behind: int) -> int:
 async def add_block(connection: asyncpg.Connection, first: int) -> int:
     """Have tables for a block of sequences; return the first one behind it."""
     past = first + BLOCK_EVENTS
-    for table in ("events", "outcomes"):
-        name = f"forwarder.{table}_{first}"
-        await connection.execute(
-            f"CREATE TABLE {name} (LIKE forwarder.{table} {_SETTLING_STORAGE}); "
-            f"ALTER TABLE forwarder.{table} ATTACH PARTITION {name} FOR VALUES FROM ({first}) TO ({past})"
-        )
-    await connection.execute("INSERT INTO forwarder.blocks VALUES ($1, $2)", first, past)
+    await make_tables(connection, str(first))
+    await attach_tables(connection, str(first), first, past)
+    await connection.execute("INSERT INTO forwarder.blocks VALUES ($1, $2, $3)", first, past, str(first))
     return past
+
+
+async def make_tables(connection: asyncpg.Connection, name: str) -> None:
+    """Make the tables of a block, not yet part of their parents."""
+    for table in BLOCK_TABLES:
+        await connection.execute(f"CREATE TABLE forwarder.{table}_{name} (LIKE forwarder.{table} {_SETTLING_STORAGE})")
+
+
+async def attach_tables(connection: asyncpg.Connection, name: str, first: int, past: int) -> None:
+    """Make them part of their parents."""
+    for table in BLOCK_TABLES:
+        await connection.execute(
+            f"ALTER TABLE forwarder.{table} ATTACH PARTITION forwarder.{table}_{name} "
+            f"FOR VALUES FROM ({first}) TO ({past})"
+        )
 
 
 async def _past(connection: asyncpg.Connection) -> int:

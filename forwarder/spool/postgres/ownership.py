@@ -68,7 +68,7 @@ class Ownership:
         self._next_home = 0
         self._wake = asyncio.Event()
         self._is_ended = False
-        # Called when `mine` changes, with the partitions that another owned meanwhile, or owns now.
+        # Called when `mine` changes, or this replica did not run for long; with what another owned meanwhile, or owns.
         self.changed: Callable[[Collection[int]], None] = lambda _: None
 
     def mine(self) -> frozenset[int]:
@@ -96,6 +96,10 @@ class Ownership:
     def may_lease(self) -> bool:
         """Tell whether what is leased now can be sent in time."""
         return self.left_s() > _SEND_S + _BEFORE_SEND_S
+
+    def leads(self) -> bool:
+        """Tell whether this replica does what one does for all."""
+        return 0 in self._mine and self.left_s() > 0
 
     def may_send(self) -> bool:
         """Tell whether an exchange that begins now ends before anyone else may take over."""
@@ -126,7 +130,7 @@ class Ownership:
         mine = frozenset(share.owned) - self._leaving
         # An epoch that moved on means that somebody else owned it meanwhile.
         ended = {no for no, epoch in had.items() if share.owned.get(no) != epoch}
-        if ended or mine != self._mine:
+        if ended or has_lapsed or mine != self._mine:
             self._mine, self._homes, self.floors = mine, sorted(mine), share.floors
             self.changed(ended)
 

@@ -32,7 +32,11 @@ _BEGIN = "BEGIN; SET LOCAL synchronous_commit = on; " + _LIMITS
 _BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; " + _LIMITS
 
 # What says nothing against a job: the same may succeed at once, in another transaction.
-AGAIN = (asyncpg.TransactionRollbackError, asyncpg.InvalidCachedStatementError)
+AGAIN = (
+    asyncpg.TransactionRollbackError,
+    asyncpg.InvalidCachedStatementError,
+    asyncpg.CheckViolationError,  # no table takes the next sequences yet
+)
 AWAY = (
     SpoolAway,
     asyncpg.PostgresConnectionError,

@@ -9,7 +9,8 @@ CREATE SEQUENCE forwarder.event_sequence;
 -- Blocks of sequences: one partition each of `events` and `outcomes`, made ahead, see `layout.py`.
 CREATE TABLE forwarder.blocks (
     first bigint PRIMARY KEY,
-    past  bigint NOT NULL     -- the first sequence behind it
+    past  bigint NOT NULL,    -- the first sequence behind it
+    name  text   NOT NULL     -- its tables are events_<name> and outcomes_<name>
 );
 
 CREATE TABLE forwarder.events (
@@ -147,6 +148,7 @@ CREATE TABLE forwarder.occurrences (
     last_copy_ms   bigint NOT NULL,
     keep_until_ms  bigint NOT NULL
 );
+CREATE INDEX occurrences_by_end ON forwarder.occurrences (keep_until_ms);
 CREATE INDEX occurrences_by_subject ON forwarder.occurrences (subject, first_sequence) WHERE subject IS NOT NULL;
 
 -- Replicas live while `until` is ahead of the database's clock. What a partition's row names is who may lease and settle

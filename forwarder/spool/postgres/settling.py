@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from forwarder.errors import SpoolFull
-from forwarder.model import Attempt, Lease, Settlement
+from forwarder.model import Attempt, Lease, Returned, Settlement
 from forwarder.spool.claims import Claim
 from forwarder.spool.codes import ROUTES
 from forwarder.spool.leasing import Leasing
@@ -46,6 +46,10 @@ class Settling:
         """Tell whether something in hand may be in another's hand as well."""
         return bool(self._stale)
 
+    def busy_partitions(self) -> set[int]:
+        """Return the partitions that have something in hand."""
+        return {lease.partition for queue in self._leasing.queues for lease in queue.leased.values()}
+
     def own(self, leases: Sequence[Lease]) -> Sequence[Lease]:
         """Return those that may be leased; the others are another's, or will be: their owner reads them."""
         mine = self._ownership.mine()
@@ -53,6 +57,13 @@ class Settling:
             return leases
         self._drop([lease for lease in leases if lease.partition not in mine])
         return [lease for lease in leases if lease.partition in mine]
+
+    async def own_or_return(self, lease: Lease) -> Lease | None:
+        """Return a lease that took a read to get, if it may be had still."""
+        if self._ownership.may_lease():
+            return next(iter(self.own([lease])), None)
+        await self.settle([Returned([lease.sequence], 0, "", None, counts=False)])
+        return None
 
     def hear_ended(self, partitions: Collection[int]) -> None:
         """Hear that these partitions were another's."""

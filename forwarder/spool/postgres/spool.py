@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from forwarder.errors import SpoolClosed, SpoolFull, WorkerEnded
-from forwarder.model import Attempt, Demand, Envelope, Lease, Receipt, Returned, RouteName, Settlement
+from forwarder.model import Attempt, Demand, Envelope, Lease, Receipt, RouteName, Settlement
 from forwarder.ports import Clock
 from forwarder.spool.codes import ROUTE_CODES
 from forwarder.spool.leasing import Leasing
@@ -18,6 +18,7 @@ from forwarder.spool.postgres.append_queue import AppendQueue
 from forwarder.spool.postgres.appends import Append, Appender, Intake
 from forwarder.spool.postgres.capacity import Capacity
 from forwarder.spool.postgres.connecting import Connector
+from forwarder.spool.postgres.housekeeping import Housekeeping
 from forwarder.spool.postgres.kept_values import KeptValues
 from forwarder.spool.postgres.layout import prepare
 from forwarder.spool.postgres.ownership import Ownership
@@ -53,7 +54,8 @@ class PostgresSpool(PostgresActs):
         make = partial(Writer, limits=limits, clock=clock, heard=self._hear_writers)
         self._appends = make(Connection(connector))
         self._moves = make(Connection(connector))
-        self._capacity = Capacity(limits, (self._appends, self._moves))
+        self.housekeeping = Housekeeping(Connection(connector), limits, clock, self.ownership.leads, self._hear_failure)
+        self._capacity = Capacity(limits, (self._appends, self._moves, self.housekeeping.writer))
         self._connector = connector
 
     def __repr__(self) -> str:
@@ -122,7 +124,10 @@ class PostgresSpool(PostgresActs):
         self.ownership.changed = self._hear_ownership
         self._reads.moved = self._leasing.reset
         await self._leasing.start()
-        for work in (self._appends.run, self._moves.run, *((self.ownership.run, self._poll) if is_replica else ())):
+        works = [self._appends.run, self._moves.run]
+        if is_replica:
+            works += [self.ownership.run, self.housekeeping.run, self._poll]
+        for work in works:
             task = self._loop.create_task(work())
             task.add_done_callback(self._hear_end)
             self._tasks.append(task)
@@ -165,10 +170,7 @@ class PostgresSpool(PostgresActs):
             return None
         await self._leasing.look(ROUTE_CODES[route])  # what was committed just now is the newest
         lease = await self._leasing.lease_newest(ROUTE_CODES[route])
-        if lease is None or self.ownership.may_lease():
-            return next(iter(self._settling.own([lease])), None) if lease else None
-        await self._settling.settle([Returned([lease.sequence], 0, "", None, counts=False)])
-        return None
+        return None if lease is None else await self._settling.own_or_return(lease)
 
     def may_send(self) -> bool:
         """Tell whether an exchange may begin now: not when another replica may do so with what is in hand here."""
@@ -204,7 +206,7 @@ class PostgresSpool(PostgresActs):
         self._is_done.set()
         if self._tasks:
             self._leasing.close()
-        for part in (self._appends, self._moves, self.ownership):
+        for part in (self.housekeeping, self._appends, self._moves, self.ownership):
             part.end()
         self._nudged.set()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -215,6 +217,7 @@ class PostgresSpool(PostgresActs):
             self._connection,
             self._appends.connection,
             self._moves.connection,
+            self.housekeeping.writer.connection,
             self._read_connection,
         ):
             await connection.close()
@@ -290,9 +293,7 @@ class PostgresSpool(PostgresActs):
         """Postgres' own checksums tell of damage; nothing here is read in spite of it."""
 
     def _busy_partitions(self) -> set[int]:
-        if not self._tasks:
-            return set()
-        return {lease.partition for queue in self._leasing.queues for lease in queue.leased.values()}
+        return self._settling.busy_partitions() if self._tasks else set()
 
     def _refused_for_now(self) -> str:
         return self._appends.refusal or self._moves.refusal or self._capacity.refusal()

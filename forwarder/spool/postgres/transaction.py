@@ -17,8 +17,9 @@ ACCOUNTS = len(Account)
 _COMMIT = "SET LOCAL statement_timeout = 0; COMMIT"
 COMMIT_TIMEOUT_S = 8.0  # then the connection goes, and nobody knows whether it was done
 _SUMS = (
-    "WITH RECURSIVE s AS (SELECT min(slot) AS slot FROM forwarder.totals UNION ALL "
-    "SELECT (SELECT min(slot) FROM forwarder.totals WHERE slot > s.slot) FROM s WHERE s.slot IS NOT NULL) "
+    # From above: what was dropped, and a transaction elsewhere may still see, lies below each slot's last row.
+    "WITH RECURSIVE s AS (SELECT max(slot) AS slot FROM forwarder.totals UNION ALL "
+    "SELECT (SELECT max(slot) FROM forwarder.totals WHERE slot < s.slot) FROM s WHERE s.slot IS NOT NULL) "
     "SELECT s.slot, t.amounts FROM s, LATERAL (SELECT amounts FROM forwarder.totals t "
     "WHERE t.slot = s.slot ORDER BY number DESC LIMIT 1) t"
 )
