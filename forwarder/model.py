@@ -44,11 +44,10 @@ class Labels(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Recurrence:
     """How to tell a resend from a new occurrence of an event that carries neither id nor time.
 
-    `Envelope.event_key` is then only the base; the spool derives the true key from it and the
-    sequence of this occurrence's first arrival (audience events of Courier), inside the insert's
-    transaction. An equal event within `resend_s` of its last copy is a resend. One that is later,
-    but within `resend_max_s`, is a resend too unless an event with the same `subject` and another
-    `side` came in between; with `subject` None only `resend_s` counts.
+    `Envelope.event_key` is then only the base; the spool derives the true key from it and the sequence of this
+    occurrence's first arrival (audience events of Courier), inside the insert's transaction. An equal event within
+    `resend_s` of its last copy is a resend. One that is later, but within `resend_max_s`, is a resend too unless an
+    event with the same `subject` and another `side` came in between; with `subject` None only `resend_s` counts.
     """
 
     resend_s: int
@@ -57,7 +56,12 @@ class Recurrence:
     side: str  # which of the opposites this is
 
 
-_NO_LABELS = Labels()
+class Summary(msgspec.Struct, frozen=True, gc=False):
+    """What there is to know of an event of the usual form, for whoever maps it: it need not be read again."""
+
+    status: str
+    user_id: str
+    at_ms: int  # when it happened
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -69,8 +73,9 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     received_at_ms: int
     payload: bytes  # the one event's own JSON (an element of an array is cut out of its request)
     source: str = ""  # the endpoint ("webhook", "events", "rudderstack", "segment", "v1") or the bus ("nats")
-    labels: Labels = _NO_LABELS
+    labels: Labels = Labels()
     recurrence: Recurrence | None = None
+    summary: Summary | None = None  # made where it arrived and not kept on disk: without it the payload tells
     trace: str = ""  # the traceparent (W3C) of its receipt; "" when that was not traced
 
     def __repr__(self) -> str:
@@ -100,11 +105,6 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     is_beside: bool = False  # a replay that goes beside what arrives: one of `Demand.replay_max`
     follows: int = 0  # the spool's own: the event of this route right before it, 0 when that is not known
     partition: int = 0  # the spool's own: which of the replicas' partitions it is in
-
-    @property
-    def since_ms(self) -> int:
-        """When its age began."""
-        return self.replayed_at_ms or self.envelope.received_at_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

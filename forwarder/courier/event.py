@@ -12,6 +12,7 @@ import msgspec
 from forwarder.courier import vocabulary
 from forwarder.courier.json_text import decode, refuse_huge
 from forwarder.errors import Unmappable
+from forwarder.model import Summary
 from forwarder.nesting import TOO_DEEP, is_too_deep
 
 
@@ -112,18 +113,17 @@ class UsualMessage(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 _decode_usual = msgspec.json.Decoder(UsualMessage).decode
 _TYPE_FIRST, _TYPE_LAST = b'{"type":"message:updated","data":{', b'},"type":"message:updated"}'
 _DATA_FIRST = b'{"data":{'
+_TYPE_LENGTH = len(_TYPE_FIRST) - 1
+_BRACE = ord("}")
 
 
-def usual(payload: bytes) -> tuple[UsualMessage, bytes] | None:
-    """Return the usual message with the bytes of its `data`, which may be sent as they came; None for all else.
+def usual(payload: bytes) -> UsualMessage | None:
+    """Return the usual message, whose `usual_data` may be sent as it came; None for all else.
 
     As every field of it was decoded, nothing hides in it that `read` would refuse or change.
     """
-    if payload.startswith(_TYPE_FIRST) and payload.endswith(b"}"):
-        raw = payload[len(_TYPE_FIRST) - 1 : -1]
-    elif payload.startswith(_DATA_FIRST) and payload.endswith(_TYPE_LAST):
-        raw = payload[len(_DATA_FIRST) - 1 : 1 - len(_TYPE_LAST)]
-    else:
+    raw = usual_data(payload)
+    if not raw:
         return None
     try:
         message = _decode_usual(raw)
@@ -132,7 +132,32 @@ def usual(payload: bytes) -> tuple[UsualMessage, bytes] | None:
     for entry in message.providers:
         if entry.reference is not None and FORBIDDEN_KEY in entry.reference:
             return None
-    return message, raw
+    return message
+
+
+def usual_data(payload: bytes) -> bytes:
+    """Return the bytes of `data` of a usual message; b"" for what certainly is none."""
+    if payload.startswith(_TYPE_FIRST) and payload[-1] == _BRACE:
+        return payload[_TYPE_LENGTH:-1]
+    if payload.startswith(_DATA_FIRST) and payload.endswith(_TYPE_LAST):
+        return payload[len(_DATA_FIRST) - 1 : 1 - len(_TYPE_LAST)]
+    return b""
+
+
+def summary_of(message: UsualMessage) -> Summary | None:
+    """Return what is told of a usual message that has a user, who is no address, and a time; None for all else."""
+    user_id, other, status = message.recipientId or message.recipient, message.recipient, message.status
+    if user_id is None or not is_plain_id(user_id):
+        return None
+    if other is not None and other != user_id and not is_plain_id(other):  # an address is told as a trait
+        return None
+    at_ms = getattr(message, vocabulary.TIME_FIELDS.get(status, ""), None)
+    return None if at_ms is None else Summary(status, user_id, at_ms)
+
+
+def is_plain_id(text: str) -> bool:
+    """Tell whether a recipient is certainly an id that is sent as it came, and no address."""
+    return text.isascii() and text.isprintable() and text.strip() != "" and "@" not in text and "+" not in text
 
 
 def read(payload: bytes) -> CourierEvent:

@@ -194,7 +194,8 @@ class Settling:
                 is_delivered = is_delivered or settled.state is State.DELIVERED
         if is_delivered:
             now_ms = self._clock.wall_ms()
-            latencies_s = [max(0, now_ms - lease.since_ms) / 1000 for lease in leases]
+            since_ms = [lease.replayed_at_ms or lease.envelope.received_at_ms for lease in leases]
+            latencies_s = [(now_ms - at_ms) / 1000 if at_ms < now_ms else 0.0 for at_ms in since_ms]
             self._reporter.events_delivered(self._route, latencies_s=latencies_s)
 
     async def give_back(self, flights: Sequence[Flight]) -> None:

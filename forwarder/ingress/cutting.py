@@ -28,6 +28,7 @@ from forwarder.ingress.endpoints import CALL_TYPES, BodyFormat
 # The quick way makes an object of every element before they can be counted. Commas bound them, and the memory.
 _COMMAS_MAX = 400_000
 _LINES_PER_STEP = 2_000
+_MORE = "trailing characters"  # how the decoder calls what stands behind a value of good form
 _NAMES_DEEP_MAX = 16
 _QUOTED = re.compile(r'"(.*)"', re.DOTALL)
 _LINE = re.compile(rb"[^\n]+")
@@ -114,8 +115,11 @@ def array_of(body: bytes) -> Steps[list[bytes]]:
 
 def lines_of(body: bytes) -> Steps[list[bytes]]:
     """Cut a body into lines without the blank ones. Raises `NotJson` when it is empty, or `TooManyElements`."""
+    body = trimmed(body)
+    if body.count(b"\n") < _LINES_PER_STEP:
+        return [line for one in body.split(b"\n") if (line := one.strip(BLANKS))]
     lines: list[bytes] = []
-    for number, found in enumerate(_LINE.finditer(trimmed(body)), 1):
+    for number, found in enumerate(_LINE.finditer(body), 1):
         if line := found[0].strip(BLANKS):
             lines.append(line)
         if len(lines) > ELEMENTS_MAX:
@@ -217,6 +221,8 @@ def _judge_lone(raw: bytes) -> None:
     except RecursionError:
         element(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        if _MORE in str(error) and looks_like_lines(raw):
+            raise NotJson("there is more than one value") from None
         forgive(raw, error)
         if len(raw) > AT_ONCE_BYTES_MAX:
             element(raw)

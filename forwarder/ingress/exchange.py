@@ -1,6 +1,7 @@
 """One request and its answer: from the judged head over the body and the spool's word to the bytes that are written."""
 
 import asyncio
+from functools import partial
 from time import monotonic
 from typing import Protocol
 
@@ -14,6 +15,8 @@ from forwarder.ingress.routing import UNKNOWN_ENDPOINT
 from forwarder.ingress.shared import Shared
 from forwarder.model import Envelope, Receipt
 from forwarder.telemetry.tracing import EndReceipt
+
+_AT_ONCE_BYTES_MAX = 8_192  # a larger body is judged when its turn comes
 
 
 class Answering(Protocol):
@@ -98,10 +101,14 @@ class Exchange:
         if type(body) is not bytes:
             body = bytes(body)
         try:
-            if admission.endpoint is not WEBHOOK:
-                self._step(shared.receiver.accept(admission, body))
+            if admission.endpoint is WEBHOOK:
+                self._store(shared.receiver.accept_webhook(admission, body))
                 return
-            self._store(shared.receiver.accept_webhook(admission, body))
+            steps = shared.receiver.accept(admission, body)
+            if len(body) > _AT_ONCE_BYTES_MAX:
+                self._step_in_turn(steps)
+            else:
+                self._step(steps)
         except Exception as error:  # noqa: BLE001  whatever it is, it is a bug of ours and the sender must come back
             self._crashed(error)
 
@@ -184,10 +191,13 @@ class Exchange:
         except StopIteration as done:
             found: list[Envelope] | Reply = done.value
         else:
-            self.is_waiting = True
-            asyncio.get_running_loop().call_soon(self._step_on, steps)
+            self._step_in_turn(steps)
             return
         self._store(found)
+
+    def _step_in_turn(self, steps: Steps[list[Envelope] | Reply]) -> None:
+        self.is_waiting = True
+        self.shared.in_turn(partial(self._step_on, steps))
 
     def _step_on(self, steps: Steps[list[Envelope] | Reply]) -> None:
         self.is_waiting = False

@@ -2,6 +2,8 @@
 
 import asyncio
 import traceback
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import PurePath
@@ -77,6 +79,7 @@ class Shared:
         self.held_bytes = 0
         self.held_bytes_max = limits.held_bytes_max
         self.is_draining = False
+        self._steps: deque[Callable[[], None]] = deque()
         self._is_answered = asyncio.Event()
         self._is_empty = asyncio.Event()
         self.now_s = 0.0  # of the loop, as of the last sweep
@@ -126,6 +129,22 @@ class Shared:
         while self.connections:
             self._is_empty.clear()
             await self._is_empty.wait()
+
+    def in_turn(self, step: Callable[[], None]) -> None:
+        """Have a step of judging a large body taken: one in each turn of the loop, in the order in which they came.
+
+        So a crowd of large bodies holds up nobody for longer than one does; what was taken in before is delivered
+        between them, out of memory.
+        """
+        self._steps.append(step)
+        if len(self._steps) == 1:
+            asyncio.get_running_loop().call_soon(self._take_step)
+
+    def _take_step(self) -> None:
+        step = self._steps.popleft()
+        if self._steps:
+            asyncio.get_running_loop().call_soon(self._take_step)
+        step()
 
     def crashed(self, error: Exception) -> Reply:
         """Tell of a bug of ours by type and place; the sender must come back."""

@@ -12,12 +12,12 @@ from typing import Any, Literal
 import msgspec
 
 from forwarder.courier import vocabulary
-from forwarder.courier.event import CourierEvent, channel_of, event_name, read, usual
+from forwarder.courier.event import CourierEvent, channel_of, event_name, read, summary_of, usual, usual_data
 from forwarder.errors import Unmappable
 from forwarder.mapping.channel_names import channel_name, undeliverable
 from forwarder.mapping.channel_properties import campaign_context, message_properties
 from forwarder.mapping.event_time import event_time_ms
-from forwarder.mapping.identity import USER_ID_TYPE, identity_of, is_plain_id
+from forwarder.mapping.identity import USER_ID_TYPE, identity_of
 from forwarder.mapping.rule import MappedEvent
 from forwarder.mapping.rules import Rules
 from forwarder.mapping.selection import NOT_SELECTED, EventSelection
@@ -113,35 +113,24 @@ class CourierToRudderStack:
         return Delivery(sequence=sequence, operation=OPERATION, body=harmless, note=note)
 
     def _usual(self, envelope: Envelope) -> bytes | None:
-        """Return the call of a usual message that has a user and a time, at half of the cost; None for all else.
+        """Return the call of a usual message that has a user and a time, at a third of the cost; None for all else.
 
         The same as what the long way makes of it.
         """
-        found = usual(envelope.payload)
-        if found is None:
-            return None
-        message, raw = found
-        user_id, other = message.recipientId or message.recipient, message.recipient
-        if user_id is None or not is_plain_id(user_id):
-            return None
-        if other is not None and other != user_id and not is_plain_id(other):  # an address is told as a trait
-            return None
-        status = message.status
-        time_ms = getattr(message, vocabulary.TIME_FIELDS.get(status, ""), None)
-        if time_ms is None:
-            return None
-        name, is_selected = self._name(vocabulary.MESSAGE_UPDATED, status)
+        summary = envelope.summary
+        if summary is None:
+            message = usual(envelope.payload)
+            if message is None or (summary := summary_of(message)) is None:
+                return None
+        name, is_selected = self._name(vocabulary.MESSAGE_UPDATED, summary.status)
         if not is_selected:
             return None
-        return self._calls.encode(
-            TrackCall(
-                event=name,
-                user_id=user_id,
-                anonymous_id=None,
-                message_id=MESSAGE_ID_PREFIX + envelope.event_key.hex(),
-                timestamp_ms=time_ms,
-                properties=msgspec.Raw(raw),
-            )
+        return self._calls.encode_plain(
+            event=name,
+            user_id=summary.user_id,
+            message_id=MESSAGE_ID_PREFIX + envelope.event_key.hex(),
+            timestamp_ms=summary.at_ms,
+            properties=usual_data(envelope.payload),
         )
 
     def _native_name(self, kind: str, status: str) -> tuple[str, bool]:

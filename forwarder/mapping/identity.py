@@ -37,11 +37,6 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         return traits
 
 
-def is_plain_id(text: str) -> bool:
-    """Tell whether a recipient is certainly an id that is sent as it came, and no address."""
-    return text.isascii() and text.isprintable() and text.strip() != "" and "@" not in text and "+" not in text
-
-
 def identity_of(event: CourierEvent, *, fallback: str) -> Identity:
     """Find the user: `recipientId`, else `recipient` (audiences: `user_id`), whichever is no address first.
 

@@ -15,6 +15,7 @@ What differs from the SDK's message, on purpose:
 
 import logging
 import os
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from operator import itemgetter
@@ -51,8 +52,9 @@ _MARKER_TIME = _EPOCH + timedelta(days=20_000, milliseconds=1)
 _FORBIDDEN_KEYS = ((b'{"__proto__":', b'{"_proto_":'), (b',"__proto__":', b',"_proto_":'))
 FORBIDDEN_KEY_NOTE = "a key named __proto__ left as _proto_"
 
-# In the order in which `TrackCalls.encode` gives their values; `originalTimestamp` gets the value of `timestamp`.
+# In the order in which the encoders give their values; `originalTimestamp` gets the value of `timestamp`.
 _STAMPED = ("event", "userId", "anonymousId", "messageId", "timestamp", "properties", "context")
+_STAMPED_PLAIN = ("event", "userId", "messageId", "timestamp", "properties")
 _FRACTIONS = (b'+00:00"', *(b'.%03d000+00:00"' % milliseconds for milliseconds in range(1, 1_000)))
 
 
@@ -88,8 +90,8 @@ class TrackCalls:
         # A context always ends with what is ours: `{…, "integration":…,"library":…}`.
         self._context_tail = self._encode(self._own_context)[1:]
         self._plain_context = b"{" + self._context_tail
-        self._template, slots = self._make_template()
-        self._in_order = itemgetter(*slots)
+        self._full, self._in_full = self._template(_STAMPED, anonymous_id="anonymous")
+        self._plain, self._in_plain = self._template(_STAMPED_PLAIN, anonymous_id=None)
 
     def encode(self, call: TrackCall) -> bytes:
         """Return the call's JSON object, compact, complete but for `sentAt`.
@@ -107,10 +109,14 @@ class TrackCalls:
             properties if isinstance(properties, msgspec.Raw) else encode(properties),
             self._context(call.context) if call.context else self._plain_context,
         )
-        body: bytes = self._template % self._in_order(values)
-        if len(body) > EVENT_BYTES_MAX:
-            raise Unmappable(f"larger than {EVENT_BYTES_MAX} bytes, the most that the data plane takes")
-        return body
+        return _sendable(self._full % self._in_full(values))
+
+    def encode_plain(self, *, event: str, user_id: str, message_id: str, timestamp_ms: int, properties: bytes) -> bytes:
+        """Return what `encode` makes of a call with nothing but these; `properties` are an object's own bytes."""
+        encode = self._encode
+        time = timestamp_json(timestamp_ms)
+        values = (encode(event), encode(user_id), encode(message_id), time, properties)
+        return _sendable(self._plain % self._in_plain(values))
 
     def build(self, call: TrackCall) -> dict[str, Any]:
         """Return the same call built by the SDK itself, with our differences: what `encode` is held to."""
@@ -138,19 +144,19 @@ class TrackCalls:
             return self._plain_context
         return self._encode(extra)[:-1] + b"," + self._context_tail
 
-    def _make_template(self) -> tuple[bytes, list[int]]:
-        """Turn a message of the SDK's into a `%` template: what varies is a slot, in this order."""
+    def _template(self, stamped: Sequence[str], **given: Any) -> tuple[bytes, Callable[[Sequence[bytes]], Any]]:
+        """Turn a message of the SDK's into a `%` template; return it and what puts the stamped values in its order."""
         marker = self.build(
             TrackCall(
                 event="event",
                 user_id="user",
-                anonymous_id="anonymous",
                 message_id="message",
                 timestamp_ms=(_MARKER_TIME - _EPOCH) // timedelta(milliseconds=1),
                 properties={"property": 1},
+                **given,
             ),
         )
-        slots = (*_STAMPED, "originalTimestamp")
+        slots = (*stamped, "originalTimestamp")
         missing = [name for name in slots if name not in marker]
         if missing:
             raise AssertionError(f"rudder-sdk-python no longer builds {', '.join(missing)}")
@@ -158,11 +164,15 @@ class TrackCalls:
             self._encode(name) + b":" + (b"%b" if name in slots else self._encode(value).replace(b"%", b"%%"))
             for name, value in marker.items()
         ]
-        places = {
-            **{name: place for place, name in enumerate(_STAMPED)},
-            "originalTimestamp": _STAMPED.index("timestamp"),
-        }
-        return b"{" + b",".join(pairs) + b"}", [places[name] for name in marker if name in slots]
+        places = {name: place for place, name in enumerate(stamped)}
+        places["originalTimestamp"] = places["timestamp"]
+        return b"{" + b",".join(pairs) + b"}", itemgetter(*(places[name] for name in marker if name in slots))
+
+
+def _sendable(body: bytes) -> bytes:
+    if len(body) > EVENT_BYTES_MAX:
+        raise Unmappable(f"larger than {EVENT_BYTES_MAX} bytes, the most that the data plane takes")
+    return body
 
 
 def without_forbidden_keys(body: bytes) -> bytes:

@@ -461,6 +461,30 @@ def test_a_bug_behind_the_spool_leaves_nobody_waiting(
     assert (client.shared.held_bytes, client.shared.in_flight) == (0, 0)
 
 
+async def test_large_bodies_take_turns(connect: Callable[..., Any]) -> None:
+    """However many large bodies wait to be judged, a turn of the loop judges a step of one: others come in between."""
+    client, loop, seen = connect(), asyncio.get_running_loop(), ""
+    is_done = asyncio.Event()
+
+    def judge() -> None:
+        nonlocal seen
+        seen += "j"
+
+    def others() -> None:
+        nonlocal seen
+        seen += "o"
+        if seen.count("j") < 9:
+            loop.call_soon(others)
+        else:
+            is_done.set()
+
+    for _ in range(9):
+        client.shared.in_turn(judge)
+    loop.call_soon(others)
+    await is_done.wait()
+    assert seen == "jo" * 9
+
+
 @pytest.mark.parametrize("is_lost", [False, True])
 async def test_nothing_overtakes_on_one_connection(connect: Callable[..., Any], *, is_lost: bool) -> None:
     """The events of a request that is read in steps are stored before those of the requests behind it."""

@@ -207,11 +207,14 @@ def test_the_usual_message_is_mapped_as_any_other(form: str) -> None:
         payload = (form % ("{" + ",".join(members) + "}")).encode()
         # Only the long way takes a blank at the end.
         assert _outcome(payload) == _outcome(payload + b" "), payload[:300]
+        assert _outcome(payload, is_summed_up=True) == _outcome(payload), payload[:300]
         assert isinstance(_outcome(payload[:-1] + b"]"), str)  # refused: it is no JSON
 
 
-def _outcome(payload: bytes) -> object:
-    kept = msgspec.structs.replace(envelope(b"{}", received_at_ms=1, source="webhook"), payload=payload)
+def _outcome(payload: bytes, *, is_summed_up: bool = False) -> object:
+    summary = envelope(payload, received_at_ms=1, source="webhook").summary if is_summed_up else None
+    kept = envelope(b"{}", received_at_ms=1, source="webhook")
+    kept = msgspec.structs.replace(kept, payload=payload, summary=summary)
     try:
         delivery = _mapper().delivery(1, kept)
     except Unmappable as error:
@@ -222,8 +225,11 @@ def _outcome(payload: bytes) -> object:
 def test_courier_s_own_messages_are_usual() -> None:
     """The short way is the way of what Courier really sends: else nobody would notice that it is not taken."""
     cases = json.loads((Path(__file__).parents[1] / "vectors" / "courier_webhooks.json").read_text())
-    quick = {case["name"] for case in cases if usual(msgspec.json.encode(case["body"])) is not None}
+    sent = {case["name"]: msgspec.json.encode(case["body"]) for case in cases}
+    quick = {name for name, body in sent.items() if usual(body) is not None}
     assert {"sent_email_sendgrid", "delivered_email_sendgrid", "opened_email_sendgrid"} <= quick
+    wrapped = {name: envelope(sent[name], received_at_ms=1, source="webhook") for name in quick}
+    assert {"sent_email_sendgrid", "delivered_email_sendgrid"} <= {n for n, one in wrapped.items() if one.summary}
 
 
 def test_the_delivery_is_the_leases() -> None:

@@ -166,14 +166,14 @@ async def test_nothing_is_asked_of_the_database_behind_a_commit(
 ) -> None:
     """A disk that fails right behind a commit takes nothing back: it is told as stored, leased and settled once."""
     spool = await open_sqlite()
-    measure = transaction.used_bytes
+    measure = transaction.pages_of
 
-    def fails_behind_a_commit(connection: Any) -> int:
+    def fails_behind_a_commit(connection: Any) -> tuple[int, int]:
         if not connection.in_transaction:
             raise apsw.IOError("a failing disk")
         return measure(connection)
 
-    monkeypatch.setattr(transaction, "used_bytes", fails_behind_a_commit)
+    monkeypatch.setattr(transaction, "pages_of", fails_behind_a_commit)
     assert (await stored(spool, [make_envelope(1)])).accepted == 1
     assert await numbers(spool) == [1]
     await asyncio.wait_for(settle(spool, [1], State.DELIVERED), 5)

@@ -180,7 +180,7 @@ class FileWatch:
 
     def __init__(self, paths: tuple[Path, ...]) -> None:
         """Note which files these are; raises OSError where one cannot be looked at."""
-        self._known = [(path, _identity(path)) for path in paths]
+        self._known = [(os.fspath(path), _identity(os.fspath(path))) for path in paths]
 
     def fault(self) -> str:
         """Return which of them is gone or another, and what to do; "" while all is well."""
@@ -202,7 +202,7 @@ class FileWatch:
         return ""
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: str) -> tuple[int, int] | None:
     try:
         status = os.stat(path)  # noqa: PTH116 - asked at every commit
     except (FileNotFoundError, NotADirectoryError):

@@ -64,7 +64,7 @@ class Housekeeping:
             or self._labels.is_due(sequence=memory.sequence, is_idle=is_idle)
             or self._is_sweep_due(now_ms)
             or abs(now_ms - self._floors_ms) >= _FLOOR_EVERY_MS
-            or ((is_idle or self.is_pressed) and self._is_vacuum_due())
+            or ((is_idle or self.is_pressed) and self._is_vacuum_due(memory))
         )
 
     def step(self, transaction: Transaction, *, is_idle: bool) -> int:
@@ -72,7 +72,7 @@ class Housekeeping:
         now_ms = transaction.now_ms
         if self._set_back_ms:
             self._age_occurrences(transaction)
-        elif self.is_pressed and self._is_vacuum_due():
+        elif self.is_pressed and self._is_vacuum_due(transaction.memory):
             _vacuum(transaction, _PAGES_PER_PRESSED_VACUUM)
         elif self._is_eviction_due(transaction.memory):
             return self._eviction.step(transaction, is_pressed=self.is_pressed)
@@ -124,9 +124,8 @@ class Housekeeping:
             if floor > read_mark(self._connection, floor_mark(route)):
                 write_mark(transaction, floor_mark(route), floor)
 
-    def _is_vacuum_due(self) -> bool:
-        kept = _PAGES_PER_PRESSED_VACUUM if self.is_pressed else _FREE_PAGES_KEPT
-        return int(self._connection.pragma("freelist_count")) > kept
+    def _is_vacuum_due(self, memory: Memory) -> bool:
+        return memory.free_pages > (_PAGES_PER_PRESSED_VACUUM if self.is_pressed else _FREE_PAGES_KEPT)
 
 
 def _vacuum(transaction: Transaction, pages: int) -> None:

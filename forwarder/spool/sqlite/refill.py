@@ -291,8 +291,8 @@ def _is_listed(connection: Reader, sequence: int) -> bool:
 
 def _is_head(connection: Reader, lease: Lease) -> bool:
     partition = lease.envelope.partition_key
-    number = partition_number(lease.envelope.route.value, partition)
-    return not partition or head_of(connection, number) == lease.sequence
+    number = partition_number(lease.envelope.route.value, partition) if partition else 0
+    return not number or head_of(connection, number) == lease.sequence
 
 
 def _last_sequence(connection: Reader) -> int:

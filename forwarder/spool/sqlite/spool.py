@@ -180,7 +180,7 @@ class SqliteSpool(SqliteArchive, Alone):
                 on_rollback=partial(self._leasing.claims.drop, claims),
                 is_settlement=True,
                 # Of a partition the next event can be leased only then.
-                may_wait=not any(lease.envelope.partition_key for claim in claims for lease in claim.leases),
+                may_wait=not any(claim.leases[0].envelope.partition_key for claim in claims),
             )
 
     async def note(self, sequence: int, progress: bytes) -> None:

@@ -40,6 +40,7 @@ class Memory:
     types_per_route: Counter[int] = field(default_factory=Counter)
     last_of_route: list[int] = field(default_factory=lambda: [0, 0])  # since the start
     used_bytes: int = 0  # of the pages that hold something, as of the last commit
+    free_pages: int = 0  # likewise
 
     @property
     def sequence(self) -> int:
@@ -65,7 +66,7 @@ class Transaction:
         self.sequence = memory.sequence
         self.last_of_route = list(memory.last_of_route)  # 0: not known
         self.quarantined: list[int] = []
-        self._used_bytes = memory.used_bytes
+        self._used_bytes, self._free_pages = memory.used_bytes, memory.free_pages
         self._new_event_types: set[tuple[int, str, str]] = set()
         self._changes: defaultdict[tuple[int, int], int] = defaultdict(int)
 
@@ -108,7 +109,7 @@ class Transaction:
 
     def weigh(self) -> None:
         """Note what the pages take, behind the last statement: once the commit is made nothing may fail any more."""
-        self._used_bytes = used_bytes(self.connection)
+        self._used_bytes, self._free_pages = pages_of(self.connection)
 
     def keep(self) -> None:
         """Take the changes over into memory, once the commit succeeded. Asks the database nothing."""
@@ -120,7 +121,7 @@ class Transaction:
         # A new dict each time: readers on other threads hold the old one, one moment's truth.
         memory.totals = totals
         memory.last_of_route = self.last_of_route
-        memory.used_bytes = self._used_bytes
+        memory.used_bytes, memory.free_pages = self._used_bytes, self._free_pages
         if self._new_event_types:
             memory.event_types |= self._new_event_types
             memory.types_per_route.update(route for route, _, _ in self._new_event_types)
@@ -130,17 +131,20 @@ def load_memory(connection: Reader) -> Memory:
     """Read what a fresh writer must know."""
     totals: list[tuple[int, int, int]] = connection.execute("SELECT * FROM totals").fetchall()
     types: list[tuple[int, str, str]] = connection.execute("SELECT route, type, event FROM event_types").fetchall()
+    used, free = pages_of(connection)
     return Memory(
         totals={(route, account): amount for route, account, amount in totals},
         event_types=set(types),
         types_per_route=Counter(route for route, _, _ in types),
-        used_bytes=used_bytes(connection),
+        used_bytes=used,
+        free_pages=free,
     )
 
 
-def used_bytes(connection: Reader) -> int:
-    """Return the bytes of the pages that hold something."""
-    return (int(connection.pragma("page_count")) - int(connection.pragma("freelist_count"))) * PAGE_BYTES
+def pages_of(connection: Reader) -> tuple[int, int]:
+    """Return the bytes of the pages that hold something, and how many pages are free."""
+    free = int(connection.pragma("freelist_count"))
+    return (int(connection.pragma("page_count")) - free) * PAGE_BYTES, free
 
 
 def read_mark(connection: Reader, name: str) -> int:

@@ -26,7 +26,7 @@ from forwarder.spool.sqlite.files import DAMAGE_ERRORS
 from forwarder.spool.sqlite.reading.search import search
 from forwarder.spool.sqlite.reading.standing import read_detail, states_of
 from forwarder.spool.sqlite.refill import oldest_fresh
-from forwarder.spool.sqlite.transaction import EVENT_TABLES, Amounts, Reader, used_bytes
+from forwarder.spool.sqlite.transaction import EVENT_TABLES, Amounts, Reader, pages_of
 
 T = TypeVar("T")
 _DEAD = "SELECT route, sum(count), sum(held - count) FROM reasons WHERE state = ? GROUP BY route"
@@ -131,7 +131,7 @@ class SqliteArchive:
     def _facts(self, connection: Reader) -> SpoolFacts:
         live = self._live()
         amounts = live.totals
-        used = used_bytes(connection)
+        used, _ = pages_of(connection)
         reason = live.refusal or _cap_refusal(live, used)
         dead = {
             route: (kept, put_aside) for route, kept, put_aside in connection.execute(_DEAD, (STATE_CODES[State.DEAD],))
