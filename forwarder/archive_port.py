@@ -74,6 +74,7 @@ class EventDetail:
     payload: bytes | None
     progress: bytes
     attempts: tuple[Attempt, ...]  # the last ten, oldest first
+    trace: str = ""  # the traceparent of its receipt; "" when that was not traced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

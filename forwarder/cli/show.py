@@ -108,6 +108,7 @@ def event_lines(event: Mapping[str, Any]) -> Sequence[str]:
         ("received", f"{local(event['received_at'])} by {event['source'] or 'nobody known'}"),
         ("settled", local(event["settled_at"]) if event["settled_at"] else ""),
         ("next try", local(event["retry_at"]) if event["retry_at"] and event["state"] == "pending" else ""),
+        ("trace", event["trace_id"]),
     )
     lines = [f"event {event['sequence']}, {text.size(event['size_bytes'])}"]
     lines += [f"  {name:<9} {value if name == 'state' else plain(value)}" for name, value in facts if value]

@@ -63,6 +63,7 @@ class EventDetail(Event, frozen=True, kw_only=True):
     """One event whole. A payload that is no UTF-8 is told in base64; one that is no longer kept is null."""
 
     event_key: str
+    trace_id: Annotated[str, Meta(description="of the trace of its receipt, in hex; empty when that was not traced")]
     payload: str | None
     payload_encoding: str | None
     progress: str | None

@@ -66,7 +66,7 @@ def edited_envelope(found: EventDetail, text: str, *, now_ms: int) -> Envelope:
             value, payload, received_at_ms=now_ms, source=row.source, unique=lambda: os.urandom(_KEY_SIZE)
         )
     key = blake2b(found.event_key + payload, digest_size=_KEY_SIZE, person=b"edited").digest()
-    return msgspec.structs.replace(wrapped, event_key=key, recurrence=None)
+    return msgspec.structs.replace(wrapped, event_key=key, recurrence=None, trace=found.trace)
 
 
 def changed_envelope(found: EventDetail, text: str, *, now_ms: int) -> Envelope:

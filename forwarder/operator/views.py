@@ -34,6 +34,11 @@ def event_page(found: archive_port.EventPage) -> told.EventPage:
     )
 
 
+def trace_id(found: archive_port.EventDetail) -> str:
+    """Return the id of the trace that an event was received in; "" for none."""
+    return found.trace[3:35]  # of `00-<trace>-<span>-<flags>`
+
+
 def event_detail(found: archive_port.EventDetail) -> told.EventDetail:
     """Show one event whole."""
     payload, encoding = _text(found.payload)
@@ -41,6 +46,7 @@ def event_detail(found: archive_port.EventDetail) -> told.EventDetail:
     return told.EventDetail(
         **_event_fields(found.row),
         event_key=found.event_key.hex(),
+        trace_id=trace_id(found),
         payload=payload,
         payload_encoding=encoding,
         progress=progress,

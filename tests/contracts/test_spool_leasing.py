@@ -68,6 +68,10 @@ async def test_the_trace_of_an_event_stays_with_it(
     await settle(spool, [1, 2], State.DEAD)
     await spool.requeue([1, 2])
     assert await traces() == [trace, ""]
+    assert [(await spool.event(sequence)).trace for sequence in (1, 2)] == [trace, ""]
+    await settle(spool, [1, 2], State.DEAD)
+    await spool.erase([1, 2])
+    assert (await spool.event(1)).trace == ""
 
 
 async def test_the_oldest_come_first_and_each_to_one_caller(

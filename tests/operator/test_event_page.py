@@ -13,13 +13,24 @@ import pytest
 from forwarder.delivery.plan import Fate, Plan, PlannedCall, idempotency_key
 from forwarder.errors import SpoolFull, Unmappable
 from forwarder.mapping.outbound import OutboundMapping
-from forwarder.model import Attempt, Delivery, Filtered, HttpRequest, Lease, Replay, RouteName, State, Unmapped
+from forwarder.model import (
+    Attempt,
+    Delivery,
+    Envelope,
+    Filtered,
+    HttpRequest,
+    Lease,
+    Replay,
+    RouteName,
+    State,
+    Unmapped,
+)
 from forwarder.operator.edits import store_edited
 from forwarder.operator.explain import Explain, PastMappings, explainer
 from forwarder.operator.pages.render import coloured
 from forwarder.operator.readable import words_of
 from forwarder.ports import Mapped
-from stand_ins.spool_acts import leased
+from stand_ins.spool_acts import leased, stored
 
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
 Start = Callable[..., Awaitable[Any]]
@@ -39,6 +50,25 @@ class SayingMapper:
         if wanted == "dead":
             raise Unmappable("no user")
         return (Delivery(sequence=lease.sequence, operation="POST /v1/batch", body=lease.envelope.payload),)
+
+
+async def test_the_trace_of_an_event_is_told(start: Start) -> None:
+    """Page and API name the trace to look for; of an event that was not traced the page says nothing."""
+    world = await start()
+    untraced = await world.arrive()
+    envelope = Envelope(
+        route=OUTBOUND,
+        event_key=bytes(16),
+        partition_key="",
+        received_at_ms=world.clock.now_ms,
+        payload=b"{}",
+        trace=f"00-{7:032x}-{9:016x}-01",
+    )
+    await stored(world.spool, [envelope])
+    traced = (await world.newest())[0]
+    assert [(await world.api(f"/api/events/{one}"))["trace_id"] for one in (traced, untraced)] == [f"{7:032x}", ""]
+    assert [f"{7:032x}" in await world.page(f"/events/{one}") for one in (traced, untraced)] == [True, False]
+    assert "<dt>Trace</dt>" not in await world.page(f"/events/{untraced}")
 
 
 async def test_what_arrived_what_is_sent_and_every_attempt(start: Start) -> None:

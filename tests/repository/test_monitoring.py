@@ -25,6 +25,7 @@ _TESTS = "deploy/prometheus/rules_test.yml"
 _DASHBOARD = "deploy/grafana/forwarder.json"
 _SCRAPES = {"job", "instance"}  # labels that Prometheus adds to everything
 _PROMQL = {
+    "min",
     "max",
     "sum",
     "rate",
@@ -42,20 +43,9 @@ _needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="p
 Shown = Mapping[str, Mapping[str, set[str]]]
 
 
-@pytest.fixture(scope="module")
-def shown() -> Shown:
-    """Return what a daemon shows that runs both routes: metric, label, values; and Prometheus's own `up`."""
-    metrics, totals = Metrics(), TotalsCollector()
-    metrics.registry.register(totals)
-    reporter = Reporter(metrics, structlog.get_logger())
-    for endpoint in ENDPOINT_NAMES:
-        reporter.endpoint_opened(endpoint)
-        reporter.request_answered(endpoint, 200, 0.0)
-    for route in RouteName:
-        reporter.route_state_changed(route, "running")
-        reporter.concurrency_changed(route, limit=1)
-    for source in ("nats", "kafka", "redis"):
-        reporter.source_lag(source, 1)
+def _totals() -> TotalsCollector:
+    """Return what shows the spool, of which every replica tells the whole."""
+    totals = TotalsCollector()
     each = dict.fromkeys(RouteName, 1)
     facts = SpoolFacts(
         size_bytes=1,
@@ -72,6 +62,23 @@ def shown() -> Shown:
         engine="",
     )
     totals.show(facts, now_ms=1)
+    return totals
+
+
+@pytest.fixture(scope="module")
+def shown() -> Shown:
+    """Return what a daemon shows that runs both routes: metric, label, values; and Prometheus's own `up`."""
+    metrics = Metrics()
+    metrics.registry.register(_totals())
+    reporter = Reporter(metrics, structlog.get_logger())
+    for endpoint in ENDPOINT_NAMES:
+        reporter.endpoint_opened(endpoint)
+        reporter.request_answered(endpoint, 200, 0.0)
+    for route in RouteName:
+        reporter.route_state_changed(route, "running")
+        reporter.concurrency_changed(route, limit=1)
+    for source in ("nats", "kafka", "redis"):
+        reporter.source_lag(source, 1)
     found: dict[str, dict[str, set[str]]] = {"up": {}}
     for family in metrics.registry.collect():
         for sample in family.samples:
@@ -130,6 +137,15 @@ def test_dashboard_names_only_what_a_daemon_shows(checkout: Path, shown: Shown) 
         assert not [*_unknown(target["expr"], target["legendFormat"], shown)], target["expr"]
     (query,) = (one["query"]["query"] for one in dashboard["templating"]["list"] if one["type"] == "query")
     assert not [*_unknown(query, "", shown)]
+
+
+def test_dashboard_shows_once_what_every_replica_tells(checkout: Path) -> None:
+    """What is the whole's, such as what waits, is not drawn once for each replica, and never added up."""
+    whole = {family.name for family in _totals().collect()} | {"forwarder_route_state"}
+    expressions = [target["expr"] for panel in _dashboard(checkout)["panels"] for target in panel.get("targets", ())]
+    told = [one for one in expressions if whole & set(re.findall(r"forwarder_\w+", one))]
+    assert len(told) > 10
+    assert [one for one in told if not re.match(r"(?:sum\()?(?:max|min)\b[^{]*\(forwarder_", one)] == []
 
 
 def test_dashboard_has_a_place_for_every_panel(checkout: Path) -> None:

@@ -254,7 +254,7 @@ async def test_a_bus_that_is_away_is_tried_again() -> None:
 async def test_it_is_away_since_it_went_whatever_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reasons that take turns do not make it look as if it had just gone."""
     bus, spool = ListBus(), OrderedSpool()
-    running = Running(bus, spool)
+    running = Running(bus, spool, None)
     since = running.worker.status().since_ms
     clock = HandClock()
     monkeypatch.setattr(running.worker, "_clock", clock)

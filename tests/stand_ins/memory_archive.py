@@ -114,6 +114,7 @@ class MemoryArchive:
             payload=None if record.is_bare else record.envelope.payload,
             progress=record.progress,
             attempts=tuple(record.tries),
+            trace=record.envelope.trace,
         )
 
     async def states(self, sequences: Sequence[int]) -> Mapping[int, State]:

@@ -64,7 +64,7 @@ class Record:
     def erase(self) -> None:
         """Hold nothing any more: key, state, type and name stay."""
         labels = Labels(type=self.envelope.labels.type, event=self.envelope.labels.event)
-        self.envelope = msgspec.structs.replace(self.envelope, payload=b"", partition_key="", labels=labels)
+        self.envelope = msgspec.structs.replace(self.envelope, payload=b"", partition_key="", labels=labels, trace="")
         self.progress, self.tries, self.is_bare, self.reason = b"", [], True, "erased"
         self.is_discarded = self.state in (State.DEAD, State.UNMAPPED)
 

@@ -28,6 +28,7 @@ _EVENT = (
     "user_id",
     "size",
     "payload",
+    "trace",
 )
 _OUTCOME = ("sequence", "settled_at_ms", "attempt_id", "reason_id", "attempts", "state", "status", "is_discarded")
 _WORK = (
@@ -116,6 +117,7 @@ def _event_row(event: Event) -> Row:
         text(event.user_id),
         event.size,
         event.payload,
+        event.trace,
     )
 
 

@@ -12,7 +12,8 @@ from forwarder.spool.sqlite.transaction import EVENT_TABLES, Reader, read_mark
 _NO_BUCKET = 2**62
 _ATTEMPTS = "attempt_id, at_ms, duration_ms, operation, status, outcome, reason, answer, mapping"
 _EVENT = (
-    "sequence, event_key, partition, received_at_ms, source, type, event, message_id, user_id, size, payload, checksum"
+    "sequence, event_key, partition, received_at_ms, source, type, event, message_id, user_id, size, payload, "
+    "checksum, trace"
 )
 
 
@@ -74,7 +75,7 @@ def _events_between(connection: Reader, route: int, first: int, last: int) -> li
             outcome = Outcome(state, *told)
         rest = (waits.get(sequence), progress.get(sequence), array("q", lists.get(sequence, b"")).tolist())
         payload = _whole(row, is_needed=outcome is None)
-        events.append(Event._make((sequence, route, *row[1:10], payload, outcome, *rest)))
+        events.append(Event._make((sequence, route, *row[1:10], payload, row[12], outcome, *rest)))
     return events
 
 

@@ -58,7 +58,7 @@ def _write_events(connection: Writable, events: Sequence[Event]) -> None:
         these = [event for event in events if event.route == route]
         connection.executemany(
             f"INSERT INTO {table} (sequence, event_key, partition, received_at_ms, source, type, event, message_id, "  # noqa: S608 - our own words
-            "user_id, size, checksum, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "user_id, size, checksum, payload, trace) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 (
                     event.sequence,
@@ -73,6 +73,7 @@ def _write_events(connection: Writable, events: Sequence[Event]) -> None:
                     event.size,
                     crc32(event.payload or b""),
                     event.payload,
+                    event.trace,
                 )
                 for event in these
             ],

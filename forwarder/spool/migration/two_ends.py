@@ -59,6 +59,7 @@ class Event(NamedTuple):
     user_id: str
     size: int
     payload: bytes | None
+    trace: str | None
     outcome: Outcome | None
     wait: Wait | None
     progress: tuple[bytes, int] | None  # and how its replay was asked for

@@ -72,6 +72,7 @@ def an_envelope(number: int, *, clock: HandClock, is_recurring: bool = False) ->
         payload=b'{"n":%d,"of":"%s"}' % (number, user.encode()),
         source="webhook",
         labels=Labels(type="t", event=f"e{number % 2}", message_id=f"m{number}", user_id=user),
+        trace=f"00-{number:032x}-{number:016x}-01" if number % 5 == 0 else "",
         recurrence=Recurrence(subject=b"s", side="in", resend_s=1_200, resend_max_s=93_600) if is_recurring else None,
     )
 

@@ -20,7 +20,7 @@ _FROM = (
 )
 _ROWS = f"SELECT {_COLUMNS} {_FROM} WHERE e.sequence = ANY($1::bigint[])"
 _DETAIL = (
-    f"SELECT {_COLUMNS}, e.event_key, e.payload, p.data, l.attempt_ids, o.attempt_id {_FROM} "
+    f"SELECT {_COLUMNS}, e.event_key, e.payload, e.trace, p.data, l.attempt_ids, o.attempt_id {_FROM} "
     "LEFT JOIN forwarder.progress p ON p.sequence = e.sequence "
     "LEFT JOIN forwarder.attempt_lists l ON l.sequence = e.sequence WHERE e.sequence = $1"
 )
@@ -53,6 +53,7 @@ async def read_detail(connection: asyncpg.Connection, sequence: int, *, attempts
         payload=row["payload"],
         progress=row["data"] or b"",
         attempts=tuple(Attempt(**dict(attempt.items())) for attempt in attempts),
+        trace=row["trace"] or "",
     )
 
 

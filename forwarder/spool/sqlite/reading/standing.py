@@ -115,7 +115,7 @@ def read_detail(connection: Reader, sequence: int) -> EventDetail | None:
             if values is None:
                 continue
             rest = connection.execute(
-                f"SELECT event_key, checksum, payload FROM {table} WHERE sequence = ?",  # noqa: S608 - our own words
+                f"SELECT event_key, checksum, payload, trace FROM {table} WHERE sequence = ?",  # noqa: S608 - our own words
                 (sequence,),
             ).fetchone()
         except apsw.CorruptError:
@@ -123,7 +123,7 @@ def read_detail(connection: Reader, sequence: int) -> EventDetail | None:
             if row is not None:
                 return EventDetail(row=row, event_key=b"", payload=None, progress=b"", attempts=())
             continue
-        event_key, checksum, payload = rest
+        event_key, checksum, payload, trace = rest
         standing = standing_of(connection, route, sequence)
         progress = connection.execute("SELECT data FROM progress WHERE sequence = ?", (sequence,)).fetchone()
         return EventDetail(
@@ -132,6 +132,7 @@ def read_detail(connection: Reader, sequence: int) -> EventDetail | None:
             payload=payload if isinstance(payload, bytes) and crc32(payload) == checksum else None,
             progress=progress[0] if progress else b"",
             attempts=_attempts(connection, sequence, standing.attempt_id),
+            trace=trace or "",
         )
     return None
 
