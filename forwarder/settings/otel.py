@@ -7,12 +7,12 @@ import os
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from importlib import import_module
 from types import ModuleType
 from typing import Final
 from urllib.parse import urlsplit
 
 from forwarder.errors import SettingsInvalid
+from forwarder.settings.extras import module_of
 from forwarder.settings.sources import OTEL_PREFIX, Found
 from forwarder.telemetry.tracing import Tracing
 
@@ -90,17 +90,10 @@ def load_sdk(settings: TracingSettings) -> ModuleType:
     """Import what makes spans; raises `SettingsInvalid` with the command that installs it."""
     # The SDK reads the process' environment alone; ours may come from `.env` or a folder of secrets.
     os.environ.update(settings.variables)
-    try:
-        return import_module("forwarder.telemetry.open_telemetry")
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _PACKAGES:
-            raise
-        asked = next(
-            (name for name in sorted(settings.variables) if name.endswith(("_ENDPOINT", "_EXPORTER"))), "OTEL_…"
-        )
-        raise SettingsInvalid(
-            f"{asked}: what it needs is not installed. Run: pip install 'courier-rudderstack-forwarder[otel]'"
-        ) from None
+    names = (name for name in sorted(settings.variables) if name.endswith(("_ENDPOINT", "_EXPORTER")))
+    return module_of(
+        "forwarder.telemetry.open_telemetry", extra="otel", packages=_PACKAGES, variable=next(names, "OTEL_…")
+    )
 
 
 def _words(text: str) -> list[str]:

@@ -99,15 +99,24 @@ async def test_one_trace_leads_from_the_sender_to_the_destination(
     assert daemon.marks_in_logs(["secret-login"]) == []
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def kept(request: pytest.FixtureRequest, traced: dict[str, str]) -> dict[str, str]:
+    """The variables of both routes, traced, on each spool."""
+    if request.param == "sqlite":
+        return traced
+    url: str = request.getfixturevalue("postgres_url")
+    return traced | {"FORWARDER_SPOOL": "postgres", "FORWARDER_POSTGRES_URL": url}
+
+
 async def test_traces_go_on_after_a_crash_and_a_batch_is_linked_to_each_of_its_events(
     make_daemon: MakeDaemon,
     http: aiohttp.ClientSession,
     plane: DataPlane,
-    traced: dict[str, str],
+    kept: dict[str, str],
     collector: Collector,
 ) -> None:
     """What was received before kill -9 is delivered in the first one's trace and linked to the other sampled."""
-    daemon = make_daemon(traced)
+    daemon = make_daemon(kept)
     await daemon.start()
     await operate(http, daemon, "pause")
     for number in (1, 2, 3):

@@ -29,6 +29,25 @@ def compose(folder: Path) -> Any:
     return yaml.safe_load((folder / "compose.yaml").read_text())
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML with Compose's own tag."""
+
+
+def _overriding(loader: _Loader, node: yaml.Node) -> list[Any]:
+    assert isinstance(node, yaml.SequenceNode)
+    found: list[Any] = loader.construct_sequence(node)
+    return found
+
+
+_Loader.add_constructor("!override", _overriding)
+
+
+@pytest.fixture
+def postgres(folder: Path) -> Any:
+    """Return the file that goes over the Compose file."""
+    return yaml.load((folder / "compose.postgres.yaml").read_text(), _Loader)  # noqa: S506 - a safe loader
+
+
 def _given(folder: Path, compose: Any, **filled_in: str) -> dict[str, str]:
     """Return the environment of the daemon, as Compose puts it together."""
     lines = (folder / "example.env").read_text().splitlines()
@@ -81,15 +100,37 @@ def test_every_file_that_is_mounted_exists(folder: Path, compose: Any) -> None:
     assert {one for one in mounted if not one.startswith(".")} == compose["volumes"].keys()
 
 
-def test_readme_names_what_exists(folder: Path, compose: Any) -> None:
-    """Its lines name this file's services, profile and variables, and commands of the daemon."""
+def test_replicas_share_a_database_that_keeps_its_data(folder: Path, compose: Any, postgres: Any) -> None:
+    """Over the Compose file the daemon takes its settings, waits for the database, and a second one has other ports."""
+    first, second, database = (postgres["services"][name] for name in ("forwarder", "forwarder-2", "postgres"))
+    own = {name: text.replace("${POSTGRES_PASSWORD:?}", "pw") for name, text in first["environment"].items()}
+    values = dict.fromkeys(("RUDDERSTACK_WRITE_KEY", "COURIER_WEBHOOK_SECRET"), "a-secret")
+    given = _given(folder, compose, **values, RUDDERSTACK_DATA_PLANE_URL="https://dp.example.org")
+    assert load(given | own, folder).spool == "postgres"
+    assert (second["environment"], second["depends_on"]) == (first["environment"], first["depends_on"])
+    assert first["depends_on"]["postgres"] == {"condition": "service_healthy"}
+    assert database["environment"]["POSTGRES_USER"] in database["healthcheck"]["test"][1]
+    (volume,) = database["volumes"]
+    assert volume.split(":")[0] in postgres["volumes"]
+    ports = compose["services"]["forwarder"]["ports"] + second["ports"]
+    assert len({port.rsplit(":", 1)[0] for port in ports}) == len(ports)
+    assert [port for port in ports if not port.startswith("127.0.0.1:")] == ["8080:8080", "8090:8080"]
+
+
+def test_readme_names_what_exists(folder: Path, compose: Any, postgres: Any) -> None:
+    """Its lines name these files, their services, profiles and variables, and commands of the daemon."""
     lines = re.findall(r"^ {4}(.+)$", (folder / "README.md").read_text(), flags=re.MULTILINE)
     made = next(line for line in lines if "OPERATOR_TOKEN" in line)
     asked = set(re.findall(r"\$\{(\w+):\?\}", (folder / "compose.yaml").read_text()))
     assert set(re.findall(r"[A-Z]+_[A-Z]+", made)) == asked
-    (profile,) = {line.split("--profile ")[1].split()[0] for line in lines if "--profile" in line}
-    assert {tuple(one["profiles"]) for one in compose["services"].values() if "profiles" in one} == {(profile,)}
-    called = [words for words in map(shlex.split, lines) if words[:2] == ["docker", "compose"] and "forwarder" in words]
+    (files,) = {line.split("COMPOSE_FILE=")[1] for line in lines if "COMPOSE_FILE" in line}
+    assert all((folder / file).is_file() for file in files.split(":"))
+    services = compose["services"] | postgres["services"]
+    profiles = {line.split("--profile ")[1].split()[0] for line in lines if "--profile" in line}
+    assert {name for one in services.values() for name in one.get("profiles", ())} == profiles
+    used = [words for words in map(shlex.split, lines) if words[:2] == ["docker", "compose"]]
+    assert {word for words in used for word in words if word.startswith("forwarder")} <= services.keys()
+    called = [words for words in used if {"exec", "run"} & set(words)]
     assert called
     for words in called:
         *_, command = (one for one in words if not one.startswith("-"))

@@ -44,6 +44,7 @@ _EVERYTHING = {
     "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
     "priorityClassName": "high",
 }
+_THREE = ("sqlite", "postgres", "postgres-autoscaled")
 _STOPPED = {"existingSecret": "forwarder", "replicas": 0, "networkPolicy": {"enabled": False}}
 
 
@@ -75,7 +76,10 @@ def test_schema_takes_what_is_right(schema: Any, defaults: Any, values: dict[str
     ("values", "said"),
     [
         ({"existingSecret": ""}, "existingSecret|''"),
-        ({"replicas": 2}, "this version has SQLite alone, whose spool belongs to one process"),
+        ({"replicas": 2}, "the SQLite spool belongs to one process"),
+        ({"autoscaling": {"enabled": True}}, "the SQLite spool belongs to one process"),
+        ({"spool": "jetstream"}, "jetstream"),
+        ({"settings": {"FORWARDER_SPOOL": "postgres"}}, "FORWARDER_SPOOL"),
         ({"settings": {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=x"}}, "OTEL_EXPORTER_OTLP_HEADERS"),
         ({"replicas": -1}, "-1"),
         ({"replica": 1}, "replica"),
@@ -96,7 +100,7 @@ def test_schema_refuses_what_is_wrong(schema: Any, defaults: Any, values: dict[s
 def test_no_secret_is_a_value(schema: Any, checkout: Path) -> None:
     """Every secret, and every setting that the chart makes itself, is refused among the settings."""
     refused = set(schema["properties"]["settings"]["propertyNames"]["not"]["enum"])
-    template = (checkout / _CHART / "templates/statefulset.yaml").read_text()
+    template = (checkout / _CHART / "templates/_pod.tpl").read_text()
     own = set(re.findall(r"name: (FORWARDER_\w+),", template)) | {"FORWARDER_RULES", "FORWARDER_LINKS"}
     ours = {name for name in refused if not name.startswith("OTEL_")}
     assert ours == {name for name in Settings.variables() if Settings.is_secret(name)} | own
@@ -123,23 +127,37 @@ def render(checkout: Path, tmp_path: Path) -> Render:
     return rendered
 
 
+def _sample(checkout: Path, name: str) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((checkout / _CHART / f"ci/{name}-values.yaml").read_text())
+    return values
+
+
+def test_there_are_three_sets_of_values_to_begin_with(checkout: Path, schema: Any, defaults: Any) -> None:
+    """One for each way to run it; the schema takes them."""
+    assert {path.name for path in (checkout / _CHART / "ci").iterdir()} == {f"{name}-values.yaml" for name in _THREE}
+    for name in _THREE:
+        jsonschema.validate(defaults | _sample(checkout, name), schema)
+
+
+_AROUND = "NetworkPolicy PodDisruptionBudget Service Service"
+
+
 @pytest.mark.parametrize("version", ["1.29", "1.37"])
 @pytest.mark.parametrize(
-    ("values", "kinds"),
+    ("name", "kinds"),
     [
-        (_LEAST, "NetworkPolicy Service Service StatefulSet"),
+        ("sqlite", f"Ingress {_AROUND} StatefulSet"),
+        ("postgres", f"Deployment {_AROUND}"),
         (
-            _EVERYTHING,
-            "Ingress NetworkPolicy PodDisruptionBudget PrometheusRule Service Service ServiceMonitor StatefulSet",
+            "postgres-autoscaled",
+            f"Deployment HorizontalPodAutoscaler {_AROUND} PrometheusRule ServiceMonitor",
         ),
-        (_STOPPED, "Service Service StatefulSet"),
     ],
-    ids=["least", "everything", "stopped"],
 )
-def test_kubernetes_takes_what_helm_makes(render: Render, values: dict[str, Any], kinds: str, version: str) -> None:
+def test_kubernetes_takes_what_helm_makes(render: Render, checkout: Path, name: str, kinds: str, version: str) -> None:
     """Each object is valid in an old and a new version of Kubernetes; the Prometheus operator's have no schema."""
-    objects = render(values)
-    assert sorted(kind for kind, _ in objects) == kinds.split()
+    objects = render(_sample(checkout, name))
+    assert sorted(kind for kind, _ in objects) == sorted(kinds.split())
     for one in objects.values():
         if "monitoring.coreos.com" not in one["apiVersion"]:
             kubernetes_validate.validate(one, version, strict=True)
@@ -155,7 +173,8 @@ def test_chart_starts_the_pod_of_the_manifests(render: Render, checkout: Path) -
     def comparable(workload: Any) -> Any:
         pod = workload["spec"]["template"]["spec"]
         for container in pod["containers"]:
-            container["env"].sort(key=lambda one: one["name"])
+            kept = [one for one in container["env"] if one != {"name": "FORWARDER_SPOOL", "value": "sqlite"}]
+            container["env"] = sorted(kept, key=lambda one: one["name"])
             container.pop("imagePullPolicy", None)
         return pod, workload["spec"]["volumeClaimTemplates"], workload["spec"]["serviceName"]
 
@@ -166,6 +185,35 @@ def test_chart_starts_the_pod_of_the_manifests(render: Render, checkout: Path) -
             del one["selector"]
             one.setdefault("type", "ClusterIP")
         assert made["Service", name]["spec"] == plain["Service", name]["spec"]
+
+
+def test_replicas_that_share_a_database_are_apart_and_have_no_volume(render: Render, checkout: Path) -> None:
+    """They spread over zones and nodes, are replaced and evicted one at a time, and keep nothing of their own."""
+    objects = render(_sample(checkout, "postgres"))
+    spec = objects["Deployment", "forwarder"]["spec"]
+    assert (spec["replicas"], spec["strategy"]["rollingUpdate"]["maxUnavailable"]) == (3, 0)
+    assert objects["PodDisruptionBudget", "forwarder"]["spec"]["maxUnavailable"] == 1
+    pod = spec["template"]["spec"]
+    spread = {one["topologyKey"]: one["labelSelector"]["matchLabels"] for one in pod["topologySpreadConstraints"]}
+    labels = spec["template"]["metadata"]["labels"]
+    assert spread == {"topology.kubernetes.io/zone": labels, "kubernetes.io/hostname": labels}
+    (container,) = pod["containers"]
+    environment = {one["name"]: one["value"] for one in container["env"]}
+    assert environment["FORWARDER_SPOOL"] == "postgres"
+    assert "FORWARDER_DATA_DIR" not in environment
+    assert [one["name"] for one in pod["volumes"]] == ["secrets"]
+
+
+def test_autoscaling_follows_the_oldest_event_that_waits(render: Render, checkout: Path) -> None:
+    """Its metric is the one that the adapter's sample serves; the Deployment then names no number of its own."""
+    objects = render(_sample(checkout, "postgres-autoscaled"))
+    assert "replicas" not in objects["Deployment", "forwarder"]["spec"]
+    spec = objects["HorizontalPodAutoscaler", "forwarder"]["spec"]
+    assert (spec["scaleTargetRef"]["kind"], spec["minReplicas"], spec["maxReplicas"]) == ("Deployment", 2, 8)
+    (metric,) = spec["metrics"]
+    (rule,) = yaml.safe_load((checkout / "deploy/prometheus/adapter.yaml").read_text())["externalRules"]
+    assert metric["external"]["metric"]["name"] == rule["name"]["as"]
+    assert metric["external"]["target"] == {"type": "Value", "value": "20"}
 
 
 def test_drain_and_files_reach_the_pod(render: Render) -> None:
@@ -206,6 +254,6 @@ def test_nobody_reaches_the_page_unless_named(render: Render) -> None:
 
 
 def test_helm_says_why_there_is_one_replica(render: Render) -> None:
-    """Helm itself refuses two, with the reason."""
-    with pytest.raises(ValueError, match="this version has SQLite alone, whose spool belongs to one process"):
+    """Helm itself refuses two on SQLite, with the reason."""
+    with pytest.raises(ValueError, match="the SQLite spool belongs to one process"):
         render(_LEAST | {"replicas": 2})

@@ -224,3 +224,29 @@ def test_prometheus_takes_the_dashboards_queries(checkout: Path, tmp_path: Path)
     ]
     (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
     _promtool(tmp_path, "check", "rules.yml")
+
+
+@_needs_promtool
+def test_replicas_follow_the_oldest_event_of_a_route_that_runs(checkout: Path, shown: Shown, tmp_path: Path) -> None:
+    """What autoscaling is told: the age of all, once, however many replicas tell it; of a held route nothing."""
+    (rule,) = yaml.safe_load((checkout / "deploy/prometheus/adapter.yaml").read_text())["externalRules"]
+    query = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'namespace="n"')
+    assert set(re.findall(r"forwarder_\w+", query)) <= shown.keys()
+
+    def series(metric: str, route: str, value: int, state: str = "") -> list[dict[str, str]]:
+        labels = f'namespace="n", job="j", route="{route}"' + (f', state="{state}"' if state else "")
+        return [
+            {"series": f'{metric}{{{labels}, instance="{one}"}}', "values": str(value)} for one in ("first", "second")
+        ]
+
+    age, state = "forwarder_spool_oldest_age_seconds", "forwarder_route_state"
+    runs = series(age, "runs", 70) + series(state, "runs", 1, "running")
+    held = series(age, "held", 9_000) + series(state, "held", 0, "running") + series(state, "held", 1, "held")
+
+    def told(given: list[dict[str, str]], value: int) -> dict[str, Any]:
+        expected = {"expr": query, "eval_time": "0m", "exp_samples": [{"labels": "{}", "value": value}]}
+        return {"interval": "1m", "input_series": given, "promql_expr_test": [expected]}
+
+    tests = {"evaluation_interval": "1m", "tests": [told(runs + held, 70), told(held, 0)]}
+    (tmp_path / "tests.yml").write_text(yaml.safe_dump(tests))
+    _promtool(tmp_path, "test", "tests.yml")
