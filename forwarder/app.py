@@ -17,7 +17,8 @@ from forwarder.daemon import Daemon, signals_heard
 from forwarder.delivery.flights import BatchLimits
 from forwarder.delivery.intake import ONE_BY_ONE, RequestLimits
 from forwarder.delivery.route import Route, make_route
-from forwarder.errors import ForwarderError
+from forwarder.engine import Fence, OpenSpool, open_spool
+from forwarder.errors import ForwarderError, SpoolAway
 from forwarder.ingress.admission import EndpointSettings
 from forwarder.ingress.listener import PublicListener
 from forwarder.ingress.receiver import Receiver
@@ -39,8 +40,6 @@ from forwarder.settings.rotation import rotation
 from forwarder.settings.toml_files import read_links, read_mapping
 from forwarder.sources.configured import source_workers
 from forwarder.sources.worker import SourceWorker
-from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.foreign import begin_logs
 from forwarder.telemetry.logs import RepeatSummaries
 from forwarder.telemetry.metrics import Metrics
@@ -67,7 +66,12 @@ async def run(settings: Settings) -> int:
 async def run_until(settings: Settings, stop: asyncio.Event, *, hangup: asyncio.Event | None = None) -> None:
     """Run until `stop` is set, then drain within `FORWARDER_DRAIN_MAX_S`; `hangup` has the secrets read again."""
     async with AsyncExitStack() as stack:
-        daemon = await assemble(settings, stack, hangup=hangup or asyncio.Event())
+        try:
+            daemon = await assemble(settings, stack, stop=stop, hangup=hangup or asyncio.Event())
+        except SpoolAway:
+            if stop.is_set():  # asked while it waited for the database
+                return
+            raise
         await daemon.run(stop)
 
 
@@ -78,7 +82,7 @@ class Foundation:
     clock: SystemClock
     metrics: Metrics
     reporter: Reporter
-    spool: SqliteSpool
+    spool: OpenSpool
     transport: AiohttpTransport
     tracing: Tracing | None
     swaps: list[Callable[[Settings], None]] = field(default_factory=list)  # what takes secrets that were replaced
@@ -88,7 +92,7 @@ class Foundation:
         return self.transport if self.tracing is None else self.tracing.transport(self.transport)
 
 
-async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio.Event) -> Daemon:
+async def assemble(settings: Settings, stack: AsyncExitStack, *, stop: asyncio.Event, hangup: asyncio.Event) -> Daemon:
     """Put the daemon together; what it opens is closed by `stack`, the spool last.
 
     listener, sources → spool → routes → destinations, and the operator beside them
@@ -102,7 +106,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio
     for doubt in start_doubts(settings):
         reporter.setting_doubtful(doubt)
     tracing = open_tracing(settings.reading.tracing, stack)
-    spool = await SqliteSpool.open(settings.data_dir, limits=spool_limits(settings), clock=clock, reporter=reporter)
+    spool = await open_spool(settings, clock=clock, reporter=reporter, stop=stop)
     stack.push_async_callback(spool.close)
     stack.push_async_callback(tell_what_waits, spool, reporter)
     http = await stack.enter_async_context(AiohttpTransport(clock=clock, proxy_for=settings.reading.proxies.url_for))
@@ -144,7 +148,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, hangup: asyncio
     )
 
 
-async def tell_what_waits(spool: SqliteSpool, reporter: Reporter) -> None:
+async def tell_what_waits(spool: OpenSpool, reporter: Reporter) -> None:
     """Tell how many events wait for the next start."""
     with suppress(ForwarderError):
         reporter.daemon_stopped(pending={route: one.pending for route, one in (await spool.facts()).totals.items()})
@@ -159,7 +163,7 @@ def outbound_route(settings: Settings, base: Foundation, mapping: OutboundMappin
         spool=base.spool,
         mapper=mapping.mapper(),
         sink=RudderstackSink(
-            transport=base.vendor_transport(),
+            transport=Fence(base.vendor_transport(), base.spool.may_send),
             url=settings.rudderstack_data_plane_url or "",  # settings.together saw to it
             write_key=write_key,
             clock=base.clock,
@@ -177,7 +181,7 @@ def outbound_route(settings: Settings, base: Foundation, mapping: OutboundMappin
 def inbound_route(settings: Settings, base: Foundation, links: LinkStore) -> Route:
     """Make the route RudderStack / Segment → Courier."""
     client = CourierClient(
-        base.vendor_transport(),
+        Fence(base.vendor_transport(), base.spool.may_send),
         base_url=settings.courier_api_url,
         api_key=revealed(settings.courier_api_key),
         clock=base.clock,
@@ -276,13 +280,6 @@ def endpoint_settings(settings: Settings) -> EndpointSettings:
 def revealed(secret: SecretStr | None) -> str:
     """Return the text of a secret that `settings.together` has seen to be given."""
     return secret.get_secret_value() if secret else ""
-
-
-def spool_limits(settings: Settings) -> SpoolLimits:
-    """Return how much the spool may hold."""
-    return SpoolLimits(
-        bytes_max=settings.spool_bytes_max, retention_s=settings.retention_s, is_shared=len(settings.routes) > 1
-    )
 
 
 def request_limits(settings: Settings) -> RequestLimits:

@@ -113,7 +113,7 @@ class SpoolFacts:
     corrupt_rows: int
     is_accepting: bool  # False: cap or disk
     refusal: str  # why not, "" when accepting
-    sqlite_version: str
+    engine: str  # what keeps the events, and its version: "SQLite 3.51.3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,10 @@ Every error that crosses a room's border is one of these. Foreign exceptions are
 where the foreign library is called, and nowhere else.
 """
 
+from typing import Final
+
+_AWAY_S: Final = 5
+
 
 class ForwarderError(Exception):
     """The base of every error of ours; its text never contains a secret or a payload."""
@@ -38,15 +42,15 @@ class SpoolUnusable(ForwarderError):
     """The data folder cannot be opened or is damaged beyond serving; the text says what to do."""
 
 
-class SpoolAway(ForwarderError):
+class SpoolAway(SpoolFull):
     """The database of the spool cannot be used now; the text names each host and why, never a secret.
 
-    `is_lasting`: waiting alone does not help; settings or a server must be put right.
+    To be treated like a full disk. `is_lasting`: waiting alone does not help; settings or a server must be put right.
     """
 
     def __init__(self, reason: str, *, is_lasting: bool = False) -> None:
         """Keep whether somebody must do something."""
-        super().__init__(reason)
+        super().__init__(reason, retry_after_s=_AWAY_S)
         self.is_lasting = is_lasting
 
 

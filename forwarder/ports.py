@@ -134,6 +134,29 @@ class Spool(Protocol):
     async def get(self, key: str) -> bytes | None:
         """Return what `put` kept, or None."""
 
+    async def change(self, key: str, change: Callable[[bytes | None], bytes]) -> bytes:
+        """Replace such a value by what `change` makes of it, durable; return that. b"" counts as nothing kept.
+
+        Of several replicas one changes it at a time. `change` only computes: it may run on another thread, and again.
+        What it raises is raised here, and the value stays.
+        """
+
+    def watch(self, key: str, heard: Callable[[bytes], None]) -> None:
+        """Have `heard` called, within about a second, when another replica changed such a value; perhaps for nothing.
+
+        On the event loop's thread. It must not raise or block.
+        """
+
+    @property
+    def has_replicas(self) -> bool:
+        """Tell whether other processes may be at work on the same events."""
+
+    def may_send(self) -> bool:
+        """Tell whether what is leased is still ours alone: False once another replica may have taken it over."""
+
+    def leads(self) -> bool:
+        """Tell whether it is this replica that does what one does for all: probes, incidents, alerts."""
+
     async def close(self) -> None:
         """Refuse what comes, commit what is in hand, checkpoint, release the lock. Idempotent."""
 

@@ -45,7 +45,7 @@ from forwarder.transport import AiohttpTransport
 @AS_JSON
 @click.pass_context
 def check(ctx: click.Context, *, connect: bool, unit: str | None, as_json: bool) -> None:
-    """Check settings, files, data folder, spool and clock.
+    """Check settings, files, data folder or database, spool and clock.
 
     Prints every setting that is in effect with its source, secrets masked, then what was found. Warnings do
     not fail the check.

@@ -13,11 +13,10 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
-import apsw
-
 from forwarder.courier.catalogue import Catalogue, Known
 from forwarder.courier.client import CourierClient
-from forwarder.errors import NoAnswer, SpoolUnusable
+from forwarder.engine import read_kept_value
+from forwarder.errors import NoAnswer
 from forwarder.mapping.link_store import STORE_KEY, LinkTable, decode_links
 from forwarder.mapping.links import LinkInvalid, Links
 from forwarder.model import HttpRequest, HttpResponse, RouteName
@@ -25,8 +24,6 @@ from forwarder.operator.checks import Finding
 from forwarder.ports import Clock, Transport
 from forwarder.settings import Settings
 from forwarder.settings.toml_files import read_links
-from forwarder.spool.sqlite.database import open_reader
-from forwarder.spool.sqlite.reading.archive import kept_value
 
 _TIMEOUT_S = 15.0
 _SKEW_S_MAX = 60.0
@@ -85,15 +82,9 @@ def _links(settings: Settings) -> Links:
     """Return the links in force: those of the file, and those that the spool keeps, if it can be read."""
     pinned = read_links(settings)
     try:
-        connection = open_reader(settings.data_dir)
-    except SpoolUnusable:
+        return LinkTable(pinned, decode_links(read_kept_value(settings, STORE_KEY))).links()
+    except LinkInvalid:
         return pinned.links
-    try:
-        return LinkTable(pinned, decode_links(kept_value(connection, STORE_KEY))).links()
-    except (apsw.Error, LinkInvalid):
-        return pinned.links
-    finally:
-        connection.close()
 
 
 async def _asked(name: str, request: HttpRequest, transport: Transport, clock: Clock) -> AsyncIterator[Finding]:

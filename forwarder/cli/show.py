@@ -138,7 +138,7 @@ def status_lines(status: Mapping[str, Any], earlier: Mapping[str, Any] | None = 
     spool = status["spool"]
     running = f"up {text.span(status['uptime_s'])}" if status.get("is_running", True) else "not running"
     disk = f"spool {text.size(spool['size_bytes'])} of {text.size(spool['cap_bytes'])}"
-    lines = [f"forwarder {status['version']}  {running}  {disk}  SQLite {spool['sqlite_version']}"]
+    lines = [f"forwarder {status['version']}  {running}  {disk}  {spool['engine']}"]
     if not spool["is_accepting"]:
         refusal = f"refusing  Not accepting new events: {plain(spool['refusal'])}. Senders retry."
         lines += [click.style(line, fg="red", bold=True) for line in _wrapped(refusal, "")]

@@ -13,13 +13,12 @@ import structlog
 from aiohttp import web
 
 from forwarder.clock import SystemClock
+from forwarder.engine import open_spool
 from forwarder.mapping.link_store import LinkStore
 from forwarder.operator.assembly import api_alone
 from forwarder.operator.parts import Parts
 from forwarder.settings import Settings
 from forwarder.settings.toml_files import read_links
-from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.sqlite import SqliteSpool
 from forwarder.spool.sqlite.database import find_database
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
@@ -31,11 +30,11 @@ async def stopped_daemon(settings: Settings) -> AsyncIterator[Path]:
 
     Raises `SpoolLocked` when a daemon has the folder, and `SpoolUnusable` when there is no spool in it.
     """
-    find_database(settings.data_dir)
+    if settings.spool == "sqlite":
+        find_database(settings.data_dir)
     clock, metrics = SystemClock(), Metrics()
     reporter = Reporter(metrics, _silent())
-    limits = SpoolLimits(bytes_max=settings.spool_bytes_max, retention_s=settings.retention_s)
-    spool = await SqliteSpool.open(settings.data_dir, limits=limits, clock=clock, reporter=reporter)
+    spool = await open_spool(settings, clock=clock, reporter=reporter, is_replica=False)
     try:
         parts = Parts(
             archive=spool,

@@ -11,6 +11,7 @@ from typing import Final
 
 from forwarder.delivery.dispatch import Dispatcher
 from forwarder.delivery.pacing import CircuitBreaker
+from forwarder.delivery.shared_hold import SharedHold
 from forwarder.errors import SpoolFull
 from forwarder.model import Demand, Lease, RouteName
 from forwarder.ports import Clock, Spool
@@ -42,7 +43,8 @@ class Loop:
         self._spool = spool
         self._clock = clock
         self._live = live
-        self._is_stopping = False
+        self.hold = SharedHold(route, spool=spool, breaker=self.breaker, clock=clock)
+        self.is_stopping = False
         self._probes_newest = False
         self._is_idle = False  # the last lease brought less than was asked for: that was all there was
         self._empty_polls = 0  # in a row, each after a call to work
@@ -55,7 +57,7 @@ class Loop:
 
     async def run(self, *, on_turn: Callable[[], None]) -> None:
         """Turn until stopped; what is in flight then is settled or returned by the dispatcher's tasks."""
-        while not self._is_stopping:
+        while not self.is_stopping:
             self._is_awake = False
             self.turned_at_s = self._clock.monotonic_s()
             on_turn()
@@ -64,7 +66,7 @@ class Loop:
 
     def stop(self) -> None:
         """Lease nothing more."""
-        self._is_stopping = True
+        self.is_stopping = True
         self.wake()
 
     def wake(self) -> None:
@@ -130,12 +132,17 @@ class Loop:
         lease = await self._lease_newest() if is_newest else self._lease_oldest()
         self._probes_newest = not self._probes_newest
         self._is_idle = lease is None
-        self._ask_with(lease)
+        is_shared = self._live is None and self.breaker.is_held
+        if lease is None or not is_shared or await self.hold.may_probe():
+            self._ask_with(lease)
+        else:  # another replica asks; what it learns is heard
+            self.breaker.postpone(now_s=self._clock.monotonic_s())
+            self.dispatcher.take([lease])
 
     def _ask_with(self, lease: Lease | None) -> None:
         if lease is not None:
             # It was perhaps read from disk, and meanwhile somebody paused or stopped: then nothing more is sent.
-            self.dispatcher.take([lease], is_probe=not (self.is_paused or self._is_stopping))
+            self.dispatcher.take([lease], is_probe=not (self.is_paused or self.is_stopping))
 
     def _may_probe(self) -> bool:
         return self.breaker.admits(now_s=self._clock.monotonic_s(), in_flight=self.dispatcher.in_flight)

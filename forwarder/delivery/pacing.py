@@ -71,7 +71,7 @@ class CircuitBreaker:
         self.trip: Trip | None = None  # None while it is closed
         self._backoff = backoff
         self._rng = rng
-        self._probe_every_s = probe_every_s
+        self.probe_every_s = probe_every_s
 
     def __repr__(self) -> str:
         """Show the standing."""
@@ -93,7 +93,7 @@ class CircuitBreaker:
 
     def is_overdue(self, *, now_s: float) -> bool:
         """Tell whether a probe might have gone for so long that another one might have by now."""
-        return self.trip is not None and now_s - self.trip.retry_at_s > self._probe_every_s
+        return self.trip is not None and now_s - self.trip.retry_at_s > self.probe_every_s
 
     def back_off(
         self, reason: str, *, after_s: float | None, started_s: float, now_s: float, now_ms: int
@@ -137,14 +137,14 @@ class CircuitBreaker:
             since_ms=began.since_ms if began else now_ms,
             since_s=began.since_s if began else now_s,
             renewed_s=began.renewed_s if began else now_s,
-            retry_at_s=now_s + (self._probe_every_s if probe_s is None else min(probe_s, self._probe_every_s)),
+            retry_at_s=now_s + (self.probe_every_s if probe_s is None else min(probe_s, self.probe_every_s)),
         )
         return None if began else self.trip
 
     def postpone(self, *, now_s: float) -> None:
         """Put the next probe of a hold off: the last one taught nothing."""
         if self.trip is not None:
-            self.trip = replace(self.trip, retry_at_s=now_s + self._probe_every_s)
+            self.trip = replace(self.trip, retry_at_s=now_s + self.probe_every_s)
 
     def close(self, *, started_s: float) -> Trip | None:
         """Close for the answer to a request that started so; return the standstill that ended, if one did."""

@@ -20,6 +20,7 @@ from forwarder.delivery.loop import Loop
 from forwarder.delivery.pacing import PROBE_EVERY_S, Backoff, CircuitBreaker, ConcurrencyLimit
 from forwarder.delivery.policy import OutcomePolicy
 from forwarder.delivery.route_status import Pause, RouteStatus, kept_pause, scope_stop
+from forwarder.errors import SpoolFull
 from forwarder.model import RouteName
 from forwarder.ports import BatchMapper, Clock, Sink, Spool
 from forwarder.telemetry.reporter import Reporter
@@ -28,6 +29,7 @@ from forwarder.telemetry.tracing import Tracing
 _BACKOFF: Final = Backoff()
 _REPLAY_CALLS_MAX: Final = 2
 _REPLAY_BATCHES_MAX: Final = 1
+_READ_AGAIN_S: Final = 1.0
 
 
 class Route:
@@ -38,13 +40,21 @@ class Route:
     """
 
     def __init__(
-        self, *, name: RouteName, spool: Spool, live: Loop, replays: Loop, reporter: Reporter, clock: Clock
+        self,
+        *,
+        name: RouteName,
+        spool: Spool,
+        live: Loop,
+        replays: Loop,
+        reporter: Reporter,
+        clock: Clock,
     ) -> None:
         self.name: str = name.value
         self._route = name
         self._spool = spool
         self._live = live
         self._loops = (live, replays)
+        self._spawn: Callable[[Coroutine[Any, Any, None]], None]
         self._reporter = reporter
         self._clock = clock
         self._pause_key = f"route.{name.value}.paused"
@@ -62,14 +72,15 @@ class Route:
     async def run(self) -> None:
         """Deliver until drained; see `ports.Worker`."""
         try:
-            self._set_pause(kept_pause(await self._spool.get(self._pause_key)))
+            self._spool.watch(self._pause_key, lambda kept: self._set_pause(kept_pause(kept)))
             async with asyncio.TaskGroup() as tasks:
 
                 def spawn(work: Coroutine[Any, Any, None]) -> None:
                     tasks.create_task(work)
 
-                for loop in self._loops:
-                    await loop.dispatcher.start(spawn=spawn, wake=loop.wake)
+                self._spawn = spawn
+                await self._restore(spawn)
+                self._live.hold.watch(self._live.wake)
                 self._spool.on_work(self._route, self._hear_of_work)
                 spawn(self._loops[1].run(on_turn=_nothing))
                 await self._live.run(on_turn=self._look_around)
@@ -120,6 +131,18 @@ class Route:
 
     # --- inside ---
 
+    async def _restore(self, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+        """Learn what is kept over a restart, as soon as it can be read."""
+        while not self._live.is_stopping:
+            try:
+                self._set_pause(kept_pause(await self._spool.get(self._pause_key)))
+                for loop in self._loops:
+                    await loop.dispatcher.start(spawn=spawn, wake=loop.wake)
+            except SpoolFull:
+                await asyncio.sleep(_READ_AGAIN_S)
+            else:
+                return
+
     def _set_pause(self, pause: Pause | None) -> None:
         self._pause = pause
         for loop in self._loops:
@@ -138,11 +161,12 @@ class Route:
         return "running" if self._live.breaker.is_closed else "backing_off"
 
     def _look_around(self) -> None:
-        """End a pause whose time is over, and tell of a new state."""
+        """End a pause whose time is over, tell other replicas of a hold, and people of a new state."""
         if self._pause is not None and self._pause.is_over(now_ms=self._clock.wall_ms()):
             # What is kept of it says itself that it is over: there is nothing to write.
             self._set_pause(None)
             self._reporter.route_resumed(self._route, who="the end of the pause")
+        self._live.hold.look(self._spawn)
         state = self._current_state()
         if state != self._state:
             self._state = state
@@ -211,7 +235,7 @@ def make_route(
             breakers=breakers,
             clock=clock,
         )
-        waits_for = live.breakers.route if live else None
+        waits_for = None if live is None else live.breakers.route
         return Loop(route=name, spool=spool, dispatcher=dispatcher, clock=clock, live=waits_for)
 
     start, floor, few = (8, 4, _REPLAY_CALLS_MAX) if limits.is_planned else (1, 1, _REPLAY_BATCHES_MAX)

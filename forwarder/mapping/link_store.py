@@ -1,10 +1,11 @@
 """All links in force, the pinned ones of the file and the stored ones, and the only way to change the latter.
 
 A change is in the words of file, command line and API (`link_of`): checked, kept, then put in force. Where it is kept
-is handed in, the spool's `put` and `get`. Not safe for concurrent changes: the one that serves people takes turns.
+is handed in, the spool: of several replicas one changes them at a time, and each hears of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, Protocol, Self
 
 import msgspec
@@ -63,11 +64,14 @@ class LinkTable:
 class Memory(Protocol):
     """The part of the spool that keeps small values of the daemon's own, durable."""
 
-    async def put(self, key: str, value: bytes) -> None:
-        """Keep the value under the key."""
-
     async def get(self, key: str) -> bytes | None:
         """Return what was kept, or None."""
+
+    async def change(self, key: str, change: Callable[[bytes | None], bytes]) -> bytes:
+        """Replace it by what `change` makes of it; see `ports.Spool.change`."""
+
+    def watch(self, key: str, heard: Callable[[bytes], None]) -> None:
+        """Have `heard` called when another replica changed it."""
 
 
 class LinkStore:
@@ -80,7 +84,9 @@ class LinkStore:
     @classmethod
     async def load(cls, memory: Memory, pinned: LinkFile | None = None) -> Self:
         """Return the store as it was kept; raises `LinkInvalid` when what was kept cannot be read."""
-        return cls(LinkTable(pinned, decode_links(await memory.get(STORE_KEY))), memory)
+        store = cls(LinkTable(pinned, decode_links(await memory.get(STORE_KEY))), memory)
+        memory.watch(STORE_KEY, store._hear)
+        return store
 
     def rows(self) -> Sequence[Mapping[str, object]]:
         """Return every link in force, in order, each saying whether it is `pinned`."""
@@ -98,23 +104,29 @@ class LinkStore:
         What is there already is not added again. Raises `LinkInvalid` for a link that cannot be or is not
         there, `LinkPinned` for one that the file holds.
         """
-        before = self.table.stored
-        changed = LinkTable(self.table.file, before)
-        for words in remove:
-            link = link_of(words)
-            if link not in changed.links():
-                raise LinkInvalid("link", "there is no such link; `links list` shows them all")
-            changed.replace_stored(changed.without(link))
-        for words in add:
-            changed.replace_stored(changed.with_link(link_of(words)))
-        await self._keep(changed.stored)
-        after = changed.stored
-        return len(set(after) - set(before)), len(set(before) - set(after))
+        counts = 0, 0
 
-    async def _keep(self, stored: Links) -> None:
-        if stored != self.table.stored:
-            await self._memory.put(STORE_KEY, encode_links(stored))
-            self.table.replace_stored(stored)
+        def changed(kept: bytes | None) -> bytes:
+            nonlocal counts
+            before = decode_links(kept)
+            after = LinkTable(self.table.file, before)
+            for words in remove:
+                link = link_of(words)
+                if link not in after.links():
+                    raise LinkInvalid("link", "there is no such link; `links list` shows them all")
+                after.replace_stored(after.without(link))
+            for words in add:
+                after.replace_stored(after.with_link(link_of(words)))
+            counts = len(set(after.stored) - set(before)), len(set(before) - set(after.stored))
+            return encode_links(after.stored)
+
+        self.table.replace_stored(decode_links(await self._memory.change(STORE_KEY, changed)))
+        return counts
+
+    def _hear(self, kept: bytes) -> None:
+        """Take what another replica made of the stored links; what a later version keeps is left alone."""
+        with suppress(LinkInvalid):
+            self.table.replace_stored(decode_links(kept))
 
 
 def encode_links(links: Links) -> bytes:

@@ -127,7 +127,7 @@ class Spool(Struct, frozen=True, kw_only=True):
     is_accepting: bool
     refusal: str
     corrupt_rows: Count
-    sqlite_version: str
+    engine: str
 
 
 class Source(Struct, frozen=True, kw_only=True):

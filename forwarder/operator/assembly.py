@@ -33,7 +33,7 @@ def operator_workers(
 
     Adds to `swaps` who takes new secrets.
     """
-    people = People(clock=parts.clock)
+    people = People(clock=parts.clock, memory=parts.spool)
 
     def take_tokens(new: Settings) -> None:
         shared = new.operator_token

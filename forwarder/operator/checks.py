@@ -1,4 +1,4 @@
-"""Is everything on this machine as it must be: settings, files, the data folder, the spool, the clock?
+"""Is everything as it must be: settings, files, the data folder or the database, the spool, the clock?
 
 For `forwarder check` and for the page's settings. Deliberately absent: the vendors, and how a finding is shown.
 """
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import apsw
 
+from forwarder.engine import database_remarks
 from forwarder.errors import RulesInvalid, SettingsInvalid, SpoolUnusable
 from forwarder.operator.text import size
 from forwarder.ports import Clock
@@ -52,9 +53,9 @@ def is_failed(findings: Sequence[Finding]) -> bool:
 
 
 def local_findings(settings: Settings, *, now_ms: int, reads_spool: bool = True) -> Iterator[Finding]:
-    """Look at everything that needs no network. Changes nothing but a file that is made and removed.
+    """Look at everything that needs no vendor. Changes nothing but a file that is made and removed.
 
-    `reads_spool` False leaves out what takes long: reading the whole database.
+    `reads_spool` False leaves out what takes long: reading the whole database, or asking another machine's. Blocks.
     """
     yield Finding("ok", "settings", "routes: " + ", ".join(route.value for route in settings.routes))
     for doubt in doubts(settings):
@@ -66,10 +67,13 @@ def local_findings(settings: Settings, *, now_ms: int, reads_spool: bool = True)
     if settings.reading.tracing:
         yield _tracing(settings.reading.tracing)
     yield from _files(settings)
-    yield from _folder(settings)
-    if volume := volume_doubt(settings.data_dir):
-        yield Finding("warn", "data volume", volume)
-    yield _spool(settings, reads_it=reads_spool)
+    if settings.spool == "postgres":
+        yield from _database(settings, asks_it=reads_spool)
+    else:
+        yield from _folder(settings)
+        if volume := volume_doubt(settings.data_dir):
+            yield Finding("warn", "data volume", volume)
+        yield _spool(settings, reads_it=reads_spool)
     yield _clock(now_ms)
 
 
@@ -177,6 +181,17 @@ def _spool(settings: Settings, *, reads_it: bool) -> Finding:
             f"damaged ({verdict}): stop the daemon, keep a copy, restore it from a backup or recover it",
         )
     return Finding("ok", "spool", f"sound, SQLite {version}")
+
+
+def _database(settings: Settings, *, asks_it: bool) -> Iterator[Finding]:
+    if not asks_it:
+        yield Finding("ok", "database", "was not asked")
+        return
+    try:
+        for remark in database_remarks(settings):
+            yield Finding(remark.level, "database", remark.text)
+    except SettingsInvalid as error:
+        yield Finding("fail", "database", str(error))
 
 
 def _clock(now_ms: int) -> Finding:

@@ -78,7 +78,7 @@ class OperatorGuard:
         self._public_paths = public_paths
         self.throttle = Throttle()
 
-    def judge(self, request: web.Request, *, now_s: float) -> Denial | Person:
+    async def judge(self, request: web.Request, *, now_s: float) -> Denial | Person:
         """Return who asks, or why the request is denied."""
         headers = request.headers
         if request.method not in _SAFE_METHODS and not is_own_origin(headers):
@@ -87,6 +87,7 @@ class OperatorGuard:
             return Denial(status=403, message="another site asks for this in the background; open it as a page")
         if not self._people.have_tokens and self._user_header is None:
             return ANYBODY if self._is_own_host(headers.get("Host", "")) else _FOREIGN_HOST
+        await self._people.look(request.cookies)
         person = self._named_by_proxy(request) or self._people.logged_in(request.cookies)
         if person is None and self._is_public(request.path):
             return NOBODY

@@ -1,11 +1,9 @@
 """Who is there, and what they may do: by a token, by the login that a token opened, or by the proxy's word.
 
-A login is a random id in a cookie, of which only the digest is kept, in memory, few and not for ever. It stands for
-the token it was made with: when that is replaced, or its role changes, so is every login. A restart ends them all.
+A login stands for the token it was made with: when that is replaced, or its role changes, so is every login.
 """
 
 import hmac
-import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -13,14 +11,12 @@ from typing import Final
 
 from aiohttp import web
 
+from forwarder.operator.logins import Logins, Memory
 from forwarder.ports import Clock
 from forwarder.settings.operators import NamedToken, Role
 
 COOKIE: Final = "forwarder_session"
-LIFETIME_S: Final = 43_200  # half a day: a shift
-SESSIONS_MAX: Final = 256  # the oldest goes first
 NAME_MAX: Final = 64
-_ID_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,12 +40,18 @@ ANYBODY: Final = Person(role=Role.OPERATE)  # whoever reaches a listener that as
 
 
 class People:
-    """The tokens in force and the logins that they opened. Not shared between processes."""
+    """The tokens in force and the logins that they opened, which all replicas with one `memory` share."""
 
-    def __init__(self, *, clock: Clock, shared: str | None = None, named: Iterable[NamedToken] = ()) -> None:
-        self._clock = clock
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        memory: Memory | None = None,
+        shared: str | None = None,
+        named: Iterable[NamedToken] = (),
+    ) -> None:
         self._by_token: dict[bytes, Person] = {}
-        self._logins: dict[bytes, tuple[float, bytes, str]] = {}  # the id's digest → end, the token's digest, the name
+        self._logins = Logins(clock, memory)
         self.replace_tokens(shared, named)
 
     def __repr__(self) -> str:
@@ -86,29 +88,29 @@ class People:
                 found = person
         return found
 
-    def log_in(self, token: str, name: str = "") -> str:
+    async def log_in(self, token: str, name: str = "") -> str:
         """Begin a login with a token that `by_token` knows; return the cookie's value, which is kept nowhere here.
 
         `name` is who it is by his own word: it counts where the token has no name.
         """
-        session, now_s = secrets.token_urlsafe(_ID_BYTES), self._clock.monotonic_s()
-        self._logins = {digest: one for digest, one in self._logins.items() if one[0] > now_s}
-        while len(self._logins) >= SESSIONS_MAX:
-            del self._logins[next(iter(self._logins))]
-        self._logins[_digest(session)] = (now_s + LIFETIME_S, _digest(token), cleaned(name))
-        return session
+        return await self._logins.begin(_digest(token), cleaned(name))
+
+    async def look(self, cookies: Mapping[str, str]) -> None:
+        """Learn of the login of these cookies, if another replica began it. Before `logged_in`."""
+        await self._logins.look(cookies.get(COOKIE, ""))
 
     def logged_in(self, cookies: Mapping[str, str]) -> Person | None:
         """Return whose login these cookies are, if it lives. Time tells nothing: only digests are compared."""
-        ends_s, token, name = self._logins.get(_digest(cookies.get(COOKIE, "")), (0.0, b"", ""))
-        person = self._by_token.get(token)
-        if person is None or ends_s <= self._clock.monotonic_s():
+        found = self._logins.find(cookies.get(COOKIE, ""), self._by_token)
+        if found is None:
             return None
+        token, name = found
+        person = self._by_token[token]
         return replace(person, name=person.name or name, is_logged_in=True)
 
-    def log_out(self, cookies: Mapping[str, str]) -> None:
+    async def log_out(self, cookies: Mapping[str, str]) -> None:
         """End the login of these cookies, if there is one."""
-        self._logins.pop(_digest(cookies.get(COOKIE, "")), None)
+        await self._logins.end(cookies.get(COOKIE, ""))
 
 
 def set_person(request: web.Request, person: Person) -> None:

@@ -53,7 +53,7 @@ def operator_app(
 
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-        person = guard.judge(request, now_s=parts.clock.monotonic_s())
+        person = await guard.judge(request, now_s=parts.clock.monotonic_s())
         if isinstance(person, Denial):
             if person.rejected:
                 parts.reporter.request_rejected("operator", person.rejected)

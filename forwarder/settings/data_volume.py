@@ -13,7 +13,8 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 def start_doubts(settings: Settings) -> list[str]:
     """Return what the daemon says at its start: names not read, a cap without room, a data folder that may vanish."""
-    volume = volume_doubt(settings.data_dir) if settings.reading.place else None
+    is_asked = settings.reading.place is not None and settings.spool == "sqlite"
+    volume = volume_doubt(settings.data_dir) if is_asked else None
     return [*settings.reading.notices, *cap_doubts(settings), *([volume] if volume else [])]
 
 

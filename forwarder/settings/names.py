@@ -47,11 +47,6 @@ MEANT = {
     "WRITE_KEY": "RUDDERSTACK_WRITE_KEY",
 }
 
-# Names of the public contract whose part is not built yet: who sets one must not believe that it works.
-LATER = {
-    "FORWARDER_POSTGRES_": "postgres spool",
-}
-
 # What Kubernetes injects into every container for services that happen to be named like our prefixes.
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 _KUBERNETES = re.compile(
@@ -75,10 +70,7 @@ def unknown(found: Iterable[Found], known: Collection[str]) -> Unknown:
         if variable in known or is_of_kubernetes(variable):
             continue
         meant = MEANT.get(variable) or _near(variable, known)
-        later = next((what for prefix, what in LATER.items() if variable.startswith(prefix)), None)
-        if later:
-            problems.append(f"{variable}: this version has no {later} yet. Remove it ({one.origin}).")
-        elif variable.startswith(_OURS) or (meant and variable not in MEANT):
+        if variable.startswith(_OURS) or (meant and variable not in MEANT):
             problems.append(
                 f"{variable}: there is no such setting{_asked(meant)}. Remove it, or correct its name ({one.origin})."
             )

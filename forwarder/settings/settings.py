@@ -140,8 +140,11 @@ class Settings(BusSettings):
         (), description="Set who is told through Courier: e-mail addresses or user ids, comma-separated, at most 10."
     )
     data_dir: Path = Field(Path("data"), description="Set the folder of the spool.")
-    spool: Annotated[Literal["sqlite", "postgres"], Word] = Field(
-        "sqlite", description="Set sqlite, or leave it unset."
+    spool: Annotated[Literal["sqlite", "postgres"], Word] = Field("sqlite", description="Set sqlite or postgres.")
+    postgres_url: Annotated[SecretStr, BeforeValidator(values.postgres_url)] | None = Field(
+        None,
+        description="Set postgresql://user:password@host:5432/database?sslmode=verify-full&sslrootcert=…; several "
+        "hosts comma-separated.",
     )
     event_names: Annotated[Literal["courier", "channel"], Word] = Field(
         "courier", description="Set courier or channel."

@@ -10,6 +10,7 @@ from forwarder.settings.buses import SWITCHES, bus_conflicts, bus_doubts
 from forwarder.settings.operators import Role
 from forwarder.settings.route_choice import route_problems
 from forwarder.settings.settings import Settings
+from forwarder.settings.shared_spool import database_conflicts, database_doubts
 
 _TOKEN_CHARACTERS_MIN = 16
 _SPOOL_BYTES_LEAST = 262_144  # an empty spool takes half of it
@@ -28,8 +29,7 @@ def conflicts(settings: Settings, *, given: Collection[str], wrong: Collection[s
     problems = []
     if "FORWARDER_ROUTES" not in wrong:
         problems += [f"FORWARDER_ROUTES: {text}" for text in route_problems(given, settings.routes_asked)]
-    if settings.spool == "postgres":
-        problems.append("FORWARDER_SPOOL: this version has no postgres spool yet. Set sqlite, or leave it unset.")
+    problems += database_conflicts(settings, given)
     through_courier = {"FORWARDER_ALERT_TEMPLATE", "FORWARDER_ALERT_TO"}
     if through_courier & set(given) and (missing := (through_courier | {"COURIER_API_KEY"}) - set(given)):
         problems.append(
@@ -139,6 +139,7 @@ def doubts(settings: Settings) -> list[str]:
             )
             for variable in SWITCHES
         ),
+        *database_doubts(settings),
         (
             "FORWARDER_LINKS" in given and "FORWARDER_INBOUND_KEYS" not in given,
             "FORWARDER_LINKS is set but the route rudderstack_to_courier is off: it is not used.",

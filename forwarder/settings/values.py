@@ -13,6 +13,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr
 
+from forwarder.spool.postgres.database_url import DatabaseUrl
+
 _PORT_MAX = 65_535
 _RECIPIENTS_MAX = 10
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]+")
@@ -123,6 +125,12 @@ def alert_url(text: str) -> SecretStr:
         raise ValueError("it contains credentials")
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise ValueError("plain http would send its key unencrypted")
+    return SecretStr(text)
+
+
+def postgres_url(text: str) -> SecretStr:
+    """Read where the database is. All of it is a secret: most hold a password."""
+    DatabaseUrl.parse(text)
     return SecretStr(text)
 
 

@@ -4,15 +4,14 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from socket import gethostname
 from types import ModuleType
 from typing import Final
 
-from forwarder.errors import SettingsInvalid
 from forwarder.model import RouteName
 from forwarder.ports import Clock, Spool
 from forwarder.settings import Settings
+from forwarder.settings.extras import module_of
 from forwarder.sources.port import Bus
 from forwarder.sources.worker import SourceWorker
 from forwarder.telemetry.reporter import Reporter
@@ -121,11 +120,4 @@ def source_workers(
 
 
 def _module(name: str, *, extra: str, variable: str) -> ModuleType:
-    try:
-        return import_module(f"forwarder.sources.{name}")
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _PACKAGES[extra]:
-            raise
-        raise SettingsInvalid(
-            f"{variable}: what it needs is not installed. Run: pip install 'courier-rudderstack-forwarder[{extra}]'"
-        ) from None
+    return module_of(f"forwarder.sources.{name}", extra=extra, packages=_PACKAGES[extra], variable=variable)

@@ -30,6 +30,12 @@ class SpoolLimits:
     wal_pages_max: int = 2_000  # then the log is folded back into the database
     replays_in_line_max: int = 20  # waiting ones of a route: a mass would keep what arrives for its users waiting
 
+    def small(self, value: bytes, key: str) -> bytes:
+        """Return a value that is to be kept under a key; raises ValueError for one that is too large."""
+        if len(value) > self.value_bytes_max:
+            raise ValueError(f"{key}: {len(value)} bytes are more than {self.value_bytes_max}")
+        return value
+
 
 EVENT_OVERHEAD_BYTES = 384  # a row's share of pages, keys and bookkeeping beside its payload
 EVICTION_FRACTION = 0.9  # of the cap: from here on history is evicted

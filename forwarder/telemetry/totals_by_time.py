@@ -1,12 +1,12 @@
 """What came and went, minute by minute for two hours and by five minutes for nine days: kept on disk over restarts.
 
 Differences of the daemon's own counters, read now and then and never with an event, so that keeping them costs delivery
-nothing. They are put down under the wall clock's minute: one that is set back adds to what is there, one that jumps
-leaves a gap.
+nothing; those of several replicas add up. They are put down under the wall clock's minute: one that is set back adds to
+what is there, one that jumps leaves a gap.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -17,38 +17,14 @@ from forwarder.ports import Clock, Spool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.rates import read_counts
 from forwarder.telemetry.reporter import OTHERS
+from forwarder.telemetry.series import NETWORKS_MAX, Flow, Rejections, Series, add_rejections
 
 MINUTE_MS: Final = 60_000
 FIVE_MS: Final = 300_000
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 86_400_000
-NETWORKS_MAX: Final = 32  # of one step; a stranger makes as many as he likes
 _SHOWN_MAX: Final = 100
 _READ_EVERY_MS: Final = 10_000
-
-Rejections = dict[tuple[str, str, str], int]  # by endpoint, reason and network
-
-
-class Flow(msgspec.Struct, array_like=True, omit_defaults=True):
-    """One route in one step. `pending`: the most at once; `dead`: the durable total at its end, `died`: its growth.
-
-    `erased`: what grew it, too, but did not die; see `erased_between`.
-    """
-
-    came: int = 0
-    went: int = 0
-    pending: int = 0
-    dead: int = 0
-    died: int = 0
-    erased: int = 0
-
-
-class Step(msgspec.Struct, array_like=True, omit_defaults=True):
-    """Everything in one step. `senders`: requests that were accepted, by endpoint."""
-
-    flows: dict[RouteName, Flow] = {}
-    senders: dict[str, int] = {}
-    rejected: Rejections = {}
 
 
 class Rejected(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,60 +35,6 @@ class Rejected(msgspec.Struct, frozen=True, kw_only=True):
     network: str
     last_hour: int
     last_day: int
-
-
-class Series:
-    """Steps of one length in a ring of slots; memory and disk hold `slots` times `per_slot` of them at most."""
-
-    def __init__(self, name: str, *, step_ms: int, per_slot: int, slots: int) -> None:
-        self.step_ms = step_ms
-        self._name, self._per_slot, self._slots = name, per_slot, slots
-        self._ring: dict[int, tuple[int, dict[int, Step]]] = {}  # slot's place → its number, its steps by number
-        self._changed: set[int] = set()
-
-    def at(self, at_ms: int) -> Step:
-        """Return the step of that moment, to be added to."""
-        number = at_ms // self.step_ms
-        slot = number // self._per_slot
-        place = slot % self._slots
-        if self._ring.get(place, (None,))[0] != slot:
-            self._ring[place] = slot, {}
-        self._changed.add(place)
-        return self._ring[place][1].setdefault(number, Step())
-
-    def get(self, at_ms: int) -> Step | None:
-        """Return the step of that moment, if anything is known of it."""
-        number = at_ms // self.step_ms
-        slot, steps = self._ring.get(number // self._per_slot % self._slots, (None, {}))
-        return steps.get(number) if slot == number // self._per_slot else None
-
-    def between(self, from_ms: int, to_ms: int) -> Iterator[tuple[int, Step]]:
-        """Yield the steps that begin in there, oldest first, with their beginnings."""
-        for slot, steps in sorted(self._ring.values(), key=lambda one: one[0]):
-            if slot * self._per_slot * self.step_ms >= to_ms or (slot + 1) * self._per_slot * self.step_ms <= from_ms:
-                continue
-            for number in sorted(steps):
-                if from_ms <= number * self.step_ms < to_ms:
-                    yield number * self.step_ms, steps[number]
-
-    async def save(self, spool: Spool) -> None:
-        """Keep the slots that changed."""
-        for place in sorted(self._changed):
-            self._changed.discard(place)
-            await spool.put(self._key(place), msgspec.msgpack.encode(self._ring[place]))
-
-    async def load(self, spool: Spool) -> None:
-        """Read what was kept; what cannot be read is left behind."""
-        for place in range(self._slots):
-            kept = await spool.get(self._key(place))
-            try:
-                if kept:
-                    self._ring[place] = msgspec.msgpack.decode(kept, type=tuple[int, dict[int, Step]])
-            except msgspec.MsgspecError:
-                continue
-
-    def _key(self, place: int) -> str:
-        return f"totals {self._name} {place}"
 
 
 class TotalsByTime:
@@ -138,7 +60,7 @@ class TotalsByTime:
         rejected = _rejected(self._metrics)
         came = {name: more for name, count in senders.items() if (more := count - self._senders.get(name, 0))}
         turned_away = self._by_network(rejected - self._rejected)
-        for step in (self.minutes.at(now_ms), self.fives.at(now_ms)):
+        for step in (*self.minutes.both(now_ms), *self.fives.both(now_ms)):
             for route, (received, delivered) in counts.items():
                 before = self._counts.get(route, (0, 0))
                 flow = step.flows.setdefault(route, Flow())
@@ -146,15 +68,19 @@ class TotalsByTime:
                 flow.went += delivered - before[1]
             for name, more in came.items():
                 step.senders[name] = step.senders.get(name, 0) + more
-            _add(step.rejected, turned_away, keys_max=NETWORKS_MAX)
+            add_rejections(step.rejected, turned_away, keys_max=NETWORKS_MAX)
         self._counts, self._senders, self._rejected = counts, senders, rejected
 
-    def look(self, facts: SpoolFacts) -> None:
-        """Note how much is pending and dead; each second. Reads the counters now and then."""
+    def look(self, facts: SpoolFacts, *, leads: bool = True) -> None:
+        """Note how much is pending and dead; each second. Reads the counters now and then.
+
+        All replicas see the same facts: only the one that `leads` keeps what they say.
+        """
         now_ms = self._clock.wall_ms()
         if self._read_ms is None or abs(now_ms - self._read_ms) >= _READ_EVERY_MS or self._is_new_minute(now_ms):
             self.read()
-        steps = self.minutes.at(now_ms), self.fives.at(now_ms)
+        pairs = self.minutes.both(now_ms), self.fives.both(now_ms)
+        steps = [step for pair in pairs for step in (pair if leads else pair[:1])]
         before = self._facts or facts
         self._facts = facts
         for route, totals in facts.totals.items():
@@ -173,10 +99,10 @@ class TotalsByTime:
         hour = self._rejected_since(self.minutes, now_ms - HOUR_MS, now_ms)
         day = self._rejected_since(self.fives, now_ms - DAY_MS, now_ms)
         shown: Rejections = {}
-        _add(shown, dict(sorted(day.items(), key=lambda one: -one[1])), keys_max=_SHOWN_MAX)
+        add_rejections(shown, dict(sorted(day.items(), key=lambda one: -one[1])), keys_max=_SHOWN_MAX)
         of_hour: Rejections = {}
         for key, count in hour.items():
-            _add(of_hour, {key if key in shown else (*key[:2], OTHERS): count})
+            add_rejections(of_hour, {key if key in shown else (*key[:2], OTHERS): count})
         found = [
             Rejected(endpoint=key[0], reason=key[1], network=key[2], last_hour=of_hour.get(key, 0), last_day=count)
             for key, count in shown.items()
@@ -195,7 +121,7 @@ class TotalsByTime:
             return
         self._saved_minute = minute
         for series in (self.minutes, self.fives):
-            await series.save(spool)
+            await series.save(spool, now_ms=self._clock.wall_ms())
 
     def _is_new_minute(self, now_ms: int) -> bool:
         return self._read_ms is not None and now_ms // MINUTE_MS != self._read_ms // MINUTE_MS
@@ -212,7 +138,7 @@ class TotalsByTime:
     def _rejected_since(series: Series, from_ms: int, now_ms: int) -> Rejections:
         found: Rejections = {}
         for _, step in series.between(from_ms - series.step_ms + 1, now_ms + 1):
-            _add(found, step.rejected)
+            add_rejections(found, step.rejected)
         return found
 
 
@@ -224,14 +150,6 @@ def erased_between(before: SpoolFacts, after: SpoolFacts, route: RouteName) -> i
     discarded = after.discarded.get(route, 0) - before.discarded.get(route, 0)
     were_open = max(0, before.open_dead.get(route, 0) - after.open_dead.get(route, 0))
     return max(0, discarded - were_open)
-
-
-def _add(to: Rejections, more: Rejections, *, keys_max: int | None = None) -> None:
-    """Add counts; of networks that would be too many, all together."""
-    for key, count in more.items():
-        is_kept = key in to or keys_max is None or len(to) < keys_max or not key[2]
-        kept = key if is_kept else (*key[:2], OTHERS)
-        to[kept] = to.get(kept, 0) + count
 
 
 def _rejected(metrics: Metrics) -> Counter[tuple[str, str]]:

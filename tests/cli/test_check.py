@@ -156,6 +156,18 @@ def test_the_check_says_how_an_inbound_key_is_rotated(tmp_path: Path) -> None:
     assert "HTTP Webhook" in told
 
 
+def test_the_database_is_looked_at_instead_of_the_folder(tmp_path: Path, postgres_url: str) -> None:
+    """With Postgres the check says how server and schema are, and nothing of a folder; one that is away fails."""
+    own = {"FORWARDER_SPOOL": "postgres", "FORWARDER_POSTGRES_URL": postgres_url}
+    found = _local(tmp_path, **own)
+    assert {one.name for one in found} == {"settings", "inbound keys", "database", "clock"}
+    texts = [one.text for one in found if one.name == "database"]
+    assert "fsync is on, our commits wait for the disk" in texts
+    assert "nothing is kept there yet; the schema forwarder is made at the start" in texts
+    away = _local(tmp_path, **own | {"FORWARDER_POSTGRES_URL": "postgresql://u@127.0.0.1:1/x"})
+    assert [one.level for one in away if one.name == "database"] == ["fail"]
+
+
 def test_an_implausible_clock_fails(tmp_path: Path) -> None:
     """A machine that believes in 1970 cannot judge signatures."""
     settings = Settings.model_validate(_BOTH | {"FORWARDER_DATA_DIR": str(tmp_path)})

@@ -122,7 +122,7 @@ def test_every_table_fits_eighty_columns() -> None:
         "oldest_age_s": 1e6, "in_flight": 1_024, "concurrency_limit": 1_024, "open_dead": many, "discarded": many,
         "totals": dict.fromkeys(names, many) | {"is_balanced": True},
     }  # fmt: skip
-    spool = {"size_bytes": 2**32, "cap_bytes": 2**40, "is_accepting": False, "sqlite_version": "3.54.1"}
+    spool = {"size_bytes": 2**32, "cap_bytes": 2**40, "is_accepting": False, "engine": "SQLite 3.54.1"}
     spool |= {"refusal": "a long refusal " * 20}
     rejected = {"endpoint": "/inbound/rudderstack", "network": "2001:db8:ffff::/48", "reason": "a_long_reason " * 9}
     rejected |= {"remedy": "a long remedy " * 20}
@@ -188,7 +188,7 @@ def test_a_held_route_says_why() -> None:
         "open_dead": 2,
         "discarded": 1,
     }
-    spool = {"size_bytes": 1, "cap_bytes": 2, "sqlite_version": "3", "is_accepting": False, "refusal": "the cap"}
+    spool = {"size_bytes": 1, "cap_bytes": 2, "engine": "SQLite 3", "is_accepting": False, "refusal": "the cap"}
     status = {
         "version": "1",
         "uptime_s": 10.0,

@@ -502,6 +502,27 @@ async def test_small_values_are_remembered(spool: MemorySpool | SqliteSpool) -> 
         await spool.put("links", b"x" * 4_194_305)
 
 
+async def test_a_small_value_is_changed_by_one_at_a_time(spool: MemorySpool | SqliteSpool) -> None:
+    """Each `change` gets what the one before it made, also of several at once; one that raises changes nothing."""
+    assert await spool.change("count", lambda kept: b"" if kept is None else b"x") == b""
+    await asyncio.gather(*(spool.change("count", lambda kept: (kept or b"") + b"1") for _ in range(20)))
+    assert await spool.get("count") == b"1" * 20
+
+    def fail(_: bytes | None) -> bytes:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await spool.change("count", fail)
+    with pytest.raises(ValueError, match="count"):
+        await spool.change("count", lambda _: b"x" * 4_194_305)
+    assert await spool.get("count") == b"1" * 20
+
+
+async def test_one_alone_leads_and_may_send(spool: MemorySpool | SqliteSpool) -> None:
+    """Who has no other beside it does what one does for all."""
+    assert (spool.leads(), spool.may_send()) == (True, True)
+
+
 async def test_a_closed_spool_refuses(spool: MemorySpool | SqliteSpool, make_envelope: Callable[..., Envelope]) -> None:
     """After `close`, which may be called again, every call raises `SpoolClosed`."""
     await stored(spool, [make_envelope(1)])

@@ -19,6 +19,7 @@ from forwarder.courier.sink import CourierSink
 from forwarder.courier.tenant_order import TenantOrder
 from forwarder.model import Batch, Delivered
 from forwarder.transport import AiohttpTransport
+from stand_ins.kept_in_memory import KeptInMemory
 
 # Ids that a careless path would mangle.
 _USER = "maya.okafor+test@example.com/ä b?c#d%2F;=&,'()*!$~:"
@@ -75,16 +76,6 @@ async def server() -> AsyncIterator[RecordingServer]:
     await runner.cleanup()
 
 
-class NoMemory:
-    """A memory that keeps nothing: one process is enough here."""
-
-    async def put(self, key: str, value: bytes) -> None:
-        """Keep nothing."""
-
-    async def get(self, key: str) -> bytes | None:
-        """Know nothing."""
-
-
 async def _ours(server: RecordingServer, make: Callable[[CallMaker], None]) -> Recorded:
     calls = CallMaker(1)
     make(calls)
@@ -92,7 +83,7 @@ async def _ours(server: RecordingServer, make: Callable[[CallMaker], None]) -> R
     clock = SystemClock()
     async with AiohttpTransport(clock=clock) as transport:
         client = CourierClient(transport, base_url=server.url, api_key="k", clock=clock)
-        sink = CourierSink(client, TenantOrder(NoMemory()), clock=clock)
+        sink = CourierSink(client, TenantOrder(KeptInMemory()), clock=clock)
         answer = await sink.send(Batch(deliveries=(delivery,), size_bytes=len(delivery.body)))
     assert isinstance(answer.verdict, Delivered)
     return server.seen.pop()

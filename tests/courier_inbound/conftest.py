@@ -7,9 +7,10 @@ import pytest
 from forwarder.courier.client import CourierClient
 from forwarder.courier.sink import CourierSink
 from forwarder.courier.tenant_order import TenantOrder
-from forwarder.errors import NoAnswer, SpoolFull
+from forwarder.errors import NoAnswer
 from forwarder.model import Batch, Delivery, HttpRequest, HttpResponse
 from stand_ins.clock import HandClock
+from stand_ins.kept_in_memory import KeptInMemory
 
 NOW_MS = 1_767_225_600_000
 
@@ -42,24 +43,6 @@ class ScriptedTransport:
     def operations(self) -> Sequence[str]:
         """Return method and path of every request so far."""
         return [f"{request.method} {request.url.removeprefix('https://api.courier.com')}" for request in self.requests]
-
-
-class KeptInMemory:
-    """The spool's small values, in a dict; nothing is kept while it is full."""
-
-    def __init__(self) -> None:
-        self.is_full = False
-        self.values: dict[str, bytes] = {}
-
-    async def put(self, key: str, value: bytes) -> None:
-        """Keep it."""
-        if self.is_full:
-            raise SpoolFull("the disk is full", retry_after_s=1)
-        self.values[key] = value
-
-    async def get(self, key: str) -> bytes | None:
-        """Return it."""
-        return self.values.get(key)
 
 
 @pytest.fixture

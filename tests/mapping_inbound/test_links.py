@@ -21,6 +21,7 @@ from forwarder.mapping.links import (
     LinkType,
     TargetKind,
 )
+from stand_ins.kept_in_memory import KeptInMemory
 
 _NAME = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=20).filter(
     lambda text: text.strip() and text not in {".", ".."},
@@ -39,21 +40,6 @@ def _any_link(draw: st.DrawFn) -> Link:
         target=draw(_NAME),
         source=draw(st.sampled_from(LinkSource)),
     )
-
-
-class KeptInMemory:
-    """The spool's small values, in a dict."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, bytes] = {}
-
-    async def put(self, key: str, value: bytes) -> None:
-        """Keep it."""
-        self.values[key] = value
-
-    async def get(self, key: str) -> bytes | None:
-        """Return it."""
-        return self.values.get(key)
 
 
 @settings(max_examples=100, deadline=None)
@@ -229,6 +215,19 @@ async def test_a_change_happens_whole_or_not_at_all() -> None:
         await store.change(add=[{"event": "B", "target": "b"}], remove=[{"event": "C", "target": "c"}])
     assert memory.values == {}
     assert len(store.table.links()) == 1
+
+
+async def test_replicas_have_the_same_links() -> None:
+    """Each changes what the others made, hears of their changes, and leaves alone what it cannot read."""
+    memory = KeptInMemory()
+    here, there = await LinkStore.load(memory), await LinkStore.load(KeptInMemory(beside=memory))
+    assert await here.change(add=[{"event": "A", "target": "a"}]) == (1, 0)
+    here.table.replace_stored(Links())  # as if the news were still on the way
+    assert await there.change(add=[{"event": "B", "target": "b"}]) == (1, 0)
+    assert [row["event"] for row in here.rows()] == [row["event"] for row in there.rows()] == ["A", "B"]
+    assert await here.change(add=[{"event": "B", "target": "b"}]) == (0, 0)
+    await KeptInMemory(beside=memory).put("links", b"of a later version")
+    assert [row["event"] for row in here.rows()] == ["A", "B"]
 
 
 @pytest.mark.parametrize("kept", [b"{", b'[{"event": 1}]', b"[[]]"])

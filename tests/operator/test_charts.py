@@ -7,7 +7,8 @@ import pytest
 from forwarder.model import RouteName, State
 from forwarder.operator.pages.chart import DAY, HOUR, LOW, RANGES, WEEK, Chart, Range, draw
 from forwarder.telemetry.metrics import Metrics
-from forwarder.telemetry.totals_by_time import DAY_MS, FIVE_MS, HOUR_MS, MINUTE_MS, Flow, TotalsByTime
+from forwarder.telemetry.series import Flow
+from forwarder.telemetry.totals_by_time import DAY_MS, FIVE_MS, HOUR_MS, MINUTE_MS, TotalsByTime
 
 ROUTE = RouteName.COURIER_TO_RUDDERSTACK
 NOW_MS = 1_800_000_000_000 + 30_000

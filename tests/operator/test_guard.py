@@ -151,7 +151,7 @@ async def test_other_sites_may_link_here_but_not_load(start: Start, site: str, m
 async def test_a_login_is_as_good_as_the_token(start: Start) -> None:
     """The page's session opens the API; paths of the login itself need none."""
     world = await start(token="secret")
-    for cookie, status in ((world.people.log_in("secret"), 200), ("bad", 401)):
+    for cookie, status in ((await world.people.log_in("secret"), 200), ("bad", 401)):
         async with world.http.get("/api/status", headers={"Cookie": f"{COOKIE}={cookie}"}) as answer:
             assert answer.status == status
     for path, status in (("/login", 200), ("/static/x.css", 404), ("/login2", 401), ("/static", 401)):

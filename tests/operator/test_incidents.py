@@ -33,7 +33,7 @@ def facts(*, pending: int = 0, dead: int = 0, oldest_ms: int | None = None, refu
         corrupt_rows=0,
         is_accepting=not refusal,
         refusal=refusal,
-        sqlite_version="",
+        engine="",
     )
 
 

@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forwarder.operator.guard import FAILURES_MAX
+from forwarder.operator.logins import LIFETIME_S, SESSIONS_MAX
 from forwarder.operator.pages.login import own_path
-from forwarder.operator.people import COOKIE, LIFETIME_S, SESSIONS_MAX, People
+from forwarder.operator.people import COOKIE, People
+from stand_ins.clock import HandClock
+from stand_ins.kept_in_memory import KeptInMemory
 
 TOKEN = "sesame-opens"
 
@@ -101,17 +104,49 @@ async def test_sessions_are_few(start: Any) -> None:
     """Beyond the limit the oldest session goes; those that ended go first."""
     desk = await start()
     people = People(clock=desk.clock, shared=TOKEN)
-    first, second = people.log_in(TOKEN), people.log_in(TOKEN)
+    first, second = await people.log_in(TOKEN), await people.log_in(TOKEN)
     for _ in range(SESSIONS_MAX - 1):
-        people.log_in(TOKEN)
+        await people.log_in(TOKEN)
     assert people.logged_in({COOKIE: first}) is None
     assert people.logged_in({COOKIE: second}) is not None
     assert people.logged_in({}) is None
     assert people.logged_in({COOKIE: ""}) is None
     assert repr(people) == f"People(1 tokens, {SESSIONS_MAX} logins)"
     desk.clock.now_ms += LIFETIME_S * 1000
-    people.log_in(TOKEN)
+    await people.log_in(TOKEN)
     assert repr(people) == "People(1 tokens, 1 logins)"
+
+
+async def test_a_login_holds_at_every_replica() -> None:
+    """Begun at one it opens the others and outlives a restart; ended at one it is ended at all. No secret is kept."""
+    clock, kept = HandClock(1_800_000_000_000), KeptInMemory()
+    here = People(clock=clock, memory=kept, shared=TOKEN)
+    there = People(clock=clock, memory=KeptInMemory(beside=kept), shared=TOKEN)
+    cookies = {COOKIE: await here.log_in(TOKEN, "ada")}
+    for people in (there, People(clock=clock, memory=kept, shared=TOKEN)):
+        await people.look(cookies)
+        person = people.logged_in(cookies)
+        assert person is not None
+        assert (person.name, person.way) == ("ada", "shared token")
+    stranger = People(clock=clock, memory=kept, shared="another token")
+    await stranger.look(cookies)
+    assert stranger.logged_in(cookies) is None
+    stored = b"".join(kept.values.values())
+    assert [secret for secret in (TOKEN, cookies[COOKIE]) if secret.encode() in stored] == []
+    await there.log_out(cookies)
+    assert here.logged_in(cookies) is None
+    assert len(await kept.get("logins") or b"") == 1
+
+
+async def test_a_login_needs_no_spool() -> None:
+    """While nothing can be kept, people get in all the same, at this replica."""
+    kept = KeptInMemory()
+    kept.is_full = True
+    people = People(clock=HandClock(1_800_000_000_000), memory=kept, shared=TOKEN)
+    cookies = {COOKIE: await people.log_in(TOKEN)}
+    assert people.logged_in(cookies) is not None
+    await people.log_out(cookies)
+    assert people.logged_in(cookies) is None
 
 
 @pytest.mark.parametrize("path", ["/dead-letters", "/settings", "/audit", "/destination-events?sort=time", "/jobs/1"])

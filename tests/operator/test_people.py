@@ -206,7 +206,7 @@ async def test_a_changed_token_changes_its_logins(start: Any) -> None:
     """A login is worth what its token is worth now: another role at once, nothing once it is gone; others stay."""
     world = await start(named=NAMED)
     people: People = world.people
-    alice, graham = people.log_in(OPERATE), people.log_in(VIEW)
+    alice, graham = await people.log_in(OPERATE), await people.log_in(VIEW)
 
     async def status(login: str) -> int:
         path = "/api/routes/courier_to_rudderstack/pause"

@@ -12,7 +12,8 @@ from forwarder.operator.incidents.incident import Incident
 from forwarder.operator.incidents.keeper import Incidents
 from forwarder.operator.incidents.traffic import Own, seen_in_traffic
 from forwarder.telemetry.metrics import Metrics
-from forwarder.telemetry.totals_by_time import DAY_MS, FIVE_MS, HOUR_MS, MINUTE_MS, Flow, TotalsByTime
+from forwarder.telemetry.series import Flow
+from forwarder.telemetry.totals_by_time import DAY_MS, FIVE_MS, HOUR_MS, MINUTE_MS, TotalsByTime
 
 NONE = Own()
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER

@@ -59,7 +59,7 @@ def _totals() -> TotalsCollector:
         corrupt_rows=0,
         is_accepting=True,
         refusal="",
-        sqlite_version="",
+        engine="",
     )
     totals.show(facts, now_ms=1)
     return totals

@@ -6,7 +6,7 @@ import pytest
 
 from forwarder.errors import SettingsInvalid
 from forwarder.settings import Settings, load
-from forwarder.settings.names import LATER, MEANT, is_of_kubernetes
+from forwarder.settings.names import MEANT, is_of_kubernetes
 from forwarder.settings.together import doubts
 
 _OUTBOUND = {
@@ -90,17 +90,3 @@ def test_what_kubernetes_injects_is_no_setting(variable: str, tmp_path: Path) ->
     """Variables made for a service of our name are ignored."""
     assert is_of_kubernetes(variable)
     assert doubts(load(_OUTBOUND | {variable: "tcp://10.0.0.1:8080"}, tmp_path)) == []
-
-
-@pytest.mark.parametrize(
-    ("variable", "said"),
-    [
-        ("FORWARDER_POSTGRES_URL", "this version has no postgres spool yet"),
-    ],
-)
-def test_what_is_not_in_this_version_is_said(variable: str, said: str, tmp_path: Path) -> None:
-    """A setting of a part that this version lacks is an error that says so, and does not show its value."""
-    text = _problems(_OUTBOUND | {variable: "hunter2"}, tmp_path)
-    assert f"{variable}: {said}" in text
-    assert "hunter2" not in text
-    assert not [name for name in Settings.variables() if name.startswith(tuple(LATER))]

@@ -61,7 +61,7 @@ class MemoryArchive:
             corrupt_rows=0,
             is_accepting=not reason,
             refusal=reason,
-            sqlite_version="",
+            engine="",
         )
 
     def _dead(self, route: RouteName, *, is_discarded: bool) -> int:

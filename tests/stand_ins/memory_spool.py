@@ -26,6 +26,7 @@ from forwarder.model import (
     State,
 )
 from forwarder.ports import Clock, Erased
+from forwarder.spool.alone import Alone
 from forwarder.spool.erasing import without_ids
 from forwarder.spool.held_leases import BESIDE, FRESH, RETRY
 from forwarder.spool.limits import (
@@ -45,7 +46,7 @@ def _due_order(record: Record) -> tuple[int, int]:
     return (record.not_before_ms if record.kind != FRESH else 0), record.sequence
 
 
-class MemorySpool(MemoryArchive):
+class MemorySpool(MemoryArchive, Alone):
     """A spool and its archive in memory. See `ports.Spool` and `archive_port.Archive`."""
 
     name = "spool writer"
@@ -225,12 +226,11 @@ class MemorySpool(MemoryArchive):
             self._records.audit[number] = replace(line, detail=without_ids(line.detail, user_ids))
         return True
 
-    async def put(self, key: str, value: bytes) -> None:
-        """Keep a small value; see `ports.Spool.remember`. Raises ValueError above the limit."""
+    async def change(self, key: str, change: Callable[[bytes | None], bytes]) -> bytes:
+        """Replace a small value; see `ports.Spool.change`. Raises ValueError above the limit."""
         self._refuse_closed()
-        if len(value) > self._limits.value_bytes_max:
-            raise ValueError(f"{key}: {len(value)} bytes are more than {self._limits.value_bytes_max}")
-        self._values[key] = value
+        self._values[key] = self._limits.small(change(self._values.get(key) or None), key)
+        return self._values[key]
 
     async def get(self, key: str) -> bytes | None:
         """Return what `remember` kept, or None."""

@@ -22,7 +22,7 @@ def _facts(oldest_ms: int | None) -> SpoolFacts:
         corrupt_rows=0,
         is_accepting=True,
         refusal="",
-        sqlite_version="3.51.3",
+        engine="3.51.3",
     )
 
 

@@ -8,42 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from forwarder.archive_port import SpoolFacts
+from forwarder.errors import SpoolFull
 from forwarder.model import RouteName, Totals
 from forwarder.ports import Spool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import NETWORKS_MAX as COUNTED_MAX
 from forwarder.telemetry.reporter import Reporter
-from forwarder.telemetry.totals_by_time import (
-    DAY_MS,
-    FIVE_MS,
-    HOUR_MS,
-    MINUTE_MS,
-    NETWORKS_MAX,
-    Flow,
-    Rejected,
-    Series,
-    TotalsByTime,
-)
+from forwarder.telemetry.series import NETWORKS_MAX, Flow, Series
+from forwarder.telemetry.totals_by_time import DAY_MS, FIVE_MS, HOUR_MS, MINUTE_MS, Rejected, TotalsByTime
 from stand_ins.clock import HandClock
+from stand_ins.kept_in_memory import KeptInMemory
 
 ROUTE = RouteName.COURIER_TO_RUDDERSTACK
 NOW_MS = 1_800_000_000_000
-
-
-class Kept:
-    """Keeps small values, as a spool does."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, bytes] = {}
-        self.puts = 0
-
-    async def put(self, key: str, value: bytes) -> None:
-        """Keep a value."""
-        self.values[key], self.puts = value, self.puts + 1
-
-    async def get(self, key: str) -> bytes | None:
-        """Return it."""
-        return self.values.get(key)
 
 
 def facts(*, pending: int = 0, dead: int = 0) -> SpoolFacts:
@@ -61,7 +38,7 @@ def facts(*, pending: int = 0, dead: int = 0) -> SpoolFacts:
         corrupt_rows=0,
         is_accepting=True,
         refusal="",
-        sqlite_version="",
+        engine="",
     )
 
 
@@ -103,7 +80,7 @@ def test_each_minute_knows_what_came_what_went_what_was_pending_and_what_died(da
 
 async def test_a_restart_and_a_second_copy_of_a_minute_add_up(daemon: Daemon) -> None:
     """What was kept goes on in the same minute; a written slot that cannot be read costs that slot alone."""
-    kept = Kept()
+    kept = KeptInMemory()
     daemon.metrics.received.labels(ROUTE.value).inc(5)
     daemon.by_time.look(facts(dead=2))
     await daemon.by_time.save(cast("Spool", kept))
@@ -121,14 +98,14 @@ async def test_a_restart_and_a_second_copy_of_a_minute_add_up(daemon: Daemon) ->
 
 async def test_the_disk_is_written_once_a_minute(daemon: Daemon) -> None:
     """Two small values a minute and at the end, however often it is looked."""
-    kept = Kept()
+    kept = KeptInMemory()
     for _ in range(180):
         daemon.by_time.look(facts())
         await daemon.by_time.save(cast("Spool", kept))
         daemon.clock.now_ms += 1_000
-    assert kept.puts == 2 * 3
+    assert kept.changes == 2 * 3
     await daemon.by_time.save(cast("Spool", kept), is_last=True)
-    assert kept.puts == 2 * 4
+    assert kept.changes == 2 * 4
 
 
 @settings(deadline=None, max_examples=50)
@@ -195,3 +172,41 @@ def test_networks_are_told_apart_up_to_a_bound(daemon: Daemon) -> None:
     assert len(told) == 100
     assert sum(told.values()) == 2_004
     assert sum(one.last_hour for one in daemon.by_time.lately()) == 50 * 13
+
+
+async def test_replicas_add_up(daemon: Daemon) -> None:
+    """Each counts what it took in and turned away; what all see alike is counted once; each sees all of it soon."""
+    kept = KeptInMemory()
+    spools = [cast("Spool", kept), cast("Spool", KeptInMemory(beside=kept))]
+    replicas = [daemon, Daemon(daemon.clock)]
+    for number, replica in enumerate(replicas):
+        replica.metrics.received.labels(ROUTE.value).inc(10 + number)
+        replica.metrics.rejected.labels("/v1", "key_unknown").inc(2)
+        for dead in (3, 5):
+            replica.by_time.look(facts(pending=7, dead=dead), leads=number == 0)
+    for replica, spool in (*zip(replicas, spools, strict=True), (replicas[0], spools[0])):
+        await replica.by_time.save(spool, is_last=True)
+    for replica in replicas:
+        assert replica.flows() == [(NOW_MS, Flow(came=21, pending=7, dead=5, died=2))]
+        assert sum(one.last_hour for one in replica.by_time.lately()) == 4
+    replicas[1].metrics.received.labels(ROUTE.value).inc(1)
+    daemon.clock.now_ms += 10_000
+    replicas[1].by_time.look(facts(pending=1, dead=5), leads=False)
+    assert replicas[1].flows() == [(NOW_MS, Flow(came=22, pending=7, dead=5, died=2))]
+
+
+async def test_what_could_not_be_kept_is_kept_later(daemon: Daemon) -> None:
+    """While nothing can be written, what is counted waits, and is kept once."""
+    kept = KeptInMemory()
+    daemon.metrics.received.labels(ROUTE.value).inc(3)
+    daemon.by_time.look(facts())
+    kept.is_full = True
+    with pytest.raises(SpoolFull):
+        await daemon.by_time.save(cast("Spool", kept))
+    daemon.metrics.received.labels(ROUTE.value).inc(4)
+    kept.is_full = False
+    daemon.by_time.read()
+    await daemon.by_time.save(cast("Spool", kept), is_last=True)
+    again = Daemon(daemon.clock)
+    await again.by_time.load(cast("Spool", kept))
+    assert (daemon.flows(), again.flows()) == ([(NOW_MS, Flow(came=7))], [(NOW_MS, Flow(came=7))])

@@ -60,8 +60,8 @@ class Alerting:
         self._drained.set()
 
     async def tell(self, channel: Channel, pace: Pace) -> None:
-        """Tell one channel what is due, if it may be used now."""
-        if not pace.may_tell(now_s=self._clock.monotonic_s()):
+        """Tell one channel what is due, if it may be used now and this replica is the one that tells."""
+        if not self._incidents.is_leading or not pace.may_tell(now_s=self._clock.monotonic_s()):
             return
         alert = due(self._incidents.watch.known, channel.name, instance=self._instance, now_ms=self._clock.wall_ms())
         if alert is None:

@@ -1,7 +1,7 @@
 """Look each second for what goes wrong; keep on disk what began and ended, and what came and went meanwhile.
 
 What is open when the daemon stops goes on when it is seen again after the start, and has ended when it is not within a
-minute.
+minute. Of several replicas one looks for all, and the others show what it found.
 """
 
 import asyncio
@@ -46,18 +46,24 @@ class Incidents:
         self._saved_minute: int | None = None
         self._in_traffic: Sequence[Incident] = ()
         self._traffic_read_ms: int | None = None
+        self.is_leading = False  # this replica looks for all
 
     async def run(self) -> None:
         """Load what was kept, then look each second; see `ports.Worker`."""
-        await self.load()
+        self._parts.spool.watch(STORE_KEY, self._hear)
+        is_loaded = False
         while not self._drained.is_set():
             with suppress(ForwarderError):  # the spool is shut, or busy: the next look tries again
+                if not is_loaded:
+                    await self.load()
+                is_loaded = True
                 await self.look()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_EVERY_S):
                     await self._drained.wait()
         with suppress(ForwarderError):
-            await self.save()
+            if self.is_leading:
+                await self.save()
             await self._parts.by_time.save(self._parts.spool, is_last=True)
 
     async def drain(self) -> None:
@@ -67,10 +73,19 @@ class Incidents:
     async def load(self) -> None:
         """Read what was kept."""
         await self._parts.by_time.load(self._parts.spool)
-        kept = await self._parts.spool.get(STORE_KEY)
-        known = _decoded(kept, list[Incident])
-        self.watch = Watch(known, kept_ms=self._kept_ms)
+        await self._take_over()
+
+    async def _take_over(self) -> None:
+        self.watch = self._read(await self._parts.spool.get(STORE_KEY))
         self._alerts = _decoded(await self._parts.spool.get(ALERTS_KEY), list[tuple[str, int]])
+
+    def _read(self, kept: bytes | None) -> Watch:
+        return Watch(_decoded(kept, list[Incident]), kept_ms=self._kept_ms)
+
+    def _hear(self, kept: bytes) -> None:
+        if not self.is_leading:
+            self.watch = self._read(kept)
+            self._tell_open()
 
     async def save(self) -> None:
         """Keep what is known on disk."""
@@ -90,7 +105,14 @@ class Incidents:
         parts = self._parts
         statuses = {RouteName(route.name): route.status() for route in parts.routes}
         facts, now_ms = await parts.archive.facts(), parts.clock.wall_ms()
-        parts.by_time.look(facts)
+        leads = parts.spool.leads()
+        if leads and not self.is_leading:
+            await self._take_over()
+        self.is_leading = leads
+        parts.by_time.look(facts, leads=leads)
+        if not leads:
+            await parts.by_time.save(parts.spool)
+            return
         if self._traffic_read_ms is None or abs(now_ms - self._traffic_read_ms) >= _TRAFFIC_EVERY_MS:
             own = await self._own(now_ms)
             self._traffic_read_ms = now_ms
@@ -102,13 +124,16 @@ class Incidents:
         for one in ended:
             lasted_s = one.lasted_ms(now_ms=now_ms) / 1000
             parts.reporter.incident_ended(one.kind, route=one.route or "", scope=one.scope, lasted_s=lasted_s)
-        for kind in INCIDENT_KINDS:
-            parts.metrics.incidents_open.labels(kind).set(self.watch.count_open(kind))
+        self._tell_open()
         minute = now_ms // MINUTE_MS
         if began or ended or self._is_unsaved or (self.watch.open and minute != self._saved_minute):
             self._saved_minute = minute
             await self.save()
         await parts.by_time.save(parts.spool)
+
+    def _tell_open(self) -> None:
+        for kind in INCIDENT_KINDS:
+            self._parts.metrics.incidents_open.labels(kind).set(self.watch.count_open(kind))
 
     async def _own(self, now_ms: int) -> Own:
         """Return what came back of our own alerts through Courier, as its webhooks tell their messages' way."""

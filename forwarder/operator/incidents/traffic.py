@@ -13,7 +13,8 @@ from msgspec.structs import asdict
 
 from forwarder.model import RouteName
 from forwarder.operator.incidents.incident import Incident, Key, remedy_of_rejection
-from forwarder.telemetry.totals_by_time import DAY_MS, FIVE_MS, HOUR_MS, MINUTE_MS, Rejected, Series, TotalsByTime
+from forwarder.telemetry.series import Series
+from forwarder.telemetry.totals_by_time import DAY_MS, FIVE_MS, HOUR_MS, MINUTE_MS, Rejected, TotalsByTime
 
 WEBHOOK: Final = "/webhooks/courier"
 _OUTBOUND: Final = (WEBHOOK, "/events")

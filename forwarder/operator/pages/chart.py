@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from forwarder.model import RouteName
-from forwarder.telemetry.totals_by_time import DAY_MS, FIVE_MS, HOUR_MS, MINUTE_MS, Flow, TotalsByTime
+from forwarder.telemetry.series import Flow
+from forwarder.telemetry.totals_by_time import DAY_MS, FIVE_MS, HOUR_MS, MINUTE_MS, TotalsByTime
 
 WIDTH: Final = 600
 HEIGHT: Final = 100

@@ -13,9 +13,10 @@ from aiohttp import web
 
 from forwarder.operator.acts import Acts
 from forwarder.operator.guard import Throttle
+from forwarder.operator.logins import LIFETIME_S
 from forwarder.operator.operation import FORM, Operation, fields_of
 from forwarder.operator.pages.render import Renderer, see_other
-from forwarder.operator.people import COOKIE, LIFETIME_S, NOBODY, People, person_of, set_person, who
+from forwarder.operator.people import COOKIE, NOBODY, People, person_of, set_person, who
 
 PATH: Final = "/login"
 PUBLIC_PATHS: Final = (PATH, "/static/")
@@ -91,7 +92,7 @@ class Login:
             self.acts.parts.reporter.request_rejected("operator", "login_wrong")
             target = own_path(fields.get("next", "/"))
             return await self._refused(request, 401, "That is no token of this daemon.", {}, target=target)
-        session = self.people.log_in(token, fields.get("name", ""))
+        session = await self.people.log_in(token, fields.get("name", ""))
         person = self.people.logged_in({COOKIE: session}) or NOBODY
         set_person(request, person)
         await self.acts.audit(who(request), "login", f"logged in, role {person.role.value}")
@@ -110,7 +111,7 @@ class Login:
     async def log_out(self, request: web.Request) -> web.Response:
         """End the session."""
         if person_of(request).is_logged_in:
-            self.people.log_out(request.cookies)
+            await self.people.log_out(request.cookies)
             await self.acts.audit(who(request), "logout", "logged out")
         response = web.Response(status=303, headers={"Location": PATH})
         secure = is_behind_tls(request.headers)

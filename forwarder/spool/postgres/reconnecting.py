@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 
-from forwarder.errors import SpoolAway
+from forwarder.errors import SpoolAway, SpoolUnusable
 from forwarder.spool.postgres.connecting import Connector
 
 _END_MAX_S = 5.0
@@ -57,6 +57,16 @@ def words(error: BaseException) -> str:
     if isinstance(error, SpoolAway):
         return str(error)
     return f"the database is away ({type(error).__name__})"
+
+
+def unusable(error: BaseException) -> Exception | None:
+    """Return what it means for an opening: `SpoolAway`, `SpoolUnusable`, or None for an error of its own."""
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return SpoolUnusable(
+            "the database's user may not make or use the schema forwarder: GRANT CREATE ON DATABASE to it, or make it "
+            "the schema's owner"
+        )
+    return SpoolAway(words(error)) if isinstance(error, AWAY) and not isinstance(error, SpoolAway) else None
 
 
 class Connection:

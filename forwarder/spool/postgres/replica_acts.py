@@ -1,17 +1,18 @@
 """What people and programs do to events and values beside delivering: each act is a job of the second writer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from forwarder.archive_port import AuditRow
 from forwarder.ports import Erased
 from forwarder.spool.leasing import Leasing
 from forwarder.spool.postgres.erasure import write_line
+from forwarder.spool.postgres.kept_values import KeptValues
+from forwarder.spool.postgres.ownership import Ownership
 from forwarder.spool.postgres.reading.archive import PostgresArchive
 from forwarder.spool.postgres.requeueing import discard, requeue
 from forwarder.spool.postgres.settling import Settling
 from forwarder.spool.postgres.shared_erasing import SharedErasing
-from forwarder.spool.postgres.transaction import Transaction
 from forwarder.spool.postgres.writer import Writer
 
 _CHUNK = 500  # events in one commit, so that a long replay delays nobody
@@ -25,6 +26,8 @@ class PostgresActs(PostgresArchive):
     _settling: Settling
     _erasing: SharedErasing
     _number: int  # the replica's, as a writer
+    _kept: KeptValues
+    ownership: Ownership
 
     async def requeue(self, sequences: Sequence[int], *, everything: bool = False, is_replay: bool = True) -> int:
         """Make settled events pending again; see `ports.Spool.requeue`."""
@@ -60,18 +63,25 @@ class PostgresActs(PostgresArchive):
     async def put(self, key: str, value: bytes) -> None:
         """Keep a small value; see `ports.Spool.put`. Raises ValueError above the limit."""
         self._refuse_closed()
-        if len(value) > self._limits.value_bytes_max:
-            raise ValueError(f"{key}: {len(value)} bytes are more than {self._limits.value_bytes_max}")
+        await self._kept.put(key, self._limits.small(value, key))
 
-        async def work(transaction: Transaction) -> None:
-            await transaction.connection.execute(
-                "INSERT INTO forwarder.kept_values VALUES ($1, $2) "
-                "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                key,
-                value,
-            )
+    async def change(self, key: str, change: Callable[[bytes | None], bytes]) -> bytes:
+        """Replace a small value by what `change` makes of it; see `ports.Spool.change`."""
+        self._refuse_closed()
+        return await self._kept.change(key, lambda before: self._limits.small(change(before), key))
 
-        await self._moves.run_job(work)
+    def watch(self, key: str, heard: Callable[[bytes], None]) -> None:
+        """Have `heard` called when another replica changed a value; see `ports.Spool.watch`."""
+        self._kept.watch(key, heard)
+
+    @property
+    def has_replicas(self) -> bool:
+        """Say yes: any number may be at work; see `ports.Spool.has_replicas`."""
+        return True
+
+    def leads(self) -> bool:
+        """Tell whether this replica does what one does for all: the owner of the first partition does."""
+        return 0 in self.ownership.mine()
 
     async def write_audit(self, row: AuditRow, *, number: int | None = None) -> int:
         """Add to the audit log; see `archive_port.Archive.write_audit`."""

@@ -1,14 +1,18 @@
 """Is this Postgres one that a spool may live in? What `check` reads of the server, and what it says of it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import asyncpg
 
+from forwarder.errors import SpoolAway
+from forwarder.spool.postgres.connecting import Connector
+from forwarder.spool.postgres.layout import LAYOUT
+
 Level = Literal["ok", "warn", "fail"]  # as `check` has them
 
-CONNECTIONS: Final = 4  # that a replica takes at most
+CONNECTIONS: Final = 6  # that a replica takes at most
 _VERSION_MIN: Final = 130_000  # pg_current_xact_id
 _XMIN_AGE_MAX: Final = 10_000_000  # transactions
 _REPLICAS_LEAST: Final = 2
@@ -45,6 +49,14 @@ SELECT
   has_database_privilege(current_database(), 'CREATE') AS may_create,
   EXISTS (SELECT FROM pg_class WHERE relkind IN ('r', 'p') AND relname ~ $1) AS has_rudder_server
 """
+
+
+_SCHEMA: Final = """
+SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'forwarder') AS exists,
+  EXISTS (SELECT FROM pg_namespace WHERE nspname = 'forwarder'
+    AND has_schema_privilege(oid, 'USAGE') AND has_schema_privilege(oid, 'CREATE')) AS is_ours
+"""
+_REPLICAS: Final = "SELECT count(*) FROM forwarder.replicas WHERE until >= clock_timestamp()"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +108,64 @@ async def read_server(connection: asyncpg.Connection) -> ServerFacts:
     return ServerFacts(**row)
 
 
+async def look(read_url: Callable[[], str]) -> Sequence[Remark]:
+    """Connect, and say how the server and our schema in it are. What keeps us out is a remark, too."""
+    connector = Connector(read_url)
+    try:
+        connection = await connector.open()
+    except SpoolAway as error:
+        return [Remark("fail", str(error))]
+    try:
+        facts = await read_server(connection)
+        said = [*judge(facts), await _schema(connection, may_create=facts.may_create)]
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        return [Remark("fail", f"the database does not answer ({type(error).__name__})")]
+    finally:
+        connection.terminate()
+    if connector.is_pooled:
+        said.append(Remark("ok", "a pooler stands between: transaction mode is enough"))
+    return said
+
+
+async def read_value(read_url: Callable[[], str], key: str) -> bytes | None:
+    """Return a small value of the daemon's own; None for none, and where nothing can be read."""
+    try:
+        connection = await Connector(read_url).open()
+    except SpoolAway:
+        return None
+    try:
+        async with connection.transaction(readonly=True):
+            found: bytes | None = await connection.fetchval(
+                "SELECT value FROM forwarder.kept_values WHERE key = $1", key
+            )
+            return found
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        return None
+    finally:
+        connection.terminate()
+
+
+async def _schema(connection: asyncpg.Connection, *, may_create: bool) -> Remark:
+    async with connection.transaction(readonly=True):
+        row = await connection.fetchrow(_SCHEMA)
+        if not row["exists"]:
+            if not may_create:
+                return Remark(
+                    "fail", "there is no schema yet, and this user may not create it: GRANT CREATE ON DATABASE"
+                )
+            return Remark("ok", "nothing is kept there yet; the schema forwarder is made at the start")
+        if not row["is_ours"]:
+            return Remark(
+                "fail", "this user may not use the schema forwarder: GRANT USAGE, CREATE ON SCHEMA, or be its owner"
+            )
+        number = await connection.fetchval("SELECT max(number) FROM forwarder.layout")
+        replicas = await connection.fetchval(_REPLICAS)
+    if number > LAYOUT:
+        return Remark("fail", f"its layout is {number}, made by a later version; this one knows {LAYOUT}: upgrade it")
+    moved = "" if number == LAYOUT else f", moved to {LAYOUT} at the next start"
+    return Remark("ok", f"layout {number}{moved}; {replicas} {'replica runs' if replicas == 1 else 'replicas run'}")
+
+
 def judge(facts: ServerFacts) -> Iterator[Remark]:
     """Say what is right and what is not; a `fail` means that no spool may live there. Pure."""
     yield _version(facts)
@@ -105,10 +175,6 @@ def judge(facts: ServerFacts) -> Iterator[Remark]:
     yield _oldest(facts)
     if facts.encoding != "UTF8":
         yield Remark("fail", f"the database's encoding is {facts.encoding}: create one with ENCODING 'UTF8'")
-    if not facts.may_create:
-        yield Remark(
-            "warn", "this user may not create schemas in the database: GRANT CREATE ON DATABASE, or upgrade as another"
-        )
     if facts.has_rudder_server:
         yield Remark(
             "warn",

@@ -18,17 +18,17 @@ from forwarder.spool.postgres.append_queue import AppendQueue
 from forwarder.spool.postgres.appends import Append, Appender, Intake
 from forwarder.spool.postgres.capacity import Capacity
 from forwarder.spool.postgres.connecting import Connector
+from forwarder.spool.postgres.kept_values import KeptValues
 from forwarder.spool.postgres.layout import prepare
 from forwarder.spool.postgres.ownership import Ownership
 from forwarder.spool.postgres.reads import QueueReads
-from forwarder.spool.postgres.reconnecting import AWAY, Connection
+from forwarder.spool.postgres.reconnecting import AWAY, Connection, unusable
 from forwarder.spool.postgres.replica_acts import PostgresActs
 from forwarder.spool.postgres.settling import Settling
 from forwarder.spool.postgres.shared_erasing import SharedErasing
 from forwarder.spool.postgres.writer import Writer
 from forwarder.telemetry.reporter import Reporter
 
-_CHUNK = 500  # events in one commit, so that a long replay delays nobody
 _POLL_S = 0.25
 _POLL_BUSY_S = 0.03  # while other replicas bring something
 _OTHERS_S = 1.0  # how old what is known of the others' totals may be
@@ -48,6 +48,7 @@ class PostgresSpool(PostgresActs):
         self._is_done = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._connection = Connection(connector)  # for what is rare
+        self._kept = KeptValues(self._connection)
         self.ownership = Ownership(Connection(connector), busy=self._busy_partitions, failed=self._hear_failure)
         make = partial(Writer, limits=limits, clock=clock, heard=self._hear_writers)
         self._appends = make(Connection(connector))
@@ -61,28 +62,38 @@ class PostgresSpool(PostgresActs):
 
     @classmethod
     async def open(
-        cls, read_url: Callable[[], str], *, limits: SpoolLimits, clock: Clock, reporter: Reporter
+        cls,
+        read_url: Callable[[], str],
+        *,
+        limits: SpoolLimits,
+        clock: Clock,
+        reporter: Reporter,
+        is_replica: bool = True,
     ) -> "PostgresSpool":
         """Open the database's spool, making its schema where there is none.
 
-        `read_url` is asked again for every connection. Raises `SpoolAway`: the caller tries again unless it is lasting,
-        and `SpoolUnusable`, with the remedy, for a database that will not do.
+        `read_url` is asked again for every connection. `is_replica` False: it owns no partition and leases nothing.
+        Raises `SpoolAway`: the caller tries again unless it is lasting, and `SpoolUnusable`, with the remedy, for a
+        database that will not do.
         """
         spool = cls(Connector(read_url), limits, clock, reporter)
         try:
-            await spool._start()
-        except BaseException:
+            await spool._start(is_replica=is_replica)
+        except BaseException as error:
             await spool.close()
+            if (meant := unusable(error)) is not None:
+                raise meant from None
             raise
         return spool
 
-    async def _start(self) -> None:
+    async def _start(self, *, is_replica: bool) -> None:
         async with self._connection.transaction() as connection:
             await prepare(connection)
             self._number = await connection.fetchval("SELECT nextval('forwarder.slot_sequence')")
         self._appender = Appender(self._number, self.ownership.home)
         self._queue = AppendQueue(self._appends, self._appender, self._stored)
-        await self.ownership.renew()
+        if is_replica:
+            await self.ownership.renew()
         self._reads = QueueReads(
             Connection(self._connector),
             self.ownership.mine,
@@ -111,7 +122,7 @@ class PostgresSpool(PostgresActs):
         self.ownership.changed = self._hear_ownership
         self._reads.moved = self._leasing.reset
         await self._leasing.start()
-        for work in (self._appends.run, self._moves.run, self.ownership.run, self._poll):
+        for work in (self._appends.run, self._moves.run, *((self.ownership.run, self._poll) if is_replica else ())):
             task = self._loop.create_task(work())
             task.add_done_callback(self._hear_end)
             self._tasks.append(task)
@@ -245,6 +256,7 @@ class PostgresSpool(PostgresActs):
                     await self._capacity.look(self._connection)
                     await self._reads.raise_floors(self._connection)
                     await self._erasing.look(self.ownership.mine())
+                    await self._kept.look()
             except Exception as error:  # noqa: BLE001 - whatever it was, the next look may do
                 self._hear_failure(error)
 

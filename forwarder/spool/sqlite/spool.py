@@ -16,6 +16,7 @@ from forwarder.archive_port import AuditRow
 from forwarder.errors import SpoolClosed, SpoolFull, WorkerEnded
 from forwarder.model import Attempt, Demand, Envelope, Lease, Receipt, RouteName, Settlement
 from forwarder.ports import Clock, Erased
+from forwarder.spool.alone import Alone
 from forwarder.spool.codes import ROUTE_CODES
 from forwarder.spool.erasing import Eraser
 from forwarder.spool.leasing import Leasing
@@ -29,14 +30,14 @@ from forwarder.spool.sqlite.queue_reads import QueueReads
 from forwarder.spool.sqlite.reading.archive import Live, SqliteArchive
 from forwarder.spool.sqlite.runs import record
 from forwarder.spool.sqlite.settlement import discard, quarantine, requeue, settle
-from forwarder.spool.sqlite.transaction import Transaction
+from forwarder.spool.sqlite.transaction import Transaction, change_value
 from forwarder.spool.sqlite.writer import Checkpoints, Writer
 from forwarder.telemetry.reporter import Reporter
 
 _CHUNK = 500  # events in one commit, so that a long replay delays nobody
 
 
-class SqliteSpool(SqliteArchive):
+class SqliteSpool(SqliteArchive, Alone):
     """A spool, its archive and a `ports.Worker` in one folder: its `run` raises when the writer ended unasked."""
 
     name = "spool writer"
@@ -227,12 +228,10 @@ class SqliteSpool(SqliteArchive):
         """Let what was erased leave the files; see `ports.Spool.scrub`."""
         return await self._scrubber.scrub(user_ids)
 
-    async def put(self, key: str, value: bytes) -> None:
-        """Keep a small value; see `ports.Spool.put`. Raises ValueError above the limit."""
+    async def change(self, key: str, change: Callable[[bytes | None], bytes]) -> bytes:
+        """Replace a small value by what `change` makes of it; see `ports.Spool.change`."""
         self._refuse_closed()
-        if len(value) > self._limits.value_bytes_max:
-            raise ValueError(f"{key}: {len(value)} bytes are more than {self._limits.value_bytes_max}")
-        await self._work.run(lambda t: t.execute("INSERT OR REPLACE INTO kept_values VALUES (?, ?)", (key, value)))
+        return await self._work.run(partial(change_value, key=key, change=change, limits=self._limits))
 
     async def close(self) -> None:
         """Refuse what comes, commit what is in hand, checkpoint, release the lock. Idempotent."""

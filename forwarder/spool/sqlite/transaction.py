@@ -162,3 +162,13 @@ def floor_mark(route: int) -> str:
 def text(value: str) -> str:
     """Return what SQLite can store: a lone surrogate, which JSON can carry, is no UTF-8."""
     return value if value.isascii() else value.encode("utf-8", "replace").decode()
+
+
+def change_value(
+    transaction: Transaction, *, key: str, change: Callable[[bytes | None], bytes], limits: SpoolLimits
+) -> bytes:
+    """Replace a small value of the daemon's own; see `ports.Spool.change`."""
+    row = transaction.execute("SELECT value FROM kept_values WHERE key = ?", (key,)).fetchone()
+    value = limits.small(change((row and row[0]) or None), key)
+    transaction.execute("INSERT OR REPLACE INTO kept_values VALUES (?, ?)", (key, value))
+    return value

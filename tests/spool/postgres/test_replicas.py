@@ -16,6 +16,7 @@ from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
 from stand_ins.clock import HandClock
 from stand_ins.spool_acts import give_back, leased, settle, stored
+from stand_ins.waiting import wait_until
 
 OUT, IN = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
 Join = Callable[..., Awaitable[Any]]
@@ -227,3 +228,59 @@ async def test_a_replay_reaches_who_leases_it(join: Join) -> None:
             for replica in (one, other):
                 again += [lease.sequence for lease in await leased(replica)]
     assert sorted(again) == sorted(done)
+
+
+async def test_a_value_that_another_replica_changed_is_heard_of(join: Join) -> None:
+    """Each change of another is told once to who watches it, within about a second; its own are not."""
+    one, other = await join(), await join()
+    heard: list[bytes] = []
+    one.watch("pause", heard.append)
+    await one.put("pause", b"own")
+    await other.put("links", b"not watched")
+    await other.put("pause", b"first")
+    await wait_until(lambda: heard == [b"first"])
+    assert await other.change("pause", lambda kept: (kept or b"") + b" again") == b"first again"
+    await wait_until(lambda: heard == [b"first", b"first again"])
+
+
+async def test_a_value_is_changed_by_one_replica_at_a_time(join: Join) -> None:
+    """What several add at once is all there."""
+    replicas = [await join(), await join()]
+    await asyncio.gather(
+        *(replica.change("count", lambda kept: (kept or b"") + b"1") for replica in replicas for _ in range(20))
+    )
+    assert await replicas[0].get("count") == b"1" * 40
+
+
+async def test_one_replica_leads(join: Join) -> None:
+    """One does what one does for all; another does once that one is gone. One that only looks on never does."""
+    one, other = await join(), await join()
+    await share(one, other)
+    assert [one.leads(), other.leads()] == [True, False]
+    await one.close()
+    await share(other)
+    assert other.leads()
+
+
+async def test_who_only_looks_on_takes_no_part(join: Join, postgres_url: str) -> None:
+    """A command's spool owns no partition and leads nothing; what it makes pending again, a replica delivers."""
+    replica = await join()
+    await stored(replica, [an_envelope(1)])
+    (lease,) = await leased(replica, OUT)
+    await settle(replica, [lease.sequence], State.DEAD, reason="x")
+    reporter = Reporter(Metrics(), structlog.get_logger())
+    clock = HandClock(1_700_000_000_000)
+    command = await PostgresSpool.open(
+        lambda: postgres_url, limits=SpoolLimits(), clock=clock, reporter=reporter, is_replica=False
+    )
+    assert (command.ownership.mine(), command.leads(), command.may_send()) == (frozenset(), False, False)
+    assert await command.requeue([lease.sequence]) == 1
+    await command.close()
+    again: list[Lease] = []
+
+    async def is_back() -> bool:
+        again.extend(await leased(replica, OUT, fresh=0, replay=1))
+        return bool(again)
+
+    await wait_until(is_back)
+    assert [one.sequence for one in again] == [lease.sequence]

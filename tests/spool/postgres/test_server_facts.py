@@ -6,9 +6,16 @@ from dataclasses import replace
 
 import asyncpg
 import pytest
+import structlog
 
-from forwarder.spool.postgres.server_facts import CONNECTIONS, ServerFacts, judge, read_server
+from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.postgres.layout import LAYOUT
+from forwarder.spool.postgres.server_facts import CONNECTIONS, ServerFacts, judge, look, read_server, read_value
+from forwarder.spool.postgres.spool import PostgresSpool
+from forwarder.telemetry.metrics import Metrics
+from forwarder.telemetry.reporter import Reporter
 from stand_ins import postgres_server
+from stand_ins.clock import HandClock
 from stand_ins.postgres_server import PostgresServer
 from stand_ins.waiting import wait_until
 
@@ -55,12 +62,11 @@ def test_a_good_server_has_no_bad_remark() -> None:
         ({"keeps_whole_pages": False}, "warn", "full_page_writes"),
         ({"standbys": 1}, "warn", "the standby is asynchronous"),
         ({"standby_names": "two"}, "warn", "no standby is connected"),
-        ({"connections": 97 - 2 * CONNECTIONS + 1}, "warn", "7 connections free"),
+        ({"connections": 97 - 2 * CONNECTIONS + 1}, "warn", "11 connections free"),
         ({"connections": 200}, "warn", "0 connections free"),
         ({"user_connections_max": 5}, "warn", "2 connections free"),
         ({"database_connections_max": 6}, "warn", "1 connections free"),
         ({"xmin_age": 20_000_000}, "warn", "20,000,000 transactions old"),
-        ({"may_create": False}, "warn", "GRANT CREATE"),
         ({"has_rudder_server": True}, "warn", "rudder-server's too"),
     ],
 )
@@ -166,3 +172,40 @@ async def test_standbys_are_counted() -> None:
             standby.remove()
     finally:
         primary.remove()
+
+
+async def test_the_schema_is_judged_with_the_server(postgres_url: str) -> None:
+    """Before the first start, while replicas run, by a user without rights, after a later version: each is told."""
+
+    async def said(url: str = postgres_url) -> tuple[str, str]:
+        remark = (await look(lambda: url))[-1]
+        return remark.level, remark.text
+
+    assert await said() == ("ok", "nothing is kept there yet; the schema forwarder is made at the start")
+    reporter = Reporter(Metrics(), structlog.get_logger())
+    spool = await PostgresSpool.open(
+        lambda: postgres_url, limits=SpoolLimits(), clock=HandClock(1_700_000_000_000), reporter=reporter
+    )
+    assert await said() == ("ok", f"layout {LAYOUT}; 1 replica runs")
+    await spool.put("links", b"[]")
+    await spool.close()
+    assert await read_value(lambda: postgres_url, "links") == b"[]"
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        await connection.execute("DROP ROLE IF EXISTS stranger; CREATE ROLE stranger LOGIN")
+        level, text = await said(postgres_url.replace("forwarder@", "stranger@"))
+        assert (level, "GRANT USAGE, CREATE ON SCHEMA" in text) == ("fail", True)
+        await connection.execute("INSERT INTO forwarder.layout VALUES ($1)", LAYOUT + 1)
+        await connection.execute("DROP ROLE stranger")
+    finally:
+        await connection.close()
+    level, text = await said()
+    assert (level, "made by a later version" in text) == ("fail", True)
+
+
+async def test_what_keeps_us_out_is_told() -> None:
+    """A server that is not there is one failure, with the address; no value is read from it."""
+    url = "postgresql://u:hunter2@127.0.0.1:1/x"
+    (remark,) = await look(lambda: url)
+    assert (remark.level, "127.0.0.1:1" in remark.text, "hunter2" in remark.text) == ("fail", True, False)
+    assert await read_value(lambda: url, "links") is None

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 
 import asyncpg
 
@@ -36,7 +37,7 @@ SELECT least(
   (SELECT min(replayed_ms) FROM forwarder.work WHERE route = $1))
 """
 _USED = (
-    "SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class "
+    "SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint, current_setting('server_version') FROM pg_class "
     "WHERE relnamespace = 'forwarder'::regnamespace AND relkind = 'r'"
 )
 _TYPES = """
@@ -74,12 +75,22 @@ class PostgresArchive:
         self._clock = clock
         self._refused_for = refused_for  # why the last append was refused, or would be; "" when it would not
         self._is_closed = False
+        self._last_facts: SpoolFacts | None = None
 
     async def facts(self) -> SpoolFacts:
-        """Return the spool's state; see `archive_port.Archive.facts`."""
+        """Return the spool's state; see `archive_port.Archive.facts`. While the database is away, as it was last."""
+        try:
+            self._last_facts = await self._read_facts()
+        except SpoolAway as error:
+            if self._last_facts is None:
+                raise
+            return replace(self._last_facts, is_accepting=False, refusal=str(error))
+        return self._last_facts
+
+    async def _read_facts(self) -> SpoolFacts:
         async with self._snapshot() as connection:
             sums = await read_totals(connection)
-            used = await connection.fetchval(_USED)
+            used, version = await connection.fetchrow(_USED)
             oldest = {
                 name: await connection.fetchval(_OLDEST, route) if sums[route * ACCOUNTS + Account.PENDING] else None
                 for route, name in enumerate(ROUTES)
@@ -101,7 +112,7 @@ class PostgresArchive:
             corrupt_rows=0,
             is_accepting=not refusal,
             refusal=refusal,
-            sqlite_version="",
+            engine=f"Postgres {version.partition(' ')[0]}",
         )
 
     async def events(self, query: EventQuery) -> EventPage:

@@ -148,7 +148,7 @@ class SqliteArchive:
             corrupt_rows=sum(amounts.get((code, Account.CORRUPT), 0) for _, code in _codes()),
             is_accepting=not reason,
             refusal=reason,
-            sqlite_version=apsw.sqlite_lib_version(),
+            engine=f"SQLite {apsw.sqlite_lib_version()}",
         )
 
 
