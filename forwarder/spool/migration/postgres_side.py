@@ -24,8 +24,10 @@ from forwarder.spool.migration.two_ends import (
 )
 from forwarder.spool.postgres.connecting import Connector
 from forwarder.spool.postgres.layout import LAYOUT, LOCK, UNFINISHED, has_schema
+from forwarder.spool.postgres.reconnecting import AWAY, words
 from forwarder.spool.postgres.transaction import ACCOUNTS, read_totals
 
+__all__ = ["AWAY", "PostgresSource", "PostgresTarget", "words"]
 _LIVE = "SELECT host FROM forwarder.replicas WHERE until >= clock_timestamp() LIMIT 1"
 _SHAPE = """
 SELECT coalesce((SELECT min(sequence) FROM forwarder.events), 0),
