@@ -147,6 +147,10 @@ class Spool(Protocol):
         On the event loop's thread. It must not raise or block.
         """
 
+    @property
+    def has_replicas(self) -> bool:
+        """Tell whether other processes may be at work on the same events."""
+
     def may_send(self) -> bool:
         """Tell whether what is leased is still ours alone: False once another replica may have taken it over."""
 

@@ -21,6 +21,7 @@ _VERBS = {
     "resume": "forwarder.cli.pause:resume",
     "map": "forwarder.cli.dry_run:map_",
     "links": "forwarder.cli.links_command:links",
+    "migrate": "forwarder.cli.migrate:migrate",
     "send-sample": "forwarder.cli.demo_commands:send_sample_command",
     "completion": "forwarder.cli.completion:completion",
 }

@@ -66,8 +66,9 @@ class CourierSink:
             # Read without the lock: the many events that change nothing then do not wait for each other.
             writes = tenant.writes
             read = await self._read_tenant(delivery)
-            async with tenant.lock:
-                if tenant.writes != writes:  # written since: what was read is old
+            async with self._tenants.locked(tenant_id, tenant):
+                # Written since, or perhaps at another replica: what was read is old.
+                if tenant.writes != writes or (self._tenants.has_replicas and read.is_known):
                     read = await self._read_tenant(delivery)
                 if not read.is_known:
                     return _unread(read.answer)

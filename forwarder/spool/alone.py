@@ -19,6 +19,11 @@ class Alone(ABC):
         """Do nothing: nobody else changes a value."""
         return
 
+    @property
+    def has_replicas(self) -> bool:
+        """Say no: nobody else is at work on them."""
+        return False
+
     def may_send(self) -> bool:
         """Say yes: nobody takes anything over."""
         return True

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forwarder.courier.client import CourierClient
 from forwarder.courier.sink import CourierSink
 from forwarder.courier.tenant_order import TenantOrder
 from forwarder.courier.tenants import TenantChange, changes_nothing, merged
 from forwarder.errors import NoAnswer
 from forwarder.model import Batch, Delivered, Effect, Held, HttpRequest, HttpResponse, Refused, TryLater
+from stand_ins.kept_in_memory import KeptInMemory
 
 _ABSENT = b'{"message": "Tenant not found", "type": "invalid_request_error"}'
 BatchOf = Callable[..., Batch]
@@ -225,3 +227,41 @@ async def test_concurrent_group_events_lose_nothing(sink: CourierSink, transport
         ),
     )
     assert tenant["properties"] == {f"p{n}": n for n in range(20)}
+
+
+async def test_replicas_lose_nothing_of_a_tenant(transport: Any, batch_of: BatchOf, memory: Any, clock: Any) -> None:
+    """Events at two replicas that each bring another property leave all of them; the newest of all is known to both."""
+    tenant: dict[str, Any] = {"name": "t1", "properties": {}}
+
+    async def exchange(request: HttpRequest) -> HttpResponse:
+        body = json.dumps(tenant).encode()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        if request.method == "PUT":
+            tenant.clear()
+            tenant.update(json.loads(request.body))
+        return HttpResponse(status=200, headers={}, body=body, duration_s=0)
+
+    transport.exchange = exchange
+    client = CourierClient(transport, base_url="https://api.courier.com/", api_key="k", clock=clock)
+    orders = [TenantOrder(memory), TenantOrder(KeptInMemory(beside=memory))]
+    sinks = [CourierSink(client, order, clock=clock) for order in orders]
+    await asyncio.gather(
+        *(
+            sinks[n % 2].send(batch_of("PUT /tenants/t1", _change(**{f"p{n}": n}), group="tenants", sequence=n + 1))
+            for n in range(10)
+        ),
+    )
+    assert tenant["properties"] == {f"p{n}": n for n in range(10)}
+    assert [await order.newest("t1") for order in orders] == [10, 10]
+
+
+async def test_a_lock_of_a_lost_replica_lapses(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who died while he had a tenant keeps it for a while and no longer."""
+    monkeypatch.setattr("forwarder.courier.tenant_order._LOCK_MS", 50)
+    here, there = TenantOrder(memory), TenantOrder(KeptInMemory(beside=memory))
+    with here.visit("t1") as tenant, there.visit("t1") as same:
+        lost = here.locked("t1", tenant)
+        await lost.__aenter__()
+        async with asyncio.timeout(60), there.locked("t1", same):
+            pass

@@ -37,6 +37,11 @@ class KeptInMemory(Alone):
         """Have `heard` called when another replica changes the value."""
         self.listeners[key].append(heard)
 
+    @property
+    def has_replicas(self) -> bool:
+        """Tell whether it was made beside another, or another beside it."""
+        return len(self.replicas) > 1
+
     def leads(self) -> bool:
         """Tell whether it is the first of the replicas."""
         return self.replicas[0] is self

@@ -41,6 +41,6 @@ async def _copied(source: Source, target: Target, tell: Callable[[str, int], Non
     if wrong := differences(counts, await target.counts()):
         raise MigrationFailed(
             f"what was copied does not agree ({'; '.join(wrong)}): nothing was changed at the source, and a daemon may "
-            "start on it; please report it"
+            "start on it. If one ran on it meanwhile, remove what was copied and begin anew; else please report it"
         )
     return counts

@@ -10,11 +10,24 @@ import msgspec
 from forwarder.spool.codes import ROUTES, STATES, Account
 from forwarder.spool.migration.postgres_reading import READ
 from forwarder.spool.migration.postgres_writing import WRITE, make
-from forwarder.spool.migration.two_ends import COUNTED, KEPT, OWN, Counts, Cursor, Mark, MigrationFailed, Shape
+from forwarder.spool.migration.two_ends import (
+    ANOTHER,
+    COUNTED,
+    KEPT,
+    OWN,
+    Counts,
+    Cursor,
+    Mark,
+    MigrationFailed,
+    Shape,
+    digest_of,
+)
 from forwarder.spool.postgres.connecting import Connector
 from forwarder.spool.postgres.layout import LAYOUT, LOCK, UNFINISHED, has_schema
+from forwarder.spool.postgres.reconnecting import AWAY, words
 from forwarder.spool.postgres.transaction import ACCOUNTS, read_totals
 
+__all__ = ["AWAY", "PostgresSource", "PostgresTarget", "words"]
 _LIVE = "SELECT host FROM forwarder.replicas WHERE until >= clock_timestamp() LIMIT 1"
 _SHAPE = """
 SELECT coalesce((SELECT min(sequence) FROM forwarder.events), 0),
@@ -100,7 +113,8 @@ class PostgresSource(_Side):
         await _refuse_live(connection)
         accepted = sum((await read_totals(connection))[Account.ACCEPTED :: ACCOUNTS])
         first, last, attempt, line = await connection.fetchrow(_SHAPE)
-        return Shape(first, last, attempt, line, accepted)
+        values = await connection.fetch(f"SELECT key, value FROM forwarder.kept_values WHERE {OWN}")  # noqa: S608 - our own words
+        return Shape(first, last, attempt, line, accepted, digest_of((row[0], row[1]) for row in values))
 
     async def read(self, part: str, cursor: Cursor) -> tuple[Sequence[Any], Cursor]:
         """Return the next rows of a part."""
@@ -185,9 +199,7 @@ async def _go_on(connection: asyncpg.Connection, shape: Shape) -> Mark:
         )
     begun = await connection.fetchval("SELECT value FROM forwarder.kept_values WHERE key = $1", KEPT[0])
     if msgspec.json.decode(begun, type=Shape) != shape:
-        raise MigrationFailed(
-            "a move from another spool was begun in this database: to begin anew, `DROP SCHEMA forwarder CASCADE`"
-        )
+        raise MigrationFailed(f"{ANOTHER}: to begin anew, `DROP SCHEMA forwarder CASCADE` in the database")
     return mark
 
 

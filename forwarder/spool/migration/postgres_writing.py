@@ -71,9 +71,13 @@ async def make(connection: asyncpg.Connection, shape: Shape) -> None:
     ):
         if last:
             await connection.execute("SELECT setval($1::text::regclass, $2)", sequence, last)
-    first = max(1, shape.first_sequence or shape.last_sequence)
-    await add_block(connection, first - (first - 1) % BLOCK_EVENTS)
+    await add_block(connection, _block_of(shape.last_sequence + 1))
     await add_blocks(connection, behind=shape.last_sequence)
+
+
+def _block_of(sequence: int) -> int:
+    """Return the first sequence of the block that a sequence is in."""
+    return sequence - (sequence - 1) % BLOCK_EVENTS
 
 
 async def _write_attempts(connection: asyncpg.Connection, rows: Sequence[Any], _retention_s: int) -> None:
@@ -90,6 +94,7 @@ Reasons = dict[tuple[int, int, str], int | None]  # ids, by route, state and wor
 
 
 async def _write_events(connection: asyncpg.Connection, events: Sequence[Event], _retention_s: int) -> None:
+    await _have_blocks(connection, events)
     reasons = await _reasons(connection, events)
     progress = [(event.sequence, *event.progress) for event in events if event.progress is not None]
     lists = [(event.sequence, list(event.attempt_ids)) for event in events if event.attempt_ids]
@@ -98,6 +103,14 @@ async def _write_events(connection: asyncpg.Connection, events: Sequence[Event],
     await _copy(connection, "work", _WORK, [row for event in events for row in _work_rows(event, reasons)])
     await _copy(connection, "progress", ("sequence", "data", "replay"), progress)
     await _copy(connection, "attempt_lists", ("sequence", "attempt_ids"), lists)
+
+
+async def _have_blocks(connection: asyncpg.Connection, events: Sequence[Event]) -> None:
+    """Have tables for these events; of a spool that is old most blocks are history."""
+    wanted = {_block_of(event.sequence) for event in events}
+    rows = await connection.fetch("SELECT first FROM forwarder.blocks WHERE first = ANY($1::bigint[])", list(wanted))
+    for first in sorted(wanted.difference(row[0] for row in rows)):
+        await add_block(connection, first)
 
 
 def _event_row(event: Event) -> Row:

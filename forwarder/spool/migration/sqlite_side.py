@@ -14,10 +14,21 @@ import msgspec
 from forwarder.spool.codes import ROUTES, STATES, Account
 from forwarder.spool.migration.sqlite_reading import READ
 from forwarder.spool.migration.sqlite_writing import WRITE, prepare_writing
-from forwarder.spool.migration.two_ends import COUNTED, KEPT, OWN, Counts, Cursor, Mark, MigrationFailed, Shape
+from forwarder.spool.migration.two_ends import (
+    ANOTHER,
+    COUNTED,
+    KEPT,
+    OWN,
+    Counts,
+    Cursor,
+    Mark,
+    MigrationFailed,
+    Shape,
+    digest_of,
+)
 from forwarder.spool.sqlite.database import DATABASE_NAME, find_database, open_writer, prepare_folder
 from forwarder.spool.sqlite.files import FolderLock
-from forwarder.spool.sqlite.transaction import EVENT_TABLES, read_mark
+from forwarder.spool.sqlite.transaction import EVENT_TABLES, Reader, read_mark
 
 T = TypeVar("T")
 MOVED_NAME = "spool.db.moved"
@@ -151,7 +162,7 @@ def _begin(connection: apsw.Connection, shape: Shape, folder: Path) -> Mark:
             _keep(connection, KEPT[1], mark)
             prepare_writing(connection, shape)
     elif msgspec.json.decode(row[0], type=Shape) != shape:
-        raise MigrationFailed(f"a move from another spool was begun in {folder}: remove that folder to begin anew")
+        raise MigrationFailed(f"{ANOTHER}: remove {folder} to begin anew")
     return mark
 
 
@@ -159,12 +170,12 @@ def _keep(connection: apsw.Connection, name: str, value: object) -> None:
     connection.execute("INSERT OR REPLACE INTO kept_values VALUES (?, ?)", (name, msgspec.json.encode(value)))
 
 
-def _one(connection: apsw.Connection, sql: str, *values: object) -> int:
+def _one(connection: Reader, sql: str, *values: object) -> int:
     row = connection.execute(sql, values).fetchone()
     return int(row[0] or 0) if row else 0
 
 
-def _shape(connection: apsw.Connection) -> Shape:
+def _shape(connection: Reader) -> Shape:
     firsts = [_one(connection, f"SELECT min(sequence) FROM {table}") for table in EVENT_TABLES]  # noqa: S608 - our own words, as all below
     return Shape(
         first_sequence=min((first for first in firsts if first), default=0),
@@ -172,6 +183,7 @@ def _shape(connection: apsw.Connection) -> Shape:
         last_attempt=_one(connection, "SELECT seq FROM sqlite_sequence WHERE name = 'attempts'"),
         last_audit=_one(connection, "SELECT seq FROM sqlite_sequence WHERE name = 'audit'"),
         accepted=_one(connection, "SELECT sum(amount) FROM totals WHERE account = ?", int(Account.ACCEPTED)),
+        values=digest_of(connection.execute(f"SELECT key, value FROM kept_values WHERE {OWN}").fetchall()),  # noqa: S608 - our own words
     )
 
 

@@ -1,6 +1,7 @@
 """What a spool holds, in a form that neither engine has for itself, and the two ends of a move."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from typing import Any, NamedTuple, Protocol
 
 from forwarder.errors import ForwarderError
@@ -67,13 +68,22 @@ class Event(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What tells one spool from another, and how far its numbers go."""
+    """What tells one spool from another, and from itself after a daemon ran on it; and how far its numbers go."""
 
     first_sequence: int  # of an event that is kept; 0 for none
     last_sequence: int  # ever given
     last_attempt: int
     last_audit: int
     accepted: int
+    values: str  # digest of the daemon's own values
+
+
+def digest_of(values: Iterable[tuple[str, bytes]]) -> str:
+    """Return the digest of kept values, whatever their order."""
+    digest = sha256()
+    for key, value in sorted(values):
+        digest.update(b"%d %d " % (len(key), len(value)) + key.encode() + value)
+    return digest.hexdigest()
 
 
 class Mark(NamedTuple):
@@ -127,6 +137,7 @@ class Target(Protocol):
         """Let daemons start on it."""
 
 
+ANOTHER = "a move was begun there from another spool, or from this one before a daemon ran on it again"
 COUNTED = Mark(len(PARTS) + 1, None)
 
 

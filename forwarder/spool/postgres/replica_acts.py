@@ -74,6 +74,11 @@ class PostgresActs(PostgresArchive):
         """Have `heard` called when another replica changed a value; see `ports.Spool.watch`."""
         self._kept.watch(key, heard)
 
+    @property
+    def has_replicas(self) -> bool:
+        """Say yes: any number may be at work; see `ports.Spool.has_replicas`."""
+        return True
+
     def leads(self) -> bool:
         """Tell whether this replica does what one does for all: the owner of the first partition does."""
         return 0 in self.ownership.mine()

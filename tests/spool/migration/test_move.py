@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from spool.migration.conftest import IN, OUT, Filled, OpenSpool, an_envelope, snapshot
 
+from forwarder.archive_port import EventQuery
 from forwarder.errors import SpoolLocked, SpoolUnusable
 from forwarder.model import RouteName, State
 from forwarder.spool.migration import postgres_reading, sqlite_reading
@@ -212,6 +214,10 @@ async def test_no_daemon_starts_on_what_is_not_complete(
         with pytest.raises(SpoolLocked):
             await to_postgres.run()
         await spool.put("links", b"others")
+    with pytest.raises(MigrationFailed, match="before a daemon ran on it again"):
+        await to_postgres.run()
+    async with open_sqlite() as spool:
+        await spool.put("links", b"some links")
     await to_postgres.run()
     async with open_postgres() as spool:
         with pytest.raises(MigrationFailed, match="stop every replica"):
@@ -251,3 +257,23 @@ async def test_a_count_that_does_not_agree_ends_it(
         await to_postgres.run()
     async with open_sqlite() as spool:
         assert await snapshot(spool) == before
+
+
+async def test_a_spool_with_high_numbers_makes_few_tables(
+    open_sqlite: OpenSpool, open_postgres: OpenSpool, to_postgres: Ends, clock: HandClock, tmp_path: Path
+) -> None:
+    """Old dead letters and new events have tables; the millions of numbers between them have none."""
+    async with open_sqlite() as spool:
+        await stored(spool, [an_envelope(1, clock=clock)])
+    connection = apsw.Connection(str(tmp_path / "data" / "spool.db"))
+    connection.execute("UPDATE totals SET amount = 50000000 WHERE account = 10")
+    connection.close()
+    async with open_sqlite() as spool:
+        await stored(spool, [an_envelope(2, clock=clock)])
+    await to_postgres.run()
+    async with open_postgres() as spool:
+        assert (await spool.facts()).totals[OUT].pending == 2
+        assert (await stored(spool, [an_envelope(4, clock=clock)])).accepted == 1
+        page = await spool.events(EventQuery())
+        assert [row.sequence for row in page.rows] == [50_000_002, 50_000_001, 1]
+        assert [len(await leased(spool, route, fresh=9)) for route in (OUT, IN)] == [3, 0]
