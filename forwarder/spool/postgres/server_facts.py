@@ -12,7 +12,7 @@ from forwarder.spool.postgres.layout import LAYOUT
 
 Level = Literal["ok", "warn", "fail"]  # as `check` has them
 
-CONNECTIONS: Final = 6  # that a replica takes at most
+CONNECTIONS: Final = 7  # that a replica takes at most
 _VERSION_MIN: Final = 130_000  # pg_current_xact_id
 _XMIN_AGE_MAX: Final = 10_000_000  # transactions
 _REPLICAS_LEAST: Final = 2

@@ -62,7 +62,7 @@ def test_a_good_server_has_no_bad_remark() -> None:
         ({"keeps_whole_pages": False}, "warn", "full_page_writes"),
         ({"standbys": 1}, "warn", "the standby is asynchronous"),
         ({"standby_names": "two"}, "warn", "no standby is connected"),
-        ({"connections": 97 - 2 * CONNECTIONS + 1}, "warn", "11 connections free"),
+        ({"connections": 97 - 2 * CONNECTIONS + 1}, "warn", "13 connections free"),
         ({"connections": 200}, "warn", "0 connections free"),
         ({"user_connections_max": 5}, "warn", "2 connections free"),
         ({"database_connections_max": 6}, "warn", "1 connections free"),
