@@ -292,3 +292,31 @@ async def test_a_database_that_goes_away_stops_nobody(
         assert await daemon.stop() == 0
     finally:
         server.remove()
+
+
+async def test_a_start_waits_for_its_database(
+    make_daemon: Callable[[dict[str, str]], DaemonProcess], outbound: dict[str, str]
+) -> None:
+    """A server that is down is waited for, also to the end; what only other settings help is exit code 78."""
+    if PROGRAMS is None:
+        pytest.skip("Postgres is not on this machine (Debian's package postgresql)")
+    server = PostgresServer()
+    server.start()
+    try:
+        url = server.create_database("bridge")
+        waits = make_daemon(outbound | {"FORWARDER_SPOOL": "postgres", "FORWARDER_POSTGRES_URL": url})
+        wrong = make_daemon(outbound | {"FORWARDER_SPOOL": "postgres", "FORWARDER_POSTGRES_URL": server.url("nothing")})
+        await wrong.spawn()
+        assert wrong.process is not None
+        assert await asyncio.wait_for(wrong.process.wait(), 60) == 78
+        assert "FORWARDER_POSTGRES_URL" in wrong.logs()
+        await asyncio.to_thread(server.stop)
+        for is_back in (False, True):
+            await waits.spawn()
+            await wait_until(lambda: waits.logs().count("spool.refusing") == waits.starts)
+            if is_back:
+                server.start()
+                await waits.wait_for_totals(OUTBOUND, lambda totals: totals["accepted"] == 0, timeout_s=60)
+            assert await waits.stop() == 0
+    finally:
+        server.remove()
