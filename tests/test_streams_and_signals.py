@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from forwarder.demo.signing import signed
-from stand_ins.process import free_port
+from stand_ins.listener import free_port
 
 pytestmark = pytest.mark.journey
 

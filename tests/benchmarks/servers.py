@@ -16,7 +16,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from benchmarks.load import EVENTS_KEY, INBOUND_KEY, SECRET
-from stand_ins.process import free_port
+from stand_ins.listener import free_port
 
 _HERE = Path(__file__).parent
 _CORES = sorted(os.sched_getaffinity(0))

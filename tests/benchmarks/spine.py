@@ -21,7 +21,7 @@ from benchmarks.load import EVENTS_KEY, SECRET, webhooks
 from benchmarks.servers import sink
 from forwarder import app
 from forwarder.settings import Settings
-from stand_ins.process import free_port
+from stand_ins.listener import free_port
 
 _PACKAGE = str(Path(forwarder.__file__).parent)
 _WARM, _COUNTED = 5, 20

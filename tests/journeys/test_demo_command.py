@@ -17,7 +17,7 @@ import pytest
 
 from forwarder.demo.totals import Totals, read_totals
 from forwarder.model import RouteName
-from stand_ins.process import free_port
+from stand_ins.listener import free_port
 from stand_ins.waiting import wait_until
 
 pytestmark = [pytest.mark.journey, pytest.mark.slow]

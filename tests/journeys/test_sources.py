@@ -15,8 +15,8 @@ from redis.asyncio import Redis
 from forwarder.demo.facts import Ledger
 from forwarder.demo.workflow import Workflow, WorkflowEvent
 from stand_ins import kafka_server, nats_server, redis_server
-from stand_ins.listener import HOST
-from stand_ins.process import DaemonProcess, free_port
+from stand_ins.listener import HOST, free_port
+from stand_ins.process import DaemonProcess
 from stand_ins.waiting import wait_until
 
 _OUTBOUND = "courier_to_rudderstack"

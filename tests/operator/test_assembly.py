@@ -7,7 +7,7 @@ import aiohttp
 
 from forwarder.app import run_until
 from forwarder.settings import Settings
-from stand_ins.process import free_port
+from stand_ins.listener import free_port
 
 TOKEN = "a-token-long-enough-to-be-taken"
 

@@ -14,7 +14,7 @@ from forwarder.operator.checks import local_findings
 from forwarder.settings import Settings, load
 from forwarder.settings.otel import TracingSettings, open_tracing, reaches_collector
 from stand_ins.collector import Collector
-from stand_ins.process import free_port
+from stand_ins.listener import free_port
 
 _ROUTE = {
     "RUDDERSTACK_WRITE_KEY": "wk",

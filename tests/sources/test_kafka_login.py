@@ -16,7 +16,7 @@ from forwarder.errors import SourceAway
 from forwarder.sources.kafka_connection import KafkaSettings
 from forwarder.sources.kafka_topics import KafkaTopics
 from stand_ins.kafka_server import IS_HERE, MISSING, KafkaServer
-from stand_ins.process import free_port
+from stand_ins.listener import free_port
 
 pytestmark = [
     pytest.mark.skipif(not IS_HERE, reason=MISSING),

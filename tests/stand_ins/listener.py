@@ -5,6 +5,10 @@ to an answer. It reads bodies whole and undecoded, so that the stand-in judges e
 """
 
 import asyncio
+import contextlib
+import os
+import random
+import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +20,28 @@ from aiohttp import web
 from stand_ins.behaviour import Behaviour, CutsOff, Dawdles, Hangs, HangsUp, Says, Script
 
 HOST = "127.0.0.1"
+_RANDOM = random.SystemRandom()
+_WORKERS_MAX = 16
+_PORTS: list[int] = []  # to be given
+
+
+def free_port() -> int:
+    """Return a port on loopback that was free a moment ago.
+
+    From below the range that the system takes for outgoing connections: a daemon that is started again on its port must
+    not find one of them there. Test workers that run side by side draw from ports of their own, and from the system's
+    randomness: plugins give every worker the same seed. None is given twice before all were: the one that was given
+    last is still free when the next is drawn.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS_MAX
+    while True:
+        if not _PORTS:
+            _PORTS.extend(range(10_000 + worker, 32_000, _WORKERS_MAX))
+            _RANDOM.shuffle(_PORTS)
+        port = _PORTS.pop()
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
+            return port
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

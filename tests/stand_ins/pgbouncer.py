@@ -10,9 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from stand_ins.listener import HOST
+from stand_ins.listener import HOST, free_port
 from stand_ins.postgres_server import USER, PostgresFailed, PostgresServer
-from stand_ins.process import free_port
 
 PROGRAM: Final = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
 MISSING: Final = "PgBouncer is not on this machine (Debian's package pgbouncer)"

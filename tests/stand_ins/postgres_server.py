@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from stand_ins.listener import HOST
-from stand_ins.process import free_port
+from stand_ins.listener import HOST, free_port
 
 MISSING: Final = "Postgres is not on this machine (Debian's package postgresql)"
 USER: Final = "forwarder"  # the owner of all; needs no password

@@ -7,9 +7,7 @@ its own process id. Absent: any knowledge of what it should do.
 import asyncio
 import contextlib
 import os
-import random
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Collection
@@ -20,37 +18,15 @@ from pathlib import Path
 import aiohttp
 
 from forwarder.demo.totals import Totals, read_totals
-from stand_ins.listener import HOST
+from stand_ins.listener import HOST, free_port
 
 _OURS = ("FORWARDER_", "COURIER_", "RUDDERSTACK_", "OTEL_")
 _LOOK_AGAIN_S = 0.01
-_RANDOM = random.SystemRandom()
-_WORKERS_MAX = 16
-_PORTS: list[int] = []  # to be given
 _LAST_WORDS = 4_000  # characters of the log that an error quotes
 
 
 class DaemonFailed(Exception):
     """The daemon did not do in time what it was waited for; the text ends with its log."""
-
-
-def free_port() -> int:
-    """Return a port on loopback that was free a moment ago.
-
-    From below the range that the system takes for outgoing connections: a daemon that is started again on its port must
-    not find one of them there. Test workers that run side by side draw from ports of their own, and from the system's
-    randomness: plugins give every worker the same seed. None is given twice before all were: the one that was given
-    last is still free when the next is drawn.
-    """
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS_MAX
-    while True:
-        if not _PORTS:
-            _PORTS.extend(range(10_000 + worker, 32_000, _WORKERS_MAX))
-            _RANDOM.shuffle(_PORTS)
-        port = _PORTS.pop()
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((HOST, port))
-            return port
 
 
 @dataclass(slots=True, kw_only=True)

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from stand_ins.listener import HOST
-from stand_ins.process import free_port
+from stand_ins.listener import HOST, free_port
 
 PUBLIC, PAGE = "bridge.example.com", "bridge-page.example.com"
 PROGRAMS: Final = {name: shutil.which(name) for name in ("nginx", "caddy")}

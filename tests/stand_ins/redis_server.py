@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stand_ins.listener import HOST
-from stand_ins.process import free_port
+from stand_ins.listener import HOST, free_port
 
 _LOOK_AGAIN_S = 0.01
 _LAST_WORDS = 2_000  # characters of its log that an error quotes

@@ -14,10 +14,9 @@ import pytest
 from forwarder.errors import SpoolAway
 from forwarder.spool.postgres.connecting import Connector
 from stand_ins import pgbouncer, postgres_server
-from stand_ins.listener import HOST
+from stand_ins.listener import HOST, free_port
 from stand_ins.pgbouncer import PgBouncer
 from stand_ins.postgres_server import PostgresServer
-from stand_ins.process import free_port
 
 needs_postgres = pytest.mark.skipif(postgres_server.PROGRAMS is None, reason=postgres_server.MISSING)
 needs_pgbouncer = pytest.mark.skipif(pgbouncer.PROGRAM is None, reason=pgbouncer.MISSING)
