@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import asdict
 
 import click
@@ -14,12 +14,11 @@ from forwarder.cli.findings import line
 from forwarder.cli.options import AS_JSON, daemon_settings
 from forwarder.cli.unit import place_of
 from forwarder.clock import SystemClock
-from forwarder.errors import SourceAway
+from forwarder.errors import SettingsInvalid, SourceAway
 from forwarder.operator.checks import Finding, is_failed, local_findings
-from forwarder.ports import Clock
 from forwarder.settings import Settings, read
 from forwarder.settings.otel import TracingSettings, reaches_collector
-from forwarder.sources.configured import configured
+from forwarder.sources.configured import Configured, configured
 from forwarder.transport import AiohttpTransport
 
 
@@ -53,8 +52,13 @@ def check(ctx: click.Context, *, connect: bool, unit: str | None, as_json: bool)
     settings: Settings = read(place_of(unit)) if unit else daemon_settings()
     clock = SystemClock()
     findings = list(local_findings(settings, now_ms=clock.wall_ms()))
+    try:
+        buses = list(configured(settings, clock))
+    except SettingsInvalid as error:
+        findings.append(Finding("fail", "your bus", str(error)))
+        buses = []
     if connect:
-        findings += asyncio.run(_connected(settings, clock))
+        findings += asyncio.run(_connected(settings, buses, clock))
     if as_json:
         rows = [asdict(row) for row in settings.rows()]
         click.echo(json.dumps({"findings": [finding.as_json() for finding in findings], "settings": rows}))
@@ -64,10 +68,10 @@ def check(ctx: click.Context, *, connect: bool, unit: str | None, as_json: bool)
         ctx.exit(FAILED)
 
 
-async def _connected(settings: Settings, clock: SystemClock) -> list[Finding]:
+async def _connected(settings: Settings, buses: Iterable[Configured], clock: SystemClock) -> list[Finding]:
     async with AiohttpTransport(clock=clock, proxy_for=settings.reading.proxies.url_for) as transport:
         found = [finding async for finding in vendor_findings(settings, transport, clock)]
-    found += [finding async for finding in source_findings(settings, clock)]
+    found += [finding async for finding in source_findings(buses)]
     tracing = settings.reading.tracing
     return found if tracing is None or "otlp" not in tracing.exporters else [*found, await _collector(tracing)]
 
@@ -78,9 +82,9 @@ async def _collector(tracing: TracingSettings) -> Finding:
     return Finding("fail", "traces", f"{tracing.endpoint} takes no spans: check OTEL_EXPORTER_OTLP_… and the network")
 
 
-async def source_findings(settings: Settings, clock: Clock) -> AsyncIterator[Finding]:
+async def source_findings(buses: Iterable[Configured]) -> AsyncIterator[Finding]:
     """Prove that each of the user's own buses can be read; no message is taken."""
-    for one in configured(settings, clock):
+    for one in buses:
         try:
             yield Finding("ok", one.name, await one.bus.prove())
         except SourceAway as error:

@@ -86,6 +86,7 @@ class SourceWorker:
                     self._back()
                     await self._take(fetched)
                     await self._look_at_lag()
+                    self._failures = 0  # not before: a bus may let itself be read and take no acknowledgement
                 except SourceAway as error:
                     # What was fetched is given up: were it passed by, a later acknowledgement might cover it, too.
                     await self._bus.close()
@@ -202,7 +203,6 @@ class SourceWorker:
         self._reporter.source_lag(self.name, None)
 
     def _back(self) -> None:
-        self._failures = 0
         if self._status.state in ("connecting", "away"):
             self._reporter.source_connected(self.name)
             self._turn("connected")

@@ -74,6 +74,23 @@ def test_without_the_extra_the_command_that_installs_it_is_named(
         list(configured(_settings(name), SystemClock()))
 
 
+def test_check_fails_without_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also where nothing is connected to: a start would end for it."""
+    monkeypatch.delitem(sys.modules, "forwarder.sources.redis_streams", raising=False)
+    monkeypatch.delitem(sys.modules, "forwarder.sources.redis_connection", raising=False)
+    monkeypatch.setitem(sys.modules, "redis", None)
+    others = {
+        "FORWARDER_DATA_DIR": str(tmp_path),
+        "FORWARDER_OPERATOR_TOKEN": "check-token-4711-abc",
+        "RUDDERSTACK_WRITE_KEY": "check-write-key",
+        "RUDDERSTACK_DATA_PLANE_URL": "http://127.0.0.1:1",
+    }
+    ran = CliRunner().invoke(cli, ["check"], env=_BUSES["redis"] | others)
+
+    assert "pip install 'courier-rudderstack-forwarder[redis]'" in ran.output
+    assert ran.exit_code == 1
+
+
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
@@ -103,13 +120,10 @@ async def test_a_secret_that_is_replaced_reaches_the_bus(name: str) -> None:
 @_REAL
 async def test_check_proves_the_bus(server: NatsServer) -> None:
     """A good one is ok, a stream that is not there fails with what to look at."""
-    good = [one async for one in source_findings(_settings(FORWARDER_NATS_URL=server.url), SystemClock())]
-    bad = [
-        one
-        async for one in source_findings(
-            _settings(FORWARDER_NATS_URL=server.url, FORWARDER_NATS_STREAM="ELSE"), SystemClock()
-        )
-    ]
+    settings = _settings(FORWARDER_NATS_URL=server.url)
+    elsewhere = _settings(FORWARDER_NATS_URL=server.url, FORWARDER_NATS_STREAM="ELSE")
+    good = [one async for one in source_findings(configured(settings, SystemClock()))]
+    bad = [one async for one in source_findings(configured(elsewhere, SystemClock()))]
 
     assert [(one.level, one.name) for one in good] == [("ok", "nats")]
     assert [(one.level, one.name) for one in bad] == [("fail", "nats")]

@@ -251,6 +251,24 @@ async def test_a_bus_that_is_away_is_tried_again() -> None:
         assert running.value("forwarder_source_connected") == 1
 
 
+async def test_who_takes_no_acknowledgement_is_asked_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it can be read is no sign that all is well; once it takes them, the next wait is a short one again."""
+    waits: list[float] = []
+
+    async def pause(_worker: SourceWorker, seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(SourceWorker, "_pause", pause)
+    monkeypatch.setattr(f"{_DELAYS}._AGAIN_MAX_S", 1.0)
+    bus, spool = ListBus(*_EVENTS), OrderedSpool()
+    bus.fails.extend(["acknowledge"] * 4)
+    async with _running(bus, spool):
+        await wait_until(lambda: bus.acknowledged == [0, 1, 2])
+        bus.fails.append("fetch")
+        await wait_until(lambda: len(waits) == 5)
+    assert waits == [0.0005, 0.001, 0.002, 0.004, 0.0005]
+
+
 async def test_it_is_away_since_it_went_whatever_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reasons that take turns do not make it look as if it had just gone."""
     bus, spool = ListBus(), OrderedSpool()
