@@ -196,7 +196,7 @@ class Reporter:
 
     # --- the spool ---
 
-    def spool_committed(self, *, duration_s: float) -> None:
+    def spool_committed(self, duration_s: float) -> None:
         """Count one commit; any thread may call it."""
         self.metrics.commit_duration.observe(duration_s)
 

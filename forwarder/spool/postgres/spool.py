@@ -51,7 +51,7 @@ class PostgresSpool(PostgresActs):
         self._connection = Connection(connector)  # for what is rare
         self._kept = KeptValues(self._connection)
         self.ownership = Ownership(Connection(connector), busy=self._busy_partitions, failed=self._hear_failure)
-        make = partial(Writer, limits=limits, clock=clock, heard=self._hear_writers)
+        make = partial(Writer, limits=limits, clock=clock, heard=self._hear_writers, synced=reporter.spool_committed)
         self._appends = make(Connection(connector))
         self._moves = make(Connection(connector))
         self.housekeeping = Housekeeping(Connection(connector), limits, clock, self.ownership.leads, self._hear_failure)

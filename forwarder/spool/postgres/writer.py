@@ -44,8 +44,10 @@ class Writer:
         limits: SpoolLimits,
         clock: Clock,
         heard: Callable[[], None],
+        synced: Callable[[float], object] = lambda _duration_s: None,
     ) -> None:
         self.connection = connection
+        self._synced = synced  # called with how long a commit took, in seconds
         self._limits = limits
         self._clock = clock
         self._heard = heard  # called when `refusal` or `deferred` changes
@@ -165,7 +167,9 @@ class Writer:
                 self._opened, self._slot = self.connection.opened, Slot()
             transaction = Transaction(connection, self._slot, self._limits, now_ms=self._clock.wall_ms())
             results = [await job.work(transaction) for job in jobs]
+            began_s = self._clock.monotonic_s()
             await transaction.end()
+            self._synced(self._clock.monotonic_s() - began_s)
         self.amounts = self._slot.amounts
         for job, result in zip(jobs, results, strict=True):
             self._call(job.done, result)

@@ -106,7 +106,7 @@ class SqliteSpool(SqliteArchive, Alone):
     def _make_writer(self, connection: apsw.Connection, reserve: Reserve, refusal: str, vfs: str | None) -> Writer:
         callbacks = Callbacks(
             on_commit=self._post(self._news.hear),
-            on_synced=lambda duration_s: self._reporter.spool_committed(duration_s=duration_s),
+            on_synced=self._reporter.spool_committed,
             on_condition=self._post(self._news.hear_condition),
             on_end=self._post(self._hear_ended),
         )

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 import structlog
 
+from forwarder.clock import SystemClock
 from forwarder.model import Envelope, Labels, Lease, Receipt, RouteName, Settled, State
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.postgres.spool import PostgresSpool
@@ -133,6 +134,21 @@ async def test_a_copy_at_another_replica_is_a_duplicate(join: Join) -> None:
     receipts = await asyncio.gather(*(stored(replica, [an_envelope(n)]) for n in range(50) for replica in (one, other)))
     assert sum(receipt.accepted for receipt in receipts) == 50
     assert await stored(other, [an_envelope(1)]) == Receipt(accepted=0, duplicates=1)
+
+
+async def test_commits_are_measured(postgres_url: str) -> None:
+    """How long one takes is told to people, as of SQLite's."""
+    metrics = Metrics()
+    reporter = Reporter(metrics, structlog.get_logger())
+    spool = await PostgresSpool.open(
+        lambda: postgres_url, limits=SpoolLimits(), clock=SystemClock(), reporter=reporter, is_replica=False
+    )
+    name = "forwarder_commit_duration_seconds"
+    before = metrics.registry.get_sample_value(f"{name}_count")
+    await stored(spool, [an_envelope(1)])
+    await spool.close()
+    assert metrics.registry.get_sample_value(f"{name}_count") == (before or 0.0) + 1
+    assert 0.0 < (metrics.registry.get_sample_value(f"{name}_sum") or 0.0) < 60.0
 
 
 async def test_what_a_lost_replica_held_is_leased_again(join: Join, database: asyncpg.Connection) -> None:
