@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import load, rows
+from benchmarks import load, replicas, rows
 from benchmarks.rows import Figures
 
 _HERE = Path(__file__).parent
@@ -166,6 +166,7 @@ def main() -> None:
     parser.add_argument(
         "--backlogs", default="1000,100000,1000000", help="sizes to drain, comma-separated; empty: none"
     )
+    parser.add_argument("--spool", choices=("sqlite", "postgres"), default="sqlite", help="postgres: 1, 2, 4 replicas")
     options = parser.parse_args()
     if shutil.which("wrk") is None:
         parser.exit(1, "The load generator `wrk` is missing (Debian and Ubuntu: apt install wrk).\n")
@@ -173,6 +174,10 @@ def main() -> None:
     say(f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {os.cpu_count()} cores, {platform.system()}, ")
     say(f"Python {platform.python_version()}; fsync of 4 KiB {fsync_ms():.2f} ms; ")
     say(f"{options.rounds} rounds of {options.events:,} events, {rows.CONNECTIONS} connections\n")
+    sizes = [int(size) for size in options.backlogs.split(",") if size]
+    if options.spool == "postgres":
+        replicas.run(events=options.events, rounds=options.rounds, backlogs=sizes, say=say)
+        return
     spine = alone("spine")
     say(f"package: {spine['package_lines']:,} lines in {spine['package_files']} files; ")
     say(f"one webhook's way: {spine['files']} files, {spine['functions']} functions, {spine['calls']} Python calls\n\n")
@@ -190,7 +195,7 @@ def main() -> None:
     say(f"{'a lone event, to the data plane':34}{rows.lone_event_ms():>9.1f} ms\n")
     for name, values in alone("mapping").items():
         say(f"{f'mapping one event, {name}':44}{spread(values, '.1f')} µs of CPU\n")
-    drained = dict(backlogs([int(size) for size in options.backlogs.split(",") if size]))
+    drained = dict(backlogs(sizes))
     say("\n".join([*backlog_lines(drained), "", *verdicts(rounds, list(drained.values()), calls)]) + "\n")
 
 

@@ -10,13 +10,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
 from benchmarks.load import EVENTS_KEY, INBOUND_KEY, SECRET
 from stand_ins.listener import free_port
+from stand_ins.postgres_server import PostgresServer
 
 _HERE = Path(__file__).parent
 _CORES = sorted(os.sched_getaffinity(0))
@@ -165,6 +166,33 @@ def daemon(sink_url: str, settings: Mapping[str, str] | None = None) -> Iterator
             yield Daemon(pid=pid, port=port, operator_url=f"http://127.0.0.1:{operator_port}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def postgres_cpu_s(database: PostgresServer) -> float:
+    """Return the processor time that all processes of a server have used, those that ended too (Linux)."""
+    assert database.process is not None
+    pid, ticks = database.process.pid, 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it ended meanwhile, and counts with its parent
+        if int(stat.parent.name) == pid:
+            ticks += sum(map(int, fields[11:15]))
+        elif int(fields[1]) == pid:
+            ticks += sum(map(int, fields[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def pin_database(database: PostgresServer) -> None:
+    """Have a server, and whatever it starts, run where the daemons do."""
+    if _DAEMON_CORE is None or database.process is None:
+        return
+    os.sched_setaffinity(database.process.pid, {_DAEMON_CORE})
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == database.process.pid:
+                os.sched_setaffinity(int(stat.parent.name), {_DAEMON_CORE})
 
 
 @contextmanager

@@ -38,6 +38,55 @@ class Copies:
             self.unexplained.append(f"sent again in one life, although it was answered: {key}")
 
 
+LAPSED_S = 20.0  # a replica that was away for so long may have lost what it leased
+
+
+@dataclass(slots=True)
+class ReplicaCopies:
+    """Why what arrived came again, where several replicas send: each copy must have a reason that lies with the first.
+
+    A life is one process. What a killed one had sent another must send again, and what one had sent that was stopped
+    until its lease was over; never the one that was stopped itself.
+    """
+
+    after_kill: int = 0
+    after_cut: int = 0
+    after_lapse: int = 0
+    unexplained: list[str] = field(default_factory=list)
+    _last: dict[Key, tuple[str, float, bool]] = field(default_factory=dict)  # life, when, whether it was answered
+    _killed: set[str] = field(default_factory=set)
+    _away: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # lives to when they were stopped
+
+    def kill(self, life: str) -> None:
+        """Hear, before it happens, that a life ends."""
+        self._killed.add(life)
+
+    def away(self, life: str, *, from_s: float, until_s: float) -> None:
+        """Hear, before anything follows, that a life stood still or had no database between these times."""
+        self._away.setdefault(life, []).append((from_s, until_s))
+
+    def see(self, key: Key, *, life: str, at_s: float, is_answered: bool) -> None:
+        """Hear of an arrival: whose it is, and whether it was answered."""
+        before = self._last.get(key)
+        self._last[key] = (life, at_s, is_answered)
+        if before is None:
+            return
+        first, first_s, was_answered = before
+        if not was_answered:
+            self.after_cut += 1
+        elif first != life and first in self._killed:
+            self.after_kill += 1
+        elif first != life and any(
+            from_s + LAPSED_S <= at_s and first_s <= until_s for from_s, until_s in self._away.get(first, ())
+        ):
+            self.after_lapse += 1
+        else:
+            self.unexplained.append(
+                f"sent by {first}, answered, and {at_s - first_s:.2f} s later by {life}: {key}"
+                f"{' (' + first + ' was killed)' if first in self._killed else ''}"
+            )
+
+
 class Order:
     """Per user, the order in which calls were acknowledged against the order in which they took effect.
 

@@ -12,7 +12,7 @@ import random
 import sys
 import time
 
-from proof import power_cuts
+from proof import power_cuts, replicas
 from proof.run import Story, between_vendors
 from proof.verdict import summary, wrong
 
@@ -43,20 +43,29 @@ def cut_power(*, cuts: int, seed: int) -> tuple[str, list[str]]:
 def main() -> None:
     """Run and print; exit 1 when a promise was not kept."""
     parser = argparse.ArgumentParser(description="Kill the daemon at random moments between faulty vendors.")
-    parser.add_argument("--cycles", type=int, default=100, help="how many kills")
+    parser.add_argument("--cycles", type=int, default=100, help="how many kills, or other faults")
     parser.add_argument("--minutes", type=float, default=math.inf, help="no kill after so long")
     parser.add_argument("--power-cuts", type=int, default=500, help="how many power cuts under the spool")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))  # noqa: S311 - printed, no secret
+    parser.add_argument(
+        "--spool",
+        choices=("sqlite", "postgres"),
+        default="sqlite",
+        help="postgres: several replicas, and its own faults",
+    )
     options = parser.parse_args()
     sys.stdout.write(f"seed {options.seed}\n")
     sys.stdout.flush()
     found: list[str] = []
     if options.cycles:
         started_s = time.monotonic()
-        story = asyncio.run(run(kills=options.cycles, minutes=options.minutes, seed=options.seed))
+        if options.spool == "postgres":
+            story = asyncio.run(replicas.run(rounds=options.cycles, minutes=options.minutes, seed=options.seed))
+        else:
+            story = asyncio.run(run(kills=options.cycles, minutes=options.minutes, seed=options.seed))
         sys.stdout.write(f"{summary(story, seed=options.seed, took_s=time.monotonic() - started_s)}\n")
         found += wrong(story)
-    if options.power_cuts:
+    if options.power_cuts and options.spool == "sqlite":
         text, faults = cut_power(cuts=options.power_cuts, seed=options.seed)
         sys.stdout.write(f"\n{text}\n")
         found += faults

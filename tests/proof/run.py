@@ -10,32 +10,41 @@ import random
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 
 from forwarder.demo.call_stream import LINKS_TOML, CallStream, Effect, happened
-from forwarder.demo.facts import Ledger
+from forwarder.demo.facts import Key, Ledger
 from forwarder.demo.load_driver import LoadDriver
 from forwarder.demo.totals import Totals, read_totals
 from forwarder.demo.workflow import Workflow, WorkflowEvent, seen
 from forwarder.model import RouteName
-from proof.account import Copies, Order, Scrapes, never_arriving
+from proof.account import Copies, Order, ReplicaCopies, Scrapes, never_arriving
 from stand_ins.behaviour import UNAVAILABLE, Behaviour, CutsOff, Dawdles, HangsUp, Says
 from stand_ins.chaos import Chaos, ChaosRates
 from stand_ins.courier_api import CourierApi
 from stand_ins.courier_state import Outcome, invalid
 from stand_ins.data_plane import DataPlane
 from stand_ins.gateway_rules import Refusal
+from stand_ins.listener import AtHand
 from stand_ins.process import DaemonProcess
 
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK.value, RouteName.RUDDERSTACK_TO_COURIER.value
 SECRET, INBOUND_KEY, WRITE_KEY, API_KEY = "chaos-secret", "chaos-inbound-key", "chaos-write-key", "chaos-api-key"
+OWN = {
+    "RUDDERSTACK_WRITE_KEY": WRITE_KEY,
+    "COURIER_WEBHOOK_SECRET": SECRET,
+    "COURIER_API_KEY": API_KEY,
+    "FORWARDER_INBOUND_KEYS": INBOUND_KEY,
+    "FORWARDER_LOG_LEVEL": "error",
+}
 RATES = ChaosRates(rate_limited=0.001, error=0.01, lost=0.01, silent=0.02, silent_error=0.003, late=0.005)
 WEBHOOK_SENDERS, CALLERS = 16, 48
 REFUSED_USER, REFUSED_CALLER = "user-00013", "customer-0013"
@@ -68,7 +77,7 @@ class Story:
 
     outbound: Ledger = field(default_factory=Ledger)
     inbound: Ledger = field(default_factory=Ledger)
-    copies: Copies = field(default_factory=Copies)  # of outbound events
+    copies: Copies | ReplicaCopies = field(default_factory=Copies)  # of outbound events
     effects_twice: list[str] = field(default_factory=list)  # of calls that carry an idempotency key
     memberships_again: int = 0  # PUTs, which carry none and change nothing when they are repeated
     order: Order = field(default_factory=Order)
@@ -78,15 +87,34 @@ class Story:
     resent: int = 0
     kills: int = 0
     kills_at_start: int = 0
+    faults: Counter[str] = field(default_factory=Counter)  # of replicas and their database, by kind
+    back_s: dict[str, list[float]] = field(default_factory=dict)  # by kind, until the next event was acknowledged
     starts_s: list[float] = field(default_factory=list)
     totals: dict[str, Totals] = field(default_factory=dict)  # at the end, by route
 
 
-class Run:
-    """One daemon's folder, and everything around it."""
+class Watched(Protocol):
+    """Where events are posted, and where the account is asked for."""
+
+    @property
+    def url(self) -> str:
+        """Return the base URL of the endpoints."""
+
+    @property
+    def operator_url(self) -> str:
+        """Return the base URL of the operator's listener."""
+
+    async def wait_for_totals(
+        self, route: str, is_reached: Callable[[Totals], bool], *, timeout_s: float = 120.0
+    ) -> Totals:
+        """Wait until the route's account is as wanted and return it."""
+
+
+class Load:
+    """Everything around the daemon: who posts, and who keeps account of what arrives."""
 
     def __init__(
-        self, daemon: DaemonProcess, plane: DataPlane, courier: CourierApi, *, seed: int, pause_s: float = 0.0
+        self, daemon: Watched, plane: DataPlane, courier: CourierApi, *, seed: int, pause_s: float = 0.0
     ) -> None:
         self.story = Story()
         self._daemon = daemon
@@ -98,39 +126,12 @@ class Run:
         self._stream = CallStream(seed=seed)
         self._is_up = asyncio.Event()
         self._is_over = asyncio.Event()
+        self.is_losing = False  # control: what is lost is not waited for
         self.overlook = 0  # control: the number of an arrival at the data plane that is not seen
         plane.poison = lambda event: POISONED if event.get("userId") == REFUSED_USER else None
         plane.on_stored = self._stored
         courier.trouble = self._refuse
         courier.state.on_effect = self._happened
-
-    async def live(self, http: aiohttp.ClientSession, kills: int, *, until_s: float = math.inf) -> None:
-        """Start and kill the daemon so often under load, or until then; then have it deliver what is left."""
-        async with self._under_load(http):
-            for number in range(kills):
-                if time.monotonic() > until_s:
-                    break
-                await self._live_once()
-                if (number + 1) % PROGRESS_EVERY == 0:
-                    sys.stderr.write(f"{number + 1} kills; {self._progress()}\n")
-            self._plane.begin_epoch()
-            self.story.starts_s.append(await self._daemon.start())
-            self._is_up.set()
-
-    async def endure(self, http: aiohttp.ClientSession, samples: int, sample: Callable[[], None]) -> None:
-        """Have the daemon run under load, its destinations failing now and then, and take a sample after each turn."""
-        self.story.starts_s.append(await self._daemon.start())
-        self._is_up.set()
-        async with self._under_load(http):
-            for number in range(samples):
-                self._misbehave()
-                await asyncio.sleep(FAULT_S)
-                self._plane.script.heal()
-                await asyncio.sleep(FAULT_S)
-                self.story.scrapes.see(await read_totals(self._daemon.operator_url))
-                sample()
-                if (number + 1) % PROGRESS_EVERY == 0:
-                    sys.stderr.write(f"sample {number + 1} of {samples}; {self._progress()}\n")
 
     @asynccontextmanager
     async def _under_load(self, http: aiohttp.ClientSession) -> AsyncIterator[None]:
@@ -145,29 +146,6 @@ class Run:
             self._courier.chaos = None
             self._is_over.set()
         await self._until_nothing_waits()
-
-    async def _live_once(self) -> None:
-        story = self.story
-        self._plane.script.heal()
-        # What the killed one had sent was read long before the next one can send anything.
-        self._plane.begin_epoch()
-        if self._random.random() < KILLED_AT_START:
-            await self._daemon.spawn()
-            await asyncio.sleep(self._random.uniform(0.0, 0.8))
-            story.kills_at_start += 1
-        else:
-            story.starts_s.append(await self._daemon.start())
-            self._misbehave()
-            self._is_up.set()
-            alive_s = self._random.uniform(*ALIVE_S)
-            scrape_s = self._random.uniform(0, alive_s)
-            await asyncio.sleep(scrape_s)
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                story.scrapes.see(await read_totals(self._daemon.operator_url))
-            await asyncio.sleep(alive_s - scrape_s)
-            self._is_up.clear()
-        await self._daemon.kill()
-        story.kills += 1
 
     def _misbehave(self) -> None:
         fault = self._random.choice(FAULTS)
@@ -230,8 +208,10 @@ class Run:
             return
         sighting, request = seen(event), self._plane.at_hand
         self.story.outbound.see(sighting)
-        is_cut = isinstance(request.behaviour, HangsUp | CutsOff)
-        self.story.copies.see(sighting.key, life=request.epoch, is_answered=not is_cut)
+        self._arrived(sighting.key, request, is_answered=not isinstance(request.behaviour, HangsUp | CutsOff))
+
+    def _arrived(self, key: Key, request: AtHand, *, is_answered: bool) -> None:
+        """Hear of an arrival at the data plane: who sent it is the run's to say."""
 
     def _happened(self, effect: Effect) -> None:
         sighting = happened(effect)
@@ -253,7 +233,9 @@ class Run:
     async def _until_nothing_waits(self) -> None:
         for route, ledger in ((OUTBOUND, self.story.outbound), (INBOUND, self.story.inbound)):
             self.story.totals[route] = await self._daemon.wait_for_totals(
-                route, partial(_is_settled, wanted=ledger.acknowledged), timeout_s=DRAIN_MAX_S
+                route,
+                partial(_is_settled, wanted=0 if self.is_losing else ledger.acknowledged),
+                timeout_s=DRAIN_MAX_S,
             )
         self.story.scrapes.see(await read_totals(self._daemon.operator_url))
 
@@ -265,6 +247,71 @@ class Run:
     def _progress(self) -> str:
         acknowledged = self.story.outbound.acknowledged + self.story.inbound.acknowledged
         return f"acknowledged {acknowledged:,}, not there yet {self._waiting():,}"
+
+
+class Run(Load):
+    """One daemon's folder, its lives and deaths."""
+
+    def __init__(
+        self, daemon: DaemonProcess, plane: DataPlane, courier: CourierApi, *, seed: int, pause_s: float = 0.0
+    ) -> None:
+        super().__init__(daemon, plane, courier, seed=seed, pause_s=pause_s)
+        self._process = daemon
+        self._copies = self.story.copies = Copies()
+
+    def _arrived(self, key: Key, request: AtHand, *, is_answered: bool) -> None:
+        self._copies.see(key, life=request.epoch, is_answered=is_answered)
+
+    async def live(self, http: aiohttp.ClientSession, kills: int, *, until_s: float = math.inf) -> None:
+        """Start and kill the daemon so often under load, or until then; then have it deliver what is left."""
+        async with self._under_load(http):
+            for number in range(kills):
+                if time.monotonic() > until_s:
+                    break
+                await self._live_once()
+                if (number + 1) % PROGRESS_EVERY == 0:
+                    sys.stderr.write(f"{number + 1} kills; {self._progress()}\n")
+            self._plane.begin_epoch()
+            self.story.starts_s.append(await self._process.start())
+            self._is_up.set()
+
+    async def endure(self, http: aiohttp.ClientSession, samples: int, sample: Callable[[], None]) -> None:
+        """Have the daemon run under load, its destinations failing now and then, and take a sample after each turn."""
+        self.story.starts_s.append(await self._process.start())
+        self._is_up.set()
+        async with self._under_load(http):
+            for number in range(samples):
+                self._misbehave()
+                await asyncio.sleep(FAULT_S)
+                self._plane.script.heal()
+                await asyncio.sleep(FAULT_S)
+                self.story.scrapes.see(await read_totals(self._daemon.operator_url))
+                sample()
+                if (number + 1) % PROGRESS_EVERY == 0:
+                    sys.stderr.write(f"sample {number + 1} of {samples}; {self._progress()}\n")
+
+    async def _live_once(self) -> None:
+        story = self.story
+        self._plane.script.heal()
+        # What the killed one had sent was read long before the next one can send anything.
+        self._plane.begin_epoch()
+        if self._random.random() < KILLED_AT_START:
+            await self._process.spawn()
+            await asyncio.sleep(self._random.uniform(0.0, 0.8))
+            story.kills_at_start += 1
+        else:
+            story.starts_s.append(await self._process.start())
+            self._misbehave()
+            self._is_up.set()
+            alive_s = self._random.uniform(*ALIVE_S)
+            scrape_s = self._random.uniform(0, alive_s)
+            await asyncio.sleep(scrape_s)
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                story.scrapes.see(await read_totals(self._daemon.operator_url))
+            await asyncio.sleep(alive_s - scrape_s)
+            self._is_up.clear()
+        await self._process.kill()
+        story.kills += 1
 
 
 def _is_settled(totals: Totals, *, wanted: int) -> bool:
@@ -287,13 +334,6 @@ async def between_vendors(
     *, seed: int, pause_s: float = 0.0, settings: Mapping[str, str] | None = None
 ) -> AsyncIterator[tuple[Run, DaemonProcess, aiohttp.ClientSession]]:
     """Give a run whose daemon is not started yet; the daemon is dead afterwards, and its log was searched."""
-    own = {
-        "RUDDERSTACK_WRITE_KEY": WRITE_KEY,
-        "COURIER_WEBHOOK_SECRET": SECRET,
-        "COURIER_API_KEY": API_KEY,
-        "FORWARDER_INBOUND_KEYS": INBOUND_KEY,
-        "FORWARDER_LOG_LEVEL": "error",
-    }
     with workspace() as (folder, links):
         async with (
             DataPlane(write_keys=[WRITE_KEY], events_max=100) as plane,
@@ -305,7 +345,7 @@ async def between_vendors(
                 "COURIER_API_URL": courier.url,
                 "FORWARDER_LINKS": str(links),
             }
-            daemon = DaemonProcess(folder=folder, settings=own | vendors | dict(settings or {}))
+            daemon = DaemonProcess(folder=folder, settings=OWN | vendors | dict(settings or {}))
             one = Run(daemon, plane, courier, seed=seed, pause_s=pause_s)
             try:
                 yield one, daemon, http

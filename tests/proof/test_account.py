@@ -1,7 +1,7 @@
 """The accounts of a chaos run and of power cuts find each broken promise, and nothing where all were kept."""
 
 from forwarder.demo.facts import Facts, Ledger, Sighting
-from proof.account import Copies, Order, Scrapes, faults
+from proof.account import Copies, Order, ReplicaCopies, Scrapes, faults
 from proof.power_cuts import Kept
 
 TOTALS = {"accepted": 1, "pending": 0, "delivered": 1, "filtered": 0, "unmapped": 0, "dead": 0}
@@ -46,6 +46,28 @@ def test_a_copy_needs_a_reason() -> None:
 
     copies.see(("cut",), life=1, is_answered=True)
     assert len(copies.unexplained) == 1
+
+
+def test_a_copy_between_replicas_needs_a_reason_that_lies_with_the_first() -> None:
+    """A kill of who sent it first, its lease that lapsed, or an answer cut off; never what befell who sent it again."""
+    copies = ReplicaCopies()
+    copies.kill("a")
+    copies.see(("killed",), life="a", at_s=0.0, is_answered=True)
+    copies.see(("killed",), life="b", at_s=1.0, is_answered=True)
+    copies.away("c", from_s=0.0, until_s=28.0)
+    copies.see(("lapsed",), life="c", at_s=0.1, is_answered=True)
+    copies.see(("lapsed",), life="b", at_s=27.0, is_answered=True)
+    copies.see(("cut",), life="b", at_s=0.0, is_answered=False)
+    copies.see(("cut",), life="b", at_s=1.0, is_answered=True)
+    assert (copies.after_kill, copies.after_lapse, copies.after_cut, copies.unexplained) == (1, 1, 1, [])
+
+    copies.see(("woken",), life="b", at_s=26.0, is_answered=True)
+    copies.see(("woken",), life="c", at_s=28.5, is_answered=True)  # who was stopped sends what another took over
+    copies.see(("early",), life="c", at_s=0.1, is_answered=True)
+    copies.see(("early",), life="b", at_s=5.0, is_answered=True)  # its lease was not over yet
+    copies.see(("twice",), life="b", at_s=0.0, is_answered=True)
+    copies.see(("twice",), life="b", at_s=1.0, is_answered=True)
+    assert len(copies.unexplained) == 3
 
 
 def test_order_is_per_user_whichever_end_tells_first() -> None:

@@ -91,7 +91,7 @@ class DataPlane(StandIn):
         return _said(refusal) if refusal else await self._take(asked, "batch" if call == "import" else call)
 
     def _check_key(self, authorization: str) -> Refusal | None:
-        key = _basic_user(authorization)
+        key = basic_user(authorization)
         if not key:
             return NO_WRITE_KEY
         if key in self.disabled_keys:
@@ -138,7 +138,8 @@ class DataPlane(StandIn):
             self._seen.popitem(last=False)
 
 
-def _basic_user(authorization: str) -> str:
+def basic_user(authorization: str) -> str:
+    """Return the user of HTTP Basic credentials, "" where there is none."""
     scheme, _, encoded = authorization.partition(" ")
     if scheme.lower() != "basic":
         return ""

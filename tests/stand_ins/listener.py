@@ -66,10 +66,11 @@ class Said:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AtHand:
-    """The request whose answer is being made: what it meets, and in which epoch it came."""
+    """The request whose answer is being made: what it meets, in which epoch it came, and its credentials."""
 
     behaviour: Behaviour | None = None
     epoch: int = 0
+    authorization: str = ""
 
 
 class NoReply(Exception):
@@ -141,7 +142,9 @@ class Listener:
         )
         self.heads.append(asked.headers)
         try:
-            return await self._play(request, asked, AtHand(behaviour=self._script.take(), epoch=epoch))
+            authorization = asked.headers.get("authorization", "")
+            at_hand = AtHand(behaviour=self._script.take(), epoch=epoch, authorization=authorization)
+            return await self._play(request, asked, at_hand)
         except NoReply:
             return hang_up(request)
 

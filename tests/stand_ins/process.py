@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -37,6 +37,7 @@ class DaemonProcess:
     settings: dict[str, str]  # variables over the listeners and the data folder
     port: int = field(default_factory=free_port)
     operator_port: int = field(default_factory=free_port)
+    program: Sequence[str] = ("-m", "forwarder", "run")  # what Python runs
     process: asyncio.subprocess.Process | None = None
     starts: int = 0
 
@@ -76,7 +77,7 @@ class DaemonProcess:
         self.starts += 1
         with (self.folder / f"log-{self.starts}.txt").open("wb") as log:
             self.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "forwarder", "run"),
+                *(sys.executable, *self.program),
                 cwd=self.folder,
                 env=self._environment(),
                 stdin=asyncio.subprocess.DEVNULL,
