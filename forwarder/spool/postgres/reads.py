@@ -144,7 +144,8 @@ class QueueReads:
                 result.fresh.append(lease)
                 room -= len(lease.envelope.payload)
             result.up_to = sequence
-        result.is_all = True
+        if not wanted.fresh_max:  # else the read of the backlog has told
+            result.is_all = True
 
     async def newest(
         self, route: int, *, known: frozenset[int], now_ms: int

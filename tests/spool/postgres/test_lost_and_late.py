@@ -233,3 +233,18 @@ async def test_after_an_outage_of_the_database_nobody_loses_its_partitions(
     await one.ownership.renew()
     await other.ownership.renew()
     assert set(other.ownership.mine()) == before
+
+
+async def test_what_comes_late_ends_no_read_of_the_backlog(join: Join, database: asyncpg.Connection) -> None:
+    """An event that became visible behind the cursor hides nothing of what is still to be read."""
+    one = await join()
+    await database.execute("SELECT setval('forwarder.event_sequence', 100)")
+    await stored(one, [an_envelope(number) for number in range(101, 7_101)])
+    found = {lease.sequence for lease in await leased(one, fresh=4_000)}
+    found.update(lease.sequence for lease in await leased(one, fresh=500))  # the next read reads on
+    await database.execute("SELECT setval('forwarder.event_sequence', 50)")
+    await stored(one, [an_envelope(51)])
+    await database.execute("SELECT setval('forwarder.event_sequence', 7100)")
+    while more := await leased(one, fresh=4_000):
+        found.update(lease.sequence for lease in more)
+    assert found == {51, *range(101, 7_101)}
