@@ -65,14 +65,18 @@ async def run(settings: Settings) -> int:
 
 async def run_until(settings: Settings, stop: asyncio.Event, *, hangup: asyncio.Event | None = None) -> None:
     """Run until `stop` is set, then drain within `FORWARDER_DRAIN_MAX_S`; `hangup` has the secrets read again."""
-    async with AsyncExitStack() as stack:
-        try:
-            daemon = await assemble(settings, stack, stop=stop, hangup=hangup or asyncio.Event())
-        except SpoolAway:
-            if stop.is_set():  # asked while it waited for the database
-                return
-            raise
-        await daemon.run(stop)
+    while True:
+        async with AsyncExitStack() as stack:
+            try:
+                daemon = await assemble(settings, stack, stop=stop, hangup=hangup or asyncio.Event())
+            except SpoolAway as error:
+                if stop.is_set():  # asked while it waited for the database
+                    return
+                if error.is_lasting:
+                    raise
+                continue  # it went away again since it was opened: it is waited for there
+            await daemon.run(stop)
+            return
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

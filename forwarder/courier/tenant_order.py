@@ -17,7 +17,7 @@ import msgspec
 from forwarder.clock import SystemClock
 from forwarder.errors import SpoolClosed, SpoolFull
 
-_LOCK_MS: Final = 15_000  # above what one exchange with Courier may take
+_LOCK_MS: Final = 25_000  # above what two exchanges with Courier may take: one reads, one writes
 _CLAIM_AGAIN_S: Final = 0.05
 _CLOCK: Final = SystemClock()
 _SHARDS: Final = 256
@@ -110,10 +110,15 @@ class TenantOrder:
         shard[digest] = newest  # at the end: the order of the dict is the order of last touch
         while len(shard) > _TENANTS_PER_SHARD_MAX:
             del shard[next(iter(shard))]
+        if self.has_replicas:  # whoever has the lock next reads it there
+            await self._keep(key)
 
     async def keep(self, tenant_id: str) -> None:
         """Make what was noted durable. Call it before telling anyone; the lock need not be held."""
-        key, _ = _place(tenant_id)
+        if not self.has_replicas:
+            await self._keep(_place(tenant_id)[0])
+
+    async def _keep(self, key: str) -> None:
         # With the disk full the order still holds until a restart; the event was applied all the same.
         with suppress(SpoolFull, SpoolClosed):
             shard = await self._shard(key)

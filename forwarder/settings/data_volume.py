@@ -5,6 +5,7 @@ from pathlib import Path
 
 from forwarder.settings.settings import Settings
 from forwarder.settings.together import cap_doubts
+from forwarder.spool.sqlite.database import DATABASE_NAME
 
 MOUNTS = Path("/proc/self/mountinfo")  # proc_pid_mountinfo(5)
 _ANONYMOUS = re.compile(r"/volumes/[0-9a-f]{64}(/_data)?$")  # how Docker and Podman name what nobody named
@@ -15,7 +16,22 @@ def start_doubts(settings: Settings) -> list[str]:
     """Return what the daemon says at its start: names not read, a cap without room, a data folder that may vanish."""
     is_asked = settings.reading.place is not None and settings.spool == "sqlite"
     volume = volume_doubt(settings.data_dir) if is_asked else None
-    return [*settings.reading.notices, *cap_doubts(settings), *([volume] if volume else [])]
+    left = left_behind(settings.data_dir) if settings.spool == "postgres" else None
+    return [*settings.reading.notices, *cap_doubts(settings), *(doubt for doubt in (volume, left) if doubt)]
+
+
+def left_behind(folder: Path) -> str | None:
+    """Return that a spool on SQLite lies there, of no use to a daemon on Postgres, with the remedy; None for none."""
+    try:
+        if not (folder / DATABASE_NAME).exists():
+            return None
+    except OSError:  # not ours to look into
+        return None
+    return (
+        f"FORWARDER_DATA_DIR ({folder}) holds a spool that FORWARDER_SPOOL=postgres does not read: what waits in it is "
+        "not delivered. Into an empty database `forwarder migrate --to postgres` moves it; else let a daemon with "
+        f"FORWARDER_SPOOL=sqlite deliver it. Then move {DATABASE_NAME} away."
+    )
 
 
 def volume_doubt(folder: Path) -> str | None:

@@ -265,3 +265,13 @@ async def test_a_lock_of_a_lost_replica_lapses(memory: Any, monkeypatch: pytest.
         await lost.__aenter__()
         async with asyncio.timeout(60), there.locked("t1", same):
             pass
+
+
+async def test_who_has_a_tenant_next_knows_what_was_applied(memory: Any) -> None:
+    """What one replica applied is known to the other as soon as that may write: an older event does not win."""
+    here, there = TenantOrder(memory), TenantOrder(KeptInMemory(beside=memory))
+    with here.visit("t1") as tenant, there.visit("t1") as same:
+        async with here.locked("t1", tenant):
+            await here.applied("t1", 10)
+        async with there.locked("t1", same):
+            assert await there.newest("t1") == 10

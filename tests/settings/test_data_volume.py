@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.settings.data_volume import volume_doubt
+from forwarder.settings.data_volume import left_behind, volume_doubt
 
 _HEX = "c41e4d0f4c2a1d933f7ecb4d4e58d46cddd26baaf3f281ded6707f383ce5ba78"
 # As a container of Docker sees them.
@@ -53,3 +53,12 @@ def test_a_system_without_such_a_list_is_not_doubted(tmp_path: Path, monkeypatch
 def test_this_machines_own_list_is_understood(tmp_path: Path) -> None:
     """Whatever this machine says, it is no error."""
     volume_doubt(tmp_path)
+
+
+def test_a_spool_that_a_daemon_on_postgres_does_not_read_is_named(tmp_path: Path) -> None:
+    """What waits in the data folder is not forgotten when the daemon keeps its events in a database."""
+    assert left_behind(tmp_path) is None
+    (tmp_path / "spool.db").touch()
+    told = left_behind(tmp_path)
+    assert told is not None
+    assert "forwarder migrate --to postgres" in told

@@ -18,7 +18,7 @@ from forwarder.spool.erasing import ERASED, Emptied, without_ids
 from forwarder.spool.limits import event_bytes
 from forwarder.spool.postgres.appends import text
 from forwarder.spool.postgres.ownership import hold
-from forwarder.spool.postgres.reconnecting import AWAY, Connection
+from forwarder.spool.postgres.reconnecting import AWAY, IN_PLACE, Connection
 from forwarder.spool.postgres.settlement import LEAD, Fence, intern_reason
 from forwarder.spool.postgres.transaction import Transaction
 
@@ -65,6 +65,7 @@ SELECT NOT EXISTS
 async def erase(transaction: Transaction, sequences: Sequence[int], *, fence: Fence) -> Emptied:
     """Erase events, settled or pending; none may be leased here, and `fence` is as owner of which partitions."""
     connection = transaction.connection
+    await connection.execute(IN_PLACE)
     settled = await connection.fetch(_SETTLED, sorted(set(sequences)))
     listed = await connection.fetch(_PENDING, sorted(set(sequences)))
     held = await hold(connection, fence.replica, fence.epochs)

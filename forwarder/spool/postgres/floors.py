@@ -28,6 +28,7 @@ class Floors:
         self._kept = sum(floors)
         self._next = 0  # where the last look ended
         self._waits_for: frozenset[str] | None = None
+        self._opened = 0  # the connection of that look
 
     async def look(self, connection: Connection, writing: Connection) -> None:
         """Raise them as far as is certain by now, and keep them for whoever owns the partitions next."""
@@ -38,6 +39,8 @@ class Floors:
         if self._waits_for & running:
             return
         async with connection.snapshot() as session:
+            if connection.opened != self._opened:  # perhaps another server, which lacks what the last look found
+                self._opened, self._next = connection.opened, 0
             newest = await session.fetchval("SELECT max(sequence) FROM forwarder.events") or 0
             for route, floor in enumerate(self.by_route):
                 if floor < self._next:

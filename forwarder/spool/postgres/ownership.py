@@ -24,6 +24,7 @@ _MARGIN_S = 1.0
 _SEND_S = 11.0  # what an exchange may take, 10 s at most: with less left nothing is sent
 _BEFORE_SEND_S = 2.0  # what lies between a lease and its exchange, as a rule
 _RETRY_S = 0.5
+_RELEASE_MAX_S = 3.0  # of the end: what is not told by then lapses
 
 _RENEW = """
 INSERT INTO forwarder.replicas VALUES ($1, clock_timestamp() + make_interval(secs => $2), $3)
@@ -175,10 +176,13 @@ class Ownership:
     async def release(self) -> None:
         """Give everything away at once, at the end; what cannot be told lapses by itself."""
         self._owned, self._leaving, self._mine = {}, frozenset(), frozenset()
-        with contextlib.suppress(*AWAY, asyncpg.PostgresError):
-            async with self._connection.transaction() as connection:
-                await connection.execute("UPDATE forwarder.partitions SET owner = NULL WHERE owner = $1", self.replica)
-                await connection.execute("DELETE FROM forwarder.replicas WHERE replica = $1", self.replica)
+        if self._until_s:  # else it never had any
+            with contextlib.suppress(*AWAY, asyncpg.PostgresError):
+                async with asyncio.timeout(_RELEASE_MAX_S), self._connection.transaction() as connection:
+                    await connection.execute(
+                        "UPDATE forwarder.partitions SET owner = NULL WHERE owner = $1", self.replica
+                    )
+                    await connection.execute("DELETE FROM forwarder.replicas WHERE replica = $1", self.replica)
         await self._connection.close()
 
 

@@ -29,6 +29,8 @@ from forwarder.spool.postgres.one_read import Freed, OneRead
 from forwarder.spool.postgres.own_commits import OwnCommits
 from forwarder.spool.postgres.reconnecting import Connection
 
+SEEN_MAX_S = 60.0  # what arrived before is dropped a while after it was seen, see `housekeeping.py`
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -57,6 +59,7 @@ class QueueReads:
         self._own = own  # the writer's number
         self.commits = OwnCommits(cache_bytes_max)
         self._seen: list[Snapshot | None] = [None, None]
+        self._seen_s = [0.0, 0.0]  # when
         self._floors = Floors((0, 0), ())
         self._freed: tuple[set[Freed], set[Freed]] = (set(), set())
         self.moved: Callable[[], None] = lambda: None  # called when everything must be looked at anew
@@ -64,6 +67,10 @@ class QueueReads:
 
     async def refill(self, route: int, wanted: Wanted, *, now_ms: int) -> Refill:
         """Bring what a queue wants, and what arrived since the last look."""
+        now_s = asyncio.get_running_loop().time()
+        if self._seen[route] is not None and now_s > self._seen_s[route] + SEEN_MAX_S:
+            self._seen[route] = None
+            asyncio.get_running_loop().call_soon(self.moved)
         freed = set(self._freed[route])  # before the snapshot, which sees all that was settled so far
         async with self._connection.snapshot() as connection:
             await self._look_at_connection(connection)
@@ -82,7 +89,7 @@ class QueueReads:
                 await self._bring(read, sorted(arrived))
             if freed:
                 read.result.late += await read.freed(freed)
-        self._seen[route] = seen
+        self._seen[route], self._seen_s[route] = seen, now_s
         self._freed[route].difference_update(freed)
         return read.result
 
@@ -144,7 +151,8 @@ class QueueReads:
                 result.fresh.append(lease)
                 room -= len(lease.envelope.payload)
             result.up_to = sequence
-        result.is_all = True
+        if not wanted.fresh_max:  # else the read of the backlog has told
+            result.is_all = True
 
     async def newest(
         self, route: int, *, known: frozenset[int], now_ms: int

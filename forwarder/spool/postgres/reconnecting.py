@@ -28,8 +28,11 @@ _LIMITS = (
     f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_S}s'; "
     f"SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_TIMEOUT_S}s'; " + _BY_INDEX
 )
+# Who tidies puts other tables into the place of a block's, see `blocks.py`. A snapshot of before sees none of their
+# rows; so this comes before it: nothing is replaced while it lasts.
+IN_PLACE = "LOCK TABLE ONLY forwarder.events IN ACCESS SHARE MODE"
 _BEGIN = "BEGIN; SET LOCAL synchronous_commit = on; " + _LIMITS
-_BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; " + _LIMITS
+_BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; " + _LIMITS + "; " + IN_PLACE
 
 # What says nothing against a job: the same may succeed at once, in another transaction.
 AGAIN = (
@@ -96,7 +99,7 @@ class Connection:
 
     @contextlib.asynccontextmanager
     async def snapshot(self) -> AsyncIterator[asyncpg.Connection]:
-        """Read what is inside as of one moment."""
+        """Read what is inside as of one moment. There must be a spool."""
         async with self._used(_BEGIN_READ) as connection:
             yield connection
             await connection.execute("COMMIT")

@@ -10,6 +10,7 @@ from forwarder.spool.claims import Heads
 from forwarder.spool.codes import DEAD, PENDING, REPLAY_CODES, Account
 from forwarder.spool.held_leases import BESIDE, FRESH
 from forwarder.spool.limits import event_bytes
+from forwarder.spool.postgres.reconnecting import IN_PLACE
 from forwarder.spool.postgres.settlement import GIVE_BACK, LEAD
 from forwarder.spool.postgres.transaction import Transaction
 
@@ -47,6 +48,7 @@ async def requeue(
 ) -> tuple[list[int], Heads]:
     """Move settled events that still have their payload back to pending; return how many, per route, and who leads."""
     connection = transaction.connection
+    await connection.execute(IN_PLACE)
     most = transaction.limits.replays_in_line_max
     done = _Requeued()
     few = [len(sequences) + await connection.fetchval(_WAITING_REPLAYS, route, most) <= most for route in (0, 1)]
@@ -106,6 +108,7 @@ async def _head(connection: asyncpg.Connection, order: int, sequence: int) -> in
 
 async def discard(transaction: Transaction, sequences: Sequence[int]) -> int:
     """Mark dead events as discarded; return how many were not so before."""
+    await transaction.connection.execute(IN_PLACE)
     rows = await transaction.connection.fetch(
         "UPDATE forwarder.outcomes o SET is_discarded = true FROM forwarder.reasons r "
         "WHERE o.sequence = ANY($1::bigint[]) AND r.reason_id = o.reason_id AND o.state = $2 AND NOT o.is_discarded "

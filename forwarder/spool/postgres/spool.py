@@ -213,14 +213,15 @@ class PostgresSpool(PostgresActs):
         await self.ownership.release()
         if self._tasks:
             await self._leasing.end()
-        for connection in (
+        connections = (
             self._connection,
             self._appends.connection,
             self._moves.connection,
             self.housekeeping.writer.connection,
             self._read_connection,
-        ):
-            await connection.close()
+        )
+        # Side by side: one that nobody answers takes its time.
+        await asyncio.gather(*(connection.close() for connection in connections))
 
     # --- Worker and Probeable ---
 

@@ -12,7 +12,9 @@ import structlog
 from forwarder.errors import NoSuchEvent
 from forwarder.model import Envelope, Labels, Receipt, RouteName, State
 from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.postgres.connecting import Connector
 from forwarder.spool.postgres.layout import BLOCK_EVENTS
+from forwarder.spool.postgres.reconnecting import Connection
 from forwarder.spool.postgres.spool import PostgresSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
@@ -117,6 +119,18 @@ async def test_a_block_that_is_in_use_is_left_for_later(kept: Kept) -> None:
     await spool.housekeeping.tidy()
     assert not await is_kept(spool, 1)
     assert (await spool.facts()).totals[OUT].is_balanced()
+
+
+async def test_what_stays_in_a_block_is_never_out_of_sight(kept: Kept, postgres_url: str) -> None:
+    """A snapshot sees it though it is moved on meanwhile: else a cursor would pass it, and a floor rise above it."""
+    await settled_block(kept)
+    kept.clock.now_ms += 8 * DAY_MS
+    reading = Connection(Connector(lambda: postgres_url))
+    async with reading.snapshot() as snapshot:
+        await snapshot.fetchval("SELECT pg_current_snapshot()::text")
+        await kept.spool.housekeeping.tidy()
+        assert await snapshot.fetchval("SELECT count(*) FROM forwarder.events WHERE sequence = 8") == 1
+    await reading.close()
 
 
 @pytest.mark.parametrize("kept", [2_000_000], indirect=True)

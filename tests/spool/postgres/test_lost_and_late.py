@@ -9,8 +9,13 @@ import pytest
 import structlog
 
 from forwarder.errors import SpoolClosed, SpoolFull
-from forwarder.model import Envelope, Labels, Receipt, Returned, RouteName, State
+from forwarder.model import Demand, Envelope, Labels, Receipt, Returned, RouteName, State
+from forwarder.spool.lease_queue import LeaseQueue
 from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.postgres.connecting import Connector
+from forwarder.spool.postgres.floors import Floors
+from forwarder.spool.postgres.reads import QueueReads
+from forwarder.spool.postgres.reconnecting import Connection
 from forwarder.spool.postgres.spool import PostgresSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
@@ -233,3 +238,59 @@ async def test_after_an_outage_of_the_database_nobody_loses_its_partitions(
     await one.ownership.renew()
     await other.ownership.renew()
     assert set(other.ownership.mine()) == before
+
+
+async def test_what_comes_late_ends_no_read_of_the_backlog(join: Join, database: asyncpg.Connection) -> None:
+    """An event that became visible behind the cursor hides nothing of what is still to be read."""
+    one = await join()
+    await database.execute("SELECT setval('forwarder.event_sequence', 100)")
+    await stored(one, [an_envelope(number) for number in range(101, 7_101)])
+    found = {lease.sequence for lease in await leased(one, fresh=4_000)}
+    found.update(lease.sequence for lease in await leased(one, fresh=500))  # the next read reads on
+    await database.execute("SELECT setval('forwarder.event_sequence', 50)")
+    await stored(one, [an_envelope(51)])
+    await database.execute("SELECT setval('forwarder.event_sequence', 7100)")
+    while more := await leased(one, fresh=4_000):
+        found.update(lease.sequence for lease in more)
+    assert found == {51, *range(101, 7_101)}
+
+
+async def test_a_floor_goes_by_one_server_alone(join: Join, database: asyncpg.Connection, postgres_url: str) -> None:
+    """What a standby lacks that was promoted is given out again: no floor may lie above it."""
+    one = await join()
+    await stored(one, [an_envelope(number) for number in range(1, 31)])
+    await settle(one, await numbers(one), State.DELIVERED)
+    floors, reading = Floors((0, 0), range(256)), Connection(Connector(lambda: postgres_url))
+    try:
+        for _ in range(2):
+            await floors.look(reading, reading)
+        assert floors.by_route == [30, 30]
+        floors = Floors((0, 0), range(256))
+        await floors.look(reading, reading)
+        await reading.close()
+        reading = Connection(Connector(lambda: postgres_url))
+        reading.opened = 1  # it is opened a second time
+        await database.execute("DELETE FROM forwarder.events WHERE sequence > 10")
+        await floors.look(reading, reading)
+        assert floors.by_route == [0, 0]
+        await floors.look(reading, reading)
+        assert floors.by_route == [10, 10]
+    finally:
+        await reading.close()
+
+
+async def test_who_has_not_looked_for_long_begins_anew(
+    join: Join, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What arrived is told for a while only: a replica whose reads failed for longer reads all that is pending."""
+    await join()
+    monkeypatch.setattr("forwarder.spool.postgres.reads.SEEN_MAX_S", -1.0)
+    reads = QueueReads(Connection(Connector(lambda: postgres_url)), lambda: range(256), own=0, cache_bytes_max=1)
+    moved: list[bool] = []
+    reads.moved = lambda: moved.append(True)
+    queue = LeaseQueue(last_sequence=0, cache_bytes_max=1)
+    wanted = queue.wants(Demand(fresh_max=0, retry_max=0, bytes_max=0), now_ms=START_MS)
+    for looks in range(2):
+        await reads.refill(0, wanted, now_ms=START_MS)
+        assert len(moved) == looks
+    await reads.close()
