@@ -11,7 +11,7 @@ import pytest
 
 from forwarder.app import run_until
 from forwarder.settings import Settings
-from stand_ins.process import free_port
+from stand_ins.listener import free_port
 
 
 class Gate:
