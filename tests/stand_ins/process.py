@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -29,6 +29,11 @@ class DaemonFailed(Exception):
     """The daemon did not do in time what it was waited for; the text ends with its log."""
 
 
+def without_coverage(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables without those by which a process knows that its coverage is measured."""
+    return {name: value for name, value in environment.items() if not name.startswith("COVERAGE_")}
+
+
 @dataclass(slots=True, kw_only=True)
 class DaemonProcess:
     """Start it, kill it, start it again: in the same folder and on the same ports, as a restart would be."""
@@ -38,6 +43,7 @@ class DaemonProcess:
     port: int = field(default_factory=free_port)
     operator_port: int = field(default_factory=free_port)
     program: Sequence[str] = ("-m", "forwarder", "run")  # what Python runs
+    has_coverage: bool = True  # where the tests are run with it; where time is measured, it would be most of it
     process: asyncio.subprocess.Process | None = None
     starts: int = 0
 
@@ -132,7 +138,8 @@ class DaemonProcess:
         return self.logs()[-_LAST_WORDS:]
 
     def _environment(self) -> dict[str, str]:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+        environment = os.environ if self.has_coverage else without_coverage(os.environ)
+        inherited = {name: value for name, value in environment.items() if not name.startswith(_OURS)}
         own = {
             "FORWARDER_LISTEN": f"{HOST}:{self.port}",
             "FORWARDER_OPERATOR_LISTEN": f"{HOST}:{self.operator_port}",
