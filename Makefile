@@ -38,7 +38,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' forwarder/__init__.py)
 # Where wheels of the same commit come out the same, byte for byte.
 export SOURCE_DATE_EPOCH := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null || echo 1700000000))
 
-.PHONY: help demo run test unit check bench chaos soak image lock wheel clean env node sdks
+.PHONY: help demo run test unit replicas check bench chaos soak image lock wheel clean env node sdks
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ test: $(WHEEL_STAMP) ## Build the wheel, install it, and run every test against 
 
 unit: $(WHEEL_STAMP) ## The tests that start no daemon; `make unit PYTHON=python3.13 VENV=.venv/3.13` on another Python
 	PYTHONSAFEPATH=1 EXPECT_INSTALLED_WHEEL=1 $(BIN)/pytest -n $(WORKERS) -m 'not journey and not slow' $(ARGS)
+
+replicas: $(WHEEL_STAMP) ## Every test that starts a daemon, with two replicas on one Postgres in place of each (needs Postgres)
+	TEST_REPLICAS=2 PYTHONSAFEPATH=1 EXPECT_INSTALLED_WHEEL=1 $(BIN)/pytest -n $(WORKERS) $(ARGS)
 
 check: $(DEV_STAMP) ## Formatting, lint, types, import floors, spelling, scripts, Dockerfile, lock files
 	$(BIN)/ruff format --check .

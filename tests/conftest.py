@@ -6,7 +6,7 @@ means that something stopped being tested, and fails.
 
 import itertools
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +15,11 @@ import aiohttp
 import pytest
 
 from stand_ins.postgres_server import MISSING, PROGRAMS, PostgresServer
+from stand_ins.process import DaemonProcess
+from stand_ins.replicas import Replicas
 
+REPLICAS = int(os.environ.get("TEST_REPLICAS", "1"))  # of each daemon that a test starts; several share a Postgres
+_DAEMONS = frozenset({"daemon_database"})  # by which a test has a daemon
 _NUMBERS = itertools.count(1)
 
 
@@ -40,6 +44,19 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _fail_if_skipped(report)
     return report
+
+
+@pytest.hookimpl
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With replicas, leave out what starts no daemon, and skip what holds for one process or one folder alone."""
+    if REPLICAS == 1:
+        return
+    others = [item for item in items if _DAEMONS.isdisjoint(getattr(item, "fixturenames", ()))]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
+    for item in items:
+        if (mark := item.get_closest_marker("one_daemon")) is not None:
+            item.add_marker(pytest.mark.skip(reason=mark.args[0]))
 
 
 @pytest.hookimpl
@@ -81,7 +98,8 @@ def postgres_server() -> Iterator[PostgresServer]:
     """Start a Postgres for the whole run; a test that stops it or changes its settings starts one of its own."""
     if PROGRAMS is None:
         pytest.skip(MISSING)
-    server = PostgresServer()
+    # Kills hit daemons here, never the server: with replicas most of the time would be its syncing.
+    server = PostgresServer(options=("fsync=off",) if REPLICAS > 1 else ())
     try:
         server.start()
         yield server
@@ -90,8 +108,49 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+def make_database(postgres_server: PostgresServer) -> Iterator[Callable[[], str]]:
+    """Return what makes an empty database that is this test's alone and gives its URL."""
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(f"test_{next(_NUMBERS)}")
+        return postgres_server.create_database(made[-1])
+
+    yield make
+    for name in made:
+        postgres_server.drop_database(name)
+
+
+@pytest.fixture
+def postgres_url(make_database: Callable[[], str]) -> str:
     """Return the URL of an empty database that is this test's alone."""
-    name = f"test_{next(_NUMBERS)}"
-    yield postgres_server.create_database(name)
-    postgres_server.drop_database(name)
+    return make_database()
+
+
+@pytest.fixture(scope="session")
+def replicas() -> int:
+    """Return how many processes stand for each daemon that a test starts."""
+    return REPLICAS
+
+
+@pytest.fixture
+def daemon_database(request: pytest.FixtureRequest) -> Callable[[], str] | None:
+    """Return what makes the database that replicas share, or None where one daemon has a spool of its own.
+
+    Asked for at once: what is set up later is taken down earlier, and the database must outlive the daemons.
+    """
+    return request.getfixturevalue("make_database") if REPLICAS > 1 else None
+
+
+@pytest.fixture
+def daemon_in(
+    daemon_database: Callable[[], str] | None, replicas: int
+) -> Callable[[Path, dict[str, str]], DaemonProcess]:
+    """Return what makes a daemon in a folder with these settings; who uses it ends it before the test is over."""
+
+    def make(folder: Path, settings: dict[str, str]) -> DaemonProcess:
+        if daemon_database is None:
+            return DaemonProcess(folder=folder, settings=settings)
+        return Replicas(folder=folder, settings=settings, postgres_url=daemon_database(), count=replicas)
+
+    return make

@@ -4,6 +4,7 @@ At the end of each journey the daemon is ended by its own process id, and its lo
 tracebacks, secrets and payloads.
 """
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -28,14 +29,16 @@ PAYLOAD_MARKS = ("user-0", "customer-0", "member-0", "@example.com", "vip-eu", "
 
 
 @pytest.fixture
-async def make_daemon(tmp_path: Path) -> AsyncIterator[Callable[[dict[str, str]], DaemonProcess]]:
+async def make_daemon(
+    tmp_path: Path, daemon_in: Callable[[Path, dict[str, str]], DaemonProcess]
+) -> AsyncIterator[Callable[[dict[str, str]], DaemonProcess]]:
     """Make daemons in folders of their own; end them and search their logs when the journey is over."""
     made: list[DaemonProcess] = []
 
     def make(settings: dict[str, str]) -> DaemonProcess:
         folder = tmp_path / f"daemon-{len(made)}"
         folder.mkdir()
-        made.append(DaemonProcess(folder=folder, settings=settings))
+        made.append(daemon_in(folder, settings))
         return made[-1]
 
     yield make
@@ -47,8 +50,9 @@ async def make_daemon(tmp_path: Path) -> AsyncIterator[Callable[[dict[str, str]]
 
 @pytest.fixture
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    """A sender's HTTP client."""
-    async with aiohttp.ClientSession() as session:
+    """A sender's HTTP client. Of several replicas each request meets the next."""
+    connector = aiohttp.TCPConnector(force_close="TEST_REPLICAS" in os.environ)
+    async with aiohttp.ClientSession(connector=connector) as session:
         yield session
 
 
@@ -100,8 +104,12 @@ def duplicates(http: aiohttp.ClientSession) -> Callable[[DaemonProcess], Awaitab
     """Return a function that tells how many events a daemon was sent more than once, on all routes."""
 
     async def read(daemon: DaemonProcess) -> int:
-        async with http.get(f"{daemon.operator_url}/metrics") as response:
-            families = {family.name: family for family in text_string_to_metric_families(await response.text())}
-        return sum(int(s.value) for s in families["forwarder_duplicates"].samples if s.name.endswith("_total"))
+        counted = 0
+        for one in daemon.replicas:
+            async with http.get(f"{one.operator_url}/metrics") as response:
+                families = {family.name: family for family in text_string_to_metric_families(await response.text())}
+            samples = families["forwarder_duplicates"].samples
+            counted += sum(int(sample.value) for sample in samples if sample.name.endswith("_total"))
+        return counted
 
     return read

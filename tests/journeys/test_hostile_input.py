@@ -177,14 +177,19 @@ async def test_strangers_write_no_error_lines(
         if is_reset:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         raw.close()
-    crowd = [socket.create_connection(("127.0.0.1", daemon.port)) for _ in range(260)]
+    crowd = [socket.create_connection(("127.0.0.1", one.port)) for one in daemon.replicas for _ in range(260)]
+
+    async def counted(endpoint: str, reason: str) -> list[float]:
+        name, found = f'forwarder_rejected_total{{endpoint="{endpoint}",reason="{reason}"}} ', []
+        for one in daemon.replicas:
+            async with http.get(f"{one.operator_url}/metrics") as answer:
+                rows = (await answer.text()).splitlines()
+            found.append(sum(float(row.removeprefix(name)) for row in rows if row.startswith(name)))
+        return found
 
     async def are_counted() -> bool:
-        async with http.get(f"{daemon.operator_url}/metrics") as answer:
-            told = await answer.text()
-        broken_off = 'forwarder_rejected_total{endpoint="/webhooks/courier",reason="disconnected"} 2.0'
-        too_many = 'forwarder_rejected_total{endpoint="other",reason="too_many_connections"}'
-        return broken_off in told and any(float(line.split()[1]) for line in told.splitlines() if too_many in line)
+        broken_off = await counted("/webhooks/courier", "disconnected")
+        return sum(broken_off) == 2 and all(await counted("other", "too_many_connections"))
 
     await wait_until(are_counted)
     for one in crowd:

@@ -71,9 +71,12 @@ class Sender:
         """Return a counter's value at this moment; 0 where it was never counted."""
         shown = ",".join(f'{label}="{value}"' for label, value in labels.items())
         line = f"{name}{{{shown}}}" if shown else name
-        async with self._http.get(f"{self._daemon.operator_url}/metrics", raise_for_status=True) as response:
-            found = [row.rpartition(" ")[2] for row in (await response.text()).splitlines() if row.startswith(line)]
-        return float(found[0]) if found else 0.0
+        counted = 0.0
+        for one in self._daemon.replicas:
+            async with self._http.get(f"{one.operator_url}/metrics", raise_for_status=True) as response:
+                rows = (await response.text()).splitlines()
+            counted += next((float(row.rpartition(" ")[2]) for row in rows if row.startswith(line)), 0.0)
+        return counted
 
 
 async def test_only_known_senders_come_in_and_none_is_lost_to_a_rotation(

@@ -303,13 +303,14 @@ async def test_sdks_go_on_while_their_key_is_rotated(daemon: DaemonProcess, prog
     segment, rudder = Sdk("segment_analytics_python.py", "gzip"), Sdk("rudder_sdk_python.py", "gzip")
 
     async def rotate(text: str) -> None:
-        assert daemon.process is not None
         before = daemon.logs().count("secrets.read")
         keys.write_text(text)
-        daemon.process.send_signal(signal.SIGHUP)
+        for one in daemon.replicas:
+            assert one.process is not None
+            one.process.send_signal(signal.SIGHUP)
 
         async def is_read() -> bool:
-            return daemon.logs().count("secrets.read") > before
+            return daemon.logs().count("secrets.read") == before + len(daemon.replicas)
 
         await wait_until(is_read)
 

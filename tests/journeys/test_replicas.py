@@ -20,7 +20,7 @@ from stand_ins.postgres_server import PROGRAMS, PostgresServer
 from stand_ins.process import DaemonProcess
 from stand_ins.waiting import wait_until
 
-pytestmark = [pytest.mark.journey, pytest.mark.slow]
+pytestmark = [pytest.mark.journey, pytest.mark.slow, pytest.mark.one_daemon("starts replicas of its own")]
 
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK.value, RouteName.RUDDERSTACK_TO_COURIER.value
 OPERATOR_TOKEN = "journey-operator-token-8a1c"

@@ -259,6 +259,7 @@ def _own(bus: Bus) -> list[dict[str, str]]:
     return [{"FORWARDER_REDIS_CONSUMER": name} if bus.name == "redis" else {} for name in ("one", "other")]
 
 
+@pytest.mark.one_daemon("two daemons of its own")
 async def test_two_daemons_share_the_messages_over_the_death_of_one(
     make_daemon: Callable[[dict[str, str]], DaemonProcess], ledger: Ledger, bus: Bus, settings: dict[str, str]
 ) -> None:
@@ -290,6 +291,7 @@ async def test_two_daemons_share_the_messages_over_the_death_of_one(
         assert await daemon.stop() == 0
 
 
+@pytest.mark.one_daemon("starts replicas of its own")
 async def test_two_replicas_on_one_bus_and_one_database(
     make_daemon: Callable[[dict[str, str]], DaemonProcess],
     ledger: Ledger,

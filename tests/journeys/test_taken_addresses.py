@@ -22,7 +22,7 @@ async def test_a_taken_address_is_named(
         taken = f"127.0.0.1:{other.getsockname()[1]}"
         daemon = make_daemon(outbound | {variable: taken})
         await daemon.spawn()
-        assert daemon.process is not None
-        assert await asyncio.wait_for(daemon.process.wait(), 60) == CONFIGURATION
-    told = daemon.logs()
-    assert f"{variable}: cannot listen on {taken}, because something listens there already" in told
+        for one in daemon.replicas:
+            assert one.process is not None
+            assert await asyncio.wait_for(one.process.wait(), 60) == CONFIGURATION
+            assert f"{variable}: cannot listen on {taken}, because something listens there already" in one.logs()

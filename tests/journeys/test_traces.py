@@ -108,6 +108,7 @@ def kept(request: pytest.FixtureRequest, traced: dict[str, str]) -> dict[str, st
     return traced | {"FORWARDER_SPOOL": "postgres", "FORWARDER_POSTGRES_URL": url}
 
 
+@pytest.mark.one_daemon("what came to two replicas leaves in two batches")
 async def test_traces_go_on_after_a_crash_and_a_batch_is_linked_to_each_of_its_events(
     make_daemon: MakeDaemon,
     http: aiohttp.ClientSession,
@@ -237,7 +238,8 @@ async def test_the_package_is_imported_only_where_it_is_asked_for(
     untraced = {name: value for name, value in traced.items() if not name.startswith("OTEL_")}
     daemon = make_daemon(traced if is_on else untraced)
     await daemon.start()
-    assert daemon.process is not None
-    process = Path("/proc") / str(daemon.process.pid)
-    is_imported = "google/_upb" in (process / "maps").read_text()  # the one compiled part of what the extra brings
-    assert is_imported is is_on
+    for one in daemon.replicas:
+        assert one.process is not None
+        process = Path("/proc") / str(one.process.pid)
+        is_imported = "google/_upb" in (process / "maps").read_text()  # the one compiled part of what the extra brings
+        assert is_imported is is_on

@@ -1,4 +1,8 @@
-"""The operator's side over a spool in memory, behind a real listener; a person's browser is a client with cookies."""
+"""The operator's side over a spool in memory, behind a real listener; a person's browser is a client with cookies.
+
+With replicas there are several of it over one Postgres, and each request meets the next; the daemons' routes, which the
+test moves, and the clock are one.
+"""
 
 import asyncio
 import io
@@ -24,7 +28,7 @@ from forwarder.courier.catalogue import Catalogue
 from forwarder.delivery.route_status import Pause, RouteStatus, ScopeStop
 from forwarder.mapping.link_file import read_link_file
 from forwarder.mapping.link_store import LinkStore
-from forwarder.model import Attempt, Envelope, Labels, RouteName, State
+from forwarder.model import Attempt, Envelope, Labels, Lease, RouteName, State
 from forwarder.operator.acts import Acts
 from forwarder.operator.api import Api, described
 from forwarder.operator.checks import Finding
@@ -32,7 +36,7 @@ from forwarder.operator.explain import Explain
 from forwarder.operator.guard import OperatorGuard
 from forwarder.operator.incidents.keeper import Incidents
 from forwarder.operator.operation import Operation
-from forwarder.operator.pages.bulk import Jobs
+from forwarder.operator.pages.bulk import Job, Jobs
 from forwarder.operator.pages.login import PUBLIC_PATHS
 from forwarder.operator.pages.render import Renderer
 from forwarder.operator.pages.site import Site, static_routes
@@ -43,12 +47,15 @@ from forwarder.operator.serving import OperatorListener, operator_app
 from forwarder.rudderstack import wire as rudderstack_wire
 from forwarder.settings.operators import named_token, user_header
 from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.postgres.spool import PostgresSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.rates import Rates
 from forwarder.telemetry.reporter import Reporter
 from stand_ins.clock import HandClock
+from stand_ins.gate import Gate
 from stand_ins.memory_spool import MemorySpool
 from stand_ins.spool_acts import give_back, leased, settle, stored
+from stand_ins.waiting import wait_until
 
 NOW_MS = 1_800_000_000_000
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
@@ -159,13 +166,32 @@ class Page:
         return [{unescape(name): unescape(value) for name, value in _HIDDEN.findall(form)} for form in found]
 
 
+TestSpool = MemorySpool | PostgresSpool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One replica's operator's side: its parts, what is made of them, and the application."""
+
+    parts: Parts
+    acts: Acts
+    jobs: Jobs
+    rates: Rates
+    incidents: Incidents
+    people: People
+    operations: Sequence[Operation]
+    app: web.Application
+
+
 @dataclass(kw_only=True)
 class World:
-    """A running listener with everything that a test looks at."""
+    """A running listener with everything that a test looks at; of several replicas the first one's."""
 
     http: aiohttp.ClientSession
     url: str
-    spool: MemorySpool
+    spool: TestSpool
+    spools: Sequence[TestSpool]
+    own: Mapping[str, Side]  # each side by its own address
     clock: HandClock
     parts: Parts
     acts: Acts
@@ -184,7 +210,8 @@ class World:
 
     async def get(self, path: str, **headers: str) -> Page:
         """Look at a page as a browser does."""
-        async with self.http.get(path, headers={"Accept": "text/html"} | headers, allow_redirects=False) as answer:
+        headers = {"Accept": "text/html"} | headers
+        async with self.http.get(self._at(path) + path, headers=headers, allow_redirects=False) as answer:
             return await _page(answer)
 
     async def page(self, path: str, *, status: int = 200) -> str:
@@ -203,7 +230,9 @@ class World:
             sent["Content-Type"] = "multipart/form-data; boundary=edge"
             data = io.BytesIO(_multipart(fields or {}))
         async with self.http.post(path, data=data, headers=sent, allow_redirects=False) as answer:
-            return await _page(answer)
+            page = await _page(answer)
+        await self.share()
+        return page
 
     async def api(self, path: str, body: object = None, *, status: int = 200, **headers: str) -> Any:
         """Ask the API, or with a body make a change; return the JSON."""
@@ -211,16 +240,34 @@ class World:
         async with self.http.request(method, path, json=body, headers=headers) as answer:
             said = await answer.json()
             assert answer.status == status, said
-            return said
+        if method == "POST":
+            await self.share()
+        return said
 
     async def finish(self, page: Page) -> Page:
         """Wait until the job that an act started has ended; return its page."""
         assert page.location.startswith("/jobs/"), page.words
         async with asyncio.timeout(60):
-            while (job := self.jobs.of(page.location.removeprefix("/jobs/"))) is not None and job.ended_at_ms is None:
+            while (job := self.job(page.location)) is not None and job.ended_at_ms is None:
                 self.clock.now_ms += 1_000
                 await self.get(page.location)
         return await self.get(page.location)
+
+    def job(self, path: str) -> Job | None:
+        """Return the job of this page, at whichever replica it runs."""
+        found = (side.jobs.of(path.removeprefix("/jobs/")) for side in self.own.values())
+        return next((job for job in found if job is not None), None)
+
+    def _at(self, path: str) -> str:
+        """Return the address of the replica that alone knows this page: a job's is shown where it began."""
+        name = path.removeprefix("/jobs/")
+        return next((url for url, side in self.own.items() if side.jobs.of(name) is not None), "")
+
+    async def share(self) -> None:
+        """Have each replica hear what the others changed, as it does within a second by itself."""
+        for spool in self.spools:
+            if isinstance(spool, PostgresSpool):
+                await spool._kept.look()  # noqa: SLF001 - to wait a second after each act takes too long
 
     # --- what happens to events ---
 
@@ -274,13 +321,36 @@ class World:
         ]
         made = [_envelope(json.dumps(event).encode(), self.clock.wall_ms(), inbound=True) for event in events]
         await stored(self.spool, made)
-        leases = await leased(self.spool, INBOUND, fresh=count, retry=0, size=10**9)
-        await settle(self.spool, [lease.sequence for lease in leases], state, reason=reason)
+        settled = 0
 
-    async def deliver(self, route: RouteName = OUTBOUND, state: State = State.DELIVERED, reason: str = "") -> None:
-        """Settle everything that is pending on a route."""
-        leases = await leased(self.spool, route, size=10**9)
-        await settle(self.spool, [lease.sequence for lease in leases], state, reason=reason)
+        async def are_settled() -> bool:
+            nonlocal settled
+            settled += await self.deliver(INBOUND, state, reason)
+            return settled >= count
+
+        await wait_until(are_settled)
+
+    async def deliver(self, route: RouteName = OUTBOUND, state: State = State.DELIVERED, reason: str = "") -> int:
+        """Settle everything that is due on a route; return how many that were."""
+        settled = 0
+        for spool in self.spools:
+            leases = await leased(spool, route, fresh=1_000, retry=1_000, size=10**9)
+            await settle(spool, [lease.sequence for lease in leases], state, reason=reason)
+            settled += len(leases)
+        return settled
+
+    async def lease(self, route: RouteName, sequence: int) -> tuple[TestSpool, Lease]:
+        """Lease one event at the replica that may, as soon as one may."""
+        async with asyncio.timeout(60):
+            while True:
+                for spool in self.spools:
+                    leases = {one.sequence: one for one in await leased(spool, route, fresh=500, size=10**9)}
+                    found = leases.pop(sequence, None)
+                    if leases:
+                        await give_back(spool, list(leases), counts=False)
+                    if found is not None:
+                        return spool, found
+                await asyncio.sleep(0.01)
 
     async def _settle(
         self,
@@ -292,16 +362,13 @@ class World:
         attempt: Attempt | None,
         progress: bytes = b"",
     ) -> None:
-        leases = await leased(self.spool, route, fresh=500, size=10**9)
-        others = [lease.sequence for lease in leases if lease.sequence != sequence]
-        if others:
-            await give_back(self.spool, others, counts=False)
+        spool, _ = await self.lease(route, sequence)
         if progress:
-            await self.spool.note(sequence, progress)
+            await spool.note(sequence, progress)
         if state is State.PENDING:
-            await give_back(self.spool, [sequence], self.clock.now_ms + 60_000, reason=reason, attempt=attempt)
+            await give_back(spool, [sequence], self.clock.now_ms + 60_000, reason=reason, attempt=attempt)
         else:
-            await settle(self.spool, [sequence], state, reason=reason, attempt=attempt)
+            await settle(spool, [sequence], state, reason=reason, attempt=attempt)
 
     # --- what is there ---
 
@@ -364,22 +431,21 @@ def _envelope(payload: bytes, now_ms: int, *, inbound: bool) -> Envelope:
 
 
 async def _parts(
-    routes: Sequence[SetRoute], *, mode: str, explain: Mapping[RouteName, Explain], log: list[dict[str, object]]
+    spool: TestSpool,
+    clock: HandClock,
+    routes: Sequence[SetRoute],
+    *,
+    mode: str,
+    explain: Mapping[RouteName, Explain],
+    reporter: Reporter,
 ) -> Parts:
-    def keep(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        log.append(dict(line))
-        raise structlog.DropEvent
-
-    logger = structlog.wrap_logger(None, processors=[keep], wrapper_class=structlog.make_filtering_bound_logger(0))
-    clock, metrics = HandClock(NOW_MS), Metrics()
-    spool = MemorySpool(limits=SpoolLimits(), clock=clock)
     return Parts(
         archive=spool,
         spool=spool,
         links=await LinkStore.load(spool, read_link_file(PINNED, file="links.toml")),
         routes=routes,
-        metrics=metrics,
-        reporter=Reporter(metrics, logger),
+        metrics=reporter.metrics,
+        reporter=reporter,
         clock=clock,
         settings_rows=(
             {"variable": "FORWARDER_LISTEN", "value": "0.0.0.0:8080", "origin": "environment", "is_secret": False},
@@ -396,23 +462,7 @@ def _guard(people: People, proxy: str) -> OperatorGuard:
     return OperatorGuard(people=people, own_hosts=own_hosts, user_header=header, public_paths=PUBLIC_PATHS)
 
 
-@asynccontextmanager
-async def _world(
-    *,
-    token: str | None,
-    named: Sequence[str],
-    proxy: str,
-    mode: str,
-    running: Sequence[RouteName],
-    explain: Mapping[RouteName, Explain],
-    catalogue: Catalogue | None,
-) -> AsyncIterator[World]:
-    log: list[dict[str, object]] = []
-    routes, checked = {name: SetRoute(name) for name in running}, Checked()
-    parts = await _parts(tuple(routes.values()), mode=mode, explain=explain, log=log)
-    assert isinstance(parts.spool, MemorySpool)
-    assert isinstance(parts.clock, HandClock)
-    checked, people = Checked(), People(clock=parts.clock, shared=token, named=[named_token(one) for one in named])
+def _side(parts: Parts, people: People, *, proxy: str, catalogue: Catalogue | None, checked: Checked) -> Side:
     guard = _guard(people, proxy)
     acts = Acts(parts=parts, catalogue=catalogue or Catalogue(None, parts.clock), look_every_s=0.001)
     jobs, searches = Jobs(parts, look_every_s=0.001), Searches(parts)
@@ -433,35 +483,110 @@ async def _world(
     app = operator_app((*static_routes(), *routes_served), guard=guard, parts=parts, told=site.told)
     app.on_shutdown.extend((lambda _: jobs.close(), lambda _: searches.close()))
     app.on_cleanup.append(lambda _: acts.close())
-    async with _served(app) as (url, http):
+    return Side(
+        parts=parts,
+        acts=acts,
+        jobs=jobs,
+        rates=rates,
+        incidents=incidents,
+        people=people,
+        operations=operations,
+        app=app,
+    )
+
+
+@asynccontextmanager
+async def _spools(
+    database: str | None, clock: HandClock, reporters: Sequence[Reporter]
+) -> AsyncIterator[Sequence[TestSpool]]:
+    """Give a spool in memory, or where there is a database one of each replica on it."""
+    if database is None:
+        yield [MemorySpool(limits=SpoolLimits(), clock=clock)]
+        return
+    limits, made = SpoolLimits(), list[PostgresSpool]()
+    try:
+        for reporter in reporters:
+            made.append(await PostgresSpool.open(lambda: database, limits=limits, clock=clock, reporter=reporter))
+        yield made
+    finally:
+        for spool in made:
+            await spool.close()
+
+
+@asynccontextmanager
+async def _world(
+    *,
+    database: str | None,
+    replicas: int,
+    token: str | None,
+    named: Sequence[str],
+    proxy: str,
+    mode: str,
+    running: Sequence[RouteName],
+    explain: Mapping[RouteName, Explain],
+    catalogue: Catalogue | None,
+) -> AsyncIterator[World]:
+    log: list[dict[str, object]] = []
+
+    def keep(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        log.append(dict(line))
+        raise structlog.DropEvent
+
+    logger = structlog.wrap_logger(None, processors=[keep], wrapper_class=structlog.make_filtering_bound_logger(0))
+    routes, checked, clock = {name: SetRoute(name) for name in running}, Checked(), HandClock(NOW_MS)
+    reporters = [Reporter(Metrics(), logger) for _ in range(replicas)]
+    async with AsyncExitStack() as stack:
+        spools = await stack.enter_async_context(_spools(database, clock, reporters))
+        own: dict[str, Side] = {}
+        for spool, reporter in zip(spools, reporters, strict=True):
+            parts = await _parts(spool, clock, tuple(routes.values()), mode=mode, explain=explain, reporter=reporter)
+            memory = None if database is None else spool
+            people = People(clock=clock, memory=memory, shared=token, named=[named_token(one) for one in named])
+            side = _side(parts, people, proxy=proxy, catalogue=catalogue, checked=checked)
+            own[await stack.enter_async_context(_served(side.app))] = side
+        url, http = await stack.enter_async_context(_browser(list(own)))
+        first = next(iter(own.values()))
         yield World(
             http=http,
             url=url,
-            spool=parts.spool,
-            clock=parts.clock,
-            parts=parts,
-            acts=acts,
-            jobs=jobs,
-            rates=rates,
-            incidents=incidents,
-            metrics=parts.metrics,
-            people=people,
+            spool=spools[0],
+            spools=spools,
+            own=own,
+            clock=clock,
+            parts=first.parts,
+            acts=first.acts,
+            jobs=first.jobs,
+            rates=first.rates,
+            incidents=first.incidents,
+            metrics=first.parts.metrics,
+            people=first.people,
             checked=checked,
             routes=routes,
-            operations=operations,
+            operations=first.operations,
             log=log,
         )
 
 
 @asynccontextmanager
-async def _served(app: web.Application) -> AsyncIterator[tuple[str, aiohttp.ClientSession]]:
-    """Serve it on loopback; give its address and a browser's client."""
+async def _browser(addresses: Sequence[str]) -> AsyncIterator[tuple[str, aiohttp.ClientSession]]:
+    """Give a browser's client, and the address at which each of its requests meets the next of these."""
+    turns = itertools.cycle([int(address.rpartition(":")[2]) for address in addresses])
+    is_one, url = len(addresses) == 1, addresses[0]
+    async with AsyncExitStack() as stack:
+        if not is_one:
+            gate = await stack.enter_async_context(Gate(lambda: next(turns)))
+            url = f"http://127.0.0.1:{gate.port}"
+        jar, connector = aiohttp.CookieJar(unsafe=True), aiohttp.TCPConnector(force_close=not is_one)
+        yield url, await stack.enter_async_context(aiohttp.ClientSession(url, cookie_jar=jar, connector=connector))
+
+
+@asynccontextmanager
+async def _served(app: web.Application) -> AsyncIterator[str]:
+    """Serve it on loopback; give its address."""
     listener = OperatorListener(app, host="127.0.0.1", port=0)
     task = asyncio.create_task(listener.run())
     await asyncio.wait_for(listener.started.wait(), 60)
-    url = f"http://127.0.0.1:{listener.address[1]}"
-    async with aiohttp.ClientSession(url, cookie_jar=aiohttp.CookieJar(unsafe=True)) as http:
-        yield url, http
+    yield f"http://127.0.0.1:{listener.address[1]}"
     await listener.drain()
     await asyncio.wait_for(task, 60)
 
@@ -470,7 +595,7 @@ Start = Callable[..., Awaitable[World]]
 
 
 @pytest.fixture
-async def start() -> AsyncIterator[Start]:
+async def start(daemon_database: Callable[[], str] | None, replicas: int) -> AsyncIterator[Start]:
     """Give tests a way to start the listener; all are stopped at the end."""
     async with AsyncExitStack() as stack:
 
@@ -485,6 +610,8 @@ async def start() -> AsyncIterator[Start]:
             catalogue: Catalogue | None = None,
         ) -> World:
             made = _world(
+                database=None if daemon_database is None else daemon_database(),
+                replicas=replicas,
                 token=token,
                 named=named,
                 proxy=proxy,

@@ -13,6 +13,7 @@ from stand_ins.listener import HOST, free_port
 
 _PIECE = 65_536
 _LOOK_AGAIN_S = 0.05
+_BACKLOG = 1_024  # a test that opens hundreds at once holds up this loop
 
 
 class Gate:
@@ -31,7 +32,7 @@ class Gate:
 
     async def __aenter__(self) -> Self:
         """Take connections."""
-        self._server = await asyncio.start_server(self._begin, HOST, self.port)
+        self._server = await asyncio.start_server(self._begin, HOST, self.port, backlog=_BACKLOG)
         return self
 
     async def __aexit__(

@@ -58,6 +58,11 @@ class DaemonProcess:
         return f"http://{HOST}:{self.operator_port}"
 
     @property
+    def replicas(self) -> Sequence["DaemonProcess"]:
+        """Return the processes that are this daemon: itself, where it is not several."""
+        return (self,)
+
+    @property
     def is_running(self) -> bool:
         """Tell whether there is a process that has not ended."""
         return self.process is not None and self.process.returncode is None
