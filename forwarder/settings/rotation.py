@@ -5,8 +5,8 @@ Looked at when it is asked for (SIGHUP) and every few seconds. What needs a rest
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
+from forwarder.clock import wait_within
 from forwarder.errors import SettingsInvalid
 from forwarder.settings.load import judged
 from forwarder.settings.settings import Settings
@@ -51,9 +51,7 @@ class Rotation:
         # What changed since the start read its settings is a change like any other, and found by the next looks.
         self._seen = first if self._is_in_effect(first) else None
         while not self._drained.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._look_every_s):
-                    await self._asked.wait()
+            await wait_within(self._look_every_s, self._asked)
             is_asked = self._asked.is_set() and not self._drained.is_set()
             self._asked.clear()
             self._look(await asyncio.to_thread(gather, self._place), is_asked=is_asked)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
 
+from forwarder.clock import wait_within
 from forwarder.courier.client import CourierClient
 from forwarder.errors import ForwarderError
 from forwarder.operator.incidents.alerts import Alert, Pace, due, mark
@@ -81,9 +82,7 @@ class Alerting:
     async def _serve(self, channel: Channel, pace: Pace) -> None:
         while not self._drained.is_set():
             await self.tell(channel, pace)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_EVERY_S):
-                    await self._drained.wait()
+            await wait_within(_LOOK_EVERY_S, self._drained)
 
 
 def instance_of(settings: Settings) -> str:
