@@ -7,13 +7,26 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from forwarder.clock import wait_within
+from forwarder.courier.client import CourierClient
 from forwarder.errors import SettingsInvalid
+from forwarder.ports import Clock, Transport
 from forwarder.settings.load import judged
 from forwarder.settings.settings import Settings
 from forwarder.settings.sources import Gathered, Place, gather
+from forwarder.settings.values import revealed
 from forwarder.telemetry.reporter import Reporter
 
 LOOK_EVERY_S = 5.0
+Swaps = list[Callable[[Settings], None]]  # who take secrets that were replaced
+
+
+def courier_client(settings: Settings, transport: Transport, clock: Clock, swaps: Swaps | None = None) -> CourierClient:
+    """Return a client with the key that is set, or with none; with `swaps` it takes one that replaces it."""
+    key = revealed(settings.courier_api_key)
+    client = CourierClient(transport, base_url=settings.courier_api_url, api_key=key, clock=clock)
+    if swaps is not None:
+        swaps.append(lambda new: client.replace_key(revealed(new.courier_api_key)))
+    return client
 
 
 class Rotation:
