@@ -18,8 +18,7 @@ from pathlib import Path
 
 import aiohttp
 
-from forwarder.cli.demo_rates import Rates
-from forwarder.cli.demo_view import Flow, Moment, Result, Screen, summary
+from forwarder.cli.demo_view import Flow, Moment, Rates, Result, Screen, summary
 from forwarder.clock import wait_within
 from forwarder.demo.call_stream import LINKS_TOML
 from forwarder.demo.scenario import Pace, Scenario
