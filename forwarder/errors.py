@@ -42,6 +42,10 @@ class SpoolUnusable(ForwarderError):
     """The data folder cannot be opened or is damaged beyond serving; the text says what to do."""
 
 
+class SpoolTooNew(SpoolUnusable):
+    """The spool was made by a version that this one cannot work beside; the text says which to run. Exit code 78."""
+
+
 class SpoolAway(SpoolFull):
     """The database of the spool cannot be used now; the text names each host and why, never a secret.
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from forwarder.errors import ForwarderError, RulesInvalid, SettingsInvalid
+from forwarder.errors import ForwarderError, RulesInvalid, SettingsInvalid, SpoolTooNew
 
 DONE = 0
 FAILED = 1
@@ -89,7 +89,7 @@ class Verbs(click.Group):
         """Run a command; our errors become its exit code and one plain text."""
         try:
             return super().invoke(ctx)
-        except (SettingsInvalid, RulesInvalid) as error:
+        except (SettingsInvalid, RulesInvalid, SpoolTooNew) as error:
             raise ConfigurationWrong(str(error)) from None
         except click.UsageError as error:
             if not (near := getattr(error, "possibilities", None)):

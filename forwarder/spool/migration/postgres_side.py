@@ -25,7 +25,8 @@ from forwarder.spool.migration.two_ends import (
     table_counts,
 )
 from forwarder.spool.postgres.connecting import Connector
-from forwarder.spool.postgres.layout import LAYOUT, LOCK, UNFINISHED, has_schema
+from forwarder.spool.postgres.layout import LOCK, UNFINISHED, has_schema
+from forwarder.spool.postgres.layout_steps import LAYOUT, look
 from forwarder.spool.postgres.reconnecting import AWAY, words
 from forwarder.spool.postgres.transaction import ACCOUNTS, read_totals
 
@@ -101,9 +102,12 @@ class PostgresSource(_Side):
         connection = await self._connection()
         if not await has_schema(connection):
             raise MigrationFailed("the database holds no spool: has a daemon ever run on it?")
-        number = await connection.fetchval("SELECT max(number) FROM forwarder.layout")
-        if number != LAYOUT:
-            raise MigrationFailed(f"the database has layout {number}, and this version moves {LAYOUT} only")
+        found = await look(connection)
+        if found.step != LAYOUT:
+            raise MigrationFailed(
+                f"the database has layout {found.step}, and this version moves {LAYOUT} only: where that is lower, run "
+                "its daemon once"
+            )
         await _refuse_live(connection)
         accepted = sum((await read_totals(connection))[Account.ACCEPTED :: ACCOUNTS])
         first, last, attempt, line = await connection.fetchrow(_SHAPE)
@@ -178,7 +182,7 @@ async def _refuse_live(connection: asyncpg.Connection) -> None:
 
 async def _mark(connection: asyncpg.Connection) -> Mark | None:
     """Return how far a move into this database is; None where there is none."""
-    if await connection.fetchval("SELECT max(number) FROM forwarder.layout") != UNFINISHED:
+    if not (await look(connection)).is_unfinished:
         return None
     value = await connection.fetchval("SELECT value FROM forwarder.kept_values WHERE key = $1", KEPT[1])
     return msgspec.json.decode(value, type=Mark)

@@ -10,7 +10,8 @@ from forwarder.spool.codes import DEAD, PENDING, ROUTES, Account, partition_numb
 from forwarder.spool.migration.two_ends import TABLES, TYPES, Event, Outcome, Shape, Table, Wait
 from forwarder.spool.postgres.appends import PARTITIONS, text
 from forwarder.spool.postgres.key_spans import span_of
-from forwarder.spool.postgres.layout import BLOCK_EVENTS, UNFINISHED, add_block, add_blocks, add_span, make_schema
+from forwarder.spool.postgres.layout import BLOCK_EVENTS, UNFINISHED, add_block, add_blocks, add_span
+from forwarder.spool.postgres.layout_steps import make_schema
 from forwarder.spool.postgres.settlement import intern_reason
 from forwarder.spool.postgres.transaction import ACCOUNTS
 
@@ -36,7 +37,7 @@ WHERE o.state = $1 GROUP BY 1, 2
 async def make(connection: asyncpg.Connection, shape: Shape) -> None:
     """Make the schema, and have numbers go on where the source's ended."""
     await make_schema(connection)
-    await connection.execute("INSERT INTO forwarder.layout (number) VALUES ($1)", UNFINISHED)
+    await connection.execute("INSERT INTO forwarder.layout (number, step) VALUES ($1, $1)", UNFINISHED)
     for sequence, last in (
         ("forwarder.event_sequence", shape.last_sequence),
         ("forwarder.attempts_attempt_id_seq", shape.last_attempt),

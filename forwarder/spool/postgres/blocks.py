@@ -21,6 +21,11 @@ _BEGIN = (
 )
 _UNDO = "ROLLBACK TO SAVEPOINT block"
 _FULL = "SELECT first, past, name FROM forwarder.blocks WHERE past <= $1 ORDER BY first"
+_LABELS = ("user_id", "message_id")  # by which people look for an event
+_WITHOUT_INDEXES = (
+    "SELECT first, past, name FROM forwarder.blocks WHERE past <= $1 "
+    "AND to_regclass('forwarder.events_' || name || '_user_id') IS NULL ORDER BY first DESC"
+)
 # What stays: $1 is the time before which settled events go, $2 whether only the dead of later stay.
 _STAYS = f"(o.sequence IS NULL OR (o.settled_at_ms >= $1 AND (NOT $2 OR o.state = {DEAD})))"
 
@@ -46,6 +51,28 @@ async def is_past(connection: asyncpg.Connection, block: Block, before_ms: int) 
         f"SELECT received_at_ms FROM forwarder.events_{block.name} ORDER BY sequence DESC LIMIT 1"  # noqa: S608 - our own words
     )
     return newest is None or newest < before_ms
+
+
+async def blocks_without_indexes(connection: asyncpg.Connection) -> Sequence[Block]:
+    """Return the blocks that take no new events and have no index of their labels yet, newest first."""
+    behind = await last_sequence(connection)
+    return [Block(*row) for row in await connection.fetch(_WITHOUT_INDEXES, behind)]
+
+
+async def index_labels(transaction: Transaction, block: Block) -> None:
+    """Make the indexes by which an event of a full block is found; nothing is done where the table is in use.
+
+    Not before it is full: then each event would cost its append two places in an index, one by one.
+    """
+    connection = transaction.connection
+    await connection.execute(_BEGIN)
+    try:
+        for label in _LABELS:
+            await connection.execute(
+                f"CREATE INDEX events_{block.name}_{label} ON forwarder.events_{block.name} ({label}, sequence)"
+            )
+    except asyncpg.LockNotAvailableError:
+        await connection.execute(_UNDO)
 
 
 async def drop_history(

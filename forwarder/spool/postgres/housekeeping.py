@@ -15,7 +15,13 @@ import asyncpg
 
 from forwarder.ports import Clock
 from forwarder.spool.limits import EVICTION_FRACTION, SpoolLimits
-from forwarder.spool.postgres.blocks import drop_history, full_blocks, is_past
+from forwarder.spool.postgres.blocks import (
+    blocks_without_indexes,
+    drop_history,
+    full_blocks,
+    index_labels,
+    is_past,
+)
 from forwarder.spool.postgres.key_spans import spans_at
 from forwarder.spool.postgres.reconnecting import Connection
 from forwarder.spool.postgres.tidying import drop_arrivals, drop_old, drop_spans, purge, sum_up
@@ -97,6 +103,8 @@ class Housekeeping:
         now_ms, retention_s = self._clock.wall_ms(), self._limits.retention_s
         before_ms = now_ms - retention_s * 1_000
         await self._drop_blocks(yields=False)
+        for block in await self._ask(blocks_without_indexes):
+            await self._do(partial(index_labels, block=block))
         later_ms, after = before_ms - retention_s * 1_000 // _LATER, 0
         while not self._is_ended and (after := await self._do(partial(purge, before_ms=later_ms, after=after))):
             pass

@@ -1,16 +1,11 @@
-"""The layout in the database: made under a lock by whoever comes first, then moved on, never back.
+"""The schema in the database, made under a lock by whoever comes first; `layout_steps.py` moves it on.
 
 Blocks of sequences and spans of keys are tables attached to their parents: that waits for no transaction that merely
 reads or writes the parent.
 """
 
-from importlib.resources import files
-
 import asyncpg
 
-from forwarder.errors import SpoolUnusable
-
-LAYOUT = 1
 UNFINISHED = 1_000_000_000  # the number beside it while a move into the database is not complete
 BLOCK_EVENTS = 262_144
 BLOCK_TABLES = ("events", "outcomes")
@@ -19,27 +14,9 @@ LOCK = "SELECT pg_advisory_xact_lock(7190413225)"  # ends with the transaction: 
 _SETTLING_STORAGE = "INCLUDING DEFAULTS INCLUDING STORAGE"
 
 
-async def prepare(connection: asyncpg.Connection) -> None:
-    """Make what is missing, inside a transaction. Raises `SpoolUnusable` for a layout of a later version."""
-    await connection.execute(LOCK)
-    if not await has_schema(connection):
-        await make_schema(connection)
-    number = await connection.fetchval("SELECT max(number) FROM forwarder.layout")
-    if number == UNFINISHED:
-        raise SpoolUnusable("a move into this database was begun and is not complete: run `forwarder migrate` again")
-    if number > LAYOUT:
-        raise SpoolUnusable(f"the database has layout {number}, and this version knows {LAYOUT}: run the newer version")
-    await add_blocks(connection, behind=await last_sequence(connection))
-
-
 async def has_schema(connection: asyncpg.Connection) -> bool:
     """Tell whether there is a spool, or what is to be one."""
     return bool(await connection.fetchval("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'forwarder')"))
-
-
-async def make_schema(connection: asyncpg.Connection) -> None:
-    """Make an empty one, without blocks, inside a transaction."""
-    await connection.execute((files("forwarder.spool.postgres") / "schema.sql").read_text())
 
 
 async def last_sequence(connection: asyncpg.Connection) -> int:

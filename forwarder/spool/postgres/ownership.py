@@ -16,7 +16,9 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from forwarder.clock import wait_within
+from forwarder.errors import SpoolTooNew
 from forwarder.spool.postgres.appends import PARTITIONS
+from forwarder.spool.postgres.layout_steps import Program, look, refuse
 from forwarder.spool.postgres.reconnecting import AWAY, Connection
 
 LEASE_S = 25.0
@@ -28,8 +30,10 @@ _RETRY_S = 0.5
 _RELEASE_MAX_S = 3.0  # of the end: what is not told by then lapses
 
 _RENEW = """
-INSERT INTO forwarder.replicas VALUES ($1, clock_timestamp() + make_interval(secs => $2), $3)
+INSERT INTO forwarder.replicas (replica, until, host, layout)
+VALUES ($1, clock_timestamp() + make_interval(secs => $2), $3, $4)
 ON CONFLICT (replica) DO UPDATE SET until = excluded.until
+RETURNING (SELECT max(number) FROM forwarder.layout) > $4
 """
 # Their rows are held while their partitions are taken over: one that renews itself just now waits, and then sees it.
 _LAPSED = (
@@ -55,11 +59,16 @@ class Ownership:
     """Keep this replica's share of the partitions."""
 
     def __init__(
-        self, connection: Connection, *, busy: Callable[[], Collection[int]], failed: Callable[[Exception], None]
+        self,
+        connection: Connection,
+        program: Program,
+        busy: Callable[[], Collection[int]],
+        failed: Callable[[Exception], None],
     ) -> None:
         self.replica = uuid4()
         self._connection = connection
         self._failed = failed
+        self.program = program
         self._busy = busy  # partitions that have events in flight: not given away
         self._owned: dict[int, int] = {}
         self._leaving: frozenset[int] = frozenset()
@@ -108,7 +117,7 @@ class Ownership:
         return self.left_s() > _SEND_S
 
     async def renew(self) -> None:
-        """Renew, take what is free, offer what is too much; raises one of `AWAY`.
+        """Renew, take what is free, offer what is too much; raises one of `AWAY`, and `SpoolTooNew` for the end.
 
         Who has lapsed itself takes nothing over this time: so may all others have, while the database was away, and
         each of them may still have to settle what it had in hand.
@@ -117,7 +126,11 @@ class Ownership:
         has_lapsed = 0 < self._until_s < sent_s
         leaving = self._leaving - set(self._busy())
         async with self._connection.transaction() as connection:
-            await connection.execute(_RENEW, self.replica, LEASE_S, socket.gethostname())
+            is_too_new = await connection.fetchval(
+                _RENEW, self.replica, LEASE_S, socket.gethostname(), self.program.layout
+            )
+            if is_too_new:
+                refuse(await look(connection), self.program)
             if leaving:
                 await connection.execute(
                     "UPDATE forwarder.partitions SET owner = NULL WHERE owner = $1 AND no = ANY($2::smallint[])",
@@ -156,11 +169,14 @@ class Ownership:
         return Share({row["no"]: row["epoch"] for row in rows}, live, (lowest[0], lowest[1]))
 
     async def run(self) -> None:
-        """Renew until `end`."""
+        """Renew until `end`; raises `SpoolTooNew` once a version is needed that knows a later layout."""
         while not self._is_ended:
             wait_s = RENEW_S
             try:
                 await self.renew()
+            except SpoolTooNew:
+                self._until_s = 0.0
+                raise
             except Exception as error:  # noqa: BLE001 - whatever it was, who does not renew ends by itself
                 wait_s = _RETRY_S
                 self._failed(error)

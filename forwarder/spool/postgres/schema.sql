@@ -1,4 +1,4 @@
--- Layout 1. A change here is a further number in `layout.py`, forward only.
+-- The newest layout. A change here is a further step in `layout_steps.py`, which must come to the same.
 -- What every event passes through is only inserted into, never updated or deleted: old transactions elsewhere keep nothing
 -- alive here that a statement would have to step over. Rows leave by the block, dropped whole.
 
@@ -156,7 +156,8 @@ CREATE INDEX occurrences_by_subject ON forwarder.occurrences (subject, first_seq
 CREATE TABLE forwarder.replicas (
     replica  uuid        PRIMARY KEY,
     until    timestamptz NOT NULL,
-    host     text        NOT NULL
+    host     text        NOT NULL,
+    layout   integer     NOT NULL DEFAULT 1 -- that its program knows
 );
 CREATE TABLE forwarder.partitions (
     no    smallint PRIMARY KEY,
@@ -186,5 +187,9 @@ CREATE TABLE forwarder.audit (
     count    bigint
 );
 
-CREATE TABLE forwarder.layout (number integer PRIMARY KEY, made_at timestamptz NOT NULL DEFAULT now());
-INSERT INTO forwarder.layout VALUES (1);
+CREATE TABLE forwarder.layout (
+    number  integer     NOT NULL,    -- the lowest layout that a program must know to work here
+    made_at timestamptz NOT NULL DEFAULT now(),
+    step    integer     PRIMARY KEY, -- the layout that was made
+    made_by text        NOT NULL DEFAULT ''
+);

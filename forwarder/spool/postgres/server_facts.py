@@ -8,7 +8,8 @@ import asyncpg
 
 from forwarder.errors import SpoolAway
 from forwarder.spool.postgres.connecting import Connector
-from forwarder.spool.postgres.layout import LAYOUT
+from forwarder.spool.postgres.layout_steps import LAYOUT, too_new
+from forwarder.spool.postgres.layout_steps import look as look_at_layout
 
 Level = Literal["ok", "warn", "fail"]  # as `check` has them
 
@@ -158,12 +159,14 @@ async def _schema(connection: asyncpg.Connection, *, may_create: bool) -> Remark
             return Remark(
                 "fail", "this user may not use the schema forwarder: GRANT USAGE, CREATE ON SCHEMA, or be its owner"
             )
-        number = await connection.fetchval("SELECT max(number) FROM forwarder.layout")
+        found = await look_at_layout(connection)
         replicas = await connection.fetchval(_REPLICAS)
-    if number > LAYOUT:
-        return Remark("fail", f"its layout is {number}, made by a later version; this one knows {LAYOUT}: upgrade it")
-    moved = "" if number == LAYOUT else f", moved to {LAYOUT} at the next start"
-    return Remark("ok", f"layout {number}{moved}; {replicas} {'replica runs' if replicas == 1 else 'replicas run'}")
+    if found.is_unfinished:
+        return Remark("fail", "a move into this database was begun and is not complete: run `forwarder migrate` again")
+    if found.needed > LAYOUT:
+        return Remark("fail", too_new(found))
+    moved = "" if found.step >= LAYOUT else f", moved on to {LAYOUT} at the next start"
+    return Remark("ok", f"layout {found.step}{moved}; {replicas} {'replica runs' if replicas == 1 else 'replicas run'}")
 
 
 def judge(facts: ServerFacts) -> Iterator[Remark]:

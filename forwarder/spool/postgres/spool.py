@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
-from forwarder.errors import SpoolClosed, SpoolFull, WorkerEnded
+from forwarder.errors import SpoolClosed, SpoolFull, SpoolTooNew, WorkerEnded
 from forwarder.model import Attempt, Demand, Envelope, Lease, Receipt, RouteName, Settlement
 from forwarder.ports import Clock
 from forwarder.spool.codes import ROUTE_CODES
@@ -20,7 +20,7 @@ from forwarder.spool.postgres.capacity import Capacity
 from forwarder.spool.postgres.connecting import Connector
 from forwarder.spool.postgres.housekeeping import Housekeeping
 from forwarder.spool.postgres.kept_values import KeptValues
-from forwarder.spool.postgres.layout import prepare
+from forwarder.spool.postgres.layout_steps import THIS, Program, prepare
 from forwarder.spool.postgres.ownership import Ownership
 from forwarder.spool.postgres.reads import QueueReads
 from forwarder.spool.postgres.reconnecting import AWAY, Connection, unusable
@@ -40,7 +40,9 @@ class PostgresSpool(PostgresActs):
 
     name = "spool writer"
 
-    def __init__(self, connector: Connector, limits: SpoolLimits, clock: Clock, reporter: Reporter) -> None:
+    def __init__(
+        self, connector: Connector, limits: SpoolLimits, clock: Clock, reporter: Reporter, program: Program
+    ) -> None:
         super().__init__(Connection(connector), limits, clock, refused_for=self._refused_for_now)
         self._reporter = reporter
         self._loop = asyncio.get_running_loop()
@@ -50,7 +52,7 @@ class PostgresSpool(PostgresActs):
         self._tasks: list[asyncio.Task[None]] = []
         self._connection = Connection(connector)  # for what is rare
         self._kept = KeptValues(self._connection)
-        self.ownership = Ownership(Connection(connector), busy=self._busy_partitions, failed=self._hear_failure)
+        self.ownership = Ownership(Connection(connector), program, self._busy_partitions, self._hear_failure)
         make = partial(Writer, limits=limits, clock=clock, heard=self._hear_writers, synced=reporter.spool_committed)
         self._appends = make(Connection(connector))
         self._moves = make(Connection(connector))
@@ -71,6 +73,7 @@ class PostgresSpool(PostgresActs):
         clock: Clock,
         reporter: Reporter,
         is_replica: bool = True,
+        program: Program = THIS,
     ) -> "PostgresSpool":
         """Open the database's spool, making its schema where there is none.
 
@@ -78,7 +81,7 @@ class PostgresSpool(PostgresActs):
         Raises `SpoolAway`: the caller tries again unless it is lasting, and `SpoolUnusable`, with the remedy, for a
         database that will not do.
         """
-        spool = cls(Connector(read_url), limits, clock, reporter)
+        spool = cls(Connector(read_url), limits, clock, reporter, program)
         try:
             await spool._start(is_replica=is_replica)
         except BaseException as error:
@@ -89,8 +92,8 @@ class PostgresSpool(PostgresActs):
         return spool
 
     async def _start(self, *, is_replica: bool) -> None:
-        async with self._connection.transaction() as connection:
-            await prepare(connection)
+        await prepare(self._connection, self.ownership.program, is_replica=is_replica)
+        async with self._connection.statement() as connection:
             self._number = await connection.fetchval("SELECT nextval('forwarder.slot_sequence')")
         self._appender = Appender(self._number, self.ownership.home)
         self._queue = AppendQueue(self._appends, self._appender, self._stored)
@@ -213,24 +216,21 @@ class PostgresSpool(PostgresActs):
         await self.ownership.release()
         if self._tasks:
             await self._leasing.end()
-        connections = (
-            self._connection,
-            self._appends.connection,
-            self._moves.connection,
-            self.housekeeping.writer.connection,
-            self._read_connection,
-        )
+        writers = self._appends, self._moves, self.housekeeping.writer
+        connections = self._connection, self._read_connection, *(writer.connection for writer in writers)
         # Side by side: one that nobody answers takes its time.
         await asyncio.gather(*(connection.close() for connection in connections))
 
     # --- Worker and Probeable ---
 
     async def run(self) -> None:
-        """Wait for the end; raises `WorkerEnded` when a task ended unasked. See `ports.Worker`."""
+        """Wait for the end; raises `WorkerEnded` when a task ended unasked, `SpoolTooNew`. See `ports.Worker`."""
         await self._is_done.wait()
-        failed = next((t for t in self._tasks if t.done() and not t.cancelled() and t.exception()), None)
-        if failed is not None and not self._is_closed:
-            raise WorkerEnded(f"the spool's writer ended ({type(failed.exception()).__name__}): please report it")
+        error = next((e for t in self._tasks if t.done() and not t.cancelled() and (e := t.exception())), None)
+        if isinstance(error, SpoolTooNew):
+            raise error
+        if error is not None and not self._is_closed:
+            raise WorkerEnded(f"the spool's writer ended ({type(error).__name__}): please report it")
 
     async def drain(self) -> None:
         """Let `run` return; see `ports.Worker`. What is in hand is committed when the spool is closed."""

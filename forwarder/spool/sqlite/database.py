@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import apsw
 
-from forwarder.errors import SpoolUnusable
+from forwarder.errors import SpoolTooNew, SpoolUnusable
 from forwarder.spool.sqlite.files import (
     DAMAGE_ERRORS,
     DISK_ERRORS,
@@ -182,7 +182,7 @@ def _migrate(connection: apsw.Connection, *, layout: int = LAYOUT, migrations: M
 def _refuse_foreign(connection: apsw.Connection, path: Path) -> None:
     layout = int(connection.pragma("user_version"))
     if layout > LAYOUT:
-        raise SpoolUnusable(
+        raise SpoolTooNew(
             f"{path} was written by a newer forwarder (layout {layout}, this one knows {LAYOUT}): "
             "run that version, or give FORWARDER_DATA_DIR another folder"
         )

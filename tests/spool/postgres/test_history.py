@@ -9,11 +9,13 @@ import asyncpg
 import pytest
 import structlog
 
+from forwarder.archive_port import EventQuery
 from forwarder.errors import NoSuchEvent
 from forwarder.model import Envelope, Labels, Receipt, RouteName, State
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.postgres.connecting import Connector
 from forwarder.spool.postgres.layout import BLOCK_EVENTS
+from forwarder.spool.postgres.reading.criteria import Criteria
 from forwarder.spool.postgres.reconnecting import Connection
 from forwarder.spool.postgres.spool import PostgresSpool
 from forwarder.telemetry.metrics import Metrics
@@ -194,3 +196,33 @@ async def test_what_was_counted_is_summed_up(kept: Kept) -> None:
         assert await database.fetchval(f"SELECT count(*) FROM forwarder.{table}") < 9, table  # noqa: S608 - our own words
     await stored(spool, [an_envelope(31, clock)])
     assert len(await leased(spool)) == 1
+
+
+@pytest.mark.parametrize(
+    ("label", "query"),
+    [("user_id", EventQuery(limit=5, user_id="u")), ("message_id", EventQuery(limit=5, message_id="m"))],
+)
+async def test_a_full_block_gets_indexes_by_which_an_event_is_found(kept: Kept, label: str, query: EventQuery) -> None:
+    """The next round makes them, also for what took a block's place; a search walks along them."""
+    spool, clock, database = kept
+    await settled_block(kept)
+    assert f"events_1_{label}" not in await plan_of(database, query)
+    async with database.transaction():
+        await database.execute("LOCK TABLE forwarder.events_1 IN ROW EXCLUSIVE MODE")
+        await spool.housekeeping.tidy()  # somebody writes: it is left for later
+    clock.now_ms += 61_000
+    await spool.housekeeping.tidy()
+    assert f"events_1_{label}" in await plan_of(database, query)
+    clock.now_ms += 8 * DAY_MS
+    await spool.housekeeping.tidy()
+    assert f"events_1_1_{label}" in await plan_of(database, query)
+
+
+async def plan_of(database: asyncpg.Connection, query: EventQuery) -> str:
+    """Return how Postgres would search, with the archive's own settings of a transaction."""
+    criteria = Criteria(query, None)
+    async with database.transaction():
+        await database.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
+        statement = f"EXPLAIN {criteria.statement}"
+        rows = await database.fetch(statement, 1, 2**62, 256, 256, *criteria.values)
+    return "\n".join(row[0] for row in rows)

@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.postgres.layout import LAYOUT
+from forwarder.spool.postgres.layout_steps import LAYOUT
 from forwarder.spool.postgres.server_facts import CONNECTIONS, ServerFacts, judge, look, read_server, read_value
 from forwarder.spool.postgres.spool import PostgresSpool
 from forwarder.telemetry.metrics import Metrics
@@ -195,12 +195,14 @@ async def test_the_schema_is_judged_with_the_server(postgres_url: str) -> None:
         await connection.execute("DROP ROLE IF EXISTS stranger; CREATE ROLE stranger LOGIN")
         level, text = await said(postgres_url.replace("forwarder@", "stranger@"))
         assert (level, "GRANT USAGE, CREATE ON SCHEMA" in text) == ("fail", True)
-        await connection.execute("INSERT INTO forwarder.layout VALUES ($1)", LAYOUT + 1)
+        await connection.execute(
+            "INSERT INTO forwarder.layout (number, step, made_by) VALUES ($1, $1, '9.9')", LAYOUT + 1
+        )
         await connection.execute("DROP ROLE stranger")
     finally:
         await connection.close()
     level, text = await said()
-    assert (level, "made by a later version" in text) == ("fail", True)
+    assert (level, "run forwarder 9.9 or a later one" in text) == ("fail", True)
 
 
 async def test_what_keeps_us_out_is_told() -> None:

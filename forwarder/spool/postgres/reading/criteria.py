@@ -64,6 +64,9 @@ FROM numbered
 
     def _candidates(self) -> str | None:
         query, ids = self._query, self._reason_ids
+        for column, value in (("message_id", query.message_id), ("user_id", query.user_id)):
+            if value:  # full blocks have an index of it
+                return self._part("events", f"{column} = {self._bind(storable(value), 'text')}")
         if ids is not None and len(ids) <= _REASONS_MAX:
             among = f"unnest({self._bind(list(ids), 'integer[]')}) AS r(id)"
             discarded = "unnest(ARRAY[false, true])" if query.has_discarded else "unnest(ARRAY[false])"
