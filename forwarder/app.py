@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
 
-from pydantic import SecretStr
-
 from forwarder.clock import SystemClock
 from forwarder.courier.client import CourierClient
 from forwarder.courier.sink import CourierSink
@@ -36,8 +34,9 @@ from forwarder.rudderstack.sink import REQUEST_BYTES_MAX, RudderstackSink, Write
 from forwarder.settings import Settings
 from forwarder.settings.data_volume import start_doubts
 from forwarder.settings.otel import open_tracing
-from forwarder.settings.rotation import rotation
+from forwarder.settings.rotation import Swaps, courier_client, rotation
 from forwarder.settings.toml_files import read_links, read_mapping
+from forwarder.settings.values import revealed
 from forwarder.sources.configured import source_workers
 from forwarder.sources.worker import SourceWorker
 from forwarder.telemetry.foreign import begin_logs
@@ -89,7 +88,7 @@ class Foundation:
     spool: OpenSpool
     transport: AiohttpTransport
     tracing: Tracing | None
-    swaps: list[Callable[[Settings], None]] = field(default_factory=list)  # what takes secrets that were replaced
+    swaps: Swaps = field(default_factory=list)  # what takes secrets that were replaced
 
     def vendor_transport(self) -> Transport:
         """Return what deliveries go by."""
@@ -184,13 +183,8 @@ def outbound_route(settings: Settings, base: Foundation, mapping: OutboundMappin
 
 def inbound_route(settings: Settings, base: Foundation, links: LinkStore) -> Route:
     """Make the route RudderStack / Segment → Courier."""
-    client = CourierClient(
-        Fence(base.vendor_transport(), base.spool.may_send),
-        base_url=settings.courier_api_url,
-        api_key=revealed(settings.courier_api_key),
-        clock=base.clock,
-    )
-    base.swaps.append(lambda new: client.replace_key(revealed(new.courier_api_key)))
+    transport = Fence(base.vendor_transport(), base.spool.may_send)
+    client = courier_client(settings, transport, base.clock, base.swaps)
     return make_route(
         RouteName.RUDDERSTACK_TO_COURIER,
         spool=base.spool,
@@ -279,11 +273,6 @@ def endpoint_settings(settings: Settings) -> EndpointSettings:
         signature_age_max_s=settings.signature_age_max_s,
         segment_signs_first=settings.segment_signature == "first",
     )
-
-
-def revealed(secret: SecretStr | None) -> str:
-    """Return the text of a secret that `settings.together` has seen to be given."""
-    return secret.get_secret_value() if secret else ""
 
 
 def request_limits(settings: Settings) -> RequestLimits:

@@ -1,6 +1,8 @@
 """The one place that reads the clocks. Everything else is given the time, or this."""
 
+import asyncio
 import time
+from contextlib import suppress
 
 
 class SystemClock:
@@ -13,3 +15,10 @@ class SystemClock:
     def monotonic_s(self) -> float:
         """Return seconds that never go back, from an arbitrary start."""
         return time.monotonic()
+
+
+async def wait_within(seconds: float, event: asyncio.Event) -> None:
+    """Wait until the event is set, but no longer than that."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

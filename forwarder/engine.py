@@ -13,6 +13,7 @@ from typing import Final, Literal, Protocol
 import apsw
 
 from forwarder.archive_port import Archive
+from forwarder.clock import wait_within
 from forwarder.errors import NoAnswer, SettingsInvalid, SpoolAway, SpoolUnusable
 from forwarder.model import HttpRequest, HttpResponse
 from forwarder.ports import Clock, Probeable, Spool, Transport, Worker
@@ -124,9 +125,7 @@ async def open_spool(
             if str(error) != said:
                 said = str(error)
                 reporter.spool_refusing(reason=said)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_AGAIN_S):
-                    await stop.wait()
+            await wait_within(_AGAIN_S, stop)
 
 
 def database_remarks(settings: Settings) -> Sequence[Remark]:

@@ -35,7 +35,7 @@ async def _told(settings: Settings, *, is_test: bool) -> bool:
     clock = SystemClock()
     have_arrived = True
     async with AiohttpTransport(clock=clock, proxy_for=settings.reading.proxies.url_for) as transport:
-        for channel in channels_of(settings, transport, clock)[0]:
+        for channel in channels_of(settings, transport, clock, []):
             if not is_test:
                 click.echo(channel.where)
                 continue

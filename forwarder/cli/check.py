@@ -10,7 +10,6 @@ import click
 from forwarder.cli import show
 from forwarder.cli.check_vendors import vendor_findings
 from forwarder.cli.exits import FAILED, ending
-from forwarder.cli.findings import line
 from forwarder.cli.options import AS_JSON, daemon_settings
 from forwarder.cli.unit import place_of
 from forwarder.clock import SystemClock
@@ -101,4 +100,4 @@ def _print(settings: Settings, findings: list[Finding]) -> None:
             click.echo(show.cut(f"{row.variable:<30}  {show.plain(row.value, 33)}  {row.origin}"))
     click.echo("")
     for finding in findings:
-        click.echo(line(finding))
+        click.echo(f"{show.coloured(finding.level, 4)}  {finding.name:<14}  {show.plain(finding.text)}")

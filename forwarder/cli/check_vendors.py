@@ -14,7 +14,6 @@ from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from forwarder.courier.catalogue import Catalogue, Known
-from forwarder.courier.client import CourierClient
 from forwarder.engine import read_kept_value
 from forwarder.errors import NoAnswer
 from forwarder.mapping.link_store import STORE_KEY, LinkTable, decode_links
@@ -23,7 +22,9 @@ from forwarder.model import HttpRequest, HttpResponse, RouteName
 from forwarder.operator.checks import Finding
 from forwarder.ports import Clock, Transport
 from forwarder.settings import Settings
+from forwarder.settings.rotation import courier_client
 from forwarder.settings.toml_files import read_links
+from forwarder.settings.values import revealed
 
 _TIMEOUT_S = 15.0
 _SKEW_S_MAX = 60.0
@@ -60,9 +61,7 @@ async def _alert_host(url: str, transport: Transport) -> Finding:
 
 async def courier_lists(settings: Settings, transport: Transport, clock: Clock) -> Known:
     """Ask Courier what there is to start."""
-    key = settings.courier_api_key.get_secret_value() if settings.courier_api_key else ""
-    client = CourierClient(transport, base_url=settings.courier_api_url, api_key=key, clock=clock)
-    return await Catalogue(client, clock).known(wait_s=_TIMEOUT_S)
+    return await Catalogue(courier_client(settings, transport, clock), clock).known(wait_s=_TIMEOUT_S)
 
 
 def link_findings(links: Links, known: Known) -> Iterator[Finding]:
@@ -160,7 +159,7 @@ def skewed(headers: Mapping[str, str], *, now_ms: int) -> Finding | None:
 
 
 def _of_rudderstack(settings: Settings) -> HttpRequest:
-    key = settings.rudderstack_write_key.get_secret_value() if settings.rudderstack_write_key else ""
+    key = revealed(settings.rudderstack_write_key)
     return HttpRequest(
         method="POST",
         url=f"{settings.rudderstack_data_plane_url}/v1/batch",
@@ -174,7 +173,7 @@ def _of_rudderstack(settings: Settings) -> HttpRequest:
 
 
 def _of_courier(settings: Settings) -> HttpRequest:
-    key = settings.courier_api_key.get_secret_value() if settings.courier_api_key else ""
+    key = revealed(settings.courier_api_key)
     return HttpRequest(
         method="GET",
         url=f"{settings.courier_api_url}/profiles/{_PROFILE}",

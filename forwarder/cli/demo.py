@@ -18,8 +18,8 @@ from pathlib import Path
 
 import aiohttp
 
-from forwarder.cli.demo_rates import Rates
-from forwarder.cli.demo_view import Flow, Moment, Result, Screen, summary
+from forwarder.cli.demo_view import Flow, Moment, Rates, Result, Screen, summary
+from forwarder.clock import wait_within
 from forwarder.demo.call_stream import LINKS_TOML
 from forwarder.demo.scenario import Pace, Scenario
 from forwarder.demo.totals import read_totals
@@ -171,8 +171,7 @@ async def _run_and_show(
         if seconds is not None and elapsed_s >= seconds:
             break
         screen.show(_moment(scenario, rates, elapsed_s, page_url))
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), _SHOWN_EVERY_S)
+        await wait_within(_SHOWN_EVERY_S, stop)
     screen.say("", "Ending: no new events; what waits is delivered.")
     scenario.stop()
     with contextlib.suppress(TimeoutError):

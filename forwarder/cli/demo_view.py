@@ -5,10 +5,12 @@ Pure but for `Screen`, which owns the stream. Plain ANSI, ASCII only, `NO_COLOR`
 
 import os
 import shutil
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
+_WINDOW_S = 2.0  # of rates
 _BAR = 8  # characters
 _WIDTH = 80  # columns that a frame needs; a line that wraps would break the count of lines to go up
 _PLAIN_EVERY_S = 2.0
@@ -160,3 +162,24 @@ def _plane(moment: Moment, paint: Paint) -> str:
 def _clock(elapsed_s: float) -> str:
     minutes, seconds = divmod(int(elapsed_s), 60)
     return f"{minutes:02d}:{seconds:02d}"
+
+
+class Rates:
+    """Keep the last counts and tell how much a second they have grown lately."""
+
+    def __init__(self) -> None:
+        self._kept: deque[tuple[float, Mapping[str, tuple[int, int]]]] = deque()
+
+    def at(self, now_s: float, counts: Mapping[str, tuple[int, int]]) -> dict[str, tuple[float, float]]:
+        """Note the counts of this moment and return, per name, how many a second each has grown."""
+        while self._kept and self._kept[0][0] < now_s - _WINDOW_S:
+            self._kept.popleft()
+        self._kept.append((now_s, counts))
+        then_s, then = self._kept[0]
+        span_s = now_s - then_s
+        if span_s <= 0:
+            return dict.fromkeys(counts, (0.0, 0.0))
+        return {
+            name: ((one - then[name][0]) / span_s, (other - then[name][1]) / span_s)
+            for name, (one, other) in counts.items()
+        }

@@ -4,6 +4,7 @@ Nothing here decides what becomes of an event. The endpoint takes whatever was s
 never fails; what cannot be understood is refused later, by the mapper, where people can see it.
 """
 
+from hashlib import blake2b
 from typing import Any, Literal
 
 import msgspec
@@ -11,7 +12,6 @@ import msgspec
 from forwarder.courier import event, vocabulary
 from forwarder.courier.event import UsualMessage, channel_key, status_of
 from forwarder.courier.json_text import decode, is_plain
-from forwarder.courier.keys import digest, digest_of_bytes
 from forwarder.errors import Unmappable
 from forwarder.model import Envelope, Labels, Recurrence, RouteName
 
@@ -22,6 +22,7 @@ OWN_IDS = frozenset({"events", "nats", "kafka", "redis"})
 RESEND_S = 1_200
 RESEND_MAX_S = 93_600
 
+DIGEST_SIZE = 16
 _LABEL_CHARACTERS_MAX = 256
 _NO_LABELS = Labels()
 _ROUTE = RouteName.COURIER_TO_RUDDERSTACK
@@ -231,3 +232,18 @@ def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
+
+
+def digest(*parts: Any) -> bytes:
+    """Return 16 bytes that depend on every part, its type and its place.
+
+    A part is any decoded JSON value. Objects count without regard to the order of their keys; `1`,
+    `1.0` and `"1"` are three different values, and integers of any size stay exact. JSON's own
+    quotes and commas keep the parts apart: `("ab", "c")` is not `("a", "bc")`.
+    """
+    return blake2b(_encode(parts), digest_size=DIGEST_SIZE).digest()
+
+
+def digest_of_bytes(content: bytes) -> bytes:
+    """Return 16 bytes for content that is no JSON; they are never those of `digest`."""
+    return blake2b(content, digest_size=DIGEST_SIZE, person=b"opaque").digest()

@@ -5,7 +5,6 @@ what it did. Absent: the daemon, and how the numbers are shown.
 """
 
 import asyncio
-import contextlib
 import math
 import random
 import time
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from forwarder.clock import wait_within
 from forwarder.demo.call_stream import CallStream, Effect, Json, happened
 from forwarder.demo.facts import Ledger
 from forwarder.demo.load_driver import COURIER_SCHEDULE_S, RUDDERSTACK_SCHEDULE_S, LoadDriver
@@ -125,8 +125,7 @@ class Scenario:
     async def _wait(self, seconds: float) -> None:
         if seconds <= 0:
             return
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._is_over.wait(), seconds)
+        await wait_within(seconds, self._is_over)
 
     def _stored(self, event: Json) -> None:
         sighting = seen(event)

@@ -7,7 +7,7 @@ that a crash in between leaves what was done until then. In the log is nothing t
 import asyncio
 from array import array
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -177,14 +177,10 @@ class Acts:
         line.number = await self.parts.archive.write_audit(row, number=line.number)
 
     async def _followed(self, line: Line) -> None:
-        until_s = self.parts.clock.monotonic_s() + FOLLOWED_S
         found: Mapping[State, int] = {}
         try:
-            while True:
-                found = await outcome(self.parts, line.moved)
-                if not found.get(State.PENDING) or self.parts.clock.monotonic_s() >= until_s:
-                    break
-                await asyncio.sleep(self.look_every_s)
+            async for counts in outcomes(self.parts, line.moved, look_every_s=self.look_every_s):
+                found = counts
         finally:
             await self.end(line, outcome_words(found, of=line.count or 0))
 
@@ -198,13 +194,23 @@ class Acts:
         task.add_done_callback(self._tasks.discard)
 
 
-async def outcome(parts: Parts, sequences: Sequence[int]) -> Mapping[State, int]:
-    """Count in which states these events are now; what was purged is left out."""
-    counts: Counter[State] = Counter()
-    for start in range(0, len(sequences), ACTION_EVENTS_MAX):
-        chunk = sequences[start : start + ACTION_EVENTS_MAX]
-        counts.update((await parts.archive.states(chunk)).values())
-    return counts
+async def outcomes(
+    parts: Parts, sequences: Sequence[int], *, look_every_s: float
+) -> AsyncIterator[Mapping[State, int]]:
+    """Count, again and again, in which states these events are, until none is pending, for at most a while.
+
+    What was purged is left out.
+    """
+    until_s = parts.clock.monotonic_s() + FOLLOWED_S
+    while True:
+        counts: Counter[State] = Counter()
+        for start in range(0, len(sequences), ACTION_EVENTS_MAX):
+            chunk = sequences[start : start + ACTION_EVENTS_MAX]
+            counts.update((await parts.archive.states(chunk)).values())
+        yield counts
+        if not counts.get(State.PENDING) or parts.clock.monotonic_s() >= until_s:
+            return
+        await asyncio.sleep(look_every_s)
 
 
 def outcome_words(found: Mapping[State, int], *, of: int) -> str:

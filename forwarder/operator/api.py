@@ -40,7 +40,6 @@ from forwarder.operator.parameters import (
 from forwarder.operator.parts import OperatedRoute
 from forwarder.operator.people import who
 from forwarder.operator.text import moment
-from forwarder.operator.walk import step
 
 _CATALOGUE_WAIT_S: Final = 1.0  # for Courier's lists
 
@@ -200,7 +199,7 @@ class Api:
         if sequences is None:
             after, before = given.after, given.before
             query = given.query(after_sequence=after, before_sequence=before, limit=given.limit, has_discarded=False)
-            one = await step(archive, query)
+            one = await archive.events(query)
             sequences, next_after = [row.sequence for row in one.rows], one.next_after
         elif given.dry_run:
             states = await archive.states(sequences)

@@ -1,11 +1,10 @@
 """Assemble the operator's listener: metrics, API, pages and login, and the sampler of rates behind them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from aiohttp import web
 
 from forwarder.courier.catalogue import Catalogue
-from forwarder.courier.client import CourierClient
 from forwarder.model import RouteName
 from forwarder.operator.acts import Acts
 from forwarder.operator.api import Api, described
@@ -23,12 +22,12 @@ from forwarder.operator.searching import Searches
 from forwarder.operator.serving import OperatorListener, operator_app
 from forwarder.ports import Transport, Worker
 from forwarder.settings import Settings
+from forwarder.settings.rotation import Swaps, courier_client
+from forwarder.settings.values import revealed
 from forwarder.telemetry.rates import Rates
 
 
-def operator_workers(
-    settings: Settings, parts: Parts, *, transport: Transport, swaps: list[Callable[[Settings], None]]
-) -> Sequence[Worker]:
+def operator_workers(settings: Settings, parts: Parts, *, transport: Transport, swaps: Swaps) -> Sequence[Worker]:
     """Return the listener and what watches and alerts beside it; the daemon must run all.
 
     Adds to `swaps` who takes new secrets.
@@ -36,8 +35,7 @@ def operator_workers(
     people = People(clock=parts.clock, memory=parts.spool)
 
     def take_tokens(new: Settings) -> None:
-        shared = new.operator_token
-        people.replace_tokens(shared.get_secret_value() if shared else None, new.named_tokens())
+        people.replace_tokens(revealed(new.operator_token) or None, new.named_tokens())
 
     take_tokens(settings)
     swaps.append(take_tokens)
@@ -70,8 +68,7 @@ def operator_workers(
     host, port = settings.operator_listen.host, settings.operator_listen.port
     on_start = parts.reporter.operator_started
     listener = OperatorListener(app, host=host, port=port, on_start=lambda url: on_start(url=url))
-    channels, take_alert_secrets = channels_of(settings, transport, parts.clock)
-    swaps.append(take_alert_secrets)
+    channels = channels_of(settings, transport, parts.clock, swaps)
     alerting = Alerting(channels, incidents, instance=instance_of(settings), reporter=parts.reporter, clock=parts.clock)
     return listener, rates, incidents, alerting
 
@@ -88,17 +85,7 @@ def api_alone(parts: Parts, *, people: People | None = None) -> web.Application:
     return app
 
 
-def _catalogue(
-    settings: Settings, parts: Parts, transport: Transport, swaps: list[Callable[[Settings], None]]
-) -> Catalogue:
+def _catalogue(settings: Settings, parts: Parts, transport: Transport, swaps: Swaps) -> Catalogue:
     if settings.courier_api_key is None or RouteName.RUDDERSTACK_TO_COURIER not in settings.routes:
         return Catalogue(None, parts.clock)
-    key = settings.courier_api_key.get_secret_value()
-    client = CourierClient(transport, base_url=settings.courier_api_url, api_key=key, clock=parts.clock)
-
-    def take_key(new: Settings) -> None:
-        if new.courier_api_key is not None:
-            client.replace_key(new.courier_api_key.get_secret_value())
-
-    swaps.append(take_key)
-    return Catalogue(client, parts.clock)
+    return Catalogue(courier_client(settings, transport, parts.clock, swaps), parts.clock)

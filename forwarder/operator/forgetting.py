@@ -19,7 +19,6 @@ from forwarder.operator.acts import Acts, Line
 from forwarder.operator.operation import QueryInvalid
 from forwarder.operator.parameters import ACTION_EVENTS_MAX, Number
 from forwarder.operator.parts import LABEL_CHARACTERS_MAX
-from forwarder.operator.walk import step
 
 WITHIN_S: Final = 10.0  # of one request; the next one goes on
 _LEASED_LOOKS: Final = 40
@@ -82,7 +81,7 @@ async def forget(acts: Acts, given: Forget, *, who: str, within_s: float = WITHI
     is_off_disk = None
     try:
         while after is not None and parts.clock.monotonic_s() <= until_s:
-            one = await step(parts.archive, EventQuery(user_id=user_id, after_sequence=after, limit=ACTION_EVENTS_MAX))
+            one = await parts.archive.events(EventQuery(user_id=user_id, after_sequence=after, limit=ACTION_EVENTS_MAX))
             states.update(row.state for row in one.rows)
             if one.rows and not given.dry_run:
                 await _erase(acts, line, [row.sequence for row in one.rows], met)

@@ -4,27 +4,13 @@ The order matters: events of one user become pending again in the order in which
 settled again meanwhile keeps its place, which lies behind: nothing is met twice.
 """
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator
+from dataclasses import replace
 
-from forwarder.archive_port import Archive, EventQuery, EventRow
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """The next events of a walk, perhaps none; `next_after` goes on from there, and is None at the end."""
-
-    rows: Sequence[EventRow]
-    next_after: int | None
+from forwarder.archive_port import Archive, EventPage, EventQuery
 
 
-async def step(archive: Archive, query: EventQuery) -> Step:
-    """Go one step; `query.after_sequence` says from where. A listing that was cut for time is not the end."""
-    found = await archive.events(query)
-    return Step(rows=found.rows, next_after=found.next_after)
-
-
-async def walk(archive: Archive, query: EventQuery, *, step_events: int) -> AsyncIterator[Step]:
+async def walk(archive: Archive, query: EventQuery, *, step_events: int) -> AsyncIterator[EventPage]:
     """Walk from the oldest to the newest event there is at the start: what comes meanwhile is another walk's."""
     newest = (await archive.events(EventQuery(limit=1))).rows
     if not newest:
@@ -34,6 +20,6 @@ async def walk(archive: Archive, query: EventQuery, *, step_events: int) -> Asyn
     query = replace(query, before_sequence=before, limit=step_events)
     after: int | None = query.after_sequence or 0
     while after is not None:
-        one = await step(archive, replace(query, after_sequence=after))
-        yield one
-        after = one.next_after
+        page = await archive.events(replace(query, after_sequence=after))
+        yield page
+        after = page.next_after  # None at the end: a listing that was cut for time is not the end

@@ -5,15 +5,28 @@ Looked at when it is asked for (SIGHUP) and every few seconds. What needs a rest
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
+from forwarder.clock import wait_within
+from forwarder.courier.client import CourierClient
 from forwarder.errors import SettingsInvalid
+from forwarder.ports import Clock, Transport
 from forwarder.settings.load import judged
 from forwarder.settings.settings import Settings
 from forwarder.settings.sources import Gathered, Place, gather
+from forwarder.settings.values import revealed
 from forwarder.telemetry.reporter import Reporter
 
 LOOK_EVERY_S = 5.0
+Swaps = list[Callable[[Settings], None]]  # who take secrets that were replaced
+
+
+def courier_client(settings: Settings, transport: Transport, clock: Clock, swaps: Swaps | None = None) -> CourierClient:
+    """Return a client with the key that is set, or with none; with `swaps` it takes one that replaces it."""
+    key = revealed(settings.courier_api_key)
+    client = CourierClient(transport, base_url=settings.courier_api_url, api_key=key, clock=clock)
+    if swaps is not None:
+        swaps.append(lambda new: client.replace_key(revealed(new.courier_api_key)))
+    return client
 
 
 class Rotation:
@@ -51,9 +64,7 @@ class Rotation:
         # What changed since the start read its settings is a change like any other, and found by the next looks.
         self._seen = first if self._is_in_effect(first) else None
         while not self._drained.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._look_every_s):
-                    await self._asked.wait()
+            await wait_within(self._look_every_s, self._asked)
             is_asked = self._asked.is_set() and not self._drained.is_set()
             self._asked.clear()
             self._look(await asyncio.to_thread(gather, self._place), is_asked=is_asked)

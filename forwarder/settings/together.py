@@ -10,7 +10,7 @@ from forwarder.settings.buses import SWITCHES, bus_conflicts, bus_doubts
 from forwarder.settings.operators import Role
 from forwarder.settings.route_choice import route_problems
 from forwarder.settings.settings import Settings
-from forwarder.settings.shared_spool import database_conflicts, database_doubts
+from forwarder.spool.postgres.database_url import DatabaseUrl
 
 _TOKEN_CHARACTERS_MIN = 16
 _SPOOL_BYTES_LEAST = 262_144  # an empty spool takes half of it
@@ -29,7 +29,10 @@ def conflicts(settings: Settings, *, given: Collection[str], wrong: Collection[s
     problems = []
     if "FORWARDER_ROUTES" not in wrong:
         problems += [f"FORWARDER_ROUTES: {text}" for text in route_problems(given, settings.routes_asked)]
-    problems += database_conflicts(settings, given)
+    if settings.spool == "postgres" and "FORWARDER_POSTGRES_URL" not in given:
+        problems.append(
+            "FORWARDER_SPOOL: postgres needs FORWARDER_POSTGRES_URL. Set postgresql://user:password@host:5432/database."
+        )
     through_courier = {"FORWARDER_ALERT_TEMPLATE", "FORWARDER_ALERT_TO"}
     if through_courier & set(given) and (missing := (through_courier | {"COURIER_API_KEY"}) - set(given)):
         problems.append(
@@ -139,10 +142,26 @@ def doubts(settings: Settings) -> list[str]:
             )
             for variable in SWITCHES
         ),
-        *database_doubts(settings),
+        *_database_doubts(settings),
         (
             "FORWARDER_LINKS" in given and "FORWARDER_INBOUND_KEYS" not in given,
             "FORWARDER_LINKS is set but the route rudderstack_to_courier is off: it is not used.",
         ),
     )
     return [*settings.reading.notices, *cap_doubts(settings), *(text for is_doubtful, text in judged if is_doubtful)]
+
+
+def _database_doubts(settings: Settings) -> Iterator[tuple[bool, str]]:
+    url = settings.postgres_url
+    is_used = settings.spool == "postgres"
+    yield (
+        url is not None and not is_used,
+        "FORWARDER_POSTGRES_URL is set but FORWARDER_SPOOL is not postgres: events are kept in FORWARDER_DATA_DIR.",
+    )
+    yield (
+        is_used and url is not None and not DatabaseUrl.parse(url.get_secret_value()).proves_server,
+        (
+            "FORWARDER_POSTGRES_URL: nothing proves that the server is the one meant, and who is between may read "
+            "along. Add sslmode=verify-full and sslrootcert=FILE (or =system)."
+        ),
+    )

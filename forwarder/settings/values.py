@@ -190,6 +190,11 @@ def is_placeholder(text: str) -> bool:
     return text.rstrip("/") in _PLACEHOLDERS or _PLACEHOLDER.fullmatch(text) is not None
 
 
+def revealed(secret: SecretStr | None) -> str:
+    """Return the text of a secret; "" where none is given."""
+    return secret.get_secret_value() if secret else ""
+
+
 def header_secret(text: str) -> SecretStr:
     """Read a secret that travels in a header: printable ASCII without spaces."""
     if not _HEADER_SAFE.fullmatch(text):

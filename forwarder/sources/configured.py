@@ -12,6 +12,8 @@ from forwarder.model import RouteName
 from forwarder.ports import Clock, Spool
 from forwarder.settings import Settings
 from forwarder.settings.extras import module_of
+from forwarder.settings.rotation import Swaps
+from forwarder.settings.values import revealed
 from forwarder.sources.port import Bus
 from forwarder.sources.worker import SourceWorker
 from forwarder.telemetry.reporter import Reporter
@@ -73,7 +75,7 @@ def _kafka(settings: Settings, clock: Clock) -> Configured:
             security=settings.kafka_security,
             mechanism=settings.kafka_mechanism,
             username=settings.kafka_username,
-            password=of.kafka_password.get_secret_value() if of.kafka_password else None,
+            password=revealed(of.kafka_password) or None,
             ca_file=settings.kafka_ca_file,
             cert_file=settings.kafka_cert_file,
             key_file=settings.kafka_key_file,
@@ -88,7 +90,7 @@ def _redis(settings: Settings, clock: Clock) -> Configured:
 
     def set_up(of: Settings) -> object:
         return module.RedisSettings(
-            url=of.redis_url.get_secret_value() if of.redis_url else "",
+            url=revealed(of.redis_url),
             streams=settings.redis_streams,
             group=settings.redis_group,
             consumer=settings.redis_consumer or gethostname() or "forwarder",  # a restart finds what was in hand by it
@@ -107,7 +109,7 @@ def source_workers(
     spool: Spool,
     clock: Clock,
     reporter: Reporter,
-    swaps: list[Callable[[Settings], None]],
+    swaps: Swaps,
     tracing: Tracing | None = None,
 ) -> Sequence[SourceWorker]:
     """Make the worker of every bus; none when the outbound route, whose events these are, does not run."""

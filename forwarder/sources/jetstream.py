@@ -15,6 +15,7 @@ from nats.aio.subscription import Subscription
 from nats.js import errors as js_errors
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo
 
+from forwarder.clock import wait_within
 from forwarder.errors import SourceAway
 from forwarder.ports import Clock
 from forwarder.sources.nats_connection import ANSWER_MAX_S, Connection, NatsSettings
@@ -76,9 +77,7 @@ class _Reading:
         """Return what waits, else what comes within a second. Raises `SourceAway`."""
         if not self.waiting:
             self.came.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_WAIT_S):
-                    await self.came.wait()
+            await wait_within(_WAIT_S, self.came)
         self.require()
         self.in_hand, self.waiting = self.waiting[:messages_max], self.waiting[messages_max:]
         return self.in_hand

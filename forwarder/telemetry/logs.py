@@ -5,7 +5,6 @@ libraries log is reduced the same way (see `foreign`). Which facts there are: `r
 """
 
 import asyncio
-import contextlib
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import TextIO, cast
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
+from forwarder.clock import wait_within
 from forwarder.ports import Clock
 from forwarder.telemetry.lines import LineWriter
 from forwarder.telemetry.metrics import Metrics
@@ -113,8 +113,7 @@ class RepeatSummaries:
         """Flush every interval until drained; once more at the end."""
         try:
             while not self._drained.is_set():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._drained.wait(), self._interval_s)
+                await wait_within(self._interval_s, self._drained)
                 self._logs.flush()
         finally:
             self._logs.flush(is_last=True)

@@ -6,12 +6,12 @@ Reads the daemon's own counters, never the spool, so that looking costs delivery
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from prometheus_client import Metric
 
+from forwarder.clock import wait_within
 from forwarder.model import RouteName, State
 from forwarder.ports import Clock
 from forwarder.telemetry.metrics import Metrics
@@ -62,9 +62,7 @@ class Rates:
         """Sample each second; see `ports.Worker`."""
         while not self._drained.is_set():
             self.sample()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_TICK_S):
-                    await self._drained.wait()
+            await wait_within(_TICK_S, self._drained)
 
     async def drain(self) -> None:
         """Make `run` return."""

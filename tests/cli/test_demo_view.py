@@ -4,8 +4,7 @@ import io
 
 import pytest
 
-from forwarder.cli.demo_rates import Rates
-from forwarder.cli.demo_view import Flow, Moment, Paint, Result, Screen, frame, plain_line, summary
+from forwarder.cli.demo_view import Flow, Moment, Paint, Rates, Result, Screen, frame, plain_line, summary
 
 OUT = Flow(title="Courier -> RudderStack", accepted=120, delivered=80, ended=20, waiting=20, resent=4, duplicates=1)
 IN = Flow(title="RudderStack -> Courier", accepted=50, delivered=45, ended=5, waiting=0, resent=0, duplicates=0)

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forwarder.courier.keys import digest, digest_of_bytes
-from forwarder.courier.wire import envelope, usual
+from forwarder.courier.wire import digest, digest_of_bytes, envelope, usual
 from forwarder.model import Envelope, Labels, Recurrence, RouteName
 
 _VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "courier_webhooks.json").read_text())

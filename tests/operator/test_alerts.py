@@ -326,17 +326,16 @@ async def test_new_secrets_are_taken_while_it_runs(world: Any) -> None:
     host = Host(202, b'{"requestId":"1-a"}')
     given = {"COURIER_API_KEY": "old", "FORWARDER_ALERT_TEMPLATE": "T", "FORWARDER_ALERT_TO": "ops"}
     old = Settings.model_validate(given | {"FORWARDER_ALERT_URL": "https://alerts.example.org/old"})
-    channels, take = channels_of(old, host, world.clock)
-    take(
-        Settings.model_validate(
-            given | {"COURIER_API_KEY": "new", "FORWARDER_ALERT_URL": "https://alerts.example.org/new"}
-        )
-    )
+    new = given | {"COURIER_API_KEY": "new", "FORWARDER_ALERT_URL": "https://alerts.example.org/new"}
+    swaps: list[Any] = []
+    channels = channels_of(old, host, world.clock, swaps)
+    for take in swaps:
+        take(Settings.model_validate(new))
     for channel in channels:
         await channel.send(ALERT)
     assert [one.url for one in host.asked] == ["https://alerts.example.org/new", "https://api.courier.com/send"]
     assert host.asked[1].headers["Authorization"] == "Bearer new"
-    assert channels_of(Settings.model_validate({}), host, world.clock)[0] == []
+    assert channels_of(Settings.model_validate({}), host, world.clock, []) == []
 
 
 def test_an_alert_says_which_daemon_it_is_of() -> None:

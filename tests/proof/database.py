@@ -18,7 +18,8 @@ from forwarder.spool.codes import Account
 from forwarder.spool.limits import EVENT_OVERHEAD_BYTES
 from forwarder.spool.postgres.transaction import ACCOUNTS
 from forwarder.spool.postgres.transaction import read_totals as read_accounts
-from stand_ins.postgres_server import PostgresFailed, PostgresServer
+from stand_ins.postgres_server import PostgresServer
+from stand_ins.served import ServerFailed
 
 CONNECTIONS_MAX: Final = 60
 _OPTIONS: Final = (f"max_connections={CONNECTIONS_MAX}", "wal_retrieve_retry_interval=200ms", "max_wal_size=256MB")
@@ -79,7 +80,7 @@ class Database:
         ends_s = time.monotonic() + _SYNCED_MAX_S
         while await self.ask(state) != "1":
             if time.monotonic() > ends_s:
-                raise PostgresFailed("the standby does not follow")
+                raise ServerFailed("the standby does not follow")
             await asyncio.sleep(_LOOK_AGAIN_S)
         if not is_synchronous:
             await self.ask("ALTER SYSTEM SET synchronous_standby_names = ''")

@@ -21,8 +21,8 @@ from proof.run import BACKLOG_MAX, PROGRESS_EVERY, Load
 from stand_ins.courier_api import CourierApi
 from stand_ins.data_plane import DataPlane, basic_user
 from stand_ins.listener import AtHand
-from stand_ins.postgres_server import PostgresFailed
 from stand_ins.process import DaemonFailed
+from stand_ins.served import ServerFailed
 
 PAUSE_S: Final = 28.0  # longer than a lease
 _LOOK_AGAIN_S: Final = 0.05
@@ -173,7 +173,7 @@ class ReplicaRun(Load):
         await asyncio.sleep(self._random.uniform(1.0, 4.0))
         self._disk.free()
         primary = self._database.primary
-        with suppress(PostgresFailed):
+        with suppress(ServerFailed):
             await self._database.ask("SELECT 1")
             return
         await self._database.do(lambda: primary.stop("immediate"))

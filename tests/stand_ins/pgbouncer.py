@@ -2,21 +2,17 @@
 
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from stand_ins.listener import HOST, free_port
-from stand_ins.postgres_server import USER, PostgresFailed, PostgresServer
+from stand_ins.postgres_server import USER, PostgresServer
+from stand_ins.served import READY_MAX_S, pauses, takes_connections
 
 PROGRAM: Final = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
 MISSING: Final = "PgBouncer is not on this machine (Debian's package pgbouncer)"
-_LOOK_AGAIN_S = 0.01
-_ANSWER_MAX_S = 60
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,16 +51,11 @@ class PgBouncer:
             ).encode(),
         )
         self.process = self.server.spawn(PROGRAM or MISSING, "-q", str(settings))
-        ends_s = time.monotonic() + _ANSWER_MAX_S
-        while self.process.poll() is None and time.monotonic() < ends_s:
-            with suppress(OSError), socket.create_connection((HOST, self.port), timeout=1.0):
-                return
-            time.sleep(_LOOK_AGAIN_S)
-        self.stop()
-        raise PostgresFailed("PgBouncer did not start")
+        for pause_s in pauses(self.process, lambda: takes_connections(self.port), log=self.server.log):
+            time.sleep(pause_s)
 
     def stop(self) -> None:
         """End it at once, with all connections. Does nothing if it is down."""
         if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            self.process.wait(_ANSWER_MAX_S)
+            self.process.terminate()
+            self.process.wait(READY_MAX_S)

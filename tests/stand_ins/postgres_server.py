@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Final, Literal
 
 from stand_ins.listener import HOST, free_port
+from stand_ins.served import ServerFailed, pauses, spawn
 
 MISSING: Final = "Postgres is not on this machine (Debian's package postgresql)"
 USER: Final = "forwarder"  # the owner of all; needs no password
-_LOOK_AGAIN_S = 0.01
 _ANSWER_MAX_S = 60
-_LAST_WORDS = 2_000  # characters of its log that an error quotes
+_LAST_WORDS = 2_000  # characters of what a program said that an error quotes
 _STOPS: Final = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}  # as `pg_ctl stop -m` has them
 _STATUS_LINE: Final = 7  # of postmaster.pid
 # It refuses root. `setpriv` becomes what it starts, so that the process id is the server's own.
@@ -40,10 +40,6 @@ def _programs() -> Path | None:
 PROGRAMS: Final = _programs()
 
 
-class PostgresFailed(Exception):
-    """The server did not start in time, or one of its programs failed; the text ends with what was said."""
-
-
 def _folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="forwarder-postgres-"))
     _give(folder)
@@ -57,7 +53,7 @@ def _give(path: Path) -> None:
 
 def _program(name: str) -> str:
     if PROGRAMS is None:
-        raise PostgresFailed(MISSING)
+        raise ServerFailed(MISSING)
     return str(PROGRAMS / name)
 
 
@@ -112,20 +108,12 @@ class PostgresServer:
         )
         words = (word for one in settings for word in ("-c", one))
         self.process = self.spawn(_program("postgres"), "-D", str(data), *words)
-        ends_s = time.monotonic() + _ANSWER_MAX_S
-        while self.is_running and time.monotonic() < ends_s:
-            if self._status() in {"ready", "standby"}:
-                return
-            time.sleep(_LOOK_AGAIN_S)
-        self.stop("immediate")
-        raise PostgresFailed(f"it did not start: {self._log.read_text(errors='replace')[-_LAST_WORDS:]}")
+        for pause_s in pauses(self.process, lambda: self._status() in {"ready", "standby"}, log=self.log):
+            time.sleep(pause_s)
 
     def spawn(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a program as who the server runs as; it writes into the server's log. Belongs to the main thread."""
-        with self._log.open("ab") as log:
-            return subprocess.Popen(
-                _command(program, *arguments), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder
-            )
+        return spawn(*_command(program, *arguments), folder=self.folder, log=self.log)
 
     def stop(self, how: Literal["fast", "immediate"] = "fast") -> None:
         """Stop it: in order, or at once as a crash would, to recover at the next start. Does nothing if it is down."""
@@ -178,7 +166,8 @@ class PostgresServer:
         return self.folder / "data"
 
     @property
-    def _log(self) -> Path:
+    def log(self) -> Path:
+        """Return the file that it writes to."""
         return self.folder / "postgres.log"
 
     def _status(self) -> str:
@@ -200,5 +189,5 @@ class PostgresServer:
             check=False,
         )
         if done.returncode != 0:
-            raise PostgresFailed(f"{program}: {done.stderr[-_LAST_WORDS:]}")
+            raise ServerFailed(f"{program}: {done.stderr[-_LAST_WORDS:]}")
         return done.stdout

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,15 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from stand_ins.listener import HOST, free_port
+from stand_ins.served import end, pauses, spawn, takes_connections
 
 PUBLIC, PAGE = "bridge.example.com", "bridge-page.example.com"
 PROGRAMS: Final = {name: shutil.which(name) for name in ("nginx", "caddy")}
-_START_MAX_S = 60.0
-_LOOK_AGAIN_S = 0.02
-
-
-class ProxyFailed(Exception):
-    """The proxy did not start; the text is what it said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,30 +70,16 @@ def proxy(name: str, sample: str, folder: Path, certificate: Certificate) -> Ite
     """Run the proxy with this text of its sample; yields the port of both sites."""
     port = free_port()
     command = _COMMANDS[name](sample, folder, port, certificate)
-    with (folder / "log.txt").open("wb") as log:
-        process = subprocess.Popen(
-            [shutil.which("setpriv") or "setpriv", "--pdeathsig=TERM", *command],
-            cwd=folder,
-            env={"HOME": str(folder), "PATH": "/usr/bin:/bin"},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
+    log = folder / "log.txt"
+    own = (shutil.which("setpriv") or "setpriv", "--pdeathsig=TERM")
+    environment = {"HOME": str(folder), "PATH": "/usr/bin:/bin"}
+    process = spawn(*own, *command, folder=folder, log=log, environment=environment)
     try:
-        _wait_for(port, process, folder / "log.txt")
+        for pause_s in pauses(process, lambda: takes_connections(port), log=log):
+            time.sleep(pause_s)
         yield port
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(10)
-        process.kill()
-        process.wait()
-
-
-def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    ends_s = time.monotonic() + _START_MAX_S
-    while time.monotonic() < ends_s and process.poll() is None:
-        with suppress(OSError), socket.create_connection((HOST, port), 1):
-            return
-        time.sleep(_LOOK_AGAIN_S)
-    raise ProxyFailed(log.read_text(errors="replace"))
+        end(process)

@@ -8,7 +8,8 @@ import asyncpg
 import pytest
 
 from stand_ins import postgres_server as module
-from stand_ins.postgres_server import MISSING, PROGRAMS, PostgresFailed, PostgresServer
+from stand_ins.postgres_server import MISSING, PROGRAMS, PostgresServer
+from stand_ins.served import ServerFailed
 
 pytestmark = pytest.mark.skipif(PROGRAMS is None, reason=MISSING)
 
@@ -47,7 +48,7 @@ def test_what_was_committed_outlives_a_stop_at_once() -> None:
         server.ask("INSERT INTO kept VALUES (1)")
         address = server.address
         server.stop("immediate")
-        with pytest.raises(PostgresFailed, match="refused"):
+        with pytest.raises(ServerFailed, match="refused"):
             server.ask("SELECT 1")
         server.start()
         assert server.address == address
@@ -79,7 +80,7 @@ async def test_a_synchronous_standby_takes_over_what_was_committed() -> None:
 def test_a_start_that_fails_says_why_and_leaves_no_process() -> None:
     """A setting that there is none of: the error ends with the server's own words."""
     with _removed(PostgresServer(options=("no_such=1",))) as server:
-        with pytest.raises(PostgresFailed, match="no_such"):
+        with pytest.raises(ServerFailed, match="no_such"):
             server.start()
         assert not server.is_running
 
@@ -88,5 +89,5 @@ def test_without_the_programs_the_error_says_what_to_install(monkeypatch: pytest
     """Whoever asks for a server where none is learns the package's name."""
     with _removed(PostgresServer()) as server:
         monkeypatch.setattr(module, "PROGRAMS", None)
-        with pytest.raises(PostgresFailed, match="Debian's package postgresql"):
+        with pytest.raises(ServerFailed, match="Debian's package postgresql"):
             server.start()

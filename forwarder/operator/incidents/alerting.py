@@ -8,13 +8,14 @@ from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
 
-from forwarder.courier.client import CourierClient
+from forwarder.clock import wait_within
 from forwarder.errors import ForwarderError
 from forwarder.operator.incidents.alerts import Alert, Pace, due, mark
 from forwarder.operator.incidents.channels import AlertFailed, Channel, CourierChannel, UrlChannel
 from forwarder.operator.incidents.keeper import Incidents
 from forwarder.ports import Clock, Transport
 from forwarder.settings import Settings
+from forwarder.settings.rotation import Swaps, courier_client
 from forwarder.telemetry.reporter import Reporter
 
 _LOOK_EVERY_S: Final = 1.0
@@ -81,9 +82,7 @@ class Alerting:
     async def _serve(self, channel: Channel, pace: Pace) -> None:
         while not self._drained.is_set():
             await self.tell(channel, pace)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_EVERY_S):
-                    await self._drained.wait()
+            await wait_within(_LOOK_EVERY_S, self._drained)
 
 
 def instance_of(settings: Settings) -> str:
@@ -91,13 +90,10 @@ def instance_of(settings: Settings) -> str:
     return urlsplit(settings.public_url or "").hostname or socket.gethostname()
 
 
-def channels_of(
-    settings: Settings, transport: Transport, clock: Clock
-) -> tuple[Sequence[Channel], Callable[[Settings], None]]:
-    """Return the channels that are set, and what takes settings whose secrets changed."""
+def channels_of(settings: Settings, transport: Transport, clock: Clock, swaps: Swaps) -> Sequence[Channel]:
+    """Return the channels that are set. Adds to `swaps` who takes new secrets."""
     url = UrlChannel(transport, settings.alert_url.get_secret_value()) if settings.alert_url else None
-    key = settings.courier_api_key.get_secret_value() if settings.courier_api_key else ""
-    client = CourierClient(transport, base_url=settings.courier_api_url, api_key=key, clock=clock)
+    client = courier_client(settings, transport, clock, swaps)
     through_courier = [
         CourierChannel(client=client, template=settings.alert_template or "", recipient=one)
         for one in settings.alert_to
@@ -106,10 +102,9 @@ def channels_of(
     def take(new: Settings) -> None:
         if url is not None and new.alert_url is not None:
             url.url = new.alert_url.get_secret_value()
-        if new.courier_api_key is not None:
-            client.replace_key(new.courier_api_key.get_secret_value())
 
-    return [*([url] if url else []), *through_courier], take
+    swaps.append(take)
+    return [*([url] if url else []), *through_courier]
 
 
 def a_test(settings: Settings, clock: Clock) -> Alert:

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from forwarder.archive_port import EventQuery
+from forwarder.clock import wait_within
 from forwarder.errors import ForwarderError
 from forwarder.model import RouteName, State
 from forwarder.operator.incidents.incident import Incident
@@ -58,9 +59,7 @@ class Incidents:
                     await self.load()
                 is_loaded = True
                 await self.look()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_EVERY_S):
-                    await self._drained.wait()
+            await wait_within(_LOOK_EVERY_S, self._drained)
         with suppress(ForwarderError):
             if self.is_leading:
                 await self.save()

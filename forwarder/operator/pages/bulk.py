@@ -10,23 +10,26 @@ from array import array
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Final
+from functools import partial
+from typing import Final, Literal
 
 from aiohttp import web
 
 from forwarder.archive_port import EventQuery, EventRow
 from forwarder.errors import ForwarderError
 from forwarder.model import State
-from forwarder.operator.acts import FOLLOWED_MAX, FOLLOWED_S, outcome, outcome_words
+from forwarder.operator.acts import FOLLOWED_MAX, Acts, outcome_words, outcomes
 from forwarder.operator.operation import Operation, QueryInvalid
-from forwarder.operator.pages.render import Renderer
+from forwarder.operator.pages.render import Question, Renderer, see_other
 from forwarder.operator.parameters import ACTION_EVENTS_MAX
 from forwarder.operator.parts import Parts
+from forwarder.operator.people import who
 from forwarder.operator.walk import walk
 
 JOBS_RUNNING_MAX: Final = 4
 JOBS_KEPT_MAX: Final = 32
 
+Verb = Literal["replay", "discard"]
 Act = Callable[[Sequence[int]], Awaitable[int]]
 Meant = Callable[[EventRow], bool]
 OnEnd = Callable[[str], Awaitable[None]]
@@ -133,7 +136,8 @@ class Jobs:
                     job.moved.extend(sequences[: FOLLOWED_MAX - len(job.moved)])
             job.acted_at_ms = clock.wall_ms()
             if job.is_followed:
-                await self._follow(job)
+                async for counts in outcomes(self._parts, job.moved, look_every_s=self._look_every_s):
+                    job.outcome = counts
         except ForwarderError as error:
             job.error = str(error)
         except asyncio.CancelledError:
@@ -148,14 +152,49 @@ class Jobs:
             job.ended_at_ms = clock.wall_ms()
             self._tasks.pop(job.name, None)
 
-    async def _follow(self, job: Job) -> None:
-        """Look what becomes of the events until none is pending, for at most a while."""
-        until_s = self._parts.clock.monotonic_s() + FOLLOWED_S
-        while True:
-            job.outcome = await outcome(self._parts, job.moved)
-            if not job.outcome.get(State.PENDING) or self._parts.clock.monotonic_s() >= until_s:
-                return
-            await asyncio.sleep(self._look_every_s)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkPages:
+    """Pages on which all events of a choice are acted on."""
+
+    acts: Acts
+    render: Renderer
+    jobs: Jobs
+
+    async def act_on_all(
+        self,
+        request: web.Request,
+        verb: Verb,
+        query: EventQuery,
+        question: Question,
+        *,
+        title: str,
+        total: int,
+        detail: str,
+        logged: str,
+        meant: Mapping[str, str] | None = None,
+        is_at_least: bool = False,
+        is_meant: Meant = lambda _: True,
+    ) -> web.Response:
+        """Begin a job once the person said yes; until then return the question."""
+        if (asked := await self.render.ask(request, question, meant)) is not None:
+            return asked
+        act, did, doing = {
+            "replay": (self.acts.replay, "replayed", "Replaying"),
+            "discard": (self.acts.discard, "discarded", "Discarding"),
+        }[verb]
+        job = Job(
+            title=f"{doing} {title}",
+            did=did,
+            back=question.back,
+            total=total,
+            is_at_least=is_at_least,
+            is_followed=verb == "replay",
+            started_at_ms=self.acts.parts.clock.wall_ms(),
+        )
+        line = self.acts.line(who(request), verb, detail, logged=logged)
+        on_end = partial(self.acts.end, line)
+        raise see_other(self.jobs.start(job, query, partial(act, line=line), on_end=on_end, is_meant=is_meant).path)
 
 
 def job_operations(jobs: Jobs, render: Renderer) -> Sequence[Operation]:

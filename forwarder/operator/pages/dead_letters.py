@@ -7,7 +7,6 @@ a job.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from hashlib import blake2b
 from typing import Final
 
@@ -18,7 +17,6 @@ from forwarder.archive_port import EventDetail, EventQuery, ReasonGroup
 from forwarder.errors import NoSuchEvent
 from forwarder.model import RouteName, State
 from forwarder.operator import text
-from forwarder.operator.acts import Acts, Line
 from forwarder.operator.edits import (
     EDIT_BYTES_MAX,
     Preview,
@@ -29,9 +27,9 @@ from forwarder.operator.edits import (
 )
 from forwarder.operator.linking import unmapped_rows
 from forwarder.operator.operation import FORM, MULTIPART, Operation, QueryInvalid, sequence_of
-from forwarder.operator.pages.bulk import Act, Job, Jobs
+from forwarder.operator.pages.bulk import BulkPages, Verb
 from forwarder.operator.pages.export import export
-from forwarder.operator.pages.render import Question, Renderer, see_other
+from forwarder.operator.pages.render import Question, see_other
 from forwarder.operator.parameters import Narrowed
 from forwarder.operator.people import who
 
@@ -93,12 +91,8 @@ def reason_mark(reason: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetters:
+class DeadLetters(BulkPages):
     """The page of the dead letters, its acts and its export."""
-
-    acts: Acts
-    render: Renderer
-    jobs: Jobs
 
     def operations(self) -> Sequence[Operation]:
         """Return the page and its acts."""
@@ -134,45 +128,33 @@ class DeadLetters:
 
     async def replay(self, request: web.Request, chosen: GroupForm) -> web.StreamResponse:
         """Replay a group, once the person said yes."""
-        one = await self._chosen(chosen)
-        question = Question(
-            title="Replay this group?",
-            text=f"{one.count_words()} on {text.ROUTE_LABELS[one.route]} will be tried again: “{one.seen.reason}”. "
-            "What has not been put right will fail again.",
-            act=f"Replay {one.count_words()}",
-            back=PATH,
-        )
-        if (asked := await self.render.ask(request, question)) is not None:
-            return asked
-        line = self.acts.line(who(request), "replay", str(one.selection), logged=one.selection.logged())
-        raise self._started(one, partial(self.acts.replay, line=line), line, did="replayed", doing="Replaying")
+        then = "What has not been put right will fail again."
+        return await self._act(request, chosen, "replay", "will be tried again", then)
 
     async def discard(self, request: web.Request, chosen: GroupForm) -> web.StreamResponse:
         """Discard a group, once the person said yes."""
+        then = "They stay in the totals as dead, and in the log until the retention ends."
+        return await self._act(request, chosen, "discard", "will be put aside", then)
+
+    async def _act(self, request: web.Request, chosen: GroupForm, verb: Verb, will: str, then: str) -> web.Response:
         one = await self._chosen(chosen)
         question = Question(
-            title="Discard this group?",
-            text=f"{one.count_words()} on {text.ROUTE_LABELS[one.route]} will be put aside: “{one.seen.reason}”. "
-            "They stay in the totals as dead, and in the log until the retention ends.",
-            act=f"Discard {one.count_words()}",
+            title=f"{verb.capitalize()} this group?",
+            text=f"{one.count_words()} on {text.ROUTE_LABELS[one.route]} {will}: “{one.seen.reason}”. {then}",
+            act=f"{verb.capitalize()} {one.count_words()}",
             back=PATH,
-            is_destructive=True,
+            is_destructive=verb == "discard",
         )
-        if (asked := await self.render.ask(request, question)) is not None:
-            return asked
-        line = self.acts.line(who(request), "discard", str(one.selection), logged=one.selection.logged())
-        raise self._started(one, partial(self.acts.discard, line=line), line, did="discarded", doing="Discarding")
-
-    def _started(self, one: Group, act: Act, line: Line, *, did: str, doing: str) -> web.HTTPSeeOther:
-        job = Job(
-            title=f"{doing} {one.count_words()}: {one.seen.reason}",
-            did=did,
-            back=PATH,
+        return await self.act_on_all(
+            request,
+            verb,
+            one.selection.query(),
+            question,
+            title=f"{one.count_words()}: {one.seen.reason}",
             total=one.seen.count,
-            is_followed=did == "replayed",
-            started_at_ms=self.acts.parts.clock.wall_ms(),
+            detail=str(one.selection),
+            logged=one.selection.logged(),
         )
-        return see_other(self.jobs.start(job, one.selection.query(), act, on_end=partial(self.acts.end, line)).path)
 
     async def _chosen(self, chosen: GroupForm) -> Group:
         """Return the group that a form or a link names; raises `QueryInvalid`."""

@@ -6,7 +6,6 @@ exactly, case included. Automations are made in Courier's Studio: there is no pu
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -16,12 +15,11 @@ from forwarder.archive_port import EventQuery, EventRow
 from forwarder.errors import RulesInvalid
 from forwarder.model import RouteName, State
 from forwarder.operator import text
-from forwarder.operator.acts import Acts
 from forwarder.operator.linking import LINKABLE, TYPES_MAX, Row, by_event, count, counted, doubted, key_of
 from forwarder.operator.operation import FORM, Operation, QueryInvalid
-from forwarder.operator.pages.bulk import Job, Jobs
+from forwarder.operator.pages.bulk import BulkPages
 from forwarder.operator.pages.overview import endpoint_urls
-from forwarder.operator.pages.render import Question, Renderer, see_other
+from forwarder.operator.pages.render import Question, see_other
 from forwarder.operator.people import who
 
 PATH: Final = "/destination-events"
@@ -51,12 +49,8 @@ class LinkForm(Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DestinationEvents:
+class DestinationEvents(BulkPages):
     """The page and its acts."""
-
-    acts: Acts
-    render: Renderer
-    jobs: Jobs
 
     def operations(self) -> Sequence[Operation]:
         """Return them."""
@@ -139,26 +133,22 @@ class DestinationEvents:
             act="Replay",
             back=PATH,
         )
-        if (asked := await self.render.ask(request, question)) is not None:
-            return asked
 
         def is_meant(row: EventRow) -> bool:
             return row.labels.event == form.event and row.labels.type.lower() == form.type.lower()
 
-        job = Job(
-            title=f"Replaying {shown} {form.type}/{form.event}",
-            did="replayed",
-            back=PATH,
+        return await self.act_on_all(
+            request,
+            "replay",
+            EventQuery(route=_INBOUND, state=State.UNMAPPED, event=form.event),
+            question,
+            title=f"{shown} {form.type}/{form.event}",
             total=waiting.events,
+            detail=f"state=unmapped {form.type} {form.event}",
+            logged="state=unmapped event=…",
             is_at_least=waiting.has_more,
-            is_followed=True,
-            started_at_ms=self.acts.parts.clock.wall_ms(),
+            is_meant=is_meant,
         )
-        detail = f"state=unmapped {form.type} {form.event}"
-        line = self.acts.line(who(request), "replay", detail, logged="state=unmapped event=…")
-        act, on_end = partial(self.acts.replay, line=line), partial(self.acts.end, line)
-        query = EventQuery(route=_INBOUND, state=State.UNMAPPED, event=form.event)
-        raise see_other(self.jobs.start(job, query, act, on_end=on_end, is_meant=is_meant).path)
 
     async def _form(
         self, request: web.Request, given: Mapping[str, str], *, is_fixed: bool, problem: str = ""

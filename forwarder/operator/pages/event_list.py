@@ -2,7 +2,6 @@
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Final
 from urllib.parse import quote
 
@@ -13,16 +12,14 @@ from forwarder.archive_port import EventPage, EventQuery
 from forwarder.errors import NoSuchEvent
 from forwarder.model import RouteName, State
 from forwarder.operator import text
-from forwarder.operator.acts import Acts
 from forwarder.operator.incidents.traffic import rejected_within_hour
 from forwarder.operator.operation import FORM, Operation, QueryInvalid, fields_of, read
-from forwarder.operator.pages.bulk import Job, Jobs
+from forwarder.operator.pages.bulk import BulkPages, Verb
 from forwarder.operator.pages.export import export
 from forwarder.operator.pages.overview import endpoint_urls
-from forwarder.operator.pages.render import Question, Renderer, link, see_other
+from forwarder.operator.pages.render import Question, link, see_other
 from forwarder.operator.parameters import Listing, Narrowed
 from forwarder.operator.parts import LABEL_CHARACTERS_MAX
-from forwarder.operator.people import who
 from forwarder.operator.searching import Search, Searches
 from forwarder.operator.text import moment
 
@@ -126,12 +123,9 @@ class FilteredForm(Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EventList:
+class EventList(BulkPages):
     """What the list is made of."""
 
-    acts: Acts
-    render: Renderer
-    jobs: Jobs
     searches: Searches
 
     def operations(self) -> Sequence[Operation]:
@@ -185,14 +179,14 @@ class EventList:
 
     async def replay(self, request: web.Request, _: FilteredForm) -> web.StreamResponse:
         """Replay all that the filters leave, once the person said yes."""
-        return await self._act(request, "replay", "replayed", "Replaying", "will be tried again, oldest first")
+        return await self._act(request, "replay", "will be tried again, oldest first")
 
     async def discard(self, request: web.Request, _: FilteredForm) -> web.StreamResponse:
         """Discard all dead ones that the filters leave, once the person said yes."""
         done = "will be put aside; they stay in the totals as dead, and in the log until the retention ends"
-        return await self._act(request, "discard", "discarded", "Discarding", done)
+        return await self._act(request, "discard", done)
 
-    async def _act(self, request: web.Request, act: str, did: str, doing: str, done: str) -> web.StreamResponse:
+    async def _act(self, request: web.Request, act: Verb, done: str) -> web.Response:
         filters = self._filters(await fields_of(request))
         if act not in filters.acts:
             raise QueryInvalid(f"choose a state first: one of {', '.join(state.value for state in _ACTED_ON[act])}")
@@ -208,20 +202,18 @@ class EventList:
             back=back,
             is_destructive=act == "discard",
         )
-        if (asked := await self.render.ask(request, question, meant)) is not None:
-            return asked
-        job = Job(
-            title=f"{doing} {words}: {which}",
-            did=did,
-            back=back,
+        return await self.act_on_all(
+            request,
+            act,
+            query,
+            question,
+            title=f"{words}: {which}",
             total=counted.matched,
+            detail=str(filters.narrowed),
+            logged=filters.narrowed.logged(),
+            meant=meant,
             is_at_least=counted.is_cut,
-            is_followed=act == "replay",
-            started_at_ms=self.acts.parts.clock.wall_ms(),
         )
-        line = self.acts.line(who(request), act, str(filters.narrowed), logged=filters.narrowed.logged())
-        todo = partial(self.acts.replay if act == "replay" else self.acts.discard, line=line)
-        raise see_other(self.jobs.start(job, query, todo, on_end=partial(self.acts.end, line)).path)
 
     async def _meant(self, filters: Filters) -> Mapping[str, str]:
         """Return what to post for the events that the filters leave now: a yes is for no others, however late."""

@@ -1,12 +1,13 @@
 """Read a spool on Postgres, part by part, for a move."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import asyncpg
 
 from forwarder.spool.codes import ROUTES, Account
-from forwarder.spool.migration.two_ends import BYTES, EVENTS, OWN, ROWS, Cursor, Event, Outcome, Wait
+from forwarder.spool.migration.two_ends import BYTES, EVENTS, ROWS, TABLES, Cursor, Event, Outcome, Table, Wait
 from forwarder.spool.postgres.key_spans import span_end_ms
 from forwarder.spool.postgres.transaction import ACCOUNTS, read_totals
 
@@ -19,7 +20,8 @@ WHERE coalesce(before, 0) < $3
 _BETWEEN = """
 SELECT e.*, o.sequence IS NOT NULL AS is_settled, w.sequence IS NOT NULL AS is_waiting, o.state, o.settled_at_ms,
   coalesce(o.attempts, w.attempts) AS attempts, o.attempt_id, o.is_discarded, coalesce(o.status, w.status) AS status,
-  w.kind, w.not_before_ms, w.first_failed_ms, w.replayed_ms, r.reason, p.data, p.replay, l.attempt_ids
+  w.kind, w.not_before_ms, w.first_failed_ms, w.replayed_ms, coalesce(r.reason, '') AS reason, p.data, p.replay,
+  l.attempt_ids
 FROM forwarder.events e
 LEFT JOIN forwarder.outcomes o ON o.sequence = e.sequence AND o.sequence > $1 AND o.sequence <= $2
 LEFT JOIN forwarder.work w ON w.sequence = e.sequence
@@ -30,14 +32,9 @@ WHERE e.sequence > $1 AND e.sequence <= $2 ORDER BY e.sequence
 """
 
 
-async def _read_attempts(connection: asyncpg.Connection, cursor: Cursor, _retention_s: int) -> _Read:
-    rows = await connection.fetch(
-        "SELECT attempt_id, at_ms, duration_ms, operation, status, outcome, reason, answer, mapping "
-        "FROM forwarder.attempts WHERE attempt_id > $1 ORDER BY attempt_id LIMIT $2",
-        cursor or 0,
-        ROWS,
-    )
-    return [tuple(row) for row in rows], (rows[-1][0] if len(rows) == ROWS else None)
+async def _read_table(table: Table, connection: asyncpg.Connection, cursor: Cursor, _retention_s: int) -> _Read:
+    rows = await connection.fetch(table.select("forwarder.", "$1"), table.after(cursor))
+    return [tuple(row) for row in rows], table.cursor(rows)
 
 
 async def _read_events(connection: asyncpg.Connection, cursor: Cursor, _retention_s: int) -> _Read:
@@ -49,28 +46,11 @@ async def _read_events(connection: asyncpg.Connection, cursor: Cursor, _retentio
 
 
 def _event(row: asyncpg.Record) -> Event:
-    reason = row["reason"] or ""
     outcome = wait = None
     if row["is_settled"]:
-        outcome = Outcome(
-            row["state"],
-            row["settled_at_ms"],
-            row["attempts"],
-            reason,
-            row["attempt_id"],
-            row["is_discarded"],
-            row["status"],
-        )
+        outcome = Outcome._make(row[name] for name in Outcome._fields)
     elif row["is_waiting"]:
-        wait = Wait(
-            row["kind"],
-            row["not_before_ms"],
-            row["attempts"],
-            row["first_failed_ms"],
-            reason,
-            row["status"],
-            row["replayed_ms"],
-        )
+        wait = Wait._make(row[name] for name in Wait._fields)
     own = {name: row[name] for name in Event._fields if name in row.keys()}  # noqa: SIM118 - a record is no mapping
     return Event(
         **{
@@ -103,34 +83,6 @@ async def _read_keys(connection: asyncpg.Connection, cursor: Cursor, retention_s
     return [], None
 
 
-async def _read_occurrences(connection: asyncpg.Connection, cursor: Cursor, _retention_s: int) -> _Read:
-    rows = await connection.fetch(
-        "SELECT base_key, subject, side, first_sequence, last_copy_ms, keep_until_ms FROM forwarder.occurrences "
-        "WHERE base_key > $1 AND first_sequence > 0 ORDER BY base_key LIMIT $2",
-        bytes.fromhex(cursor or ""),
-        ROWS,
-    )
-    return [tuple(row) for row in rows], (rows[-1][0].hex() if len(rows) == ROWS else None)
-
-
-async def _read_values(connection: asyncpg.Connection, cursor: Cursor, _retention_s: int) -> _Read:
-    rows = await connection.fetch(
-        f"SELECT key, value FROM forwarder.kept_values WHERE key > $1 AND {OWN} ORDER BY key LIMIT 1",  # noqa: S608 - our own words
-        cursor or "",
-    )
-    return [tuple(row) for row in rows], (rows[-1][0] if rows else None)
-
-
-async def _read_audit(connection: asyncpg.Connection, cursor: Cursor, _retention_s: int) -> _Read:
-    rows = await connection.fetch(
-        "SELECT audit_id, at_ms, who, action, detail, count, outcome FROM forwarder.audit WHERE audit_id > $1 "
-        "ORDER BY audit_id LIMIT $2",
-        cursor or 0,
-        ROWS,
-    )
-    return [tuple(row) for row in rows], (rows[-1][0] if len(rows) == ROWS else None)
-
-
 async def _read_types(connection: asyncpg.Connection, _cursor: Cursor, _retention_s: int) -> _Read:
     rows = await connection.fetch(
         "SELECT route, type, event, sum(count)::bigint, min(first_at_ms), max(last_at_ms) FROM forwarder.event_types "
@@ -151,12 +103,9 @@ async def _read_totals(connection: asyncpg.Connection, _cursor: Cursor, _retenti
 
 
 READ: dict[str, Callable[[asyncpg.Connection, Cursor, int], Awaitable[_Read]]] = {
-    "attempts": _read_attempts,
+    **{part: partial(_read_table, table) for part, table in TABLES.items()},
     "events": _read_events,
     "keys": _read_keys,
-    "occurrences": _read_occurrences,
-    "values": _read_values,
-    "audit": _read_audit,
     "types": _read_types,
     "totals": _read_totals,
 }

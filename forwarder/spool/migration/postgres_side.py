@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from forwarder.spool.codes import ROUTES, STATES, Account
+from forwarder.spool.codes import ROUTES, Account
 from forwarder.spool.migration.postgres_reading import READ
 from forwarder.spool.migration.postgres_writing import WRITE, make
 from forwarder.spool.migration.two_ends import (
@@ -21,6 +21,8 @@ from forwarder.spool.migration.two_ends import (
     MigrationFailed,
     Shape,
     digest_of,
+    route_counts,
+    table_counts,
 )
 from forwarder.spool.postgres.connecting import Connector
 from forwarder.spool.postgres.layout import LOCK, UNFINISHED, has_schema
@@ -37,17 +39,14 @@ SELECT coalesce((SELECT min(sequence) FROM forwarder.events), 0),
   (SELECT coalesce(max(audit_id), 0) FROM forwarder.audit)
 """
 _COUNTS = {
-    "attempts": "SELECT count(*) FROM forwarder.attempts",
+    **table_counts("forwarder."),
     "waiting by themselves": "SELECT count(*) FROM forwarder.work",
     "progress": "SELECT count(*) FROM forwarder.progress",
-    "occurrences": "SELECT count(*) FROM forwarder.occurrences WHERE first_sequence > 0",
-    "kept values": f"SELECT count(*) FROM forwarder.kept_values WHERE {OWN}",  # noqa: S608 - our own words
-    "audit": "SELECT count(*) FROM forwarder.audit",
     "event types": "SELECT count(*) FROM (SELECT DISTINCT route, type, event FROM forwarder.event_types) t",
     "keys": "SELECT count(DISTINCT known_key) FROM forwarder.known_keys",
 }
 _KEPT_EVENTS = """
-SELECT e.route, coalesce(o.state, 0), count(*), coalesce(sum(length(e.payload)), 0)::bigint
+SELECT e.route, coalesce(o.state, 0) AS state, count(*), coalesce(sum(length(e.payload)), 0)::bigint AS size
 FROM forwarder.events e LEFT JOIN forwarder.outcomes o ON o.sequence = e.sequence GROUP BY 1, 2
 """
 
@@ -85,18 +84,13 @@ class _Side:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             await connection.execute("SET LOCAL statement_timeout = 0")
             counts = {name: int(await connection.fetchval(sql)) for name, sql in _COUNTS.items()}
-            found = {
-                (route, state): (count, size) for route, state, count, size in await connection.fetch(_KEPT_EVENTS)
-            }
+            events = await connection.fetch(_KEPT_EVENTS)
             amounts = await read_totals(connection)
-        for route, one in enumerate(ROUTES):
-            name = one.value
-            counts[f"{name}: payload bytes"] = sum(size for (of, _), (_, size) in found.items() if of == route)
-            for code, state in enumerate(STATES):
-                counts[f"{name}: {state.value}, kept"] = found.get((route, code), (0, 0))[0]
-            for account in Account:
-                if account < Account.SEQUENCE:
-                    counts[f"{name}: {account.name.lower()}, in the totals"] = amounts[route * ACCOUNTS + account]
+        for route in range(len(ROUTES)):
+            these = [row for row in events if row["route"] == route]
+            kept = {row["state"]: row["count"] for row in these}
+            accounts = dict(enumerate(amounts[route * ACCOUNTS : (route + 1) * ACCOUNTS]))
+            counts |= route_counts(route, kept, sum(row["size"] for row in these), accounts)
         return counts
 
 

@@ -1,12 +1,13 @@
 """Write a spool on Postgres, part by part, for a move: into an empty schema that no daemon uses yet."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import asyncpg
 
 from forwarder.spool.codes import DEAD, PENDING, ROUTES, Account, partition_number
-from forwarder.spool.migration.two_ends import Event, Shape
+from forwarder.spool.migration.two_ends import TABLES, TYPES, Event, Outcome, Shape, Table, Wait
 from forwarder.spool.postgres.appends import PARTITIONS, text
 from forwarder.spool.postgres.key_spans import span_of
 from forwarder.spool.postgres.layout import BLOCK_EVENTS, UNFINISHED, add_block, add_blocks, add_span
@@ -14,38 +15,10 @@ from forwarder.spool.postgres.layout_steps import make_schema
 from forwarder.spool.postgres.settlement import intern_reason
 from forwarder.spool.postgres.transaction import ACCOUNTS
 
-_EVENT = (
-    "sequence",
-    "route",
-    "partition_no",
-    "order_no",
-    "received_at_ms",
-    "event_key",
-    "partition_key",
-    "source",
-    "type",
-    "event",
-    "message_id",
-    "user_id",
-    "size",
-    "payload",
-    "trace",
-)
-_OUTCOME = ("sequence", "settled_at_ms", "attempt_id", "reason_id", "attempts", "state", "status", "is_discarded")
-_WORK = (
-    "sequence",
-    "order_no",
-    "not_before_ms",
-    "first_failed_ms",
-    "replayed_ms",
-    "attempts",
-    "reason_id",
-    "route",
-    "partition_no",
-    "kind",
-    "status",
-    "is_head",
-)
+_EVENT = ("partition_no", "order_no", *Event._fields[:13])
+# As in the values of a move, with the id of the reason in place of its words.
+_OUTCOME = ("sequence", *Outcome._fields[:3], "reason_id", *Outcome._fields[4:])
+_WORK = ("sequence", "order_no", "route", "partition_no", "is_head", *Wait._fields[:4], "reason_id", *Wait._fields[5:])
 # The oldest of each order leads, in line and beside it; what is in none leads itself.
 _LEAD = """
 UPDATE forwarder.work w SET is_head = false WHERE order_no <> 0 AND EXISTS (SELECT FROM forwarder.work f
@@ -81,13 +54,12 @@ def _block_of(sequence: int) -> int:
     return sequence - (sequence - 1) % BLOCK_EVENTS
 
 
-async def _write_attempts(connection: asyncpg.Connection, rows: Sequence[Any], _retention_s: int) -> None:
-    columns = ("attempt_id", "at_ms", "duration_ms", "operation", "status", "outcome", "reason", "answer", "mapping")
-    storable = [
-        (attempt_id, at_ms, duration_ms, text(operation), status, text(outcome), text(reason), answer, text(mapping))
-        for attempt_id, at_ms, duration_ms, operation, status, outcome, reason, answer, mapping in rows
-    ]
-    await _copy(connection, "attempts", columns, storable)
+async def _write_table(table: Table, connection: asyncpg.Connection, rows: Sequence[Any], _retention_s: int) -> None:
+    await _copy(connection, table.name, table.columns, [_storable(row) for row in rows])
+
+
+def _storable(row: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(text(value) if isinstance(value, str) else value for value in row)
 
 
 Row = tuple[Any, ...]
@@ -116,40 +88,22 @@ async def _have_blocks(connection: asyncpg.Connection, events: Sequence[Event]) 
 
 def _event_row(event: Event) -> Row:
     order_no, partition_no = _place(event)
-    return (
-        event.sequence,
-        event.route,
-        partition_no,
-        order_no,
-        event.received_at_ms,
-        event.event_key,
-        text(event.partition_key),
-        event.source,
-        text(event.type),
-        text(event.event),
-        text(event.message_id),
-        text(event.user_id),
-        event.size,
-        event.payload,
-        event.trace,
-    )
+    return partition_no, order_no, *_storable(event[:13])
 
 
 def _outcome_rows(event: Event, reasons: Reasons) -> list[Row]:
     if (one := event.outcome) is None:
         return []
     reason_id = reasons[event.route, one.state, one.reason]
-    how = (one.attempts, one.state, one.status, one.is_discarded)
-    return [(event.sequence, one.settled_at_ms, one.attempt_id, reason_id, *how)]
+    return [(event.sequence, *one[:3], reason_id, *one[4:])]
 
 
 def _work_rows(event: Event, reasons: Reasons) -> list[Row]:
     if (one := event.wait) is None:
         return []
     order_no, partition_no = _place(event)
-    when = (one.not_before_ms, one.first_failed_ms, one.replayed_ms, one.attempts)
     reason_id = reasons[event.route, PENDING, one.reason]
-    return [(event.sequence, order_no, *when, reason_id, event.route, partition_no, one.kind, one.status, True)]
+    return [(event.sequence, order_no, event.route, partition_no, True, *one[:4], reason_id, *one[5:])]
 
 
 def _place(event: Event) -> tuple[int, int]:
@@ -183,30 +137,6 @@ async def _write_keys(connection: asyncpg.Connection, rows: Sequence[tuple[int, 
     )
 
 
-async def _write_occurrences(connection: asyncpg.Connection, rows: Sequence[Any], _retention_s: int) -> None:
-    columns = ("base_key", "subject", "side", "first_sequence", "last_copy_ms", "keep_until_ms")
-    await _copy(connection, "occurrences", columns, rows)
-
-
-async def _write_values(connection: asyncpg.Connection, rows: Sequence[Any], _retention_s: int) -> None:
-    await _copy(connection, "kept_values", ("key", "value"), rows)
-
-
-async def _write_audit(connection: asyncpg.Connection, rows: Sequence[Any], _retention_s: int) -> None:
-    columns = ("audit_id", "at_ms", "who", "action", "detail", "count", "outcome")
-    storable = [
-        (audit_id, at_ms, text(who), text(action), text(detail), count, text(outcome))
-        for audit_id, at_ms, who, action, detail, count, outcome in rows
-    ]
-    await _copy(connection, "audit", columns, storable)
-
-
-async def _write_types(connection: asyncpg.Connection, rows: Sequence[Any], _retention_s: int) -> None:
-    columns = ("route", "type", "event", "count", "first_at_ms", "last_at_ms")
-    storable = [(route, text(kind), text(event), *rest) for route, kind, event, *rest in rows]
-    await _copy(connection, "event_types", columns, storable)
-
-
 async def _write_totals(connection: asyncpg.Connection, rows: Sequence[Any], _retention_s: int) -> None:
     """Write the accounts, and what is counted of the events: everything else is there by now."""
     amounts = [0] * (2 * ACCOUNTS)
@@ -231,12 +161,8 @@ async def _copy(
 
 
 WRITE: dict[str, Callable[[asyncpg.Connection, Sequence[Any], int], Awaitable[None]]] = {
-    "attempts": _write_attempts,
+    **{part: partial(_write_table, table) for part, table in {**TABLES, "types": TYPES}.items()},
     "events": _write_events,
     "keys": _write_keys,
-    "occurrences": _write_occurrences,
-    "values": _write_values,
-    "audit": _write_audit,
-    "types": _write_types,
     "totals": _write_totals,
 }

@@ -2,25 +2,36 @@
 
 from array import array
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from zlib import crc32
 
 from forwarder.spool.codes import Account
-from forwarder.spool.migration.two_ends import BYTES, EVENTS, OWN, ROWS, Cursor, Event, MigrationFailed, Outcome, Wait
+from forwarder.spool.migration.two_ends import (
+    BYTES,
+    EVENTS,
+    ROWS,
+    TABLES,
+    TYPES,
+    Cursor,
+    Event,
+    MigrationFailed,
+    Outcome,
+    Table,
+    Wait,
+)
 from forwarder.spool.sqlite.transaction import EVENT_TABLES, Reader, read_mark
 
 _NO_BUCKET = 2**62
-_ATTEMPTS = "attempt_id, at_ms, duration_ms, operation, status, outcome, reason, answer, mapping"
 _EVENT = (
     "sequence, event_key, partition, received_at_ms, source, type, event, message_id, user_id, size, payload, "
     "checksum, trace"
 )
 
 
-def _read_attempts(connection: Reader, cursor: Cursor) -> tuple[Sequence[Any], Cursor]:
-    sql = f"SELECT {_ATTEMPTS} FROM attempts WHERE attempt_id > ? ORDER BY attempt_id LIMIT {ROWS}"  # noqa: S608 - as above
-    rows = connection.execute(sql, (cursor or 0,)).fetchall()
-    return rows, (rows[-1][0] if len(rows) == ROWS else None)
+def _read_table(table: Table, connection: Reader, cursor: Cursor) -> tuple[Sequence[Any], Cursor]:
+    rows = connection.execute(table.select("", "?"), (table.after(cursor),)).fetchall()
+    return rows, table.cursor(rows)
 
 
 def _read_events(connection: Reader, cursor: Cursor) -> tuple[list[Event], Cursor]:
@@ -111,36 +122,8 @@ def _read_keys(connection: Reader, cursor: Cursor) -> tuple[list[tuple[int, byte
     return [(at_ms, key) for _, at_ms, key in rows], ((_NO_BUCKET, str(rows[-1][0])) if rows else None)
 
 
-def _read_occurrences(connection: Reader, cursor: Cursor) -> tuple[Sequence[Any], Cursor]:
-    rows = connection.execute(
-        "SELECT base_key, subject, side, first_sequence, last_copy_ms, keep_until_ms FROM occurrences "
-        "WHERE base_key > ? ORDER BY base_key LIMIT ?",
-        (bytes.fromhex(cursor or ""), ROWS),
-    ).fetchall()
-    return rows, (rows[-1][0].hex() if len(rows) == ROWS else None)
-
-
-def _read_values(connection: Reader, cursor: Cursor) -> tuple[Sequence[Any], Cursor]:
-    rows = connection.execute(
-        f"SELECT key, value FROM kept_values WHERE key > ? AND {OWN} ORDER BY key LIMIT 1",  # noqa: S608 - as above
-        (cursor or "",),
-    ).fetchall()
-    return rows, (rows[-1][0] if rows else None)
-
-
-def _read_audit(connection: Reader, cursor: Cursor) -> tuple[Sequence[Any], Cursor]:
-    rows = connection.execute(
-        "SELECT audit_id, at_ms, who, action, detail, count, outcome FROM audit "
-        "WHERE audit_id > ? ORDER BY audit_id LIMIT ?",
-        (cursor or 0, ROWS),
-    ).fetchall()
-    return rows, (rows[-1][0] if len(rows) == ROWS else None)
-
-
 def _read_types(connection: Reader, _cursor: Cursor) -> tuple[Sequence[Any], Cursor]:
-    return connection.execute(
-        "SELECT route, type, event, count, first_at_ms, last_at_ms FROM event_types"
-    ).fetchall(), None
+    return connection.execute(f"SELECT {', '.join(TYPES.columns)} FROM event_types").fetchall(), None  # noqa: S608 - as above
 
 
 def _read_totals(connection: Reader, _cursor: Cursor) -> tuple[Sequence[Any], Cursor]:
@@ -149,12 +132,9 @@ def _read_totals(connection: Reader, _cursor: Cursor) -> tuple[Sequence[Any], Cu
 
 
 READ: dict[str, Callable[[Reader, Cursor], tuple[Sequence[Any], Cursor]]] = {
-    "attempts": _read_attempts,
+    **{part: partial(_read_table, table) for part, table in TABLES.items()},
     "events": _read_events,
     "keys": _read_keys,
-    "occurrences": _read_occurrences,
-    "values": _read_values,
-    "audit": _read_audit,
     "types": _read_types,
     "totals": _read_totals,
 }

@@ -11,7 +11,7 @@ from zlib import crc32
 import apsw
 import msgspec
 
-from forwarder.spool.codes import ROUTES, STATES, Account
+from forwarder.spool.codes import Account
 from forwarder.spool.migration.sqlite_reading import READ
 from forwarder.spool.migration.sqlite_writing import WRITE, prepare_writing
 from forwarder.spool.migration.two_ends import (
@@ -25,6 +25,8 @@ from forwarder.spool.migration.two_ends import (
     MigrationFailed,
     Shape,
     digest_of,
+    route_counts,
+    table_counts,
 )
 from forwarder.spool.sqlite.database import DATABASE_NAME, find_database, open_writer, prepare_folder
 from forwarder.spool.sqlite.files import FolderLock
@@ -189,20 +191,15 @@ def _shape(connection: Reader) -> Shape:
 
 def _counts(connection: apsw.Connection) -> Counts:
     connection.create_scalar_function("crc32", _checksum, 1)
-    counts = {
-        "attempts": _one(connection, "SELECT count(*) FROM attempts"),
-        "waiting by themselves": _one(connection, "SELECT count(*) FROM given_back"),
-        "progress": _one(connection, "SELECT count(*) FROM progress"),
-        "occurrences": _one(connection, "SELECT count(*) FROM occurrences"),
-        "kept values": _one(connection, f"SELECT count(*) FROM kept_values WHERE {OWN}"),  # noqa: S608 - our own words
-        "audit": _one(connection, "SELECT count(*) FROM audit"),
-        "event types": _one(connection, "SELECT count(*) FROM event_types"),
-        "keys": _one(connection, f"SELECT count(*) FROM ({_all_keys(connection)})"),  # noqa: S608 - our own words
+    also = {
+        "waiting by themselves": "SELECT count(*) FROM given_back",
+        "progress": "SELECT count(*) FROM progress",
+        "event types": "SELECT count(*) FROM event_types",
+        "keys": f"SELECT count(*) FROM ({_all_keys(connection)})",  # noqa: S608 - our own words
     }
+    counts = {name: _one(connection, sql) for name, sql in {**table_counts(""), **also}.items()}
     for route, table in enumerate(EVENT_TABLES):
-        name = ROUTES[route].value
         whole = f"SELECT sum(length(payload)) FROM {table} WHERE crc32(payload) = checksum"  # noqa: S608 - our own words
-        counts[f"{name}: payload bytes"] = _one(connection, whole)
         by_state = dict(
             connection.execute(
                 "SELECT coalesce((SELECT CASE WHEN s.first <= e.sequence THEN s.state END FROM settled s "  # noqa: S608 - ours too
@@ -211,12 +208,8 @@ def _counts(connection: apsw.Connection) -> Counts:
                 (route,),
             )
         )
-        for code, state in enumerate(STATES):
-            counts[f"{name}: {state.value}, kept"] = by_state.get(code, 0)
         amounts = dict(connection.execute("SELECT account, amount FROM totals WHERE route = ?", (route,)))
-        for account in Account:
-            if account < Account.SEQUENCE:
-                counts[f"{name}: {account.name.lower()}, in the totals"] = amounts.get(int(account), 0)
+        counts |= route_counts(route, by_state, _one(connection, whole), amounts)
     return counts
 
 

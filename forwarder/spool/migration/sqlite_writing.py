@@ -2,12 +2,13 @@
 
 from array import array
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 from zlib import crc32
 
 from forwarder.spool.codes import PENDING, ROUTES, Account, partition_number
 from forwarder.spool.held_leases import BESIDE
-from forwarder.spool.migration.two_ends import Event, Outcome, Shape
+from forwarder.spool.migration.two_ends import TABLES, TYPES, Event, Outcome, Shape, Table
 from forwarder.spool.sqlite.transaction import EVENT_TABLES, Reader
 
 _REASON = (
@@ -45,12 +46,9 @@ def prepare_writing(connection: Writable, shape: Shape) -> None:
     connection.execute(_SEQUENCES, ("audit", shape.last_audit))
 
 
-def _write_attempts(connection: Writable, rows: Sequence[Any]) -> None:
-    connection.executemany(
-        "INSERT INTO attempts (attempt_id, at_ms, duration_ms, operation, status, outcome, reason, answer, mapping) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        rows,
-    )
+def _write_table(table: Table, connection: Writable, rows: Sequence[Any]) -> None:
+    values = ", ".join("?" * len(table.columns))
+    connection.executemany(f"INSERT INTO {table.name} ({', '.join(table.columns)}) VALUES ({values})", rows)  # noqa: S608 - our own words
 
 
 def _write_events(connection: Writable, events: Sequence[Event]) -> None:
@@ -60,21 +58,7 @@ def _write_events(connection: Writable, events: Sequence[Event]) -> None:
             f"INSERT INTO {table} (sequence, event_key, partition, received_at_ms, source, type, event, message_id, "  # noqa: S608 - our own words
             "user_id, size, checksum, payload, trace) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (
-                    event.sequence,
-                    event.event_key,
-                    event.partition_key,
-                    event.received_at_ms,
-                    event.source,
-                    event.type,
-                    event.event,
-                    event.message_id,
-                    event.user_id,
-                    event.size,
-                    crc32(event.payload or b""),
-                    event.payload,
-                    event.trace,
-                )
+                (event.sequence, *event[2:11], crc32(event.payload or b""), event.payload, event.trace)
                 for event in these
             ],
         )
@@ -148,30 +132,6 @@ def _write_keys(connection: Writable, rows: Sequence[tuple[int, bytes]]) -> None
         connection.execute("UPDATE key_buckets SET keys = keys + ? WHERE bucket = ?", (len(keys), number))
 
 
-def _write_occurrences(connection: Writable, rows: Sequence[Any]) -> None:
-    connection.executemany(
-        "INSERT INTO occurrences (base_key, subject, side, first_sequence, last_copy_ms, keep_until_ms) "
-        "VALUES (?, ?, ?, ?, ?, ?)",
-        rows,
-    )
-
-
-def _write_values(connection: Writable, rows: Sequence[Any]) -> None:
-    connection.executemany("INSERT INTO kept_values VALUES (?, ?)", rows)
-
-
-def _write_audit(connection: Writable, rows: Sequence[Any]) -> None:
-    connection.executemany(
-        "INSERT INTO audit (audit_id, at_ms, who, action, detail, count, outcome) VALUES (?, ?, ?, ?, ?, ?, ?)", rows
-    )
-
-
-def _write_types(connection: Writable, rows: Sequence[Any]) -> None:
-    connection.executemany(
-        "INSERT INTO event_types (route, type, event, count, first_at_ms, last_at_ms) VALUES (?, ?, ?, ?, ?, ?)", rows
-    )
-
-
 def _write_totals(connection: Writable, rows: Sequence[Any]) -> None:
     connection.executemany("INSERT INTO totals VALUES (?, ?, ?)", rows)
     connection.execute(_LEAD)
@@ -179,12 +139,8 @@ def _write_totals(connection: Writable, rows: Sequence[Any]) -> None:
 
 
 WRITE: dict[str, Callable[[Writable, Sequence[Any]], None]] = {
-    "attempts": _write_attempts,
+    **{part: partial(_write_table, table) for part, table in {**TABLES, "types": TYPES}.items()},
     "events": _write_events,
     "keys": _write_keys,
-    "occurrences": _write_occurrences,
-    "values": _write_values,
-    "audit": _write_audit,
-    "types": _write_types,
     "totals": _write_totals,
 }

@@ -5,6 +5,7 @@ from hashlib import sha256
 from typing import Any, NamedTuple, Protocol
 
 from forwarder.errors import ForwarderError
+from forwarder.spool.codes import ROUTES, STATES, Account
 
 PARTS = ("attempts", "events", "keys", "occurrences", "values", "audit", "types", "totals")
 # A move's own notes among the values of the database that it makes, which is no spool yet.
@@ -15,6 +16,74 @@ EVENTS = 2_000
 BYTES = 8_388_608  # of payloads
 Cursor = Any  # how far a part was read: what JSON can say, None at its beginning
 Counts = dict[str, int]
+
+
+class Table(NamedTuple):
+    """A table that both engines have alike. Its rows go in the order of its first column, which is unique."""
+
+    name: str
+    columns: tuple[str, ...]
+    start: int | str | bytes  # below every value of the first column
+    where: str = "true"  # SQL: which rows belong to the spool
+    rows: int | None = None  # of a step, where they are large
+
+    def select(self, schema: str, place: str) -> str:
+        """Return the statement that reads the next rows behind a value that is bound at this place."""
+        behind, key = f"{self.columns[0]} > {place} AND {self.where}", self.columns[0]
+        columns = ", ".join(self.columns)
+        return f"SELECT {columns} FROM {schema}{self.name} WHERE {behind} ORDER BY {key} LIMIT {self.rows or ROWS}"  # noqa: S608 - our own words
+
+    def after(self, cursor: Cursor) -> int | str | bytes:
+        """Return the value to bind."""
+        if cursor is None:
+            return self.start
+        return bytes.fromhex(cursor) if isinstance(self.start, bytes) else cursor
+
+    def cursor(self, rows: Sequence[Any]) -> Cursor:
+        """Return where to go on behind these rows."""
+        if len(rows) < (self.rows or ROWS):
+            return None
+        return rows[-1][0].hex() if isinstance(self.start, bytes) else rows[-1][0]
+
+
+TYPES = Table("event_types", ("route", "type", "event", "count", "first_at_ms", "last_at_ms"), 0)
+TABLES = {
+    "attempts": Table(
+        "attempts",
+        ("attempt_id", "at_ms", "duration_ms", "operation", "status", "outcome", "reason", "answer", "mapping"),
+        0,
+    ),
+    "occurrences": Table(
+        "occurrences",
+        ("base_key", "subject", "side", "first_sequence", "last_copy_ms", "keep_until_ms"),
+        b"",
+        "first_sequence > 0",
+    ),
+    "values": Table("kept_values", ("key", "value"), "", OWN, 1),
+    "audit": Table("audit", ("audit_id", "at_ms", "who", "action", "detail", "count", "outcome"), 0),
+}
+
+
+def table_counts(schema: str) -> dict[str, str]:
+    """Return the statements that count the rows of these tables, each with the name of what it counts."""
+    return {
+        table.name.replace("_", " "): f"SELECT count(*) FROM {schema}{table.name} WHERE {table.where}"  # noqa: S608 - our own words
+        for table in TABLES.values()
+    }
+
+
+def route_counts(route: int, kept: Mapping[int, int], payload_bytes: int, amounts: Mapping[int, int]) -> Counts:
+    """Name what was counted of a route: its events by the code of their state, its payloads, its accounts."""
+    name = ROUTES[route].value
+    return {
+        f"{name}: payload bytes": payload_bytes,
+        **{f"{name}: {state.value}, kept": kept.get(code, 0) for code, state in enumerate(STATES)},
+        **{
+            f"{name}: {account.name.lower()}, in the totals": amounts.get(account, 0)
+            for account in Account
+            if account < Account.SEQUENCE
+        },
+    }
 
 
 class MigrationFailed(ForwarderError):

@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
+from forwarder.clock import wait_within
 from forwarder.errors import SpoolTooNew
 from forwarder.spool.postgres.appends import PARTITIONS
 from forwarder.spool.postgres.layout_steps import Program, look, refuse
@@ -180,9 +181,7 @@ class Ownership:
                 wait_s = _RETRY_S
                 self._failed(error)
             self._wake.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._wake.wait()
+            await wait_within(wait_s, self._wake)
 
     def end(self) -> None:
         """Let `run` return."""

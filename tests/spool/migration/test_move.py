@@ -11,7 +11,7 @@ from spool.migration.conftest import IN, OUT, Filled, OpenSpool, an_envelope, sn
 from forwarder.archive_port import EventQuery
 from forwarder.errors import SpoolLocked, SpoolUnusable
 from forwarder.model import RouteName, State
-from forwarder.spool.migration import postgres_reading, sqlite_reading
+from forwarder.spool.migration import postgres_reading, sqlite_reading, two_ends
 from forwarder.spool.migration.move import move
 from forwarder.spool.migration.postgres_side import PostgresSource, PostgresTarget
 from forwarder.spool.migration.sqlite_side import SqliteSource, SqliteTarget
@@ -69,7 +69,7 @@ def to_sqlite(tmp_path: Path, postgres_url: str) -> Ends:
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a move of a small spool take many steps."""
-    for module in (sqlite_reading, postgres_reading):
+    for module in (two_ends, sqlite_reading, postgres_reading):
         monkeypatch.setattr(module, "EVENTS", 7)
         monkeypatch.setattr(module, "ROWS", 5)
 
