@@ -12,7 +12,7 @@ from forwarder.spool.postgres.appends import PARTITIONS, text
 from forwarder.spool.postgres.key_spans import span_of
 from forwarder.spool.postgres.layout import BLOCK_EVENTS, UNFINISHED, add_block, add_blocks, add_span
 from forwarder.spool.postgres.layout_steps import make_schema
-from forwarder.spool.postgres.settlement import intern_reason
+from forwarder.spool.postgres.reasons import Reason, intern_reasons
 from forwarder.spool.postgres.transaction import ACCOUNTS
 
 _EVENT = ("partition_no", "order_no", *Event._fields[:13])
@@ -113,16 +113,13 @@ def _place(event: Event) -> tuple[int, int]:
 
 
 async def _reasons(connection: asyncpg.Connection, events: Sequence[Event]) -> Reasons:
-    found: Reasons = {}
+    wanted: set[Reason] = set()
     for event in events:
-        state, reason = PENDING, ""
         if event.outcome is not None:
-            state, reason = event.outcome.state, event.outcome.reason
-        elif event.wait is not None:
-            reason = event.wait.reason
-        if (event.route, state, reason) not in found:
-            found[event.route, state, reason] = await intern_reason(connection, event.route, state, reason)
-    return found
+            wanted.add((event.route, event.outcome.state, event.outcome.reason))
+        else:
+            wanted.add((event.route, PENDING, event.wait.reason if event.wait is not None else ""))
+    return await intern_reasons(connection, wanted)
 
 
 async def _write_keys(connection: asyncpg.Connection, rows: Sequence[tuple[int, bytes]], retention_s: int) -> None:

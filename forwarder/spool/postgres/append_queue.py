@@ -43,12 +43,14 @@ class AppendQueue:
         return incoming_bytes([envelope for append in self._waiting for envelope in append.envelopes])
 
     def _submit(self, group: _Group) -> None:
-        async def work(transaction: Transaction) -> Intake:
+        async def work(transaction: Transaction, _items: Sequence[None]) -> Sequence[Intake]:
             if not group.appends:
                 self._take(group)
-            return await self._appender.store(transaction, group.appends)
+            return [await self._appender.store(transaction, group.appends)]
 
-        self._writer.submit(Job(work, lambda intake: self._stored(group, intake), lambda e: self._failed(group, e)))
+        self._writer.submit(
+            Job(work, None, lambda intake: self._stored(group, intake), lambda e: self._failed(group, e))
+        )
 
     def _take(self, group: _Group) -> None:
         events = 0

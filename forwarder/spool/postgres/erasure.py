@@ -18,8 +18,9 @@ from forwarder.spool.erasing import ERASED, Emptied, without_ids
 from forwarder.spool.limits import event_bytes
 from forwarder.spool.postgres.appends import text
 from forwarder.spool.postgres.ownership import hold
+from forwarder.spool.postgres.reasons import intern
 from forwarder.spool.postgres.reconnecting import AWAY, IN_PLACE, Connection
-from forwarder.spool.postgres.settlement import LEAD, Fence, intern_reason
+from forwarder.spool.postgres.settlement import LEAD, Fence
 from forwarder.spool.postgres.transaction import Transaction
 
 _INBOUND = 1
@@ -95,7 +96,7 @@ async def _rewrite(transaction: Transaction, route: int, rows: Sequence[asyncpg.
             transaction.add(route, Account.DISCARDED if row["is_discarded"] else Account.OPEN_DEAD, -1)
             transaction.add(route, Account.DISCARDED, 1)
     for state, sequences in sorted(by_state.items()):
-        reason_id = await intern_reason(transaction.connection, route, state, ERASED)
+        reason_id = await intern(transaction, route, state, ERASED)
         is_discarded = state in _PUT_ASIDE
         if not is_discarded:
             transaction.count_reason(reason_id, len(sequences))
@@ -113,7 +114,7 @@ async def _bury(transaction: Transaction, route: int, rows: Sequence[asyncpg.Rec
     if not rows:
         return []
     connection = transaction.connection
-    reason_id = await intern_reason(connection, route, DEAD, ERASED)
+    reason_id = await intern(transaction, route, DEAD, ERASED)
     sequences = [row["sequence"] for row in rows]
     buried = {row[0] for row in await connection.fetch(_BURY, sequences, transaction.now_ms, reason_id, DEAD)}
     retrying = await connection.fetch(

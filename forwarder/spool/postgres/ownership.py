@@ -46,6 +46,14 @@ UPDATE forwarder.partitions SET owner = $1, epoch = epoch + 1 WHERE no IN
 """
 
 
+# The partitions of $2, at the epochs of $3, that are still owned by $1: held until the transaction ends, so that nobody
+# takes them over.
+HELD = """
+SELECT p.no FROM forwarder.partitions p JOIN unnest($2::smallint[], $3::bigint[]) AS u(no, epoch) USING (no, epoch)
+WHERE p.owner = $1 ORDER BY p.no FOR SHARE OF p
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """What one look at the table found."""
@@ -208,11 +216,5 @@ def _now_s() -> float:
 
 async def hold(connection: asyncpg.Connection, replica: UUID, epochs: dict[int, int]) -> set[int]:
     """Hold these partitions until the transaction ends, so that nobody takes them over; return those still owned so."""
-    rows = await connection.fetch(
-        "SELECT p.no FROM forwarder.partitions p JOIN unnest($2::smallint[], $3::bigint[]) AS u(no, epoch) "
-        "USING (no, epoch) WHERE p.owner = $1 ORDER BY p.no FOR SHARE OF p",
-        replica,
-        list(epochs),
-        list(epochs.values()),
-    )
+    rows = await connection.fetch(HELD, replica, list(epochs), list(epochs.values()))
     return {row[0] for row in rows}

@@ -82,9 +82,8 @@ async def _requeue_one(
     replayed_ms = transaction.now_ms if is_replay else None
     kind = BESIDE if is_beside else FRESH
     await connection.execute("DELETE FROM forwarder.outcomes WHERE sequence = $1", sequence)
-    await connection.execute(
-        GIVE_BACK, sequence, order, 0, None, replayed_ms, 0, None, route, row["partition_no"], kind, None
-    )
+    waiting = (sequence, order, 0, None, replayed_ms, 0, None, route, row["partition_no"], kind, None)
+    await connection.execute(GIVE_BACK, *([value] for value in waiting))
     if order:
         await connection.execute(LEAD, [order])
         if not is_beside:

@@ -1,35 +1,29 @@
 """Move leased events on: settle them or give them back, note their progress. SQL only.
 
-An event that was never given back and has no order, which is nearly every one, costs one narrow row. What was given
-back or has an order takes the longer way.
+All that one commit is to do takes one statement, whatever the number of events. What was given back before, or is now,
+takes some more.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-import asyncpg
-
-from forwarder.model import Attempt, Lease, Returned, Settled, State
+from forwarder.model import Lease, Returned, Settled
 from forwarder.spool.claims import Claim, GivenBack, Moves, is_unchanged
-from forwarder.spool.codes import DEAD, PENDING, STATE_CODES, Account, partition_number
+from forwarder.spool.codes import DEAD, STATE_CODES, Account, partition_number
 from forwarder.spool.held_leases import BESIDE, FRESH, RETRY
 from forwarder.spool.limits import event_bytes
-from forwarder.spool.postgres.appends import text
 from forwarder.spool.postgres.one_read import Freed
-from forwarder.spool.postgres.ownership import hold
+from forwarder.spool.postgres.reasons import Reason, intern_all
+from forwarder.spool.postgres.settlement_rows import MOVE, Move, Rows, columns, reason_of, status_of
 from forwarder.spool.postgres.transaction import Transaction
 
-_SETTLE = """
-INSERT INTO forwarder.outcomes (sequence, settled_at_ms, attempt_id, reason_id, attempts, state, status, is_discarded)
-SELECT u.sequence, $3, $4, $5, u.attempts, $6, $7, false
-FROM unnest($1::bigint[], $2::integer[]) AS u(sequence, attempts)
-ON CONFLICT DO NOTHING RETURNING sequence
-"""
+_UNLIST = "DELETE FROM forwarder.work WHERE sequence = ANY($1::bigint[]) RETURNING sequence, route, attempts, status"
 GIVE_BACK = """
 INSERT INTO forwarder.work (sequence, order_no, not_before_ms, first_failed_ms, replayed_ms, attempts, reason_id, route,
   partition_no, kind, status, is_head)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, true)
+SELECT u.*, true FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::integer[],
+  $7::integer[], $8::smallint[], $9::smallint[], $10::smallint[], $11::smallint[]) AS u
 ON CONFLICT (sequence) DO UPDATE SET not_before_ms = excluded.not_before_ms, first_failed_ms = excluded.first_failed_ms,
   replayed_ms = excluded.replayed_ms, attempts = excluded.attempts, reason_id = excluded.reason_id,
   kind = excluded.kind, status = excluded.status
@@ -47,7 +41,7 @@ FROM (SELECT DISTINCT * FROM unnest($1::bigint[], $2::boolean[])) AS u(order_no,
   LATERAL (SELECT sequence, kind, not_before_ms FROM forwarder.work
     WHERE order_no = u.order_no AND order_no <> 0 AND (kind = 2) = u.is_beside ORDER BY sequence LIMIT 1) w
 """
-_MAY_LACK_REASON = (PENDING, STATE_CODES[State.DELIVERED])
+_HEADS = "SELECT sequence, kind, is_head FROM forwarder.work WHERE sequence = ANY($1::bigint[])"
 
 
 @dataclass(slots=True)
@@ -68,218 +62,163 @@ class Fence:
     stale: Collection[int]  # sequences that were another's since they were leased
 
 
-async def settle(transaction: Transaction, claims: Sequence[Claim], fence: Fence) -> Settlements:
-    """Write what became of leased events, as far as their partitions are still this replica's."""
-    done = Settlements()
-    held = await hold(transaction.connection, fence.replica, fence.epochs)
-    attempts: dict[int, int | None] = {}  # one row for an exchange, also when several settlements share it
-    for claim in claims:
+@dataclass(frozen=True, slots=True)
+class _Ours:
+    """What of a claim is still this replica's to settle, and what it belongs to."""
+
+    claim: Claim
+    leases: Sequence[Lease]
+    done: Settlements
+
+
+async def move(
+    transaction: Transaction, moves: Sequence[Move], fence: Fence, partitions: Mapping[int, int]
+) -> list[Settlements]:
+    """Write what became of leased events, as far as their partitions are still this replica's.
+
+    `partitions` are those of what is leased here and not stale, by sequence.
+    """
+    done = [Settlements() for _ in moves]
+    claims = [(claim, one) for asked, one in zip(moves, done, strict=True) for claim in asked.claims]
+    changed = [claim for claim, _ in claims if not is_unchanged(claim.settlement)]
+    reasons = await intern_all(transaction, {reason_of(claim) for claim in changed})
+    rows = Rows(transaction.limits.attempts_max)
+    for asked in moves:
+        rows.add(asked, partitions)
+        for claim in asked.claims:
+            if not is_unchanged(claim.settlement):
+                rows.settle(claim, reasons[reason_of(claim)], fence.stale)
+    arrays = rows.arrays(transaction.now_ms, transaction.limits.answer_bytes_max)
+    epochs = fence.epochs
+    found = await transaction.connection.fetch(MOVE, fence.replica, list(epochs), list(epochs.values()), *arrays)
+    held = {row[1] for row in found if row[0]}
+    ours = []
+    for claim, one in claims:
         leases = [lease for lease in claim.leases if lease.partition in held and lease.sequence not in fence.stale]
         if len(leases) < len(claim.leases):
-            done.lost += [lease for lease in claim.leases if lease not in leases]
-        if not leases:
-            continue
-        attempt = claim.settlement.attempt
-        if id(attempt) not in attempts:
-            attempts[id(attempt)] = await write_attempt(transaction, attempt)
-        attempt_id = attempts[id(attempt)]
-        if isinstance(claim.settlement, Settled):
-            await _settle(transaction, claim, leases, claim.settlement, attempt_id, done)
-        elif not is_unchanged(claim.settlement):
-            await _give_back(transaction, claim, leases, claim.settlement, attempt_id, done)
+            one.lost += [lease for lease in claim.leases if lease not in leases]
+        if leases and not is_unchanged(claim.settlement):
+            ours.append(_Ours(claim, leases, one))
+    await _list(transaction, ours, reasons)
+    _count(transaction, ours, reasons, now={row[1] for row in found if not row[0]})
     return done
 
 
-async def _settle(  # noqa: PLR0917 - one step of `settle`
+async def _list(transaction: Transaction, ours: Sequence[_Ours], reasons: Mapping[Reason, int | None]) -> None:
+    """Keep the list of those that were given back, and note who is the oldest of each order now."""
+    before = await _unlist(transaction, ours)
+    left: list[tuple[_Ours, Lease]] = []  # who is gone from its order
+    rows: list[tuple[object, ...]] = []
+    for one in ours:
+        if isinstance(one.claim.settlement, Settled):
+            left += [(one, lease) for lease in one.leases]
+            continue
+        rows += [_waiting(transaction, one.claim, lease, reasons, before) for lease in one.leases]
+        left += [(one, lease) for lease in one.leases if lease.replayed_at_ms is not None and not lease.is_beside]
+    if rows:
+        await transaction.connection.execute(GIVE_BACK, *columns(rows, 11))
+    await _tell_next(transaction, left, [row[1] for row in rows])
+    if rows:
+        await _tell_given_back(transaction, ours, [row[0] for row in rows])
+
+
+async def _unlist(transaction: Transaction, ours: Sequence[_Ours]) -> dict[int, int | None]:
+    """Take off the list whatever is of these; return the status of each one's last answer."""
+    listed = [
+        lease.sequence
+        for one in ours
+        for lease in one.leases
+        if not isinstance(one.claim.settlement, Settled) or lease.sequence in one.claim.listed
+    ]
+    rows = await transaction.connection.fetch(_UNLIST, sorted(listed)) if listed else ()
+    for row in rows:
+        transaction.add(row["route"], Account.RETRYING, -int(row["attempts"] > 0))
+    return {row["sequence"]: row["status"] for row in rows}
+
+
+async def _tell_given_back(transaction: Transaction, ours: Sequence[_Ours], sequences: Sequence[object]) -> None:
+    heads = {row[0]: row for row in await transaction.connection.fetch(_HEADS, sequences)}
+    for one in ours:
+        if not isinstance(one.claim.settlement, Returned):
+            continue
+        at_ms = one.claim.settlement.not_before_ms
+        for lease in one.leases:
+            _, kind, is_head = heads[lease.sequence]
+            back = GivenBack(lease, is_head=is_head, kind=kind, not_before_ms=at_ms)
+            one.done.moves.given_back.append((one.claim.route, back))
+
+
+def _waiting(
     transaction: Transaction,
     claim: Claim,
-    leases: Sequence[Lease],
-    settled: Settled,
-    attempt_id: int | None,
-    done: Settlements,
-) -> None:
-    route, state, connection = claim.route, STATE_CODES[settled.state], transaction.connection
-    reason_id = await intern_reason(connection, route, state, settled.reason)
-    rows = await connection.fetch(
-        _SETTLE,
-        [lease.sequence for lease in leases],
-        [lease.attempt - (attempt_id is None) for lease in leases],
-        transaction.now_ms,
-        attempt_id,
-        reason_id,
-        state,
-        status_of(settled.attempt),
+    lease: Lease,
+    reasons: Mapping[Reason, int | None],
+    before: Mapping[int, int | None],
+) -> tuple[object, ...]:
+    """Return the row of an event that is given back."""
+    returned = claim.settlement
+    assert isinstance(returned, Returned)  # noqa: S101 - the caller looked
+    attempts, first_failed_ms = lease.attempt - 1 + int(returned.counts), lease.first_failed_at_ms
+    if returned.counts and first_failed_ms is None:
+        first_failed_ms = transaction.now_ms
+    kind = RETRY if attempts > 0 or returned.not_before_ms > 0 else FRESH
+    if lease.replayed_at_ms is not None:  # it steps aside: nothing waits for a replay that did not succeed
+        kind = BESIDE
+    transaction.add(claim.route, Account.RETRYING, int(attempts > 0))
+    return (
+        lease.sequence,
+        _order(lease),
+        returned.not_before_ms,
+        first_failed_ms,
+        lease.replayed_at_ms,
+        attempts,
+        reasons[reason_of(claim)],
+        claim.route,
+        lease.partition,
+        kind,
+        before.get(lease.sequence) if returned.attempt is None else status_of(returned.attempt),
     )
-    if claim.listed:  # whether it was settled now or by a commit nobody heard of
-        await _unlist(transaction, route, sorted(claim.listed))
-    await _tell_next(transaction, route, leases, claim.listed, done)
-    now = {row[0] for row in rows}  # one that is settled already was settled by a commit nobody heard of
-    leases = [lease for lease in leases if lease.sequence in now]
-    size = sum(event_bytes(len(lease.envelope.payload)) for lease in leases)
-    transaction.add(route, Account.PENDING, -len(leases))
-    transaction.add(route, state, len(leases))
-    transaction.add(route, Account.UNSETTLED_BYTES, -size)
-    transaction.count_reason(reason_id, len(leases))
-    if state == DEAD:
-        transaction.add(route, Account.DEAD_BYTES, size)
-        transaction.add(route, Account.OPEN_DEAD, len(leases))
 
 
-async def _tell_next(
-    transaction: Transaction, route: int, leases: Sequence[Lease], listed: Collection[int], done: Settlements
-) -> None:
-    """Note who is the oldest of each of these events' orders now that they are gone from it.
+async def _tell_next(transaction: Transaction, left: Sequence[tuple[_Ours, Lease]], orders: Collection[object]) -> None:
+    """Note who is the oldest of the orders that events have left, and of `orders`.
 
     What was never given back is looked for after the commit: what arrives meanwhile cannot be seen here, and its reader
     may not see this.
     """
-    left = {(order, lease.is_beside): lease.sequence for lease in leases if (order := _order(lease))}
-    if not left:
-        return
-    rows = await transaction.connection.fetch(_NEXT, [order for order, _ in left], [beside for _, beside in left])
-    if rows:
-        await transaction.connection.execute(LEAD, [row["order_no"] for row in rows])
-    for row in rows:
-        done.moves.waits.append((route, row["kind"], row["not_before_ms"]))
-        del left[row["order_no"], row["is_beside"]]
-    for (order, is_beside), sequence in left.items():
-        if not is_beside:
-            done.freed.append((route, (order, sequence, sequence in listed)))
+    gone = [(one, lease, order) for one, lease in left if (order := _order(lease))]
+    found = {}
+    if gone:
+        keys = [order for _, _, order in gone], [lease.is_beside for _, lease, _ in gone]
+        found = {(row[0], row[1]): row for row in await transaction.connection.fetch(_NEXT, *keys)}
+    if leading := {*orders, *(order for order, _ in found)}:
+        await transaction.connection.execute(LEAD, sorted(leading))
+    for one, lease, order in gone:
+        if row := found.get((order, lease.is_beside)):
+            one.done.moves.waits.append((one.claim.route, row["kind"], row["not_before_ms"]))
+        elif not lease.is_beside:
+            was_listed = lease.sequence in one.claim.listed or not isinstance(one.claim.settlement, Settled)
+            one.done.freed.append((one.claim.route, (order, lease.sequence, was_listed)))
 
 
-async def _give_back(  # noqa: PLR0917 - one step of `settle`
-    transaction: Transaction,
-    claim: Claim,
-    leases: Sequence[Lease],
-    returned: Returned,
-    attempt_id: int | None,
-    done: Settlements,
+def _count(
+    transaction: Transaction, ours: Sequence[_Ours], reasons: Mapping[Reason, int | None], *, now: Collection[int]
 ) -> None:
-    route, connection = claim.route, transaction.connection
-    sequences = [lease.sequence for lease in leases]
-    before = await _unlist(transaction, route, sequences)
-    await _list_attempt(transaction, sequences, attempt_id)
-    reason_id = await intern_reason(connection, route, PENDING, returned.reason)
-    status, rows = status_of(returned.attempt), []
-    stepped_aside: list[Lease] = []
-    for lease in leases:
-        attempts, first_failed_ms = lease.attempt - 1 + int(returned.counts), lease.first_failed_at_ms
-        if returned.counts and first_failed_ms is None:
-            first_failed_ms = transaction.now_ms
-        kind = RETRY if attempts > 0 or returned.not_before_ms > 0 else FRESH
-        if lease.replayed_at_ms is not None:  # it steps aside: nothing waits for a replay that did not succeed
-            kind = BESIDE
-            if not lease.is_beside:
-                stepped_aside.append(lease)
-        transaction.add(route, Account.RETRYING, int(attempts > 0))
-        answered = before.get(lease.sequence) if attempt_id is None else status
-        rows.append(
-            (
-                lease.sequence,
-                _order(lease),
-                returned.not_before_ms,
-                first_failed_ms,
-                lease.replayed_at_ms,
-                attempts,
-                reason_id,
-                route,
-                lease.partition,
-                kind,
-                answered,
-            )
-        )
-    await connection.executemany(GIVE_BACK, rows)
-    await connection.execute(LEAD, [row[1] for row in rows])
-    await _tell_next(transaction, route, stepped_aside, sequences, done)
-    heads = await connection.fetch(
-        "SELECT sequence, kind, is_head FROM forwarder.work WHERE sequence = ANY($1::bigint[])", sequences
-    )
-    found = {row["sequence"]: row for row in heads}
-    for lease in leases:
-        row = found[lease.sequence]
-        back = GivenBack(lease, is_head=row["is_head"], kind=row["kind"], not_before_ms=returned.not_before_ms)
-        done.moves.given_back.append((route, back))
-
-
-async def _unlist(transaction: Transaction, route: int, sequences: Sequence[int]) -> dict[int, int | None]:
-    """Take events off the list; return the status of each one's last answer."""
-    rows = await transaction.connection.fetch(
-        "DELETE FROM forwarder.work WHERE sequence = ANY($1::bigint[]) RETURNING sequence, attempts, status", sequences
-    )
-    transaction.add(route, Account.RETRYING, -sum(row["attempts"] > 0 for row in rows))
-    return {row["sequence"]: row["status"] for row in rows}
+    """Count what is settled now; what was so already was settled by a commit nobody heard of."""
+    for one in ours:
+        settlement, route = one.claim.settlement, one.claim.route
+        if not isinstance(settlement, Settled):
+            continue
+        leases, state = [lease for lease in one.leases if lease.sequence in now], STATE_CODES[settlement.state]
+        size = sum(event_bytes(len(lease.envelope.payload)) for lease in leases)
+        transaction.add(route, Account.PENDING, -len(leases))
+        transaction.add(route, state, len(leases))
+        transaction.add(route, Account.UNSETTLED_BYTES, -size)
+        transaction.count_reason(reasons[reason_of(one.claim)], len(leases))
+        if state == DEAD:
+            transaction.add(route, Account.DEAD_BYTES, size)
+            transaction.add(route, Account.OPEN_DEAD, len(leases))
 
 
 def _order(lease: Lease) -> int:
     return partition_number(lease.envelope.route.value, lease.envelope.partition_key)
-
-
-def status_of(attempt: Attempt | None) -> int | None:
-    """Return the HTTP status of an exchange; 0 where no answer came."""
-    return None if attempt is None else attempt.status or 0
-
-
-async def intern_reason(connection: asyncpg.Connection, route: int, state: int, reason: str) -> int | None:
-    """Return the reason's id; None for no reason, which only what is pending or delivered may have."""
-    if not reason and state in _MAY_LACK_REASON:
-        return None
-    known = "SELECT reason_id FROM forwarder.reasons WHERE reason = $1 AND route = $2 AND state = $3"
-    values = text(reason), route, state
-    found = await connection.fetchval(known, *values)
-    if found is None:
-        await connection.execute(
-            "INSERT INTO forwarder.reasons (reason, route, state) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", *values
-        )
-        found = await connection.fetchval(known, *values)
-    return int(found)
-
-
-async def write_attempt(transaction: Transaction, attempt: Attempt | None) -> int | None:
-    """Keep an exchange and return its id."""
-    if attempt is None:
-        return None
-    return int(
-        await transaction.connection.fetchval(
-            "INSERT INTO forwarder.attempts (at_ms, duration_ms, status, operation, outcome, reason, mapping, answer) "
-            "VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING attempt_id",
-            attempt.at_ms,
-            attempt.duration_ms,
-            attempt.status,
-            text(attempt.operation),
-            text(attempt.outcome),
-            text(attempt.reason),
-            text(attempt.mapping),
-            bytes(attempt.answer[: transaction.limits.answer_bytes_max]),
-        )
-    )
-
-
-async def _list_attempt(transaction: Transaction, sequences: Sequence[int], attempt_id: int | None) -> None:
-    """Add an exchange to the lists of pending events, the last ten each."""
-    if attempt_id is None or not sequences:
-        return
-    await transaction.connection.execute(
-        "INSERT INTO forwarder.attempt_lists AS l SELECT s, ARRAY[$2::bigint] FROM unnest($1::bigint[]) AS s "
-        "ON CONFLICT (sequence) DO UPDATE SET attempt_ids = "
-        "(l.attempt_ids || $2::bigint)[greatest(1, cardinality(l.attempt_ids) + 2 - $3::integer):]",
-        sequences,
-        attempt_id,
-        transaction.limits.attempts_max,
-    )
-
-
-async def record(transaction: Transaction, sequences: Sequence[int], attempt: Attempt, fence: Fence) -> None:
-    """Keep an exchange of events that stay leased."""
-    if sequences and await hold(transaction.connection, fence.replica, fence.epochs):
-        await _list_attempt(transaction, sequences, await write_attempt(transaction, attempt))
-
-
-async def note(transaction: Transaction, sequence: int, progress: bytes, fence: Fence) -> None:
-    """Keep a leased event's progress."""
-    if await hold(transaction.connection, fence.replica, fence.epochs):
-        await transaction.connection.execute(
-            "INSERT INTO forwarder.progress VALUES ($1, $2, 0) "
-            "ON CONFLICT (sequence) DO UPDATE SET data = excluded.data, replay = 0",
-            sequence,
-            progress,
-        )

@@ -15,7 +15,8 @@ from forwarder.spool.codes import ROUTES
 from forwarder.spool.leasing import Leasing
 from forwarder.spool.postgres.ownership import Ownership
 from forwarder.spool.postgres.reads import QueueReads
-from forwarder.spool.postgres.settlement import Fence, Settlements, note, record, settle
+from forwarder.spool.postgres.settlement import Fence, Settlements, move
+from forwarder.spool.postgres.settlement_rows import Move
 from forwarder.spool.postgres.transaction import Transaction
 from forwarder.spool.postgres.writer import Writer
 
@@ -79,8 +80,9 @@ class Settling:
         self._let_go([sequence for settlement in settlements for sequence in settlement.sequences])
         claims = self._leasing.claims.take(settlements)
         if claims:
-            await self._moves.run_job(
-                partial(self._settle, claims),
+            await self._moves.run_shared(
+                self._move,
+                Move(claims=claims),
                 on_commit=partial(self._settled, claims),
                 on_rollback=partial(self._leasing.claims.drop, claims),
                 is_settlement=True,
@@ -89,12 +91,9 @@ class Settling:
     async def note(self, sequence: int, progress: bytes) -> None:
         """Keep a leased event's progress; see `ports.Spool.note`."""
         self._leasing.claims.note_begins(sequence)
-
-        async def work(transaction: Transaction) -> None:
-            await note(transaction, sequence, progress, self._fence([sequence]))
-
-        await self._moves.run_job(
-            work,
+        await self._moves.run_shared(
+            self._move,
+            Move(progress=(sequence, progress)),
             on_commit=lambda _: self._leasing.noted(sequence, progress),
             on_rollback=lambda: self._leasing.claims.note_ended(sequence),
             is_settlement=True,
@@ -102,17 +101,18 @@ class Settling:
 
     async def record(self, sequences: Sequence[int], attempt: Attempt) -> None:
         """Keep one more exchange of leased events; see `ports.Spool.record`."""
-        leased = self._leasing.claims.leased_of(sequences)
-
-        async def work(transaction: Transaction) -> None:
-            await record(transaction, leased, attempt, self._fence(leased))
-
+        asked = Move(exchanged=self._leasing.claims.leased_of(sequences), attempt=attempt)
         with contextlib.suppress(SpoolFull):  # the log of attempts is what a full disk can do without
-            await self._moves.run_job(work)
+            await self._moves.run_shared(self._move, asked)
 
-    async def _settle(self, claims: Sequence[Claim], transaction: Transaction) -> Settlements:
-        sequences = [lease.sequence for claim in claims for lease in claim.leases]
-        return await settle(transaction, claims, self._fence(sequences))
+    async def _move(self, transaction: Transaction, moves: Sequence[Move]) -> Sequence[Settlements]:
+        sequences = {lease.sequence for asked in moves for claim in asked.claims for lease in claim.leases}
+        sequences.update(*(asked.exchanged for asked in moves))
+        sequences.update(asked.progress[0] for asked in moves if asked.progress is not None)
+        leased = [queue.leased for queue in self._leasing.queues]
+        partitions = {s: of[s].partition for s in sequences - self._stale for of in leased if s in of}
+        fence = Fence(self._ownership.replica, self._ownership.epochs(set(partitions.values())), self._stale)
+        return await move(transaction, moves, fence, partitions)
 
     def _settled(self, claims: Sequence[Claim], done: Settlements) -> None:
         self._drop(done.lost)
@@ -121,11 +121,6 @@ class Settling:
             self._reads.free(route, freed)
         if done.freed:
             self._nudge()
-
-    def _fence(self, sequences: Sequence[int]) -> Fence:
-        leased = [queue.leased for queue in self._leasing.queues]
-        partitions = {of[s].partition for s in sequences if s not in self._stale for of in leased if s in of}
-        return Fence(self._ownership.replica, self._ownership.epochs(partitions), self._stale)
 
     def _let_go(self, sequences: Sequence[int]) -> None:
         """Give up what is another's by now."""

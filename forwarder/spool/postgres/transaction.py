@@ -5,7 +5,7 @@ so the row before is known without a look; after a commit whose outcome is unkno
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import asyncpg
 
@@ -13,6 +13,7 @@ from forwarder.spool.codes import Account
 from forwarder.spool.limits import SpoolLimits
 
 ACCOUNTS = len(Account)
+_REASONS_MAX = 1_000  # in memory
 # A commit that waits for its standby is ended by the time-out with a mere warning, as if the standby had it.
 _COMMIT = "SET LOCAL statement_timeout = 0; COMMIT"
 COMMIT_TIMEOUT_S = 8.0  # then the connection goes, and nobody knows whether it was done
@@ -26,12 +27,13 @@ _SUMS = (
 
 
 class Slot:
-    """What one connection has added to the totals since it was opened."""
+    """What one connection has added to the totals since it was opened, and which reasons it has met."""
 
     def __init__(self) -> None:
         self.slot = 0  # none yet
         self.number = 0
         self.amounts = [0] * (2 * ACCOUNTS)
+        self.reasons: dict[tuple[int, int, str], int | None] = {}  # committed, see `reasons.py`
 
 
 class Transaction:
@@ -44,6 +46,12 @@ class Transaction:
         self._slot = slot
         self.changes: defaultdict[int, int] = defaultdict(int)  # by `index`
         self._reasons: defaultdict[int, int] = defaultdict(int)
+        self.met_reasons: dict[tuple[int, int, str], int | None] = {}
+
+    @property
+    def known_reasons(self) -> Mapping[tuple[int, int, str], int | None]:
+        """Return the ids that this connection has met before."""
+        return self._slot.reasons
 
     def add(self, route: int, account: int, amount: int) -> None:
         """Add to an account of the totals."""
@@ -62,17 +70,19 @@ class Transaction:
         """
         slot = self._slot
         if counts := ",".join(f"({one:d},{count:d})" for one, count in sorted(self._reasons.items()) if count):
-            statement = f"INSERT INTO forwarder.reason_counts VALUES {counts}"  # noqa: S608 - numbers of our own
-            await self.connection.execute(statement)
+            counts = f"INSERT INTO forwarder.reason_counts VALUES {counts}; "  # noqa: S608 - numbers of our own
         if not slot.slot:
             slot.slot = await self.connection.fetchval("SELECT nextval('forwarder.slot_sequence')")
         amounts = [amount + self.changes.get(index, 0) for index, amount in enumerate(slot.amounts)]
         # Numbers of our own: nothing in them can be anything but a number.
         row = f"{slot.slot:d}, {slot.number + 1:d}, '{{{','.join(f'{amount:d}' for amount in amounts)}}}'"
-        statement = f"INSERT INTO forwarder.totals VALUES ({row}); {_COMMIT}"  # noqa: S608 - as said
+        statement = f"{counts}INSERT INTO forwarder.totals VALUES ({row}); {_COMMIT}"  # noqa: S608 - as said
         await self.connection.execute(statement, timeout=COMMIT_TIMEOUT_S)
         slot.number += 1
         slot.amounts = amounts
+        if len(slot.reasons) > _REASONS_MAX:
+            slot.reasons.clear()
+        slot.reasons |= self.met_reasons
 
 
 async def read_totals(connection: asyncpg.Connection, *, but: Callable[[], Collection[int]] = frozenset) -> list[int]:

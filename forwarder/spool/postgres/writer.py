@@ -6,6 +6,7 @@ away, settlements are kept and tried again; everything else is refused at once.
 
 import asyncio
 import contextlib
+import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from forwarder.spool.postgres.reconnecting import AGAIN, AWAY, Connection, words
 from forwarder.spool.postgres.transaction import Slot, Transaction
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 RETRY_AFTER_S = 5
 _GROUP_MAX = 512
 _BACKOFF_S = 0.05, 2.0
@@ -26,9 +28,14 @@ _TRIES = 3
 
 @dataclass(slots=True)
 class Job:
-    """Work inside a transaction. `done` and `failed` are called on the event loop's thread, one of them once."""
+    """Work inside a transaction. `done` and `failed` are called on the event loop's thread, one of them once.
 
-    work: Callable[[Transaction], Awaitable[Any]]
+    Neighbours in a commit that share their work have it done at once: it is given the items of all, and returns a
+    result for each.
+    """
+
+    work: Callable[[Transaction, Sequence[Any]], Awaitable[Sequence[Any]]]
+    item: Any
     done: Callable[[Any], None]
     failed: Callable[[Exception], None]
     is_settlement: bool = False
@@ -80,17 +87,27 @@ class Writer:
             self._jobs.append(job)
             self._is_waiting.set()
 
-    async def run_job(
+    async def run_job(self, work: Callable[[Transaction], Awaitable[T]], **how: Any) -> T:
+        """Do work of its own in the next commit; the rest as with `run_shared`."""
+
+        async def alone(transaction: Transaction, _items: Sequence[None]) -> Sequence[T]:
+            return [await work(transaction)]
+
+        return await self.run_shared(alone, None, **how)
+
+    async def run_shared(
         self,
-        work: Callable[[Transaction], Awaitable[T]],
+        work: Callable[[Transaction, Sequence[Item]], Awaitable[Sequence[T]]],
+        item: Item,
         *,
         on_commit: Callable[[T], None] | None = None,
         on_rollback: Callable[[], None] | None = None,
         is_settlement: bool = False,
     ) -> T:
-        """Do work in the next commit; `on_commit` is called with its result, in the order of the commits.
+        """Do work in the next commit, for all its neighbours at once; `on_commit` is called with this one's result.
 
-        A caller that is cancelled stops waiting; the work is done and `on_commit` called all the same.
+        It is called in the order of the commits. A caller that is cancelled stops waiting; the work is done and
+        `on_commit` called all the same.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
@@ -108,7 +125,7 @@ class Writer:
             if not future.done():
                 future.set_exception(error)
 
-        self.submit(Job(work, done, failed, is_settlement))
+        self.submit(Job(work, item, done, failed, is_settlement))
         return await future
 
     async def run(self) -> None:
@@ -166,7 +183,9 @@ class Writer:
             if self.connection.opened != self._opened:
                 self._opened, self._slot = self.connection.opened, Slot()
             transaction = Transaction(connection, self._slot, self._limits, now_ms=self._clock.wall_ms())
-            results = [await job.work(transaction) for job in jobs]
+            results: list[Any] = []
+            for work, neighbours in itertools.groupby(jobs, key=lambda job: job.work):
+                results += await work(transaction, [job.item for job in neighbours])
             began_s = self._clock.monotonic_s()
             await transaction.end()
             self._synced(self._clock.monotonic_s() - began_s)
