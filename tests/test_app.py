@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,41 +12,16 @@ import pytest
 
 from forwarder.app import run_until
 from forwarder.settings import Settings
+from stand_ins.gate import Gate
 from stand_ins.listener import free_port
-
-
-class Gate:
-    """What stands before a database: it ends some connections at once, in the order in which they come."""
-
-    def __init__(self, port: int, ended: range) -> None:
-        self._port = port
-        self._ended = ended
-        self._count = 0
-
-    async def meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection."""
-        self._count += 1
-        if self._count not in self._ended:
-            there = await asyncio.open_connection("127.0.0.1", self._port)
-            await asyncio.gather(self._pass_on(reader, there[1]), self._pass_on(there[0], writer))
-        writer.close()
-
-    @staticmethod
-    async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65_536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
 
 
 @pytest.fixture
 async def gate_port(postgres_url: str) -> AsyncIterator[int]:
     """Return the port of a database that is away for a moment when the spool has been opened."""
-    gate = Gate(urlsplit(postgres_url).port or 0, range(5, 9))
-    server = await asyncio.start_server(gate.meet, "127.0.0.1", 0)
-    yield server.sockets[0].getsockname()[1]
-    server.close()
+    numbers = itertools.count(1)
+    async with Gate(lambda: None if next(numbers) in range(5, 9) else urlsplit(postgres_url).port) as gate:
+        yield gate.port
 
 
 async def test_a_database_that_goes_away_during_the_start_is_waited_for(

@@ -1,7 +1,6 @@
 """One HTTP exchange against real sockets: whole answers, caps, time-outs, and our names for their errors."""
 
 import asyncio
-import contextlib
 import gzip
 import socket
 import ssl
@@ -19,8 +18,7 @@ from forwarder.clock import SystemClock
 from forwarder.errors import NoAnswer
 from forwarder.model import HttpRequest
 from forwarder.transport import UNREADABLE, AiohttpTransport
-
-Raw = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+from stand_ins.connections import Handler, serving
 
 
 @pytest.fixture
@@ -44,28 +42,9 @@ async def _serving(handler: Callable[[web.BaseRequest], Awaitable[web.StreamResp
 
 
 @asynccontextmanager
-async def _raw_serving(handler: Raw) -> AsyncIterator[str]:
-    serving: set[asyncio.Task[None]] = set()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if (task := asyncio.current_task()) is not None:
-            serving.add(task)
-        # The client is through, or the test is.
-        with contextlib.suppress(asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
-            await handler(reader, writer)
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    try:
+async def _raw_serving(handler: Handler) -> AsyncIterator[str]:
+    async with serving(handler) as port:
         yield f"http://127.0.0.1:{port}"
-    finally:
-        server.close()
-        for task in serving:
-            task.cancel()
-        await asyncio.gather(*serving)
 
 
 def _request(url: str, *, method: str = "POST", timeout_s: float = 5.0, answer_bytes_max: int = 1_000) -> HttpRequest:
@@ -191,7 +170,7 @@ async def _mumble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     [(_hang_up, "connection lost"), (_cut_off, "answer cut off"), (_mumble, UNREADABLE)],
     ids=["hangs up", "cuts off", "speaks no http"],
 )
-async def test_half_an_answer_is_none(transport: AiohttpTransport, handler: Raw, reason: str) -> None:
+async def test_half_an_answer_is_none(transport: AiohttpTransport, handler: Handler, reason: str) -> None:
     """A connection that breaks after the request left is no answer, is not retried, and may have had an effect."""
     count = 0
 

@@ -1,6 +1,13 @@
 """The daemon's account is read from a scrape, whatever else the scrape holds."""
 
+import asyncio
+
+import aiohttp
+import pytest
+
+from forwarder.demo import totals
 from forwarder.demo.totals import parse_totals
+from stand_ins.connections import serving
 
 SCRAPE = """# HELP forwarder_events The totals.
 # TYPE forwarder_events gauge
@@ -20,3 +27,17 @@ def test_books_are_read_per_route_and_state() -> None:
         "rudderstack_to_courier": {"dead": 1_000_000},
     }
     assert parse_totals("") == {}
+
+
+async def test_a_daemon_that_does_not_answer_in_time_is_one_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who waits for it catches the one error of both."""
+
+    async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    monkeypatch.setattr(totals, "ANSWER_MAX_S", 0.05)
+    async with serving(silent) as port:
+        with pytest.raises(aiohttp.ClientError):
+            await totals.read_totals(f"http://127.0.0.1:{port}")

@@ -19,6 +19,7 @@ from forwarder.errors import SourceAway
 from forwarder.sources.jetstream import JetStream
 from forwarder.sources.nats_connection import NatsSettings
 from forwarder.sources.nats_login import CredentialsInvalid, login_of
+from stand_ins.connections import serving
 from stand_ins.nats_server import MISSING, PROGRAM, NatsServer
 
 _KINDS = {"O": 14 << 3, "A": 0, "U": 20 << 3}
@@ -215,14 +216,11 @@ async def test_a_server_without_tls_is_told_nothing() -> None:
         with suppress(ConnectionError, TimeoutError):
             async with asyncio.timeout(1):
                 heard.append(await reader.read(1_000))
-        writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    address = "{}:{}".format(*server.sockets[0].getsockname())
-    for scheme, said in (("tls", "TLS is asked for, and this NATS has none"), ("nats", "")):
-        bus = JetStream(NatsSettings(urls=[f"{scheme}://u:sesame@{address}"], stream="S"), clock=SystemClock())
-        assert said in await _said(bus)
-    server.close()
+    async with serving(serve) as port:
+        for scheme, said in (("tls", "TLS is asked for, and this NATS has none"), ("nats", "")):
+            url = f"{scheme}://u:sesame@127.0.0.1:{port}"
+            assert said in await _said(JetStream(NatsSettings(urls=[url], stream="S"), clock=SystemClock()))
 
     assert [b"sesame" in one for one in heard if one] == [True]
 
@@ -233,15 +231,10 @@ async def test_what_does_not_speak_as_nats_does_is_away(hello: bytes) -> None:
 
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(hello)
-        writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = "nats://{}:{}".format(*server.sockets[0].getsockname())
-
-    assert await _said(JetStream(NatsSettings(urls=[url], stream="S"), clock=SystemClock())) == (
-        "what answers there does not speak as NATS does"
-    )
-    server.close()
+    async with serving(serve) as port:
+        bus = JetStream(NatsSettings(urls=[f"nats://127.0.0.1:{port}"], stream="S"), clock=SystemClock())
+        assert await _said(bus) == "what answers there does not speak as NATS does"
 
 
 @pytest.mark.parametrize("text", ["", "SUAB", "SUÄB", "SAAB", "a b", _SEED[:-1] + "A", f"{_SEED} {_SEED}"])

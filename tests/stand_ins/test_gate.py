@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from stand_ins.connections import serving
 from stand_ins.gate import Gate
 from stand_ins.listener import HOST
 
@@ -16,11 +17,9 @@ async def echo_port() -> AsyncIterator[int]:
     async def again(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while piece := await reader.read(1_024):
             writer.write(piece)
-        writer.close()
 
-    server = await asyncio.start_server(again, HOST, 0)
-    yield server.sockets[0].getsockname()[1]
-    server.close()
+    async with serving(again) as port:
+        yield port
 
 
 async def test_a_gate_passes_on_stalls_and_cuts(echo_port: int) -> None:
