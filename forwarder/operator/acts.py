@@ -18,12 +18,13 @@ from forwarder.errors import ForwarderError
 from forwarder.model import State
 from forwarder.operator.parameters import ACTION_EVENTS_MAX, PauseOf
 from forwarder.operator.parts import OperatedRoute, Parts
+from forwarder.operator.shared_acts import OPEN_MAX, SharedActs
 from forwarder.operator.text import clock_time
 
 FOLLOWED_MAX: Final = 50_000  # events of one act whose outcome is looked at
 FOLLOWED_S: Final = 60.0  # then what is still pending is told as that
 STEP_WITHIN_S: Final = 60.0  # an act whose next step does not come within this was given up
-_OPEN_MAX: Final = 256
+_ERASED_KEY: Final = "erased"
 _FOLLOWING: Final = "an act is followed"
 _LINKS_SHOWN_MAX: Final = 20  # in one line of the audit log
 
@@ -41,6 +42,7 @@ class Line:
     count: int | None = None
     moved: "array[int]" = field(default_factory=lambda: array("q"))
     tally: Counter[str] = field(default_factory=Counter)  # what else is told of it at its end
+    has_own_detail: bool = False  # that no other step could say; it names nobody
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +57,15 @@ class Acts:
     catalogue: Catalogue
     look_every_s: float = 0.5
     on_erased: list[Callable[[], None]] = field(default_factory=list)
+    _shared: SharedActs = field(init=False)
     _links_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _open: dict[tuple[str, ...], tuple[Line, asyncio.TimerHandle]] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        """Know of the open acts at other replicas, and hear of what is erased there."""
+        object.__setattr__(self, "_shared", SharedActs(self.parts.spool, self.parts.clock))
+        self.parts.spool.watch(_ERASED_KEY, lambda _: self._forget())
 
     # --- acting on events ---
 
@@ -104,33 +112,58 @@ class Acts:
                 task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def erased(self) -> None:
-        """Have what is kept in memory of events forgotten, now that some were erased."""
+    async def erased(self) -> None:
+        """Have what is kept in memory of events forgotten, now that some were erased; at every replica."""
+        self._forget()
+        if self.parts.spool.has_replicas:
+            await self.parts.spool.put(_ERASED_KEY, b"")
+
+    def _forget(self) -> None:
         for forget in self.on_erased:
             forget()
 
-    # --- acts of programs, a request for each step ---
+    # --- acts of programs, a request for each step, which may meet another replica than the one before ---
 
-    def step(self, name: str, line: Line) -> Line:
+    async def step(self, name: str, line: Line) -> Line:
         """Return the line of the act that this is a step of: `line`, or the one with which it began."""
         key = (name, line.who, line.action)
         begun, timer = self._open.pop(key, (line, None))
         if timer is not None:
             timer.cancel()
+        kept = await self._shared.take(key)
+        if kept is not None and not self._shared.is_own(kept):
+            begun.number, begun.at_ms, begun.count = kept.number, kept.at_ms, kept.count
+            begun.detail = kept.detail or begun.detail
+            begun.tally, begun.moved = Counter(kept.tally), array("q", kept.moved)
         return begun
 
-    def await_step(self, name: str, line: Line) -> None:
+    async def await_step(self, name: str, line: Line) -> None:
         """Keep the line open for the next step of its act, for a while."""
-        while len(self._open) >= _OPEN_MAX:
+        while len(self._open) >= OPEN_MAX:
             self._give_up(next(iter(self._open)))
         key = (name, line.who, line.action)
+        if line.number is not None:
+            await self._shared.keep(
+                key,
+                number=line.number,
+                at_ms=line.at_ms,
+                count=line.count,
+                detail=line.detail if line.has_own_detail else "",
+                tally=line.tally,
+                moved=line.moved,
+                for_s=2 * STEP_WITHIN_S,
+            )
         timer = asyncio.get_running_loop().call_later(STEP_WITHIN_S, self._give_up, key)
         self._open[key] = line, timer
 
     def _give_up(self, key: tuple[str, ...]) -> None:
         line, timer = self._open.pop(key)
         timer.cancel()
-        self._start(self.end(line, "interrupted"))
+        self._start(self._end_given_up(key, line))
+
+    async def _end_given_up(self, key: tuple[str, ...], line: Line) -> None:
+        if await self._shared.is_left(key):
+            await self.end(line, "interrupted")
 
     # --- other acts ---
 

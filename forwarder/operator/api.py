@@ -208,10 +208,10 @@ class Api:
             return len(sequences), sequences, next_after
         again = ", with what was done before" if isinstance(given, Replay) and given.everything else ""
         line = self.acts.line(who(request), action, f"{given}{again}", logged=f"{given.logged()}{again}")
-        line = self.acts.step(given.act, line) if given.act else line
+        line = await self.acts.step(given.act, line) if given.act else line
         count = await act(sequences, line=line) if sequences else 0
         if given.act and (given.has_more or next_after is not None):
-            self.acts.await_step(given.act, line)
+            await self.acts.await_step(given.act, line)
         elif line.count is not None and action == "replay":
             self.acts.follow(line)
         elif line.count is not None:

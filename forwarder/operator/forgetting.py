@@ -73,8 +73,9 @@ async def forget(acts: Acts, given: Forget, *, who: str, within_s: float = WITHI
     until_s = parts.clock.monotonic_s() + within_s
     name = digest(user_id, secrets.token_hex(_SALT_BYTES))
     line = acts.line(who, "forget", f"person {name}")
+    line.has_own_detail = True
     if given.act and not given.dry_run:
-        line = acts.step(given.act, line)
+        line = await acts.step(given.act, line)
     states: Counter[State] = Counter()
     met: Counter[str] = Counter()
     after: int | None = given.after
@@ -90,13 +91,13 @@ async def forget(acts: Acts, given: Forget, *, who: str, within_s: float = WITHI
             await _erase_leased(acts, line, user_id, met)
     finally:
         if not given.dry_run:
-            acts.erased()
+            await acts.erased()
     if after is None and not given.dry_run:
         is_off_disk = await parts.spool.scrub([user_id])
         line.count = line.count or 0
         await acts.end(line, _outcome(line, met["leased"], is_off_disk=is_off_disk))
     elif given.act and not given.dry_run:
-        acts.await_step(given.act, line)
+        await acts.await_step(given.act, line)
     return Forgotten(
         states=dict(states),
         erased=met["events"],

@@ -1,9 +1,14 @@
-"""A data folder with a few events in it, a daemon's operator listener on it, and a shell to type in."""
+"""A data folder with a few events in it, a daemon's operator listener on it, and a shell to type in.
+
+With replicas it is a database instead, and each connection to the listener meets the next of them.
+"""
 
 import asyncio
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +27,12 @@ from forwarder.operator.people import People
 from forwarder.operator.serving import OperatorListener
 from forwarder.settings.sources import PREFIXES
 from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.postgres.spool import PostgresSpool
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
 from forwarder.telemetry.totals_by_time import TotalsByTime
+from stand_ins.gate import Gate
 from stand_ins.spool_acts import leased, settle, stored
 
 ROUTE = RouteName.COURIER_TO_RUDDERSTACK
@@ -51,14 +58,17 @@ class HurriedClock(SystemClock):
         return super().monotonic_s() + self._looks
 
 
-async def _open(folder: Path, clock: SystemClock | None = None) -> SqliteSpool:
-    limits = SpoolLimits()
-    return await SqliteSpool.open(folder, limits=limits, clock=clock or SystemClock(), reporter=_reporter())
+async def _open(place: Path | str, clock: SystemClock | None = None) -> SqliteSpool | PostgresSpool:
+    """Open the spool in a folder, or in the database of a URL."""
+    limits, clock, reporter = SpoolLimits(), clock or SystemClock(), _reporter()
+    if isinstance(place, str):
+        return await PostgresSpool.open(lambda: place, limits=limits, clock=clock, reporter=reporter)
+    return await SqliteSpool.open(place, limits=limits, clock=clock, reporter=reporter)
 
 
-async def _filled(folder: Path) -> None:
+async def _filled(place: Path | str) -> None:
     """Put six events in: two dead of one reason, one dead of another, one delivered, two waiting."""
-    spool = await _open(folder)
+    spool = await _open(place)
     for number in range(1, 7):
         labels = Labels(
             type="message:updated",
@@ -93,6 +103,12 @@ class Shell:
 
     folder: Path
     monkeypatch: pytest.MonkeyPatch
+    database: str | None = None
+
+    @property
+    def place(self) -> Path | str:
+        """Return where the spool is: in the folder, or the database's URL."""
+        return self.database or self.folder / "data"
 
     def __call__(
         self, *words: str, typed: str | None = None, heard: Callable[[str], None] | None = None, **environ: str
@@ -104,6 +120,8 @@ class Shell:
         if heard is not None:
             self.monkeypatch.setattr(click, "echo", lambda text, **_: heard(text))
         own = {"FORWARDER_DATA_DIR": str(self.folder / "data"), "FORWARDER_OPERATOR_LISTEN": _NOBODY_LISTENS}
+        if self.database is not None:
+            own |= {"FORWARDER_SPOOL": "postgres", "FORWARDER_POSTGRES_URL": self.database}
         return CliRunner().invoke(cli, words, input=typed, env=own | environ)
 
 
@@ -118,18 +136,19 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
 
 
 @pytest.fixture
-def filled(shell: Shell) -> Shell:
-    """Give a shell whose data folder holds six events."""
-    asyncio.run(_filled(shell.folder / "data"))
+def filled(shell: Shell, daemon_database: Callable[[], str] | None) -> Shell:
+    """Give a shell whose spool holds six events."""
+    shell.database = None if daemon_database is None else daemon_database()
+    asyncio.run(_filled(shell.place))
     return shell
 
 
 @pytest.fixture
 def turning_away(filled: Shell) -> Shell:
-    """Give a shell whose data folder says, too, that three requests were turned away just now."""
+    """Give a shell whose spool says, too, that three requests were turned away just now."""
 
     async def keep() -> None:
-        spool, metrics = await _open(filled.folder / "data"), Metrics()
+        spool, metrics = await _open(filled.place), Metrics()
         metrics.rejected.labels("/inbound/rudderstack", "key_unknown").inc(3)
         totals = TotalsByTime(metrics, SystemClock())
         totals.read()
@@ -141,21 +160,35 @@ def turning_away(filled: Shell) -> Shell:
 
 
 class DaemonThread:
-    """The operator's listener on a data folder, in a thread with a loop of its own."""
+    """The operator's listener of a daemon, or of each of its replicas, in a thread with a loop of its own."""
 
-    def __init__(self, folder: Path, token: str | None, clock: SystemClock) -> None:
-        self._folder = folder
+    def __init__(self, place: Path | str, token: str | None, clock: SystemClock, *, replicas: int) -> None:
+        self._place = place
         self._clock = clock
         self._token = token
+        self._replicas = replicas
         self._listening = threading.Event()
-        self._listener: OperatorListener | None = None
+        self._listeners: list[OperatorListener] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
         self.address = ""
-        self._spool: SqliteSpool | None = None
+        self._spools: list[SqliteSpool | PostgresSpool] = []
 
     async def _serve(self) -> None:
-        spool = self._spool = await _open(self._folder, self._clock)
+        async with AsyncExitStack() as stack:
+            running = [await self._serve_one(stack) for _ in range(self._replicas)]
+            ports = [listener.address[1] for listener in self._listeners]
+            if len(ports) > 1:
+                turns = itertools.cycle(ports)
+                ports = [(await stack.enter_async_context(Gate(lambda: next(turns)))).port]
+            self.address = f"127.0.0.1:{ports[0]}"
+            self._listening.set()
+            await asyncio.gather(*running)
+
+    async def _serve_one(self, stack: AsyncExitStack) -> asyncio.Task[None]:
+        spool = await _open(self._place, self._clock)
+        stack.push_async_callback(spool.close)
+        self._spools.append(spool)
         reporter, clock = _reporter(), SystemClock()
         parts = Parts(
             archive=spool,
@@ -166,13 +199,11 @@ class DaemonThread:
             clock=clock,
         )
         app = api_alone(parts, people=People(clock=parts.clock, shared=self._token))
-        self._listener = OperatorListener(app, host="127.0.0.1", port=0)
-        running = asyncio.create_task(self._listener.run())
-        await self._listener.started.wait()
-        self.address = f"127.0.0.1:{self._listener.address[1]}"
-        self._listening.set()
-        await running
-        await spool.close()
+        listener = OperatorListener(app, host="127.0.0.1", port=0)
+        self._listeners.append(listener)
+        running = asyncio.create_task(listener.run())
+        await listener.started.wait()
+        return running
 
     def append(self, number: int) -> None:
         """Receive one more event."""
@@ -184,18 +215,16 @@ class DaemonThread:
             payload=b"{}",
             labels=Labels(event="Message Opened"),
         )
-        assert self._spool is not None
-        asyncio.run_coroutine_threadsafe(stored(self._spool, [envelope]), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(stored(self._spools[0], [envelope]), self._loop).result(5)
 
     def replay_and_bury(self, sequences: list[int]) -> None:
         """Replay some events, then bury everything that waits."""
-        spool = self._spool
-        assert spool is not None
 
         async def bury() -> None:
-            await spool.requeue(sequences)
-            leases = await leased(spool, ROUTE, fresh=100, retry=100, size=1_000_000)
-            await settle(spool, [lease.sequence for lease in leases], State.DEAD, reason="no id")
+            await self._spools[0].requeue(sequences)
+            for spool in self._spools:
+                leases = await leased(spool, ROUTE, fresh=100, retry=100, size=1_000_000)
+                await settle(spool, [lease.sequence for lease in leases], State.DEAD, reason="no id")
 
         asyncio.run_coroutine_threadsafe(bury(), self._loop).result(5)
 
@@ -206,8 +235,8 @@ class DaemonThread:
 
     def stop(self) -> None:
         """Drain and wait until the folder is free."""
-        assert self._listener is not None
-        asyncio.run_coroutine_threadsafe(self._listener.drain(), self._loop).result(5)
+        for listener in self._listeners:
+            asyncio.run_coroutine_threadsafe(listener.drain(), self._loop).result(5)
         self._thread.join(10)
         self._loop.close()
 
@@ -216,12 +245,12 @@ Daemon = Callable[..., DaemonThread]
 
 
 @pytest.fixture
-def daemon(filled: Shell) -> Iterator[Daemon]:
-    """Start a daemon's listener on the filled folder; it is stopped at the end."""
+def daemon(filled: Shell, replicas: int) -> Iterator[Daemon]:
+    """Start a daemon's listener on the filled spool; it is stopped at the end."""
     started: list[DaemonThread] = []
 
     def start(*, token: str | None = None, clock: SystemClock | None = None) -> DaemonThread:
-        made = DaemonThread(filled.folder / "data", token, clock or SystemClock())
+        made = DaemonThread(filled.place, token, clock or SystemClock(), replicas=replicas)
         made.start()
         started.append(made)
         return made

@@ -269,6 +269,24 @@ class World:
             if isinstance(spool, PostgresSpool):
                 await spool._kept.look()  # noqa: SLF001 - to wait a second after each act takes too long
 
+    # --- what happens to the spools ---
+
+    async def look(self) -> None:
+        """Look for incidents, as one replica does for all."""
+        await self.incidents.look()
+        await self.share()
+
+    def replace(self, **methods: Any) -> None:
+        """Have every replica's spool do these instead."""
+        for spool in self.spools:
+            for name, method in methods.items():
+                setattr(spool, name, method)
+
+    async def shut(self) -> None:
+        """Close every replica's spool."""
+        for spool in self.spools:
+            await spool.close()
+
     # --- what happens to events ---
 
     async def arrive(
@@ -596,7 +614,7 @@ Start = Callable[..., Awaitable[World]]
 
 @pytest.fixture
 async def start(daemon_database: Callable[[], str] | None, replicas: int) -> AsyncIterator[Start]:
-    """Give tests a way to start the listener; all are stopped at the end."""
+    """Give tests a way to start the listener, or two replicas of it on a database; all are stopped at the end."""
     async with AsyncExitStack() as stack:
 
         async def make(
@@ -608,10 +626,12 @@ async def start(daemon_database: Callable[[], str] | None, replicas: int) -> Asy
             running: Sequence[RouteName] = (OUTBOUND, INBOUND),
             explain: Mapping[RouteName, Explain] | None = None,
             catalogue: Catalogue | None = None,
+            pair_on: str | None = None,
         ) -> World:
+            database = pair_on if daemon_database is None else daemon_database()
             made = _world(
-                database=None if daemon_database is None else daemon_database(),
-                replicas=replicas,
+                database=database,
+                replicas=replicas if pair_on is None else 2,
                 token=token,
                 named=named,
                 proxy=proxy,

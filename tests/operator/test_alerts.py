@@ -282,7 +282,7 @@ async def test_a_failing_channel_keeps_no_other_from_telling(world: Any) -> None
 
     async def look(*, after_ms: int) -> None:
         world.clock.now_ms += after_ms
-        await world.incidents.look()
+        await world.look()
         for channel, pace in zip(channels, paces, strict=True):
             await alerting.tell(channel, pace)
 
@@ -353,7 +353,7 @@ async def test_a_hanging_channel_holds_up_neither_others_nor_the_end(world: Any)
     channels = [UrlChannel(hanging, "https://a.example.org"), UrlChannel(good, "https://b.example.org")]
     alerting = Alerting(channels, world.incidents, instance="x", reporter=world.parts.reporter, clock=world.clock)
     world.routes[ROUTE].hold("answered 401")
-    await world.incidents.look()
+    await world.look()
     world.clock.now_ms += SETTLE_MS
     running = asyncio.create_task(alerting.run())
     async with asyncio.timeout(60):

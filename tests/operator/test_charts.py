@@ -107,14 +107,15 @@ def test_incidents_are_marked_where_they_were() -> None:
     assert chart.marks == (("300.0", "1.0"),)
 
 
+@pytest.mark.one_daemon("shows what one process counted")
 async def test_the_overview_draws_hour_day_and_week(world: Any) -> None:
     """Each range is a link, each step tells its numbers to the pointer without a script, and a table tells them all."""
     await world.arrive(state=State.DEAD, reason="no id")
     world.metrics.received.labels(ROUTE.value).inc(600)
-    await world.incidents.look()
+    await world.look()
     world.clock.now_ms += MINUTE_MS
     world.routes[ROUTE].hold("answered 401")
-    await world.incidents.look()
+    await world.look()
     for name, of in RANGES.items():
         page = await world.get(f"/?range={name}")
         assert f'aria-current="true">{of.words}</a>' in page.html
@@ -130,13 +131,14 @@ async def test_the_overview_draws_hour_day_and_week(world: Any) -> None:
 async def test_charts_outlive_the_daemon(world: Any) -> None:
     """A new daemon on the same folder draws what the old one saw."""
     world.metrics.received.labels(ROUTE.value).inc(600)
-    await world.incidents.look()
+    await world.look()
     again = TotalsByTime(Metrics(), world.clock)
     await again.load(world.spool)
     world.clock.now_ms += MINUTE_MS
     assert [bar.came for bar in draw(again, ROUTE, HOUR, now_ms=world.clock.now_ms).bars] == [600]
 
 
+@pytest.mark.one_daemon("shows what one process counted")
 async def test_rejected_requests_are_shown_where_people_look(world: Any) -> None:
     """On the overview, in the status, and where a search for a message finds nothing."""
     await world.arrive()

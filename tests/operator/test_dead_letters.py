@@ -58,7 +58,7 @@ async def test_many_groups_show_without_reading_every_payload(start: Any) -> Non
         raise NoSuchEvent(f"no event {sequence}")
 
     assert (await desk.get("/dead-letters")).html.count("<details") == 20
-    desk.spool.event = gone
+    desk.replace(event=gone)
     assert (await desk.get("/dead-letters")).status == 200
 
 
@@ -113,7 +113,7 @@ async def test_a_large_group_is_a_job_with_progress(start: Any) -> None:
         await may_go.wait()
         return int(await requeue(sequences, everything=everything))
 
-    desk.spool.requeue = waiting
+    desk.replace(requeue=waiting)
     page = await desk.post("/dead-letters/replay", _group("nothing", route=IN))
     shown = await desk.get(page.location)
     assert " data-live>" in shown.html
@@ -138,7 +138,7 @@ async def test_an_act_that_was_interrupted_says_how_many_remain(start: Any) -> N
             raise SpoolClosed("the spool is closed")
         return int(await requeue(sequences, everything=everything))
 
-    desk.spool.requeue = breaking
+    desk.replace(requeue=breaking)
     ended = await desk.finish(await desk.post("/dead-letters/replay", _group("nothing", route=IN)))
     assert "1,000 of 2,500 events replayed" in ended.words
     assert "Stopped: the spool is closed. 1,500 events remain as they were" in ended.words
@@ -276,11 +276,11 @@ async def test_an_export_that_breaks_off_does_not_look_whole(start: Any) -> None
             raise NoSuchEvent("gone")
         return await read(sequence)
 
-    desk.spool.event = closing
+    desk.replace(event=closing)
     with pytest.raises(aiohttp.ClientPayloadError):
         async with desk.http.get("/dead-letters/export") as answer:
             await answer.read()
-    await desk.spool.close()
+    await desk.shut()
     assert (await desk.get("/dead-letters/export")).status == 503
     assert not [line for line in desk.log if line["event"] == "operator.failed"]
 
@@ -298,7 +298,7 @@ async def test_a_reader_who_leaves_is_no_error(start: Any) -> None:
             await left.wait()
         return await read(sequence)
 
-    desk.spool.event = waiting
+    desk.replace(event=waiting)
     answer = await desk.http.get("/dead-letters/export")
     await answer.content.read(10)
     answer.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import pytest
@@ -247,7 +248,7 @@ async def test_hostile_names_are_text(start: Any) -> None:
     await desk.put({"type": "track", "userId": "u"}, State.UNMAPPED, "no name", inbound=True)
     page = await desk.get(PATH)
     assert HOSTILE in page.words
-    assert "evil⟨U+202E⟩name⟨U+0000⟩" in page.words
+    assert re.search("evil⟨U\\+202E⟩name(⟨U\\+0000⟩|\ufffd)", page.words)  # Postgres keeps no NUL
     assert "Its name is cut here" in page.words
 
 
@@ -272,12 +273,13 @@ async def test_counting_does_not_keep_anybody_waiting(start: Any) -> None:
         desk.clock.now_ms += 1_000
         return await events(query)
 
-    desk.spool.events = slow
+    desk.replace(events=slow)
     page = await desk.get(PATH)
     assert "Replay 1 unmapped" in page.words.partition("user-checkout")[2].partition("Pinned")[0]
     assert "Replay unmapped" in page.words.partition("Pinned Checkout")[2]
 
 
+@pytest.mark.one_daemon("the limit is one process's")
 async def test_many_unmapped_events_are_counted_up_to_a_limit(start: Any) -> None:
     """Beyond a limit the button says that there are more; long acts are few, and end with the daemon."""
     desk = await start()
@@ -289,7 +291,7 @@ async def test_many_unmapped_events_are_counted_up_to_a_limit(start: Any) -> Non
         await asyncio.Event().wait()
         return 0
 
-    desk.spool.requeue = never
+    desk.replace(requeue=never)
     act = {"type": "track", "event": "Pinned Checkout", "confirmed": "1"}
     pages = [await desk.post(f"{PATH}/replay", act) for _ in range(5)]
     assert [page.status for page in pages] == [303, 303, 303, 303, 400]
@@ -300,7 +302,7 @@ async def test_many_unmapped_events_are_counted_up_to_a_limit(start: Any) -> Non
     await desk.jobs.close()
     assert "Under way" not in (await desk.get(PATH)).words
     assert "Stopped: the daemon stopped" in (await desk.get(pages[0].location)).words
-    desk.spool.requeue = requeue
+    desk.replace(requeue=requeue)
     ended = await desk.finish(await desk.post(f"{PATH}/replay", act))
     assert "1,001 events replayed" in ended.words
     assert json.dumps(repr(desk.jobs)) == '"Jobs(0 running, 5 known)"'

@@ -118,10 +118,10 @@ async def test_the_same_edit_twice_is_one_copy(start: Any) -> None:
     async def fail(_: object) -> int:
         raise SpoolFull("no room", retry_after_s=1)
 
-    desk.spool.discard = fail
+    desk.replace(discard=fail)
     typed = json.dumps(SENT | {"edited": True})
     assert (await _edit(desk, sequence, typed)).status == 503
-    desk.spool.discard = discard
+    desk.replace(discard=discard)
     assert (await _edit(desk, sequence, typed)).location == "/events/2?did=edited&count=1"
     assert await desk.states() == {1: "dead*", 2: "pending"}
     assert (await _edit(desk, sequence, typed)).status == 400, "it is discarded by now"
@@ -172,7 +172,7 @@ async def test_a_payload_that_is_gone_is_not_edited(start: Any) -> None:
     async def purged(_: int) -> EventDetail:
         return replace(found, payload=None)
 
-    desk.spool.event = purged
+    desk.replace(event=purged)
     page = await desk.get(f"/dead-letters/{sequence}/edit")
     assert page.status == 400
     assert "no payload any more" in page.words

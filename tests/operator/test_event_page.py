@@ -30,7 +30,7 @@ from forwarder.operator.explain import Explain, PastMappings, explainer
 from forwarder.operator.pages.render import coloured
 from forwarder.operator.readable import words_of
 from forwarder.ports import Mapped
-from stand_ins.spool_acts import leased, stored
+from stand_ins.spool_acts import stored
 
 OUTBOUND, INBOUND = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
 Start = Callable[..., Awaitable[Any]]
@@ -319,7 +319,8 @@ async def test_what_was_sent_is_made_again(start: Start) -> None:
     for one in (older, then):
         await PastMappings.load(world.spool, one, _explain_with)
     past = await PastMappings.load(world.spool, today, _explain_with)
-    object.__setattr__(world.parts, "past", past)
+    for side in world.own.values():
+        object.__setattr__(side.parts, "past", past)
     words = (await world.get(f"/events/{await _delivered(world, today.mark)}")).words
     assert "What was sent As the mapping was then and is now" in words
     page = await world.get(f"/events/{await _delivered(world, then.mark)}")
@@ -346,7 +347,7 @@ async def test_few_mappings_are_kept(world: Any) -> None:
     async def full(*_: object) -> None:
         raise SpoolFull("no room", retry_after_s=1)
 
-    world.spool.put = full
+    world.replace(put=full)
     await PastMappings.load(world.spool, msgspec.structs.replace(mapping, version="60"), _explain_with)
 
 
@@ -381,7 +382,7 @@ async def test_an_impossible_number_is_a_page(world: Any) -> None:
     await world.page("/events/abc", status=400)
 
 
-async def test_a_payload_that_is_gone_is_told(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_payload_that_is_gone_is_told(world: Any) -> None:
     """Where the payload was purged the page says why, offers no replay, and the download is 404."""
     sequence = await world.arrive(state=State.DELIVERED)
     found = await world.spool.event(sequence)
@@ -390,7 +391,7 @@ async def test_a_payload_that_is_gone_is_told(world: Any, monkeypatch: pytest.Mo
     async def purged(_: int) -> Any:
         return gone
 
-    monkeypatch.setattr(world.spool, "event", purged)
+    world.replace(event=purged)
     text = await world.page(f"/events/{sequence}")
     assert "no longer kept" in text
     assert "/replay" not in text
@@ -457,7 +458,7 @@ async def test_everything_again_is_offered_where_calls_were_made(world: Any) -> 
     async with world.http.post(f"/events/{made}/replay", data=form, allow_redirects=False) as answer:
         assert answer.status == 303
     assert "with what was done before" in (await world.spool.audit(limit=1))[0].detail
-    (lease,) = await leased(world.spool, INBOUND, fresh=1, retry=1, size=10**6)
+    _, lease = await world.lease(INBOUND, made)
     assert lease.replay is Replay.EVERYTHING
 
 

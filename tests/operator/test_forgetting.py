@@ -98,7 +98,7 @@ async def test_the_pages_forget_at_once(start: Any, monkeypatch: pytest.MonkeyPa
             await gate.wait()
         return found
 
-    monkeypatch.setattr(desk.spool, "events", held_up)
+    desk.replace(events=held_up)
     monkeypatch.setattr(searching, "_FIRST_S", 0.01)
     await desk.get("/events?text=eedle&everywhere=1")
     replaying = await desk.post("/events/replay", {"state": "dead", "text": "eedle", "confirmed": "1", "user": ADA})

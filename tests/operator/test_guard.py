@@ -87,6 +87,7 @@ async def test_with_a_token_programs_send_it(start: Start) -> None:
         assert answer.status == 200
 
 
+@pytest.mark.one_daemon("each process counts guesses for itself")
 async def test_guessing_is_throttled_per_address(start: Start) -> None:
     """After ten wrong tokens within a minute even the right one must wait, then it works."""
     world = await start(token="secret")

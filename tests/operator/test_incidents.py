@@ -141,7 +141,7 @@ def test_memory_is_bounded_by_number_and_age() -> None:
 async def test_incidents_outlive_the_daemon(world: Any) -> None:
     """They are kept on disk; one that was open and is not seen within a minute after a restart has ended."""
     world.routes[ROUTE].hold("answered 401")
-    await world.incidents.look()
+    await world.look()
     again = Incidents(world.parts)
     await again.load()
     assert [(one.kind, one.ended_ms) for one in again.watch.known] == [("hold", None)]
@@ -179,7 +179,7 @@ def test_a_restart_ends_nothing_that_goes_on() -> None:
         assert len(watch.look(status(), facts(dead=7), now_ms=NOW_MS + 34_000)[1]) == 1, kind
 
 
-async def test_what_the_disk_refused_is_kept_as_soon_as_it_can_be(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_the_disk_refused_is_kept_as_soon_as_it_can_be(world: Any) -> None:
     """On a full disk an incident is known and told all the same; later it is written down, and again each minute."""
     put = world.spool.put
 
@@ -191,19 +191,19 @@ async def test_what_the_disk_refused_is_kept_as_soon_as_it_can_be(world: Any, mo
         await again.load()
         return [one.delayed for one in again.watch.known]
 
-    monkeypatch.setattr(world.spool, "put", full)
+    world.replace(put=full)
     world.routes[ROUTE].hold("answered 401")
     with pytest.raises(SpoolFull):
-        await world.incidents.look()
+        await world.look()
     assert ([one.kind for one in world.incidents.watch.known], await kept()) == (["hold"], [])
-    monkeypatch.setattr(world.spool, "put", put)
-    await world.incidents.look()
+    world.replace(put=put)
+    await world.look()
     assert await kept() == [0]
     await world.arrive()
-    await world.incidents.look()
+    await world.look()
     assert await kept() == [0]
     world.clock.now_ms += 60_000
-    await world.incidents.look()
+    await world.look()
     assert await kept() == [1]
 
 
@@ -211,7 +211,7 @@ async def test_incidents_are_shown_everywhere(world: Any) -> None:
     """API, page, overview and metric tell what goes on, and what it was when it is over."""
     await world.arrive(state=State.PENDING)
     world.routes[ROUTE].hold("answered 401")
-    await world.incidents.look()
+    await world.look()
     (one,) = (await world.api("/api/incidents"))["incidents"]
     assert (one["kind"], one["route"], one["cause"], one["delayed"]) == ("hold", ROUTE, "answered 401", 1)
     assert (one["began_at"], one["ended_at"], one["lasted_s"]) == ("2027-01-15T07:59:55.000Z", None, 5.0)
@@ -224,14 +224,14 @@ async def test_incidents_are_shown_everywhere(world: Any) -> None:
         assert 'forwarder_incidents_open{kind="hold"} 1.0' in await answer.text()
     world.routes[ROUTE].stop = None
     world.clock.now_ms += 60_000
-    await world.incidents.look()
+    await world.look()
     assert "goes on" not in (await world.get("/incidents")).words
     assert "1 min 5 s" in (await world.get("/incidents")).words
 
 
 async def test_a_quiet_daemon_has_no_incidents(world: Any) -> None:
     """Nothing is said where nothing was."""
-    await world.incidents.look()
+    await world.look()
     assert "No incident" in (await world.get("/incidents")).words
     assert "Incidents All" not in (await world.get("/")).words
     assert "Nobody is told of them: set FORWARDER_ALERT_URL" in (await world.get("/incidents")).words
@@ -259,7 +259,7 @@ def test_every_kind_has_a_remedy() -> None:
         assert one.remedy.endswith(".")
 
 
-async def test_the_watch_is_a_worker(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_watch_is_a_worker(world: Any) -> None:
     """It looks until it is drained, also over a look that the spool refused."""
     looks = []
 
@@ -268,7 +268,7 @@ async def test_the_watch_is_a_worker(world: Any, monkeypatch: pytest.MonkeyPatch
         await world.incidents.drain()
         return replace(facts(), is_accepting=False, refusal="x")
 
-    monkeypatch.setattr(world.spool, "facts", refusing)
+    world.replace(facts=refusing)
     await world.incidents.run()
     assert looks == [1]
     assert [one.kind for one in world.incidents.watch.known] == ["refusal"]

@@ -35,9 +35,7 @@ async def test_the_books_are_an_equation_with_links(world: Any) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/events", "/dead-letters", "/destination-events", "/settings", "/audit", "/no"])
-async def test_while_new_events_are_refused_every_page_says_so(
-    world: Any, path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_while_new_events_are_refused_every_page_says_so(world: Any, path: str) -> None:
     """In red, with the reason, in the title, and by the icon; otherwise nothing of it is there."""
     usual = await world.get(path)
     assert ("Not accepting" in usual.words, "<title>(" in usual.html) == (False, False)
@@ -46,7 +44,7 @@ async def test_while_new_events_are_refused_every_page_says_so(
     async def refusing() -> Any:
         return facts
 
-    monkeypatch.setattr(world.spool, "facts", refusing)
+    world.replace(facts=refusing)
     page = await world.get(path)
     assert "Not accepting new events: storage limit. Senders are told to come back" in page.words
     assert 'class="notice bad" role="alert"' in page.html
@@ -54,7 +52,7 @@ async def test_while_new_events_are_refused_every_page_says_so(
     assert 'href="/static/alarm.svg"' in page.html
 
 
-async def test_the_summary_says_the_worst_first(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_summary_says_the_worst_first(world: Any) -> None:
     """One sentence tells how everything is, and beside it is what waits for a person."""
     assert "running Both routes run; queue empty." in (await world.get("/")).words
     await world.arrive()
@@ -80,7 +78,7 @@ async def test_the_summary_says_the_worst_first(world: Any, monkeypatch: pytest.
     async def refusing() -> Any:
         return facts
 
-    monkeypatch.setattr(world.spool, "facts", refusing)
+    world.replace(facts=refusing)
     assert "refusing New events are refused: storage limit; 1 event pending." in (await world.get("/")).words
 
 
@@ -131,6 +129,7 @@ async def test_what_waits_is_shown_with_its_age(world: Any) -> None:
     assert "pending" in text
 
 
+@pytest.mark.one_daemon("shows what one process counted")
 async def test_rates_and_latencies_come_from_the_counters(world: Any) -> None:
     """In and out per second, the median and the 99th of 100 are those of the daemon's own counters."""
     world.rates.sample()

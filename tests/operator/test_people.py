@@ -176,6 +176,7 @@ async def test_behind_a_proxy_alone_there_is_no_login_to_lead_to(start: Any) -> 
     assert (await world.post("/routes/courier_to_rudderstack/pause", **headers)).status == 403
 
 
+@pytest.mark.one_daemon("each process counts guesses for itself")
 async def test_a_denial_tells_nobody_how_the_daemon_is(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Denied is who has no login, guesses tokens, pretends to be the proxy, or comes by a foreign name or site.
 
@@ -185,7 +186,8 @@ async def test_a_denial_tells_nobody_how_the_daemon_is(start: Any, monkeypatch: 
     for world in worlds.values():
         await world.arrive(state=State.DEAD, reason="r")
         world.routes[RouteName.COURIER_TO_RUDDERSTACK].hold("no answer")
-        monkeypatch.setattr(world.spool, "facts", None)
+        for spool in world.spools:
+            monkeypatch.setattr(spool, "facts", None)
     evil = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}
     denied = [
         await worlds["tokens"].get("/events", **{"X-Forwarded-User": "dora"}),

@@ -246,29 +246,29 @@ async def test_a_person_who_is_erased_is_no_death(world: Any) -> None:
         await world.arrive(user="ada", state=State.DEAD, reason="refused")
     for _ in range(12):
         await world.arrive(user="ada")
-    await world.incidents.look()
+    await world.look()
     await world.api("/api/forget", {"user_id": "ada"})
     for _ in range(2):
         world.clock.now_ms += MINUTE_MS
-        await world.incidents.look()
+        await world.look()
     flows = [step.flows[OUTBOUND] for _, step in world.parts.by_time.minutes.between(0, world.clock.now_ms + 1)]
     assert (flows[-1].dead, sum(flow.died for flow in flows)) == (24, 0)
     assert [(one.kind, one.dead) for one in world.incidents.watch.known] == [("hold", 0)]
     for _ in range(12):
         await world.arrive(user="bob")
-    await world.incidents.look()
+    await world.look()
     await world.api("/api/forget", {"user_id": "bob"})
     for _ in range(11):
         await world.arrive(user="carl", state=State.DEAD, reason="refused")
     world.clock.now_ms += MINUTE_MS
-    await world.incidents.look()
+    await world.look()
     assert [(one.kind, one.dead) for one in world.incidents.watch.known] == [("hold", 11), ("dead", 0)]
     assert world.incidents.watch.known[1].cause == "11 events died within ten minutes"
 
 
 async def test_the_keeper_knows_its_own_alerts(world: Any) -> None:
     """What comes back of an alert's message is found by its id, also after a restart, and counts for nothing."""
-    await world.incidents.look()
+    await world.look()
     for _ in range(12):
         await world.arrive(message="1-alert", state=State.DEAD, reason="refused")
     await world.incidents.alert_sent("1-alert")
@@ -287,11 +287,11 @@ async def test_the_keeper_knows_its_own_alerts(world: Any) -> None:
 
 async def test_rejected_senders_are_told_with_what_to_do(world: Any) -> None:
     """Incident, page, status and log name the endpoint, and how an inbound key is rotated without losing anything."""
-    await world.incidents.look()
+    await world.look()
     for _ in range(6):
         world.parts.reporter.request_rejected("/inbound/rudderstack", "key_unknown", "192.0.2.0/24")
     world.clock.now_ms += 10_000
-    await world.incidents.look()
+    await world.look()
     (one,) = (await world.api("/api/incidents"))["incidents"]
     assert (one["kind"], one["scope"], one["delayed"]) == ("rejected", "/inbound/rudderstack", None)
     assert one["cause"] == "6 requests were turned away within ten minutes, most for: key unknown"
@@ -309,16 +309,16 @@ async def test_a_gap_is_not_ended_by_the_alert_that_tells_of_it(world: Any) -> N
         world.parts.by_time.fives.at(at_ms).senders[DOOR] = 80
     for _ in range(5):
         world.clock.now_ms += FIVE_MS
-        await world.incidents.look()
+        await world.look()
     assert [one.kind for one in world.incidents.watch.open.values()] == ["gap"]
     await world.incidents.alert_sent("1-alert")
     await world.arrive(message="1-alert")
     world.metrics.answers.add(DOOR, 200, 0.001)
     world.clock.now_ms += 10_000
-    await world.incidents.look()
+    await world.look()
     assert [one.kind for one in world.incidents.watch.open.values()] == ["gap"]
     for _ in range(3):
         world.metrics.answers.add(DOOR, 200, 0.001)
     world.clock.now_ms += 10_000
-    await world.incidents.look()
+    await world.look()
     assert [(one.kind, one.ended_ms) for one in world.incidents.watch.known] == [("gap", world.clock.now_ms)]

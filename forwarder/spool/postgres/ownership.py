@@ -27,6 +27,7 @@ _MARGIN_S = 1.0
 _SEND_S = 11.0  # what an exchange may take, 10 s at most: with less left nothing is sent
 _BEFORE_SEND_S = 2.0  # what lies between a lease and its exchange, as a rule
 _RETRY_S = 0.5
+_GIVE_AWAY_S = 0.2  # between two tries to give away what is too much, which nobody may lease meanwhile
 _RELEASE_MAX_S = 3.0  # of the end: what is not told by then lapses
 
 _RENEW = """
@@ -43,6 +44,10 @@ _TAKE = """
 UPDATE forwarder.partitions SET owner = $1, epoch = epoch + 1 WHERE no IN
   (SELECT no FROM forwarder.partitions WHERE owner IS NULL OR owner = ANY($2::uuid[])
      OR NOT EXISTS (SELECT FROM forwarder.replicas WHERE replica = owner) ORDER BY no LIMIT $3 FOR UPDATE SKIP LOCKED)
+"""
+_BALANCE = """
+SELECT (SELECT count(*) FROM forwarder.replicas WHERE until >= clock_timestamp()) AS replicas,
+  EXISTS (SELECT FROM forwarder.partitions WHERE owner IS NULL) AS is_any_free
 """
 
 
@@ -124,6 +129,14 @@ class Ownership:
         """Tell whether an exchange that begins now ends before anyone else may take over."""
         return self.left_s() > _SEND_S
 
+    async def look(self, connection: Connection) -> None:
+        """Have the lease renewed at once where partitions are to change hands: their events wait for it."""
+        async with connection.statement() as session:
+            row = await session.fetchrow(_BALANCE)
+        most = _most(row["replicas"])
+        if len(self._owned) > most or (row["is_any_free"] and len(self._owned) < most):
+            self._wake.set()
+
     async def renew(self) -> None:
         """Renew, take what is free, offer what is too much; raises one of `AWAY`, and `SpoolTooNew` for the end.
 
@@ -147,7 +160,7 @@ class Ownership:
                 )
             share = await self._take(connection, takes_over=not has_lapsed)
         self._until_s = sent_s + LEASE_S - _MARGIN_S
-        had, most = self._owned, ceil(PARTITIONS / max(1, share.replicas))
+        had, most = self._owned, _most(share.replicas)
         self._owned = share.owned
         self._leaving = frozenset(sorted(share.owned)[most:])
         mine = frozenset(share.owned) - self._leaving
@@ -161,7 +174,7 @@ class Ownership:
         lapsed = [row[0] for row in await connection.fetch(_LAPSED)] if takes_over else []
         live = await connection.fetchval("SELECT count(*) FROM forwarder.replicas WHERE until >= clock_timestamp()")
         owned = await connection.fetchval("SELECT count(*) FROM forwarder.partitions WHERE owner = $1", self.replica)
-        room = ceil(PARTITIONS / max(1, live)) - owned
+        room = _most(live) - owned
         if room > 0:
             await connection.execute(_TAKE, self.replica, lapsed, room)
         await connection.execute(
@@ -179,9 +192,9 @@ class Ownership:
     async def run(self) -> None:
         """Renew until `end`; raises `SpoolTooNew` once a version is needed that knows a later layout."""
         while not self._is_ended:
-            wait_s = RENEW_S
             try:
                 await self.renew()
+                wait_s = _GIVE_AWAY_S if self._leaving else RENEW_S
             except SpoolTooNew:
                 self._until_s = 0.0
                 raise
@@ -207,6 +220,11 @@ class Ownership:
                     )
                     await connection.execute("DELETE FROM forwarder.replicas WHERE replica = $1", self.replica)
         await self._connection.close()
+
+
+def _most(replicas: int) -> int:
+    """Return how many partitions each of so many replicas owns at most."""
+    return ceil(PARTITIONS / max(1, replicas))
 
 
 def _now_s() -> float:

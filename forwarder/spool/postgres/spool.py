@@ -257,8 +257,8 @@ class PostgresSpool(PostgresActs):
                     await self._leasing.look(route)
                 if self._loop.time() >= looked_s + _OTHERS_S:
                     looked_s = self._loop.time()
-                    await self._capacity.look(self._connection)
-                    await self._reads.raise_floors(self._connection)
+                    for look in (self.ownership.look, self._capacity.look, self._reads.raise_floors):
+                        await look(self._connection)
                     await self._erasing.look(self.ownership.mine())
                     await self._kept.look()
             except Exception as error:  # noqa: BLE001 - whatever it was, the next look may do

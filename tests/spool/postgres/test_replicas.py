@@ -12,6 +12,7 @@ import structlog
 from forwarder.clock import SystemClock
 from forwarder.model import Envelope, Labels, Lease, Receipt, RouteName, Settled, State
 from forwarder.spool.limits import SpoolLimits
+from forwarder.spool.postgres import ownership
 from forwarder.spool.postgres.spool import PostgresSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
@@ -86,6 +87,18 @@ async def test_two_replicas_share_the_partitions(join: Join) -> None:
     await other.close()
     await one.ownership.renew()
     assert len(one.ownership.mine()) == 256
+
+
+async def test_partitions_change_hands_without_waiting_for_a_renewal(
+    join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who joins has its share, and who stays has all again, although none would renew its lease for long."""
+    monkeypatch.setattr(ownership, "RENEW_S", 3_600.0)
+    one = await join()
+    other = await join()
+    await wait_until(lambda: (len(one.ownership.mine()), len(other.ownership.mine())) == (128, 128))
+    await other.close()
+    await wait_until(lambda: len(one.ownership.mine()) == 256)
 
 
 async def test_every_event_is_leased_once_and_in_the_order_of_its_user(join: Join) -> None:
