@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import asyncpg
 import pytest
-import structlog
+from spool.postgres.conftest import START_MS, open_spool
 
 from forwarder.archive_port import EventQuery
 from forwarder.errors import NoSuchEvent
@@ -18,8 +18,6 @@ from forwarder.spool.postgres.layout import BLOCK_EVENTS
 from forwarder.spool.postgres.reading.criteria import Criteria
 from forwarder.spool.postgres.reconnecting import Connection
 from forwarder.spool.postgres.spool import PostgresSpool
-from forwarder.telemetry.metrics import Metrics
-from forwarder.telemetry.reporter import Reporter
 from stand_ins.clock import HandClock
 from stand_ins.spool_acts import give_back, leased, numbers, settle, stored
 
@@ -37,15 +35,11 @@ class Kept(NamedTuple):
 
 
 @pytest.fixture(params=[4_294_967_296])
-async def kept(request: pytest.FixtureRequest, postgres_url: str) -> AsyncIterator[Kept]:
+async def kept(request: pytest.FixtureRequest, postgres_url: str, database: asyncpg.Connection) -> AsyncIterator[Kept]:
     """Return an empty spool, of the cap that is asked for."""
-    clock = HandClock(1_700_000_000_000)
-    reporter = Reporter(Metrics(), structlog.get_logger())
-    limits = SpoolLimits(bytes_max=request.param)
-    spool = await PostgresSpool.open(lambda: postgres_url, limits=limits, clock=clock, reporter=reporter)
-    database = await asyncpg.connect(postgres_url)
+    clock = HandClock(START_MS)
+    spool = await open_spool(postgres_url, clock, limits=SpoolLimits(bytes_max=request.param))
     yield Kept(spool, clock, database)
-    await database.close()
     await spool.close()
 
 
