@@ -7,6 +7,7 @@ from spool.postgres.conftest import open_spool
 
 from forwarder.archive_port import EventQuery
 from forwarder.model import Envelope, Labels, RouteName, State
+from stand_ins import spool_acts
 from stand_ins.pgbouncer import MISSING, PROGRAM, PgBouncer
 from stand_ins.postgres_server import PostgresServer
 from stand_ins.spool_acts import give_back, leased, numbers, settle, stored
@@ -27,15 +28,9 @@ def url(postgres_server: PostgresServer, postgres_url: str) -> Iterator[str]:
 
 def an_envelope(number: int) -> Envelope:
     """Return an event of this number, of one of three users."""
-    return Envelope(
-        route=IN,
-        event_key=number.to_bytes(16, "big"),
-        partition_key=f"u{number % 3}",
-        received_at_ms=1_700_000_000_000,
-        payload=b'{"n":%d}' % number,
-        source="rudderstack",
-        labels=Labels(type="track", event="Bought", user_id=f"u{number % 3}"),
-    )
+    user = f"u{number % 3}"
+    labels = Labels(type="track", event="Bought", user_id=user)
+    return spool_acts.an_envelope(number, route=IN, partition=user, labels=labels)
 
 
 async def test_two_replicas_share_two_sessions(url: str) -> None:

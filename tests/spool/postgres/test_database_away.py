@@ -8,9 +8,9 @@ import pytest
 from spool.postgres.conftest import open_spool
 
 from forwarder.errors import SpoolFull
-from forwarder.model import Envelope, Labels, RouteName, State
+from forwarder.model import RouteName, State
 from stand_ins.postgres_server import PostgresServer
-from stand_ins.spool_acts import Work, leased, settle, stored
+from stand_ins.spool_acts import Work, an_envelope, leased, settle, stored
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 
@@ -21,19 +21,6 @@ async def spool(server: PostgresServer) -> AsyncIterator[Any]:
     spool = await open_spool(server.url())
     yield spool
     await spool.close()
-
-
-def an_envelope(number: int) -> Envelope:
-    """Return an event of this number."""
-    return Envelope(
-        route=OUT,
-        event_key=number.to_bytes(16, "big"),
-        partition_key="",
-        received_at_ms=1_700_000_000_000,
-        payload=b"{}",
-        source="webhook",
-        labels=Labels(type="t", event="e"),
-    )
 
 
 async def accepted(spool: Any, number: int) -> bool:

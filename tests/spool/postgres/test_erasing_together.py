@@ -6,10 +6,10 @@ import asyncpg
 import pytest
 from spool.postgres.conftest import Join
 
-from forwarder.model import Envelope, Labels, RouteName, State
+from forwarder.model import Labels, RouteName, State
 from forwarder.ports import Erased
 from forwarder.spool.postgres import shared_erasing
-from stand_ins.spool_acts import leased, settle, stored
+from stand_ins.spool_acts import an_envelope, leased, settle, stored
 
 IN = RouteName.RUDDERSTACK_TO_COURIER
 USERS = 12
@@ -23,16 +23,8 @@ async def _two(join: Join) -> tuple[Any, Any]:
             await replica.ownership.renew()
     for number in range(1, 2 * USERS + 1):
         user = f"user {number % USERS}"
-        envelope = Envelope(
-            route=IN,
-            event_key=number.to_bytes(16, "big"),
-            partition_key=user,
-            received_at_ms=1_700_000_000_000,
-            payload=b'{"n":%d}' % number,
-            source="webhook",
-            labels=Labels(type="track", event="e", user_id=user),
-        )
-        await stored(one, [envelope])
+        labels = Labels(type="track", event="e", user_id=user)
+        await stored(one, [an_envelope(number, route=IN, partition=user, labels=labels)])
     return one, other
 
 

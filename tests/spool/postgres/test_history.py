@@ -11,13 +11,14 @@ from spool.postgres.conftest import START_MS, open_spool
 
 from forwarder.archive_port import EventQuery
 from forwarder.errors import NoSuchEvent
-from forwarder.model import Envelope, Labels, Receipt, RouteName, State
+from forwarder.model import Envelope, Receipt, RouteName, State
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.postgres.connecting import Connector
 from forwarder.spool.postgres.layout import BLOCK_EVENTS
 from forwarder.spool.postgres.reading.criteria import Criteria
 from forwarder.spool.postgres.reconnecting import Connection
 from forwarder.spool.postgres.spool import PostgresSpool
+from stand_ins import spool_acts
 from stand_ins.clock import HandClock
 from stand_ins.spool_acts import give_back, leased, numbers, settle, stored
 
@@ -45,15 +46,8 @@ async def kept(request: pytest.FixtureRequest, postgres_url: str, database: asyn
 
 def an_envelope(number: int, clock: HandClock, size: int = 2) -> Envelope:
     """Return an event of this number."""
-    return Envelope(
-        route=OUT,
-        event_key=number.to_bytes(16, "big"),
-        partition_key="",
-        received_at_ms=clock.now_ms,
-        payload=shake_128(bytes([number])).digest(size),  # nothing that shrinks
-        source="webhook",
-        labels=Labels(type="t", event="e"),
-    )
+    payload = shake_128(bytes([number])).digest(size)  # nothing that shrinks
+    return spool_acts.an_envelope(number, at_ms=clock.now_ms, payload=payload)
 
 
 async def settled_block(kept: Kept, *, size: int = 2) -> None:

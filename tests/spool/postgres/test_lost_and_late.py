@@ -9,7 +9,7 @@ import pytest
 from spool.postgres.conftest import START_MS, Join, open_spool
 
 from forwarder.errors import SpoolClosed, SpoolFull
-from forwarder.model import Demand, Envelope, Labels, Receipt, Returned, RouteName, State
+from forwarder.model import Demand, Receipt, Returned, RouteName, State
 from forwarder.spool.lease_queue import LeaseQueue
 from forwarder.spool.postgres.connecting import Connector
 from forwarder.spool.postgres.floors import Floors
@@ -18,7 +18,7 @@ from forwarder.spool.postgres.reconnecting import Connection
 from forwarder.spool.postgres.spool import PostgresSpool
 from stand_ins.clock import HandClock
 from stand_ins.postgres_server import PostgresServer, started
-from stand_ins.spool_acts import give_back, leased, numbers, settle, stored
+from stand_ins.spool_acts import an_envelope, give_back, leased, numbers, settle, stored
 
 OUT, IN = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
 
@@ -27,19 +27,6 @@ OUT, IN = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
 def server() -> Iterator[PostgresServer]:
     """Start a Postgres that the test may stop."""
     yield from started(["wal_writer_delay=10s"])
-
-
-def an_envelope(number: int, *, user: str = "", route: RouteName = OUT) -> Envelope:
-    """Return an event of this number."""
-    return Envelope(
-        route=route,
-        event_key=number.to_bytes(16, "big"),
-        partition_key=user,
-        received_at_ms=START_MS,
-        payload=b'{"n":%d}' % number,
-        source="webhook",
-        labels=Labels(type="t", event="e"),
-    )
 
 
 async def take_over(database: asyncpg.Connection, one: PostgresSpool, other: PostgresSpool) -> None:
@@ -60,11 +47,11 @@ async def test_what_comes_late_is_found_behind_one_that_was_given_back(
     clock = HandClock(START_MS)
     one = await join(clock)
     await database.execute("SELECT setval('forwarder.event_sequence', 10)")
-    await stored(one, [an_envelope(11, user="u", route=IN)])
+    await stored(one, [an_envelope(11, partition="u", route=IN)])
     assert await numbers(one, IN) == [11]
     await give_back(one, [11], START_MS + 5_000, reason="busy")
     await database.execute("SELECT setval('forwarder.event_sequence', 4)")
-    await stored(one, [an_envelope(5, user="u", route=IN)])
+    await stored(one, [an_envelope(5, partition="u", route=IN)])
     await database.execute("SELECT setval('forwarder.event_sequence', 20)")
     first = await numbers(one, IN)
     await settle(one, first, State.DELIVERED)
@@ -73,7 +60,7 @@ async def test_what_comes_late_is_found_behind_one_that_was_given_back(
     await settle(one, second, State.DELIVERED)
     third = await numbers(one, IN)
     await settle(one, third, State.DELIVERED)
-    await stored(one, [an_envelope(21, user="u", route=IN)])
+    await stored(one, [an_envelope(21, partition="u", route=IN)])
     last = await numbers(one, IN)
     assert sorted(first + second + third + last) == [5, 11, 21]
 
@@ -114,7 +101,7 @@ async def test_a_late_return_does_not_revive_what_was_delivered(join: Join, data
 async def test_an_unchanged_return_of_what_was_lost_is_answered(join: Join, database: asyncpg.Connection) -> None:
     """Nobody waits for ever for a settlement that another replica made void."""
     one = await join()
-    await stored(one, [an_envelope(1, user="u", route=IN)])
+    await stored(one, [an_envelope(1, partition="u", route=IN)])
     assert await numbers(one, IN) == [1]
     other = await join()
     await take_over(database, one, other)

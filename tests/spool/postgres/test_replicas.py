@@ -10,28 +10,15 @@ import structlog
 from spool.postgres.conftest import START_MS, Join, open_spool
 
 from forwarder.clock import SystemClock
-from forwarder.model import Envelope, Labels, Lease, Receipt, RouteName, Settled, State
+from forwarder.model import Lease, Receipt, RouteName, Settled, State
 from forwarder.spool.postgres import ownership
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
 from stand_ins.clock import HandClock
-from stand_ins.spool_acts import give_back, leased, settle, stored
+from stand_ins.spool_acts import an_envelope, give_back, leased, settle, stored
 from stand_ins.waiting import wait_until
 
 OUT, IN = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
-
-
-def an_envelope(number: int, *, partition: str = "", route: RouteName = OUT) -> Envelope:
-    """Return an event of this number."""
-    return Envelope(
-        route=route,
-        event_key=number.to_bytes(16, "big"),
-        partition_key=partition,
-        received_at_ms=1_700_000_000_000,
-        payload=b'{"n":%d}' % number,
-        source="webhook",
-        labels=Labels(type="t", event="e"),
-    )
 
 
 async def share(*replicas: Any) -> None:
