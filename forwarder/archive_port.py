@@ -6,6 +6,9 @@ from typing import Protocol
 
 from forwarder.model import Attempt, Labels, RouteName, State, Totals
 
+_SUCCESS = (200, 299)
+_SEQUENCE_DIGITS_MAX = 18
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventQuery:
@@ -28,6 +31,18 @@ class EventQuery:
     limit: int = 50
     scan_max: int = 100_000
     budget_s: float = 0.12  # what takes longer is cut
+
+    @property
+    def is_of_trouble(self) -> bool:
+        """Tell whether only events are meant that were answered badly, or tried more than once."""
+        is_no_success = self.status is not None and (self.status[1] < _SUCCESS[0] or self.status[0] > _SUCCESS[1])
+        return is_no_success or (self.attempts is not None and self.attempts[0] > 1)
+
+    @property
+    def text_as_sequence(self) -> int | None:
+        """Return the text where it may be an event's sequence."""
+        text = self.text or ""
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= _SEQUENCE_DIGITS_MAX else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
+
+import msgspec
 
 from forwarder.errors import SpoolClosed, SpoolFull, Unmappable
 from forwarder.model import (
@@ -21,6 +23,8 @@ from forwarder.model import (
     Settlement,
     Unmapped,
 )
+
+KeptT = TypeVar("KeptT")
 
 
 class Clock(Protocol):
@@ -227,3 +231,13 @@ class Probeable(Protocol):
 
     def is_alive(self, *, now_s: float, within_s: float) -> bool:
         """Tell whether it made progress (or had none to make) within the time; monotonic seconds."""
+
+
+def read_kept(
+    kept: bytes | None, kind: type[KeptT], *, decode: Callable[..., KeptT] = msgspec.json.decode
+) -> KeptT | None:
+    """Read a value that a spool kept; None for nothing, and for what another version made."""
+    try:
+        return decode(kept, type=kind) if kept else None
+    except msgspec.MsgspecError:
+        return None

@@ -29,6 +29,7 @@ from forwarder.response_head import HEAD_BYTES_MAX, end_of, is_interim, may_be_h
 _BLIP_MAX_S: Final = 2.0
 _CONNECT_MAX_S: Final = 10.0
 _READ_BYTES: Final = 65_536
+_CONNECTIONS_MAX: Final = 256
 _WHOLE_BODY_BYTES_MAX: Final = 1_048_576  # aiohttp warns of larger bodies that are given as bytes
 _LATER: Final = frozenset({408, 425, 429})
 _CREDENTIALS: Final = 407
@@ -130,13 +131,11 @@ class AiohttpTransport:
         *,
         clock: Clock,
         proxy_for: Callable[[str], str | None] = lambda _: None,
-        connections_max: int = 256,
         blip_max_s: float = _BLIP_MAX_S,
     ) -> None:
-        """Keep what tells the proxy of a URL (None: reached directly) and the limits."""
+        """Keep what tells the proxy of a URL (None: reached directly) and how long a blip may last."""
         self._clock = clock
         self._find_proxy = proxy_for
-        self._connections_max = connections_max
         self._blip_max_s = blip_max_s
         self._session: aiohttp.ClientSession | None = None
         self._proxies: dict[str, str | None] = {}  # bounded: one entry per vendor's address
@@ -202,7 +201,7 @@ class AiohttpTransport:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=_LenientConnector(limit=self._connections_max, ssl_context=ssl.create_default_context()),
+                connector=_LenientConnector(limit=_CONNECTIONS_MAX, ssl_context=ssl.create_default_context()),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},
                 auto_decompress=False,

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from stand_ins.postgres_server import MISSING, PROGRAMS, PostgresServer
+from stand_ins.postgres_server import PostgresServer, started
 from stand_ins.process import DaemonProcess
 from stand_ins.replicas import Replicas
 
@@ -96,15 +96,8 @@ def checkout() -> Path:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """Start a Postgres for the whole run; a test that stops it or changes its settings starts one of its own."""
-    if PROGRAMS is None:
-        pytest.skip(MISSING)
     # Kills hit daemons here, never the server: with replicas most of the time would be its syncing.
-    server = PostgresServer(options=("fsync=off",) if REPLICAS > 1 else ())
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
+    yield from started(("fsync=off",) if REPLICAS > 1 else ())
 
 
 @pytest.fixture

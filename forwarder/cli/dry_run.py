@@ -22,14 +22,16 @@ from forwarder.cli.options import URL, command_settings
 from forwarder.clock import SystemClock
 from forwarder.courier import wire as courier_wire
 from forwarder.courier.catalogue import Known
-from forwarder.errors import DaemonUnreachable, Unmappable
+from forwarder.errors import DaemonUnreachable
 from forwarder.ingress import elements
 from forwarder.ingress.cutting import array_of, at_once
 from forwarder.ingress.elements import Element, NotJson, TooManyElements
 from forwarder.mapping.courier_to_rudderstack import CourierToRudderStack
 from forwarder.mapping.links import Links
 from forwarder.mapping.rudderstack_to_courier import RudderstackToCourier
-from forwarder.model import Delivery, Filtered, Lease, RouteName, Unmapped
+from forwarder.model import Delivery, Envelope, Lease, RouteName, State
+from forwarder.operator.explain import Explained, explained
+from forwarder.ports import Mapper
 from forwarder.rudderstack import wire
 from forwarder.settings import Settings
 from forwarder.settings.toml_files import read_links, read_mapping
@@ -152,12 +154,11 @@ def outbound_outcome(mapper: CourierToRudderStack, one: Element | None, *, at_ms
     """
     if one is None:
         return dict(_NO_OBJECT)
-    try:
-        delivery = mapper.delivery(0, courier_wire.envelope(one.payload, received_at_ms=at_ms, source=source))
-    except Unmappable as error:
-        return {"outcome": "dead", "reason": str(error)}
-    if isinstance(delivery, Filtered):
-        return {"outcome": "filtered", "reason": delivery.reason}
+    envelope = courier_wire.envelope(one.payload, received_at_ms=at_ms, source=source)
+    made = _made(mapper, envelope)
+    if made.state is not State.DELIVERED:
+        return {"outcome": made.state.value, "reason": made.reason}
+    delivery = made.deliveries[0]
     noted = {"reason": delivery.note} if delivery.note else {}
     return {"outcome": "sent", **noted, "call": json.loads(delivery.body)}
 
@@ -170,18 +171,14 @@ def inbound_outcome(mapper: RudderstackToCourier, one: Element | None, *, at_ms:
         envelope = wire.unreadable(one.payload, received_at_ms=at_ms, source=source)
     else:
         envelope = wire.envelope(one.value, one.payload, received_at_ms=at_ms, source=source, unique=bytes)
-    lease = Lease(sequence=1, attempt=1, first_failed_at_ms=None, progress=b"", envelope=envelope)
-    try:
-        mapped = mapper.map(lease)
-    except Unmappable as error:
-        return {"outcome": "dead", "reason": str(error)}
-    match mapped:
-        case Filtered(reason=reason):
-            return {"outcome": "filtered", "reason": reason}
-        case Unmapped(reason=reason):
-            return {"outcome": "unmapped", "reason": reason}
-        case deliveries:
-            return {"outcome": "sent", "calls": [_shown(delivery) for delivery in deliveries]}
+    made = _made(mapper, envelope)
+    if made.state is not State.DELIVERED:
+        return {"outcome": made.state.value, "reason": made.reason}
+    return {"outcome": "sent", "calls": [_shown(delivery) for delivery in made.deliveries]}
+
+
+def _made(mapper: Mapper, envelope: Envelope) -> Explained:
+    return explained(mapper, Lease(sequence=1, attempt=1, first_failed_at_ms=None, progress=b"", envelope=envelope))
 
 
 async def _lists(settings: Settings) -> Known:

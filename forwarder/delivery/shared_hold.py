@@ -7,17 +7,16 @@ import secrets
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from math import inf
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 
 from forwarder.delivery.pacing import CircuitBreaker, TripKind
 from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.model import RouteName
-from forwarder.ports import Clock, Spool
+from forwarder.ports import Clock, Spool, read_kept
 
 _EARLY: Final = 0.9  # of the time between two probes: timers differ
-KeptT = TypeVar("KeptT")
 
 
 class Hold(msgspec.Struct, frozen=True, array_like=True):
@@ -67,14 +66,14 @@ class SharedHold:
         now_ms = self._clock.wall_ms()
 
         def claim(kept: bytes | None) -> bytes:
-            last = _read(kept, Turn)
+            last = read_kept(kept, Turn)
             is_recent = last is not None and abs(now_ms - last.at_ms) < self._again_ms
             if last is not None and is_recent and last.who != self._who:
                 return kept or b""
             return msgspec.json.encode(Turn(self._who, now_ms))
 
         with suppress(SpoolFull, SpoolClosed):
-            turn = _read(await self._spool.change(self._turn_key, claim), Turn)
+            turn = read_kept(await self._spool.change(self._turn_key, claim), Turn)
             return turn is None or turn.who == self._who
         return True
 
@@ -89,7 +88,7 @@ class SharedHold:
             self._is_telling = False
 
     def _hear(self, kept: bytes) -> None:
-        self._kept = hold = _read(kept, Hold)
+        self._kept = hold = read_kept(kept, Hold)
         # One that is older than this process is tried at once: perhaps it was started for that.
         probe_s, self._has_heard = (None if self._has_heard else 0.0), True
         if hold is None and self._breaker.is_held:
@@ -103,11 +102,3 @@ class SharedHold:
                 probe_s=probe_s,
             )
         self._changed()
-
-
-def _read(kept: bytes | None, kind: type[KeptT]) -> KeptT | None:
-    """Read what was kept; None for nothing, and for what another version made."""
-    try:
-        return msgspec.json.decode(kept, type=kind) if kept else None
-    except msgspec.MsgspecError:
-        return None

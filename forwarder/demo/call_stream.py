@@ -22,6 +22,7 @@ LINKS_TOML = "\n".join(f'[[link]]\nevent = "{event}"\ntarget = "{target}"\n' for
 UNLINKED = ("Product Viewed",)
 ENDPOINTS = ("/v1/batch", "/inbound/rudderstack", "/inbound/segment")
 _MARK = "demo_id"
+_USERS = 100
 INVOKE = "POST /automations/{template}/invoke"
 AD_HOC = "POST /automations/invoke"
 MERGE = "POST /profiles/{user}"
@@ -55,9 +56,8 @@ class Call:
 class CallStream:
     """Make calls. The same seed makes the same calls, but for the times that are asked for."""
 
-    def __init__(self, *, seed: int, users: int = 100, endpoints: Sequence[str] = ENDPOINTS) -> None:
+    def __init__(self, *, seed: int, endpoints: Sequence[str] = ENDPOINTS) -> None:
         self._random = random.Random(seed)  # noqa: S311 - a repeatable stream, not a secret
-        self._users = users
         self._endpoints = endpoints
         self._made = 0
 
@@ -117,7 +117,7 @@ class CallStream:
         at = datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return {
             "type": kind,
-            "userId": user or f"customer-{self._random.randrange(self._users):04d}",
+            "userId": user or f"customer-{self._random.randrange(_USERS):04d}",
             "messageId": f"call-{self._random.getrandbits(64):016x}-{self._made:06d}",
             "originalTimestamp": at,
             "sentAt": at,

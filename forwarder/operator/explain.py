@@ -6,7 +6,7 @@ mapping is pure, so whoever has them can make again, byte for byte, what was sen
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -18,7 +18,7 @@ from forwarder.errors import ForwarderError, Unmappable
 from forwarder.mapping.outbound import OutboundMapping
 from forwarder.model import Delivery, Envelope, Filtered, HttpRequest, Lease, RouteName, State, Unmapped
 from forwarder.operator.readable import difference, readable
-from forwarder.ports import Mapper, Spool
+from forwarder.ports import Mapper, Spool, read_kept
 
 EXPLAINED_BYTES_MAX: Final = 1_048_576  # a larger payload would keep the page, and a core, busy
 _KEPT: Final = "mappings"  # the spool's value
@@ -75,10 +75,7 @@ class PastMappings:
     @classmethod
     async def load(cls, spool: Spool, today: OutboundMapping, explain: "ExplainWith") -> "PastMappings":
         """Read them, and keep today's if it is new; `explain` makes the explainer of one of them."""
-        try:
-            kept = msgspec.json.decode(await spool.get(_KEPT) or b"[]", type=list[OutboundMapping])
-        except msgspec.MsgspecError:
-            kept = []  # another version's
+        kept = read_kept(await spool.get(_KEPT), list[OutboundMapping]) or []
         if today not in kept:
             kept = [*kept, today][-_KEPT_MAX:]
             while len(kept) > 1 and len(msgspec.json.encode(kept)) > _KEPT_BYTES_MAX:
@@ -134,22 +131,28 @@ def explainer(mapper: Mapper, request_of: Callable[[Delivery], HttpRequest] | No
             labels=row.labels,
         )
         lease = Lease(sequence=row.sequence, attempt=1, first_failed_at_ms=None, progress=b"", envelope=envelope)
-        try:
-            mapped = mapper.map(lease)
-        except Unmappable as error:
-            return Explained(state=State.DEAD, reason=str(error))
-        match mapped:
-            case Filtered():
-                return Explained(state=State.FILTERED, reason=mapped.reason)
-            case Unmapped():
-                return Explained(state=State.UNMAPPED, reason=mapped.reason)
-            case _:
-                heads = (
-                    tuple(_head(request_of(one)) for one in _keyed(lease, mapped, found.progress)) if request_of else ()
-                )
-                return Explained(state=State.DELIVERED, deliveries=mapped, heads=heads)
+        made = explained(mapper, lease)
+        if request_of is None or not made.deliveries:
+            return made
+        heads = tuple(_head(request_of(one)) for one in _keyed(lease, made.deliveries, found.progress))
+        return replace(made, heads=heads)
 
     return explain
+
+
+def explained(mapper: Mapper, lease: Lease) -> Explained:
+    """Ask the mapper what it makes of an event."""
+    try:
+        mapped = mapper.map(lease)
+    except Unmappable as error:
+        return Explained(state=State.DEAD, reason=str(error))
+    match mapped:
+        case Filtered(reason=reason):
+            return Explained(state=State.FILTERED, reason=reason)
+        case Unmapped(reason=reason):
+            return Explained(state=State.UNMAPPED, reason=reason)
+        case deliveries:
+            return Explained(state=State.DELIVERED, deliveries=deliveries)
 
 
 def _keyed(lease: Lease, deliveries: Sequence[Delivery], progress: bytes) -> Sequence[Delivery]:

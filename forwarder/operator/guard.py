@@ -39,9 +39,8 @@ class Throttle:
     oldest count is forgotten.
     """
 
-    def __init__(self, *, failures_max: int = FAILURES_MAX, window_s: float = FAILURES_WINDOW_S) -> None:
+    def __init__(self, *, failures_max: int = FAILURES_MAX) -> None:
         self._failures_max = failures_max
-        self._window_s = window_s
         self._failures: dict[str, tuple[int, float]] = {}
 
     def wait_s(self, address: str, *, now_s: float) -> float:
@@ -55,7 +54,7 @@ class Throttle:
         count, until_s = self._failures.pop(sender, (0, 0.0))
         if len(self._failures) >= _ADDRESSES_MAX:
             del self._failures[next(iter(self._failures))]
-        self._failures[sender] = (count + 1, until_s) if until_s > now_s else (1, now_s + self._window_s)
+        self._failures[sender] = (count + 1, until_s) if until_s > now_s else (1, now_s + FAILURES_WINDOW_S)
 
 
 class OperatorGuard:

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import msgspec
 
 from forwarder.errors import ForwarderError
-from forwarder.ports import Clock
+from forwarder.ports import Clock, read_kept
 
 LIFETIME_S: Final = 43_200  # half a day: a shift
 SESSIONS_MAX: Final = 256  # the oldest goes first
@@ -126,7 +126,5 @@ def _encode(known: Known) -> bytes:
 
 
 def _decode(kept: bytes | None) -> Known:
-    try:
-        return msgspec.msgpack.decode(kept or b"\x80", type=Known)
-    except msgspec.MsgspecError:  # a later version's: whoever is logged in logs in again
-        return {}
+    # A later version's cannot be read: whoever is logged in logs in again.
+    return read_kept(kept, Known, decode=msgspec.msgpack.decode) or {}

@@ -14,6 +14,10 @@ from forwarder.operator.operation import QueryInvalid
 from forwarder.operator.text import bounds
 
 ACTION_EVENTS_MAX: Final = 1_000  # of one request: a bigger act is several, which is its progress
+ACTED_ON: Final = {
+    "replay": (State.DEAD, State.UNMAPPED, State.FILTERED, State.DELIVERED),
+    "discard": (State.DEAD,),
+}  # the states whose events an act is for
 _SHOWN_MAX: Final = 20
 _LOGGED: Final = frozenset(("route", "state", "from", "to", "status", "attempts"))
 _MILLISECONDS_DIGITS_MAX: Final = 15
@@ -126,7 +130,7 @@ class Selection(Narrowed, frozen=True, kw_only=True, forbid_unknown_fields=True,
 
     def allowed(self) -> Sequence[State]:
         """Return the states of events that this act is for."""
-        return (State.DEAD,)
+        return ACTED_ON["discard"]
 
     def logged(self) -> str:
         """Name the selection for the log; sequences may be in it."""
@@ -149,7 +153,7 @@ class Replay(Selection, frozen=True, kw_only=True, forbid_unknown_fields=True, r
 
     def allowed(self) -> Sequence[State]:
         """Return the states of events that can be replayed: the settled ones."""
-        return (State.DEAD, State.UNMAPPED, State.FILTERED, State.DELIVERED)
+        return ACTED_ON["replay"]
 
 
 class Chosen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -127,18 +127,7 @@ def audit_line(row: archive_port.AuditRow) -> told.AuditLine:
 
 def incident(one: Incident, *, now_ms: int) -> told.Incident:
     """Show one incident."""
-    return told.Incident(
-        kind=one.kind,
-        route=one.route,
-        scope=one.scope,
-        cause=one.cause,
-        remedy=one.remedy,
-        began_at=moment(one.began_ms),
-        ended_at=moment(one.ended_ms),
-        lasted_s=one.lasted_ms(now_ms=now_ms) / 1000,
-        delayed=one.delayed,
-        dead=one.dead,
-    )
+    return told.Incident(**one.facts(now_ms=now_ms), delayed=one.delayed, dead=one.dead)
 
 
 def _event_fields(row: archive_port.EventRow) -> dict[str, Any]:

@@ -102,11 +102,7 @@ def addresses(text: str) -> tuple[Address, ...]:
 
 def base_url(text: str) -> str:
     """Read a vendor's base URL; the trailing slash goes. Plain http is for loopback only."""
-    parts = _url(text)
-    if parts.scheme not in ("http", "https"):
-        raise ValueError("it does not start with https://")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("it contains credentials, which would end in logs")
+    parts = _web_url(text, credentials="it contains credentials, which would end in logs")
     if parts.query or parts.fragment or "?" in text or "#" in text:
         raise ValueError("it has a query or a fragment")
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
@@ -118,11 +114,7 @@ def base_url(text: str) -> str:
 
 def alert_url(text: str) -> SecretStr:
     """Read where alerts are posted to. All of it is a secret: the path or the query of such an address is its key."""
-    parts = _url(text)
-    if parts.scheme not in ("http", "https"):
-        raise ValueError("it does not start with https://")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("it contains credentials")
+    parts = _web_url(text, credentials="it contains credentials")
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise ValueError("plain http would send its key unencrypted")
     return SecretStr(text)
@@ -151,14 +143,19 @@ def recipients(text: str) -> tuple[str, ...]:
 
 def public_url(text: str) -> str:
     """Read the URL under which others reach this daemon; the trailing slash goes."""
+    _web_url(text, credentials="it contains credentials, which would be shown")
+    if "?" in text or "#" in text:
+        raise ValueError("it has a query or a fragment")
+    return text.rstrip("/")
+
+
+def _web_url(text: str, *, credentials: str) -> SplitResult:
     parts = _url(text)
     if parts.scheme not in ("http", "https"):
         raise ValueError("it does not start with https://")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("it contains credentials, which would be shown")
-    if "?" in text or "#" in text:
-        raise ValueError("it has a query or a fragment")
-    return text.rstrip("/")
+        raise ValueError(credentials)
+    return parts
 
 
 def _url(text: str) -> SplitResult:

@@ -1,10 +1,11 @@
 """The numbers that stand for routes, states and accounts in a spool's tables, and for partitions."""
 
+from collections.abc import Mapping
 from enum import IntEnum
 from hashlib import blake2b
 from typing import Final
 
-from forwarder.model import Replay, RouteName, State
+from forwarder.model import Replay, RouteName, State, Totals
 
 ROUTES: Final = (RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER)
 ROUTE_CODES: Final = {route: code for code, route in enumerate(ROUTES)}
@@ -33,6 +34,17 @@ class Account(IntEnum):
     SEQUENCE = 10  # the last one given to any route; kept under route 0
     OPEN_DEAD = 11  # dead, still kept, and not discarded; on Postgres, as the next
     DISCARDED = 12  # dead, still kept, and discarded
+
+
+def route_code(route: RouteName | None) -> int | None:
+    """Return the number of a route; None for any."""
+    return None if route is None else ROUTE_CODES[route]
+
+
+def totals_of(amounts: Mapping[int, int]) -> Totals:
+    """Return a route's totals, from what its accounts hold."""
+    counts = {state.value: amounts.get(code, 0) for state, code in STATE_CODES.items()}
+    return Totals(accepted=amounts.get(Account.ACCEPTED, 0), **counts)
 
 
 def partition_number(route: str, partition_key: str) -> int:

@@ -2,13 +2,13 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 import structlog
 
 from forwarder.archive_port import Archive
-from forwarder.model import Attempt, Envelope, Labels, Recurrence, RouteName
+from forwarder.model import Attempt, Envelope, Labels
 from forwarder.ports import Spool
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.postgres.spool import PostgresSpool
@@ -17,6 +17,7 @@ from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
 from stand_ins.clock import HandClock
 from stand_ins.memory_spool import MemorySpool
+from stand_ins.spool_acts import an_envelope
 
 START_MS = 1_700_000_000_000
 
@@ -69,25 +70,9 @@ async def spool(open_spool: OpenSpool) -> SpoolAndArchive:
 def make_envelope(clock: HandClock) -> MakeEnvelope:
     """Return how to make an envelope; the number makes its key."""
 
-    def make(
-        number: int,
-        *,
-        partition: str = "",
-        route: RouteName = RouteName.COURIER_TO_RUDDERSTACK,
-        payload: bytes | None = None,
-        labels: Labels | None = None,
-        recurrence: Recurrence | None = None,
-    ) -> Envelope:
-        return Envelope(
-            route=route,
-            event_key=number.to_bytes(16, "big"),
-            partition_key=partition,
-            received_at_ms=clock.now_ms,
-            payload=b'{"n":%d}' % number if payload is None else payload,
-            source="webhook",
-            labels=labels or Labels(type="t", event="e", message_id=f"m{number}", user_id=f"u{number % 3}"),
-            recurrence=recurrence,
-        )
+    def make(number: int, *, labels: Labels | None = None, **more: Any) -> Envelope:
+        usual = Labels(type="t", event="e", message_id=f"m{number}", user_id=f"u{number % 3}")
+        return an_envelope(number, at_ms=clock.now_ms, labels=labels or usual, **more)
 
     return make
 

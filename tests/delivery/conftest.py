@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import structlog
@@ -320,70 +321,29 @@ def spool() -> WatchedSpool:
     return WatchedSpool()
 
 
+def _benches(route: RouteName, usual: WatchedSpool, *, mapper: Callable[[], Any], **more: Any) -> MakeBench:
+    def make(judge: Judge, *, spool: WatchedSpool = usual, **given: Any) -> Bench:
+        sink = ScriptedSink(judge)
+        reporter = TapeReporter()
+        backoff = Backoff(first_s=0.01, max_s=0.05)
+        set_up: dict[str, Any] = {"mapper": mapper(), "backoff": backoff, "probe_every_s": 0.03} | more | given
+        rng = random.Random(7).random  # noqa: S311 - jitter, not a secret
+        world: dict[str, Any] = {"spool": spool, "sink": sink, "reporter": reporter, "clock": SystemClock(), "rng": rng}
+        return Bench(spool=spool, sink=sink, route=make_route(route, **world, **set_up), reporter=reporter)
+
+    return make
+
+
 @pytest.fixture
 def bench(spool: WatchedSpool) -> MakeBench:
     """Return a maker of benches: a judge, and limits where they matter."""
-
-    def make(
-        judge: Judge,
-        *,
-        limits: RequestLimits = LIMITS,
-        backoff: Backoff | None = None,
-        probe_every_s: float = 0.03,
-        concurrency_max: int = 4,
-        spool: WatchedSpool = spool,
-    ) -> Bench:
-        sink = ScriptedSink(judge)
-        reporter = TapeReporter()
-        route = make_route(
-            OUT,
-            spool=spool,
-            mapper=EchoMapper(),
-            sink=sink,
-            limits=limits,
-            concurrency_max=concurrency_max,
-            reporter=reporter,
-            clock=SystemClock(),
-            rng=random.Random(7).random,  # noqa: S311 - jitter, not a secret
-            backoff=backoff or Backoff(first_s=0.01, max_s=0.05),
-            probe_every_s=probe_every_s,
-        )
-        return Bench(spool=spool, sink=sink, route=route, reporter=reporter)
-
-    return make
+    return _benches(OUT, spool, mapper=EchoMapper, limits=LIMITS, concurrency_max=4)
 
 
 @pytest.fixture
 def call_bench(spool: WatchedSpool) -> MakeBench:
     """Return a maker of benches for the route by calls."""
-
-    def make(
-        judge: Judge,
-        *,
-        mapper: PlanMapper | None = None,
-        backoff: Backoff | None = None,
-        probe_every_s: float = 0.03,
-        concurrency_max: int = 32,
-        spool: WatchedSpool = spool,
-    ) -> Bench:
-        sink = ScriptedSink(judge)
-        reporter = TapeReporter()
-        route = make_route(
-            IN,
-            spool=spool,
-            mapper=mapper or PlanMapper(),
-            sink=sink,
-            limits=ONE_BY_ONE,
-            concurrency_max=concurrency_max,
-            reporter=reporter,
-            clock=SystemClock(),
-            rng=random.Random(7).random,  # noqa: S311 - jitter, not a secret
-            backoff=backoff or Backoff(first_s=0.01, max_s=0.05),
-            probe_every_s=probe_every_s,
-        )
-        return Bench(spool=spool, sink=sink, route=route, reporter=reporter)
-
-    return make
+    return _benches(IN, spool, mapper=PlanMapper, limits=ONE_BY_ONE, concurrency_max=32)
 
 
 @pytest.fixture

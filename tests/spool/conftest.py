@@ -3,17 +3,19 @@
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 
-from forwarder.model import Envelope, Labels, RouteName
+from forwarder.model import Envelope, Labels
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
 from stand_ins.clock import HandClock
 from stand_ins.disk import Disk
+from stand_ins.spool_acts import an_envelope
 
 START_MS = 1_700_000_000_000
 _vfs_numbers = itertools.count()
@@ -97,22 +99,8 @@ async def open_sqlite(tmp_path: Path, clock: HandClock, reporter: RecordingRepor
 def make_envelope(clock: HandClock) -> Callable[..., Envelope]:
     """Return how to make an envelope; the number makes its key."""
 
-    def make(
-        number: int,
-        *,
-        partition: str = "",
-        route: RouteName = RouteName.COURIER_TO_RUDDERSTACK,
-        payload: bytes | None = None,
-        labels: Labels | None = None,
-    ) -> Envelope:
-        return Envelope(
-            route=route,
-            event_key=number.to_bytes(16, "big"),
-            partition_key=partition,
-            received_at_ms=clock.now_ms,
-            payload=b'{"n":%d}' % number if payload is None else payload,
-            source="webhook",
-            labels=labels or Labels(type="t", event="e", message_id=f"m{number}", user_id=f"u{number % 3}"),
-        )
+    def make(number: int, *, labels: Labels | None = None, **more: Any) -> Envelope:
+        usual = Labels(type="t", event="e", message_id=f"m{number}", user_id=f"u{number % 3}")
+        return an_envelope(number, at_ms=clock.now_ms, labels=labels or usual, **more)
 
     return make

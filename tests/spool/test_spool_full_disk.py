@@ -54,7 +54,7 @@ async def test_settlements_are_kept_until_the_disk_has_room(
     assert facts.totals[OUT].pending == 5
     assert not any(task.done() for task in settling)
     disk.is_full = False
-    await asyncio.wait_for(asyncio.gather(*settling), 5)
+    await asyncio.wait_for(asyncio.gather(*settling), 60)
     await wait_until(lambda: "accepting" in reporter.facts)
     assert await numbers(spool) == [3, 4, 5]
     await stored(spool, [make_envelope(6)])
@@ -145,7 +145,7 @@ async def test_a_disk_that_fills_at_any_point_keeps_the_books(
     settling = asyncio.create_task(settle(spool, [1], State.DELIVERED))
     await asyncio.sleep(0.01)  # settling meets the full disk
     disk.budget_bytes = None
-    await asyncio.wait_for(settling, 5)
+    await asyncio.wait_for(settling, 60)
     await wait_until(lambda: not reporter.facts or reporter.facts[-1] == "accepting")
     taken = sum(1 for result in results if not isinstance(result, BaseException))
     assert all(isinstance(result, SpoolFull) for result in results if isinstance(result, BaseException))
@@ -168,7 +168,7 @@ async def test_closing_on_a_full_disk_ends(
     disk.is_full = True
     settling = asyncio.create_task(settle(spool, [1], State.DELIVERED))
     await asyncio.sleep(0.05)  # settling meets the full disk
-    await asyncio.wait_for(spool.close(), 5)
+    await asyncio.wait_for(spool.close(), 60)
     with pytest.raises(SpoolClosed):
         await settling
     disk.is_full = False
@@ -214,7 +214,7 @@ async def test_a_real_disk_fills_and_recovers(
     assert number < 10_000
     leases = await numbers(spool, fresh=1_000)
     assert leases
-    await asyncio.wait_for(settle(spool, leases, State.DELIVERED), 5)
+    await asyncio.wait_for(settle(spool, leases, State.DELIVERED), 60)
     assert (await spool.facts()).totals[OUT].delivered == len(leases)
     stuffing.unlink()
     await wait_until(lambda: reporter.facts[-1] == "accepting")
@@ -237,7 +237,7 @@ async def test_a_disk_that_history_fills_recovers_by_itself(
             number += 1
             await stored(spool, [make_envelope(number, payload=b"x" * 5_000)])
     assert number < 10_000
-    await asyncio.wait_for(settle(spool, await numbers(spool, fresh=1_000), State.DELIVERED), 5)
+    await asyncio.wait_for(settle(spool, await numbers(spool, fresh=1_000), State.DELIVERED), 60)
     await wait_until(lambda: reporter.facts[-1] == "accepting", within_s=60)
     assert any(fact.startswith("yielded") for fact in reporter.facts)
     assert (await stored(spool, [make_envelope(number)])).accepted == 1
@@ -274,7 +274,7 @@ async def test_it_starts_on_a_full_disk(
         await stored(spool, [make_envelope(9)])
     leases = await numbers(spool)
     assert leases == [1, 2, 3, 4, 5]
-    await asyncio.wait_for(settle(spool, leases, State.DELIVERED), 5)
+    await asyncio.wait_for(settle(spool, leases, State.DELIVERED), 60)
     assert reporter.facts[0] == "refusing: the disk is full"
     stuffing.unlink()
     await wait_until(lambda: reporter.facts[-1] == "accepting")

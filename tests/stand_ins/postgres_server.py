@@ -10,10 +10,12 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
+
+import pytest
 
 from stand_ins.listener import HOST, free_port
 from stand_ins.served import ServerFailed, pauses, spawn
@@ -191,3 +193,15 @@ class PostgresServer:
         if done.returncode != 0:
             raise ServerFailed(f"{program}: {done.stderr[-_LAST_WORDS:]}")
         return done.stdout
+
+
+def started(options: Sequence[str] = ()) -> Iterator[PostgresServer]:
+    """Yield a server that runs, and remove it; what a fixture yields from. Skips the test where there is none."""
+    if PROGRAMS is None:
+        pytest.skip(MISSING)
+    server = PostgresServer(options=options)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()

@@ -1,11 +1,23 @@
-"""What tests do with a spool: lease what there is, settle it, give it back, wait for work."""
+"""What tests do with a spool: give it events, lease what there is, settle it, give it back, wait for work."""
 
 import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
 from forwarder.errors import SpoolClosed, SpoolFull
-from forwarder.model import Attempt, Demand, Envelope, Lease, Receipt, Returned, RouteName, Settled, State
+from forwarder.model import (
+    Attempt,
+    Demand,
+    Envelope,
+    Labels,
+    Lease,
+    Receipt,
+    Recurrence,
+    Returned,
+    RouteName,
+    Settled,
+    State,
+)
 from forwarder.ports import Spool
 
 
@@ -14,6 +26,30 @@ class RefilledSpool(Spool, Protocol):
 
     async def refill(self, route: RouteName, demand: Demand) -> None:
         """Read what of a demand is on disk only, so that the next lease has all of it at hand."""
+
+
+def an_envelope(
+    number: int,
+    *,
+    partition: str = "",
+    route: RouteName = RouteName.COURIER_TO_RUDDERSTACK,
+    at_ms: int = 1_700_000_000_000,
+    payload: bytes | None = None,
+    source: str = "webhook",
+    labels: Labels | None = None,
+    recurrence: Recurrence | None = None,
+) -> Envelope:
+    """Return an event; the number makes its key."""
+    return Envelope(
+        route=route,
+        event_key=number.to_bytes(16, "big"),
+        partition_key=partition,
+        received_at_ms=at_ms,
+        payload=b'{"n":%d}' % number if payload is None else payload,
+        source=source,
+        labels=labels or Labels(type="t", event="e"),
+        recurrence=recurrence,
+    )
 
 
 async def leased(

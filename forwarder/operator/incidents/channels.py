@@ -170,19 +170,8 @@ def as_json(alert: Alert) -> dict[str, Any]:
 
 
 def _incident(one: Incident, alert: Alert) -> dict[str, Any]:
-    return {
-        "kind": one.kind,
-        "route": one.route,
-        "scope": one.scope,
-        "words": one.words,
-        "cause": one.cause,
-        "remedy": one.remedy,
-        "began_at": moment(one.began_ms),
-        "ended_at": moment(one.ended_ms),
-        "lasted_s": one.lasted_ms(now_ms=alert.at_ms) / 1000,
-        "events_delayed": one.delayed,
-        "events_dead": one.dead,
-    }
+    more = {"words": one.words, "events_delayed": one.delayed, "events_dead": one.dead}
+    return one.facts(now_ms=alert.at_ms) | more
 
 
 def _slack(alert: Alert) -> dict[str, Any]:

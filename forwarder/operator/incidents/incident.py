@@ -1,11 +1,11 @@
 """One thing that went wrong: what it was, since when, what it cost, and what to do about it. Pure."""
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from forwarder.model import RouteName
-from forwarder.operator.text import ROUTE_LABELS, plural
+from forwarder.operator.text import ROUTE_LABELS, moment, plural
 from forwarder.settings.together import KEEP_OLD_INBOUND_KEYS
 
 Key = tuple[str, RouteName | None, str]
@@ -84,9 +84,27 @@ class Incident(msgspec.Struct, kw_only=True, omit_defaults=True):
         delayed = "" if self.delayed is None else f"{plural(self.delayed, 'event')} delayed, "
         return f"{delayed}{self.dead} dead"
 
+    def facts(self, *, now_ms: int) -> dict[str, Any]:
+        """Return what programs are told of it, whatever they ask."""
+        return {
+            "kind": self.kind,
+            "route": self.route,
+            "scope": self.scope,
+            "cause": self.cause,
+            "remedy": self.remedy,
+            "began_at": moment(self.began_ms),
+            "ended_at": moment(self.ended_ms),
+            "lasted_s": self.lasted_ms(now_ms=now_ms) / 1000,
+        }
+
     def lasted_ms(self, *, now_ms: int) -> int:
         """Return how long it was, or has been so far; a clock that was set back makes nothing negative."""
         return max(0, (now_ms if self.ended_ms is None else self.ended_ms) - self.began_ms)
+
+
+def remedy_of_hold(route: RouteName) -> str:
+    """Say what to do about a route that is held."""
+    return _REMEDY["hold", route]
 
 
 def remedy_of_rejection(route: RouteName, reason: str) -> str:

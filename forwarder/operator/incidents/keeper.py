@@ -8,7 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
@@ -20,12 +20,12 @@ from forwarder.operator.incidents.incident import Incident
 from forwarder.operator.incidents.traffic import WINDOW_MS, Own, seen_in_traffic
 from forwarder.operator.incidents.watch import Watch, seen_in_sources
 from forwarder.operator.parts import Parts
+from forwarder.ports import read_kept
 from forwarder.telemetry.metrics import INCIDENT_KINDS
 from forwarder.telemetry.totals_by_time import DAY_MS, FIVE_MS, MINUTE_MS
 
 STORE_KEY: Final = "incidents"
 ALERTS_KEY: Final = "alerts through Courier"
-KeptT = TypeVar("KeptT")
 _KEPT_S: Final = 604_800
 _ALERTS_MAX: Final = 50
 _LOOK_EVERY_S: Final = 1.0
@@ -76,10 +76,10 @@ class Incidents:
 
     async def _take_over(self) -> None:
         self.watch = self._read(await self._parts.spool.get(STORE_KEY))
-        self._alerts = _decoded(await self._parts.spool.get(ALERTS_KEY), list[tuple[str, int]])
+        self._alerts = read_kept(await self._parts.spool.get(ALERTS_KEY), list[tuple[str, int]]) or []
 
     def _read(self, kept: bytes | None) -> Watch:
-        return Watch(_decoded(kept, list[Incident]), kept_ms=self._kept_ms)
+        return Watch(read_kept(kept, list[Incident]) or [], kept_ms=self._kept_ms)
 
     def _hear(self, kept: bytes) -> None:
         if not self.is_leading:
@@ -149,11 +149,3 @@ class Incidents:
                 is_late = row.settled_at_ms is not None and row.settled_at_ms > now_ms - WINDOW_MS
                 dead += row.state is State.DEAD and is_late
         return Own(came=came, dead=dead)
-
-
-def _decoded(kept: bytes | None, kind: type[KeptT]) -> KeptT:
-    """Read what was kept; what cannot be read is left behind."""
-    try:
-        return msgspec.json.decode(kept or b"[]", type=kind)
-    except msgspec.MsgspecError:
-        return msgspec.json.decode(b"[]", type=kind)

@@ -18,7 +18,7 @@ from forwarder.operator.pages.bulk import BulkPages, Verb
 from forwarder.operator.pages.export import export
 from forwarder.operator.pages.overview import endpoint_urls
 from forwarder.operator.pages.render import Question, link, see_other
-from forwarder.operator.parameters import Listing, Narrowed
+from forwarder.operator.parameters import ACTED_ON, Listing, Narrowed
 from forwarder.operator.parts import LABEL_CHARACTERS_MAX
 from forwarder.operator.searching import Search, Searches
 from forwarder.operator.text import moment
@@ -39,10 +39,6 @@ _NOT_LIVE: Final = ("text", "from", "to", "before", "after")  # history: what is
 _NAMES_OFFERED: Final = 100
 _MINUTE_MS: Final = 60_000
 _NUMBER_DIGITS_MAX: Final = 18
-_ACTED_ON: Final = {
-    "replay": (State.DEAD, State.UNMAPPED, State.FILTERED, State.DELIVERED),
-    "discard": (State.DEAD,),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +91,7 @@ class Filters:
     @property
     def acts(self) -> Sequence[str]:
         """Return what can be done to all of these events."""
-        return [act for act, states in _ACTED_ON.items() if self.query.state in states]
+        return [act for act, states in ACTED_ON.items() if self.query.state in states]
 
 
 def read_filters(parameters: Mapping[str, str], *, now_ms: int) -> Filters:
@@ -189,7 +185,7 @@ class EventList(BulkPages):
     async def _act(self, request: web.Request, act: Verb, done: str) -> web.Response:
         filters = self._filters(await fields_of(request))
         if act not in filters.acts:
-            raise QueryInvalid(f"choose a state first: one of {', '.join(state.value for state in _ACTED_ON[act])}")
+            raise QueryInvalid(f"choose a state first: one of {', '.join(state.value for state in ACTED_ON[act])}")
         meant = await self._meant(filters)
         query, back = replace(self._filters(meant).query, after_sequence=None), link("/events", **filters.given)
         counted = await self.acts.parts.archive.events(replace(query, limit=0, has_discarded=False))

@@ -12,6 +12,7 @@ from forwarder.delivery.route_status import Pause, RouteStatus
 from forwarder.model import RouteName, State
 from forwarder.operator import text
 from forwarder.operator.acts import Acts
+from forwarder.operator.incidents.incident import remedy_of_hold
 from forwarder.operator.incidents.keeper import Incidents
 from forwarder.operator.incidents.traffic import rejected_lately
 from forwarder.operator.operation import FORM, Operation
@@ -28,10 +29,6 @@ _OFF: Final = {
         "Set RUDDERSTACK_WRITE_KEY, RUDDERSTACK_DATA_PLANE_URL and COURIER_WEBHOOK_SECRET to switch it on."
     ),
     RouteName.RUDDERSTACK_TO_COURIER: "Set COURIER_API_KEY and FORWARDER_INBOUND_KEYS to switch it on.",
-}
-_HELD: Final = {
-    RouteName.COURIER_TO_RUDDERSTACK: "Check RUDDERSTACK_WRITE_KEY and RUDDERSTACK_DATA_PLANE_URL, and the source.",
-    RouteName.RUDDERSTACK_TO_COURIER: "Check COURIER_API_KEY and COURIER_API_URL, and what the key may do.",
 }
 _STANDS: Final = {"held": "is held", "paused": "is paused", "backing_off": "backs off"}  # the worst first
 _GROUPS_MAX: Final = 100
@@ -194,7 +191,8 @@ def advice(name: RouteName, status: RouteStatus | None) -> str:
         case "paused":
             return f"{paused_by(status)} {_KEPT} Resume it when the destination may be called again."
         case "held":
-            return f"The destination turns us away. {_HELD[name]} It goes on by itself after the first success. {_KEPT}"
+            remedy = remedy_of_hold(name)
+            return f"The destination turns us away. {remedy} It goes on by itself after the first success. {_KEPT}"
         case "backing_off":
             return f"The destination fails or asks us to wait. It is tried again by itself. {_KEPT}"
         case _:

@@ -10,13 +10,11 @@ from collections.abc import Collection, Sequence
 
 import asyncpg
 
-from forwarder.archive_port import AuditRow
 from forwarder.model import State
 from forwarder.spool.claims import Moves
 from forwarder.spool.codes import DEAD, PENDING, STATE_CODES, Account
 from forwarder.spool.erasing import ERASED, Emptied, without_ids
 from forwarder.spool.limits import event_bytes
-from forwarder.spool.postgres.appends import text
 from forwarder.spool.postgres.ownership import hold
 from forwarder.spool.postgres.reasons import intern
 from forwarder.spool.postgres.reconnecting import AWAY, IN_PLACE, Connection
@@ -143,30 +141,6 @@ async def _empty(
     await connection.execute(_BLANK, sorted(ids), route == _INBOUND)
     await connection.execute("DELETE FROM forwarder.progress WHERE sequence = ANY($1::bigint[])", sequences)
     await connection.execute(_EMPTY, sequences)
-
-
-async def write_line(transaction: Transaction, row: AuditRow, number: int | None) -> int:
-    """Add a line to the audit log, or rewrite what is known of its outcome; return its number."""
-    connection = transaction.connection
-    if number is not None and await connection.fetchval(
-        "UPDATE forwarder.audit SET count = $2, outcome = $3 WHERE audit_id = $1 RETURNING audit_id",
-        number,
-        row.count,
-        text(row.outcome),
-    ):
-        return number
-    return int(
-        await connection.fetchval(
-            "INSERT INTO forwarder.audit (at_ms, who, action, detail, count, outcome) VALUES ($1, $2, $3, $4, $5, $6) "
-            "RETURNING audit_id",
-            row.at_ms,
-            text(row.who),
-            text(row.action),
-            text(row.detail),
-            row.count,
-            text(row.outcome),
-        )
-    )
 
 
 class Scrubber:

@@ -6,13 +6,14 @@ from functools import partial
 from forwarder.archive_port import AuditRow
 from forwarder.ports import Erased
 from forwarder.spool.leasing import Leasing
-from forwarder.spool.postgres.erasure import write_line
+from forwarder.spool.postgres.appends import text
 from forwarder.spool.postgres.kept_values import KeptValues
 from forwarder.spool.postgres.ownership import Ownership
 from forwarder.spool.postgres.reading.archive import PostgresArchive
 from forwarder.spool.postgres.requeueing import discard, requeue
 from forwarder.spool.postgres.settling import Settling
 from forwarder.spool.postgres.shared_erasing import SharedErasing
+from forwarder.spool.postgres.transaction import Transaction
 from forwarder.spool.postgres.writer import Writer
 
 _CHUNK = 500  # events in one commit, so that a long replay delays nobody
@@ -86,4 +87,28 @@ class PostgresActs(PostgresArchive):
     async def write_audit(self, row: AuditRow, *, number: int | None = None) -> int:
         """Add to the audit log; see `archive_port.Archive.write_audit`."""
         self._refuse_closed()
-        return await self._moves.run_job(partial(write_line, row=row, number=number))
+        return await self._moves.run_job(partial(_write_audit_line, row=row, number=number))
+
+
+async def _write_audit_line(transaction: Transaction, row: AuditRow, number: int | None) -> int:
+    """Add a line to the audit log, or rewrite what is known of its outcome; return its number."""
+    connection = transaction.connection
+    if number is not None and await connection.fetchval(
+        "UPDATE forwarder.audit SET count = $2, outcome = $3 WHERE audit_id = $1 RETURNING audit_id",
+        number,
+        row.count,
+        text(row.outcome),
+    ):
+        return number
+    return int(
+        await connection.fetchval(
+            "INSERT INTO forwarder.audit (at_ms, who, action, detail, count, outcome) VALUES ($1, $2, $3, $4, $5, $6) "
+            "RETURNING audit_id",
+            row.at_ms,
+            text(row.who),
+            text(row.action),
+            text(row.detail),
+            row.count,
+            text(row.outcome),
+        )
+    )

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import apsw
 
-from forwarder.archive_port import AuditRow
 from forwarder.model import State
 from forwarder.spool.claims import Moves
 from forwarder.spool.codes import DEAD, PENDING, ROUTES, STATE_CODES, Account
@@ -42,10 +41,6 @@ from forwarder.spool.sqlite.writer import Writer
 
 PAGES_PER_STEP = 2_000
 _INBOUND = 1
-_WRITE_LINE = (
-    "INSERT INTO audit (audit_id, at_ms, who, action, detail, count, outcome) VALUES (?, ?, ?, ?, ?, ?, ?) "
-    "ON CONFLICT (audit_id) DO UPDATE SET count = excluded.count, outcome = excluded.outcome RETURNING audit_id"
-)
 _PUT_ASIDE = (DEAD, STATE_CODES[State.UNMAPPED])  # what would be something to do
 _NO_LABEL = label_hash("").to_bytes(4, "little")
 
@@ -166,12 +161,6 @@ def _blank_labels(transaction: Transaction, sequences: Sequence[int]) -> None:
             transaction.execute(
                 "UPDATE label_index SET hashes = ? WHERE kind = ? AND block = ?", (bytes(hashes), kind, block)
             )
-
-
-def write_line(transaction: Transaction, row: AuditRow, number: int | None) -> int:
-    """Add a line to the audit log, or rewrite what is known of its outcome; return its number."""
-    values = (number, row.at_ms, row.who, row.action, row.detail, row.count, row.outcome)
-    return int(transaction.execute(_WRITE_LINE, values).fetchall()[0][0])
 
 
 def scrub(transaction: Transaction, users: Collection[str]) -> int:

@@ -10,7 +10,7 @@ from forwarder.spool.limits import EVICTION_FRACTION, SpoolLimits, event_bytes
 from forwarder.spool.sqlite.known_keys import KnownKeys
 from forwarder.spool.sqlite.label_index import LabelIndex, drop_empty_blocks
 from forwarder.spool.sqlite.refill import oldest_fresh
-from forwarder.spool.sqlite.runs import RUN_COLUMNS, Run, delete_run, drop_old_attempts, drop_reason
+from forwarder.spool.sqlite.runs import RUN_COLUMNS, Run, delete_run, drop_reason
 from forwarder.spool.sqlite.transaction import (
     EVENT_TABLES,
     Memory,
@@ -263,7 +263,11 @@ def _weigh(transaction: Transaction, run: Run) -> None:
 
 
 def _drop_the_rest(transaction: Transaction, before_ms: int) -> None:
-    drop_old_attempts(transaction, before_ms=before_ms, limit=_ATTEMPTS_PER_SWEEP)
+    transaction.execute(
+        "DELETE FROM attempts WHERE attempt_id IN (SELECT attempt_id FROM attempts ORDER BY attempt_id LIMIT ?) "
+        "AND at_ms < ?",
+        (_ATTEMPTS_PER_SWEEP, before_ms),
+    )
     transaction.execute(
         "DELETE FROM occurrences WHERE base_key IN "
         "(SELECT base_key FROM occurrences WHERE keep_until_ms < ? ORDER BY keep_until_ms LIMIT ?)",

@@ -230,15 +230,6 @@ def record(transaction: Transaction, sequences: Sequence[int], attempt: Attempt)
         list_attempt(transaction, sequences, write_attempt(transaction, attempt))
 
 
-def drop_old_attempts(transaction: Transaction, *, before_ms: int, limit: int) -> None:
-    """Drop attempts that are past the retention, at most so many."""
-    transaction.execute(
-        "DELETE FROM attempts WHERE attempt_id IN (SELECT attempt_id FROM attempts ORDER BY attempt_id LIMIT ?) "
-        "AND at_ms < ?",
-        (limit, before_ms),
-    )
-
-
 def intern_reason(transaction: Transaction, route: int, state: int, reason: str, *, count: int) -> int | None:
     """Return the reason's id and add `count` events to it; None for no reason."""
     if not reason:

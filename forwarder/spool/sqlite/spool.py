@@ -22,7 +22,7 @@ from forwarder.spool.erasing import Eraser
 from forwarder.spool.leasing import Leasing
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.sqlite.database import ReadThread, open_checkpointer, open_folder, prepare_folder, watch_files
-from forwarder.spool.sqlite.erasure import Scrubber, write_line
+from forwarder.spool.sqlite.erasure import Scrubber
 from forwarder.spool.sqlite.files import DISK_RETRY_AFTER_S, FolderLock, Reserve, unusable
 from forwarder.spool.sqlite.group_commit import GroupCommit
 from forwarder.spool.sqlite.jobs import AppendJob, AwaitedWork, Callbacks, News
@@ -30,7 +30,7 @@ from forwarder.spool.sqlite.queue_reads import QueueReads
 from forwarder.spool.sqlite.reading.archive import Live, SqliteArchive
 from forwarder.spool.sqlite.runs import record
 from forwarder.spool.sqlite.settlement import discard, quarantine, requeue, settle
-from forwarder.spool.sqlite.transaction import Transaction, change_value
+from forwarder.spool.sqlite.transaction import Transaction, change_value, write_audit_line
 from forwarder.spool.sqlite.writer import Checkpoints, Writer
 from forwarder.telemetry.reporter import Reporter
 
@@ -257,7 +257,7 @@ class SqliteSpool(SqliteArchive, Alone):
 
     async def write_audit(self, row: AuditRow, *, number: int | None = None) -> int:
         """Add to the audit log; see `archive_port.Archive.write_audit`."""
-        return await self._work.run(partial(write_line, row=row, number=number))
+        return await self._work.run(partial(write_audit_line, row=row, number=number))
 
     # --- Worker and Probeable ---
 

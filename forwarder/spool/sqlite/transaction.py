@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 import apsw
 
+from forwarder.archive_port import AuditRow
 from forwarder.spool.codes import Account
 from forwarder.spool.limits import SpoolLimits
 
@@ -19,6 +20,10 @@ EVENT_TABLES: Final = ("events_outbound", "events_inbound")  # by the route's co
 _EVICTABLE = (Account.DELIVERED, Account.FILTERED, Account.UNMAPPED)
 PAGE_BYTES = 4096
 Amounts = dict[tuple[int, int], int]  # by route and account
+_WRITE_AUDIT_LINE = (
+    "INSERT INTO audit (audit_id, at_ms, who, action, detail, count, outcome) VALUES (?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (audit_id) DO UPDATE SET count = excluded.count, outcome = excluded.outcome RETURNING audit_id"
+)
 
 
 class Reader(Protocol):
@@ -176,3 +181,9 @@ def change_value(
     value = limits.small(change((row and row[0]) or None), key)
     transaction.execute("INSERT OR REPLACE INTO kept_values VALUES (?, ?)", (key, value))
     return value
+
+
+def write_audit_line(transaction: Transaction, row: AuditRow, number: int | None) -> int:
+    """Add a line to the audit log, or rewrite what is known of its outcome; return its number."""
+    values = (number, row.at_ms, row.who, row.action, row.detail, row.count, row.outcome)
+    return int(transaction.execute(_WRITE_AUDIT_LINE, values).fetchall()[0][0])

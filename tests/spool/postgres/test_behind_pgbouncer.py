@@ -3,15 +3,11 @@
 from collections.abc import Iterator
 
 import pytest
-import structlog
+from spool.postgres.conftest import open_spool
 
 from forwarder.archive_port import EventQuery
 from forwarder.model import Envelope, Labels, RouteName, State
-from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.postgres.spool import PostgresSpool
-from forwarder.telemetry.metrics import Metrics
-from forwarder.telemetry.reporter import Reporter
-from stand_ins.clock import HandClock
+from stand_ins import spool_acts
 from stand_ins.pgbouncer import MISSING, PROGRAM, PgBouncer
 from stand_ins.postgres_server import PostgresServer
 from stand_ins.spool_acts import give_back, leased, numbers, settle, stored
@@ -32,23 +28,14 @@ def url(postgres_server: PostgresServer, postgres_url: str) -> Iterator[str]:
 
 def an_envelope(number: int) -> Envelope:
     """Return an event of this number, of one of three users."""
-    return Envelope(
-        route=IN,
-        event_key=number.to_bytes(16, "big"),
-        partition_key=f"u{number % 3}",
-        received_at_ms=1_700_000_000_000,
-        payload=b'{"n":%d}' % number,
-        source="rudderstack",
-        labels=Labels(type="track", event="Bought", user_id=f"u{number % 3}"),
-    )
+    user = f"u{number % 3}"
+    labels = Labels(type="track", event="Bought", user_id=user)
+    return spool_acts.an_envelope(number, route=IN, partition=user, labels=labels)
 
 
 async def test_two_replicas_share_two_sessions(url: str) -> None:
     """They take in, lease, settle, replay, erase and list, on whichever session each transaction is given."""
-    reporter, clock = Reporter(Metrics(), structlog.get_logger()), HandClock(1_700_000_000_000)
-    replicas = [
-        await PostgresSpool.open(lambda: url, limits=SpoolLimits(), clock=clock, reporter=reporter) for _ in range(2)
-    ]
+    replicas = [await open_spool(url) for _ in range(2)]
     try:
         for _ in range(3):
             for replica in replicas:

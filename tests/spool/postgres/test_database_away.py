@@ -1,59 +1,26 @@
 """A database that goes away: nothing acknowledged is lost, nothing that was settled comes again."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import structlog
+from spool.postgres.conftest import open_spool
 
 from forwarder.errors import SpoolFull
-from forwarder.model import Envelope, Labels, RouteName, State
-from forwarder.spool.limits import SpoolLimits
-from forwarder.spool.postgres.spool import PostgresSpool
-from forwarder.telemetry.metrics import Metrics
-from forwarder.telemetry.reporter import Reporter
-from stand_ins.clock import HandClock
-from stand_ins.postgres_server import MISSING, PROGRAMS, PostgresServer
-from stand_ins.spool_acts import Work, leased, settle, stored
+from forwarder.model import RouteName, State
+from stand_ins.postgres_server import PostgresServer
+from stand_ins.spool_acts import Work, an_envelope, leased, settle, stored
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
 
 
 @pytest.fixture
-def server() -> Iterator[PostgresServer]:
-    """Start a Postgres that the test may stop."""
-    if PROGRAMS is None:
-        pytest.skip(MISSING)
-    server = PostgresServer()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
-
-
-@pytest.fixture
 async def spool(server: PostgresServer) -> AsyncIterator[Any]:
     """Return an empty spool on it."""
-    reporter = Reporter(Metrics(), structlog.get_logger())
-    clock, limits = HandClock(1_700_000_000_000), SpoolLimits()
-    spool = await PostgresSpool.open(server.url, limits=limits, clock=clock, reporter=reporter)
+    spool = await open_spool(server.url())
     yield spool
     await spool.close()
-
-
-def an_envelope(number: int) -> Envelope:
-    """Return an event of this number."""
-    return Envelope(
-        route=OUT,
-        event_key=number.to_bytes(16, "big"),
-        partition_key="",
-        received_at_ms=1_700_000_000_000,
-        payload=b"{}",
-        source="webhook",
-        labels=Labels(type="t", event="e"),
-    )
 
 
 async def accepted(spool: Any, number: int) -> bool:

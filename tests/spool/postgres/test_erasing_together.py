@@ -1,43 +1,18 @@
 """Erasing where several replicas lease: whoever is asked, all of it is erased but what is in hand somewhere."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import asyncpg
 import pytest
-import structlog
+from spool.postgres.conftest import Join
 
-from forwarder.model import Envelope, Labels, RouteName, State
+from forwarder.model import Labels, RouteName, State
 from forwarder.ports import Erased
-from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.postgres import shared_erasing
-from forwarder.spool.postgres.spool import PostgresSpool
-from forwarder.telemetry.metrics import Metrics
-from forwarder.telemetry.reporter import Reporter
-from stand_ins.clock import HandClock
-from stand_ins.spool_acts import leased, settle, stored
+from stand_ins.spool_acts import an_envelope, leased, settle, stored
 
 IN = RouteName.RUDDERSTACK_TO_COURIER
 USERS = 12
-Join = Callable[[], Awaitable[Any]]
-
-
-@pytest.fixture
-async def join(postgres_url: str) -> AsyncIterator[Join]:
-    """Return how a replica joins."""
-    joined: list[Any] = []
-
-    async def one() -> Any:
-        reporter = Reporter(Metrics(), structlog.get_logger())
-        clock = HandClock(1_700_000_000_000)
-        joined.append(
-            await PostgresSpool.open(lambda: postgres_url, limits=SpoolLimits(), clock=clock, reporter=reporter)
-        )
-        return joined[-1]
-
-    yield one
-    for spool in joined:
-        await spool.close()
 
 
 async def _two(join: Join) -> tuple[Any, Any]:
@@ -48,16 +23,8 @@ async def _two(join: Join) -> tuple[Any, Any]:
             await replica.ownership.renew()
     for number in range(1, 2 * USERS + 1):
         user = f"user {number % USERS}"
-        envelope = Envelope(
-            route=IN,
-            event_key=number.to_bytes(16, "big"),
-            partition_key=user,
-            received_at_ms=1_700_000_000_000,
-            payload=b'{"n":%d}' % number,
-            source="webhook",
-            labels=Labels(type="track", event="e", user_id=user),
-        )
-        await stored(one, [envelope])
+        labels = Labels(type="track", event="e", user_id=user)
+        await stored(one, [an_envelope(number, route=IN, partition=user, labels=labels)])
     return one, other
 
 

@@ -7,19 +7,18 @@ from typing import NamedTuple
 
 import asyncpg
 import pytest
-import structlog
+from spool.postgres.conftest import START_MS, open_spool
 
 from forwarder.archive_port import EventQuery
 from forwarder.errors import NoSuchEvent
-from forwarder.model import Envelope, Labels, Receipt, RouteName, State
+from forwarder.model import Envelope, Receipt, RouteName, State
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.postgres.connecting import Connector
 from forwarder.spool.postgres.layout import BLOCK_EVENTS
 from forwarder.spool.postgres.reading.criteria import Criteria
 from forwarder.spool.postgres.reconnecting import Connection
 from forwarder.spool.postgres.spool import PostgresSpool
-from forwarder.telemetry.metrics import Metrics
-from forwarder.telemetry.reporter import Reporter
+from stand_ins import spool_acts
 from stand_ins.clock import HandClock
 from stand_ins.spool_acts import give_back, leased, numbers, settle, stored
 
@@ -37,29 +36,18 @@ class Kept(NamedTuple):
 
 
 @pytest.fixture(params=[4_294_967_296])
-async def kept(request: pytest.FixtureRequest, postgres_url: str) -> AsyncIterator[Kept]:
+async def kept(request: pytest.FixtureRequest, postgres_url: str, database: asyncpg.Connection) -> AsyncIterator[Kept]:
     """Return an empty spool, of the cap that is asked for."""
-    clock = HandClock(1_700_000_000_000)
-    reporter = Reporter(Metrics(), structlog.get_logger())
-    limits = SpoolLimits(bytes_max=request.param)
-    spool = await PostgresSpool.open(lambda: postgres_url, limits=limits, clock=clock, reporter=reporter)
-    database = await asyncpg.connect(postgres_url)
+    clock = HandClock(START_MS)
+    spool = await open_spool(postgres_url, clock, limits=SpoolLimits(bytes_max=request.param))
     yield Kept(spool, clock, database)
-    await database.close()
     await spool.close()
 
 
 def an_envelope(number: int, clock: HandClock, size: int = 2) -> Envelope:
     """Return an event of this number."""
-    return Envelope(
-        route=OUT,
-        event_key=number.to_bytes(16, "big"),
-        partition_key="",
-        received_at_ms=clock.now_ms,
-        payload=shake_128(bytes([number])).digest(size),  # nothing that shrinks
-        source="webhook",
-        labels=Labels(type="t", event="e"),
-    )
+    payload = shake_128(bytes([number])).digest(size)  # nothing that shrinks
+    return spool_acts.an_envelope(number, at_ms=clock.now_ms, payload=payload)
 
 
 async def settled_block(kept: Kept, *, size: int = 2) -> None:

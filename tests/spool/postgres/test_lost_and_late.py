@@ -2,89 +2,31 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Iterator
 
 import asyncpg
 import pytest
-import structlog
+from spool.postgres.conftest import START_MS, Join, open_spool
 
 from forwarder.errors import SpoolClosed, SpoolFull
-from forwarder.model import Demand, Envelope, Labels, Receipt, Returned, RouteName, State
+from forwarder.model import Demand, Receipt, Returned, RouteName, State
 from forwarder.spool.lease_queue import LeaseQueue
-from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.postgres.connecting import Connector
 from forwarder.spool.postgres.floors import Floors
 from forwarder.spool.postgres.reads import QueueReads
 from forwarder.spool.postgres.reconnecting import Connection
 from forwarder.spool.postgres.spool import PostgresSpool
-from forwarder.telemetry.metrics import Metrics
-from forwarder.telemetry.reporter import Reporter
 from stand_ins.clock import HandClock
-from stand_ins.postgres_server import MISSING, PROGRAMS, PostgresServer
-from stand_ins.spool_acts import give_back, leased, numbers, settle, stored
+from stand_ins.postgres_server import PostgresServer, started
+from stand_ins.spool_acts import an_envelope, give_back, leased, numbers, settle, stored
 
 OUT, IN = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
-START_MS = 1_700_000_000_000
-Join = Callable[..., Awaitable[PostgresSpool]]
-
-
-async def _open(url: str, clock: HandClock) -> PostgresSpool:
-    reporter = Reporter(Metrics(), structlog.get_logger())
-    return await PostgresSpool.open(lambda: url, limits=SpoolLimits(), clock=clock, reporter=reporter)
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    """Return the clock of every replica."""
-    return HandClock(START_MS)
-
-
-@pytest.fixture
-async def join(postgres_url: str, clock: HandClock) -> AsyncIterator[Join]:
-    """Return how a replica joins."""
-    joined: list[PostgresSpool] = []
-
-    async def one() -> PostgresSpool:
-        joined.append(await _open(postgres_url, clock))
-        return joined[-1]
-
-    yield one
-    for spool in joined:
-        await spool.close()
-
-
-@pytest.fixture
-async def database(postgres_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """Return a connection beside the replicas'."""
-    connection = await asyncpg.connect(postgres_url)
-    yield connection
-    await connection.close()
 
 
 @pytest.fixture
 def server() -> Iterator[PostgresServer]:
     """Start a Postgres that the test may stop."""
-    if PROGRAMS is None:
-        pytest.skip(MISSING)
-    server = PostgresServer(options=["wal_writer_delay=10s"])
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
-
-
-def an_envelope(number: int, *, user: str = "", route: RouteName = OUT) -> Envelope:
-    """Return an event of this number."""
-    return Envelope(
-        route=route,
-        event_key=number.to_bytes(16, "big"),
-        partition_key=user,
-        received_at_ms=START_MS,
-        payload=b'{"n":%d}' % number,
-        source="webhook",
-        labels=Labels(type="t", event="e"),
-    )
+    yield from started(["wal_writer_delay=10s"])
 
 
 async def take_over(database: asyncpg.Connection, one: PostgresSpool, other: PostgresSpool) -> None:
@@ -99,16 +41,17 @@ async def take_over(database: asyncpg.Connection, one: PostgresSpool, other: Pos
 
 
 async def test_what_comes_late_is_found_behind_one_that_was_given_back(
-    join: Join, database: asyncpg.Connection, clock: HandClock
+    join: Join, database: asyncpg.Connection
 ) -> None:
     """An older event of a user that became visible after a younger one had failed is leased all the same."""
-    one = await join()
+    clock = HandClock(START_MS)
+    one = await join(clock)
     await database.execute("SELECT setval('forwarder.event_sequence', 10)")
-    await stored(one, [an_envelope(11, user="u", route=IN)])
+    await stored(one, [an_envelope(11, partition="u", route=IN)])
     assert await numbers(one, IN) == [11]
     await give_back(one, [11], START_MS + 5_000, reason="busy")
     await database.execute("SELECT setval('forwarder.event_sequence', 4)")
-    await stored(one, [an_envelope(5, user="u", route=IN)])
+    await stored(one, [an_envelope(5, partition="u", route=IN)])
     await database.execute("SELECT setval('forwarder.event_sequence', 20)")
     first = await numbers(one, IN)
     await settle(one, first, State.DELIVERED)
@@ -117,7 +60,7 @@ async def test_what_comes_late_is_found_behind_one_that_was_given_back(
     await settle(one, second, State.DELIVERED)
     third = await numbers(one, IN)
     await settle(one, third, State.DELIVERED)
-    await stored(one, [an_envelope(21, user="u", route=IN)])
+    await stored(one, [an_envelope(21, partition="u", route=IN)])
     last = await numbers(one, IN)
     assert sorted(first + second + third + last) == [5, 11, 21]
 
@@ -158,7 +101,7 @@ async def test_a_late_return_does_not_revive_what_was_delivered(join: Join, data
 async def test_an_unchanged_return_of_what_was_lost_is_answered(join: Join, database: asyncpg.Connection) -> None:
     """Nobody waits for ever for a settlement that another replica made void."""
     one = await join()
-    await stored(one, [an_envelope(1, user="u", route=IN)])
+    await stored(one, [an_envelope(1, partition="u", route=IN)])
     assert await numbers(one, IN) == [1]
     other = await join()
     await take_over(database, one, other)
@@ -168,9 +111,9 @@ async def test_an_unchanged_return_of_what_was_lost_is_answered(join: Join, data
     assert not await leased(one, IN)
 
 
-async def test_numbers_that_a_crash_forgot_hide_nothing(server: PostgresServer, clock: HandClock) -> None:
+async def test_numbers_that_a_crash_forgot_hide_nothing(server: PostgresServer) -> None:
     """Transactions get numbers again that others had before a crash; what they bring is found as ever."""
-    spool = await _open(server.url(), clock)
+    spool = await open_spool(server.url())
     try:
         async with asyncio.timeout(60):
             await stored(spool, [an_envelope(1)])
@@ -199,12 +142,10 @@ async def _accepted(spool: PostgresSpool, number: int) -> Receipt | None:
         return None
 
 
-async def test_a_duplicate_waits_for_the_standby_as_its_first_copy_did(
-    server: PostgresServer, clock: HandClock
-) -> None:
+async def test_a_duplicate_waits_for_the_standby_as_its_first_copy_did(server: PostgresServer) -> None:
     """A copy is not acknowledged before the standby has the event, whatever became of the first one's answer."""
     standby = server.standby("second")
-    spool = await _open(server.url(), clock)
+    spool = await open_spool(server.url())
     try:
         assert await _accepted(spool, 1)
         standby.stop("immediate")

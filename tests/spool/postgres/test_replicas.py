@@ -2,65 +2,23 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import asyncpg
 import pytest
 import structlog
+from spool.postgres.conftest import START_MS, Join, open_spool
 
 from forwarder.clock import SystemClock
-from forwarder.model import Envelope, Labels, Lease, Receipt, RouteName, Settled, State
-from forwarder.spool.limits import SpoolLimits
+from forwarder.model import Lease, Receipt, RouteName, Settled, State
 from forwarder.spool.postgres import ownership
-from forwarder.spool.postgres.spool import PostgresSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
 from stand_ins.clock import HandClock
-from stand_ins.spool_acts import give_back, leased, settle, stored
+from stand_ins.spool_acts import an_envelope, give_back, leased, settle, stored
 from stand_ins.waiting import wait_until
 
 OUT, IN = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
-Join = Callable[..., Awaitable[Any]]
-
-
-@pytest.fixture
-async def join(postgres_url: str) -> AsyncIterator[Join]:
-    """Return how a replica joins; its clock may differ from the others'."""
-    joined: list[Any] = []
-
-    async def one(*, ahead_ms: int = 0) -> Any:
-        reporter = Reporter(Metrics(), structlog.get_logger())
-        clock = HandClock(1_700_000_000_000 + ahead_ms)
-        joined.append(
-            await PostgresSpool.open(lambda: postgres_url, limits=SpoolLimits(), clock=clock, reporter=reporter)
-        )
-        return joined[-1]
-
-    yield one
-    for spool in joined:
-        await spool.close()
-
-
-@pytest.fixture
-async def database(postgres_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """Return a connection beside the replicas'."""
-    connection = await asyncpg.connect(postgres_url)
-    yield connection
-    await connection.close()
-
-
-def an_envelope(number: int, *, partition: str = "", route: RouteName = OUT) -> Envelope:
-    """Return an event of this number."""
-    return Envelope(
-        route=route,
-        event_key=number.to_bytes(16, "big"),
-        partition_key=partition,
-        received_at_ms=1_700_000_000_000,
-        payload=b'{"n":%d}' % number,
-        source="webhook",
-        labels=Labels(type="t", event="e"),
-    )
 
 
 async def share(*replicas: Any) -> None:
@@ -143,7 +101,7 @@ async def test_every_event_is_leased_once_and_in_the_order_of_its_user(join: Joi
 
 async def test_a_copy_at_another_replica_is_a_duplicate(join: Join) -> None:
     """One copy is accepted, also when both arrive at once, and with clocks that are minutes apart."""
-    one, other = await join(), await join(ahead_ms=240_000)
+    one, other = await join(), await join(HandClock(START_MS + 240_000))
     receipts = await asyncio.gather(*(stored(replica, [an_envelope(n)]) for n in range(50) for replica in (one, other)))
     assert sum(receipt.accepted for receipt in receipts) == 50
     assert await stored(other, [an_envelope(1)]) == Receipt(accepted=0, duplicates=1)
@@ -153,9 +111,7 @@ async def test_commits_are_measured(postgres_url: str) -> None:
     """How long one takes is told to people, as of SQLite's."""
     metrics = Metrics()
     reporter = Reporter(metrics, structlog.get_logger())
-    spool = await PostgresSpool.open(
-        lambda: postgres_url, limits=SpoolLimits(), clock=SystemClock(), reporter=reporter, is_replica=False
-    )
+    spool = await open_spool(postgres_url, SystemClock(), reporter=reporter, is_replica=False)
     name = "forwarder_commit_duration_seconds"
     before = metrics.registry.get_sample_value(f"{name}_count")
     await stored(spool, [an_envelope(1)])
@@ -297,11 +253,7 @@ async def test_who_only_looks_on_takes_no_part(join: Join, postgres_url: str) ->
     await stored(replica, [an_envelope(1)])
     (lease,) = await leased(replica, OUT)
     await settle(replica, [lease.sequence], State.DEAD, reason="x")
-    reporter = Reporter(Metrics(), structlog.get_logger())
-    clock = HandClock(1_700_000_000_000)
-    command = await PostgresSpool.open(
-        lambda: postgres_url, limits=SpoolLimits(), clock=clock, reporter=reporter, is_replica=False
-    )
+    command = await open_spool(postgres_url, is_replica=False)
     assert (command.ownership.mine(), command.leads(), command.may_send()) == (frozenset(), False, False)
     assert await command.requeue([lease.sequence]) == 1
     await command.close()

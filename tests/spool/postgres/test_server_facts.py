@@ -6,16 +6,11 @@ from dataclasses import replace
 
 import asyncpg
 import pytest
-import structlog
+from spool.postgres.conftest import open_spool
 
-from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.postgres.layout_steps import LAYOUT
 from forwarder.spool.postgres.server_facts import CONNECTIONS, ServerFacts, judge, look, read_server, read_value
-from forwarder.spool.postgres.spool import PostgresSpool
-from forwarder.telemetry.metrics import Metrics
-from forwarder.telemetry.reporter import Reporter
 from stand_ins import postgres_server
-from stand_ins.clock import HandClock
 from stand_ins.postgres_server import PostgresServer
 from stand_ins.waiting import wait_until
 
@@ -182,10 +177,7 @@ async def test_the_schema_is_judged_with_the_server(postgres_url: str) -> None:
         return remark.level, remark.text
 
     assert await said() == ("ok", "nothing is kept there yet; the schema forwarder is made at the start")
-    reporter = Reporter(Metrics(), structlog.get_logger())
-    spool = await PostgresSpool.open(
-        lambda: postgres_url, limits=SpoolLimits(), clock=HandClock(1_700_000_000_000), reporter=reporter
-    )
+    spool = await open_spool(postgres_url)
     assert await said() == ("ok", f"layout {LAYOUT}; 1 replica runs")
     await spool.put("links", b"[]")
     await spool.close()

@@ -16,9 +16,9 @@ from forwarder.archive_port import (
     SpoolFacts,
 )
 from forwarder.errors import NoSuchEvent, SpoolAway, SpoolClosed
-from forwarder.model import RouteName, State, Totals
+from forwarder.model import RouteName, State
 from forwarder.ports import Clock
-from forwarder.spool.codes import ROUTE_CODES, ROUTES, STATE_CODES, Account
+from forwarder.spool.codes import ROUTES, STATE_CODES, Account, route_code, totals_of
 from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.postgres.reading.search import search
 from forwarder.spool.postgres.reading.standing import read_detail, read_states
@@ -104,7 +104,7 @@ class PostgresArchive:
             size_bytes=used,
             cap_bytes=self._limits.bytes_max,
             unsettled_bytes=account(Account.UNSETTLED_BYTES),
-            totals={name: _totals(sums[route * ACCOUNTS :]) for route, name in enumerate(ROUTES)},
+            totals={name: totals_of(dict(enumerate(sums[route * ACCOUNTS :]))) for route, name in enumerate(ROUTES)},
             oldest_pending_ms=oldest,
             retrying=account(Account.RETRYING),
             open_dead=account(Account.OPEN_DEAD),
@@ -136,7 +136,7 @@ class PostgresArchive:
     async def event_types(self, route: RouteName | None, *, limit: int) -> Sequence[EventTypeRow]:
         """List the event types seen, last seen first."""
         async with self._snapshot() as connection:
-            rows = await connection.fetch(_TYPES, _code(route), limit)
+            rows = await connection.fetch(_TYPES, route_code(route), limit)
         return [EventTypeRow(**{**dict(row.items()), "route": ROUTES[row["route"]]}) for row in rows]
 
     async def reasons(self, route: RouteName | None, state: State, *, limit: int) -> Sequence[ReasonGroup]:
@@ -144,7 +144,7 @@ class PostgresArchive:
         if state is State.PENDING:
             return []
         async with self._snapshot() as connection:
-            rows = await connection.fetch(_GROUPS, STATE_CODES[state], _code(route), limit)
+            rows = await connection.fetch(_GROUPS, STATE_CODES[state], route_code(route), limit)
         return [ReasonGroup(**dict(row.items())) for row in rows]
 
     async def audit(self, *, limit: int) -> Sequence[AuditRow]:
@@ -172,12 +172,3 @@ class PostgresArchive:
                 yield connection
         except AWAY as error:
             raise SpoolAway(words(error)) from error
-
-
-def _code(route: RouteName | None) -> int | None:
-    return None if route is None else ROUTE_CODES[route]
-
-
-def _totals(amounts: Sequence[int]) -> Totals:
-    counts = {state.value: amounts[code] for state, code in STATE_CODES.items()}
-    return Totals(accepted=amounts[Account.ACCEPTED], **counts)

@@ -8,8 +8,6 @@ from forwarder.spool.codes import PENDING, ROUTE_CODES, STATE_CODES
 from forwarder.spool.postgres.appends import text as storable
 
 _REASONS_MAX = 64  # walked along side by side
-_SUCCESS = (200, 299)
-_SEQUENCE_DIGITS_MAX = 18
 # Bytes as they are, each a character: what is no UTF-8 can be searched, too. NUL alone cannot be told so.
 _PAYLOAD = (
     "CASE WHEN position('\\x00'::bytea IN e.payload) > 0 THEN encode(e.payload, 'escape') "
@@ -77,7 +75,7 @@ FROM numbered
             return self._merged(parts)
         if query.state is State.PENDING and self._is_near:
             return self._merged([self._part("work"), self._part("events e", self._fresh())])
-        if self._is_troubled():
+        if query.is_of_trouble:
             # In the words of the index, or it is not used.
             condition = "(attempts > 1 OR status NOT BETWEEN 200 AND 299)"
             return self._merged([self._part("outcomes", condition), self._part("work")])
@@ -101,13 +99,6 @@ FROM numbered
     def _merged(self, parts: Sequence[str]) -> str:
         union = " UNION ALL ".join(f"({part})" for part in parts)
         return f"SELECT sequence FROM ({union}) m ORDER BY sequence {self._order} LIMIT $3"  # noqa: S608 - as above
-
-    def _is_troubled(self) -> bool:
-        """Tell whether only events are meant that were answered badly, or tried more than once."""
-        query = self._query
-        status = query.status
-        is_no_success = status is not None and (status[1] < _SUCCESS[0] or status[0] > _SUCCESS[1])
-        return is_no_success or (query.attempts is not None and query.attempts[0] > 1)
 
     # --- what of the rows must hold ---
 
@@ -162,8 +153,8 @@ FROM numbered
         ]
         as_bytes = f"convert_from(convert_to({needle}, 'UTF8'), 'LATIN1')"
         texts.append(f'strpos(lower(({_PAYLOAD}) COLLATE "C"), lower({as_bytes} COLLATE "C")) > 0')
-        if text.isascii() and text.isdigit() and len(text) <= _SEQUENCE_DIGITS_MAX:
-            texts.append(f"e.sequence = {self._bind(int(text), 'bigint')}")
+        if (sequence := self._query.text_as_sequence) is not None:
+            texts.append(f"e.sequence = {self._bind(sequence, 'bigint')}")
         return f"coalesce({' OR '.join(texts)}, false)"
 
 

@@ -16,9 +16,9 @@ from forwarder.archive_port import (
     SpoolFacts,
 )
 from forwarder.errors import NoSuchEvent, SpoolClosed
-from forwarder.model import RouteName, State, Totals
+from forwarder.model import RouteName, State
 from forwarder.ports import Clock
-from forwarder.spool.codes import PENDING, ROUTE_CODES, ROUTES, STATE_CODES, Account
+from forwarder.spool.codes import PENDING, ROUTE_CODES, ROUTES, STATE_CODES, Account, route_code, totals_of
 from forwarder.spool.held_leases import earlier
 from forwarder.spool.limits import SpoolLimits, refusal
 from forwarder.spool.sqlite.database import ReadThread
@@ -90,7 +90,7 @@ class SqliteArchive:
             lambda connection: connection.execute(
                 "SELECT route, type, event, count, first_at_ms, last_at_ms FROM event_types "
                 "WHERE ?1 IS NULL OR route = ?1 ORDER BY last_at_ms DESC, route, type, event LIMIT ?2",
-                (_code(route), limit),
+                (route_code(route), limit),
             ).fetchall()
         )
         return [
@@ -103,7 +103,7 @@ class SqliteArchive:
     async def reasons(self, route: RouteName | None, state: State, *, limit: int) -> Sequence[ReasonGroup]:
         """Group settled, not discarded events by reason, largest first."""
         return await self._read(
-            lambda connection: _group_by_reason(connection, STATE_CODES[state], _code(route), limit=limit)
+            lambda connection: _group_by_reason(connection, STATE_CODES[state], route_code(route), limit=limit)
         )
 
     async def audit(self, *, limit: int) -> Sequence[AuditRow]:
@@ -140,7 +140,10 @@ class SqliteArchive:
             size_bytes=used,
             cap_bytes=live.limits.bytes_max,
             unsettled_bytes={name: amounts.get((code, Account.UNSETTLED_BYTES), 0) for name, code in _codes()},
-            totals={name: _totals(amounts, code) for name, code in _codes()},
+            totals={
+                name: totals_of({account: count for (of, account), count in amounts.items() if of == code})
+                for name, code in _codes()
+            },
             oldest_pending_ms={name: _oldest_ms(connection, code) for name, code in _codes()},
             retrying={name: amounts.get((code, Account.RETRYING), 0) for name, code in _codes()},
             open_dead={name: dead.get(code, (0, 0))[0] for name, code in _codes()},
@@ -160,24 +163,6 @@ def _cap_refusal(live: Live, used: int) -> str:
 
 def _codes() -> list[tuple[RouteName, int]]:
     return list(ROUTE_CODES.items())
-
-
-def _code(route: RouteName | None) -> int | None:
-    return None if route is None else ROUTE_CODES[route]
-
-
-def _totals(amounts: Amounts, route: int) -> Totals:
-    def amount(account: Account) -> int:
-        return amounts.get((route, int(account)), 0)
-
-    return Totals(
-        accepted=amount(Account.ACCEPTED),
-        pending=amount(Account.PENDING),
-        delivered=amount(Account.DELIVERED),
-        filtered=amount(Account.FILTERED),
-        unmapped=amount(Account.UNMAPPED),
-        dead=amount(Account.DEAD),
-    )
 
 
 def _oldest_ms(connection: Reader, route: int) -> int | None:

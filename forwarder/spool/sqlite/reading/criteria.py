@@ -17,7 +17,6 @@ from forwarder.spool.sqlite.reading.streams import (
 )
 from forwarder.spool.sqlite.transaction import EVENT_TABLES, Reader, floor_mark, read_mark
 
-_SUCCESS = (200, 299)
 # What the index of these holds; in the words of the schema, or it is not used.
 _TROUBLED = "(attempts > 1 OR status NOT BETWEEN 200 AND 299)"
 _IN_ANY_CASE = "LIKE ? ESCAPE '\\'"
@@ -56,7 +55,7 @@ class Criteria:
             match = (
                 f"CASE WHEN {' OR '.join(f'{one} {_IN_ANY_CASE}' for one in texts)} OR sequence = ? THEN sequence END"
             )
-            values += [pattern] * len(texts) + [int(query.text) if _is_number(query.text) else 0]
+            values += [pattern] * len(texts) + [query.text_as_sequence or 0]
         conditions = []
         for column, value in zip(_LABELS, (query.event, query.message_id, query.user_id), strict=True):
             if value is not None:
@@ -151,7 +150,7 @@ class Criteria:
         if query.status is not None:
             condition += " AND status BETWEEN ? AND ?"
             values += query.status
-        index, known = ("settled_troubled", f"{_TROUBLED} AND ") if _is_troubled(query) else ("", "")
+        index, known = ("settled_troubled", f"{_TROUBLED} AND ") if query.is_of_trouble else ("", "")
         streams: list[Stream] = [self._runs(known + condition, *values, index=index)]
         if query.status is None and query.attempts is not None and query.attempts[0] == 0:
             streams.append(self._state(State.PENDING))
@@ -160,18 +159,8 @@ class Criteria:
         return UnionStream(streams, is_up=self._is_up)
 
 
-def _is_troubled(query: EventQuery) -> bool:
-    """Tell whether only events are meant that are in the index of those, or in no run."""
-    is_no_success = query.status is not None and (query.status[1] < _SUCCESS[0] or query.status[0] > _SUCCESS[1])
-    return is_no_success or (query.attempts is not None and query.attempts[0] > 1)
-
-
 def _is_in(value: int | None, bounds: tuple[int, int] | None) -> bool:
     return bounds is None or (value is not None and bounds[0] <= value <= bounds[1])
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= len(str(2**62)) - 1
 
 
 def _escaped(text: str) -> str:

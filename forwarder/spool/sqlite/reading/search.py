@@ -15,13 +15,13 @@ import apsw
 from forwarder.archive_port import EventPage, EventQuery, EventRow
 from forwarder.model import State
 from forwarder.spool.codes import ROUTE_CODES
+from forwarder.spool.page_walk import PageWalk
 from forwarder.spool.sqlite.reading.criteria import Criteria
 from forwarder.spool.sqlite.reading.standing import damaged_row, event_row, event_values, standing_of
 from forwarder.spool.sqlite.transaction import EVENT_TABLES, Reader
 
 _CHUNK_FIRST = 16  # events of the first statement; payloads may have megabytes
 _CHUNK_MAX = 1_024
-_CHUNK_S = 0.02  # a statement that took less is followed by one over twice as many, another by one over half
 
 Found = tuple[int, int, bool]  # sequence, route, and whether it may be a match: else it says how far the walk is
 
@@ -31,21 +31,13 @@ def search(connection: Reader, query: EventQuery, *, now_s: Callable[[], float])
     return _Walk(connection, query, now_s).page()
 
 
-class _Walk:
+class _Walk(PageWalk):
     def __init__(self, connection: Reader, query: EventQuery, now_s: Callable[[], float]) -> None:
+        super().__init__(query, now_s, chunk=_CHUNK_FIRST)
         self._connection = connection
-        self._query = query
-        self._now_s = now_s
-        self._deadline_s = now_s() + query.budget_s
-        self._is_up = query.after_sequence is not None
         routes = [ROUTE_CODES[query.route]] if query.route is not None else range(len(EVENT_TABLES))
         self._routes = {code: _Route(connection, query, code, now_s, self._deadline_s) for code in routes}
-        self._chunk_max = _CHUNK_FIRST
-        self._rows: list[EventRow] = []
-        self._matched = 0
-        self._scanned = 0
         self._last: int | None = None
-        self._reached_ms: int | None = None
 
     def page(self) -> EventPage:
         chunk: list[Found] = []
@@ -54,28 +46,16 @@ class _Walk:
             is_due = len(chunk) >= self._room() or self._now_s() > self._deadline_s
             if chunk and is_due and found[0] != chunk[-1][0]:  # both routes may offer the same one
                 if self._is_full_after(chunk):
-                    return self._answer(is_more=True)
+                    return self._answer(self._last)
                 chunk = []
                 if self._is_spent():
-                    return self._answer(is_more=True, is_cut=True)
+                    return self._answer(self._last, is_cut=True)
             if found[2]:
                 chunk.append(found)
             elif not chunk:
                 self._last = found[0] - 1 if self._is_up else found[0] + 1
-                return self._answer(is_more=True, is_cut=True)
-        return self._answer(is_more=bool(chunk) and self._is_full_after(chunk))
-
-    def _answer(self, *, is_more: bool, is_cut: bool = False) -> EventPage:
-        continued = self._last if is_more else None
-        return EventPage(
-            rows=tuple(self._rows),
-            next_before=None if self._is_up else continued,
-            next_after=continued if self._is_up else None,
-            is_cut=is_cut,
-            matched=self._matched,
-            scanned=self._scanned,
-            reached_ms=self._reached_ms,
-        )
+                return self._answer(self._last, is_cut=True)
+        return self._answer(self._last if chunk and self._is_full_after(chunk) else None)
 
     def _start(self) -> int:
         query = self._query
@@ -87,23 +67,11 @@ class _Walk:
         row = self._connection.execute("SELECT amount FROM totals WHERE route = 0 AND account = 10").fetchone()
         return 0 if row is None else int(row[0])
 
-    def _room(self) -> int:
-        """Return how many events the next statement may look at."""
-        if self._query.text is None:
-            return self._chunk_max
-        return max(1, min(self._chunk_max, self._query.scan_max - self._scanned))
-
-    def _is_spent(self) -> bool:
-        if self._query.text is not None and self._scanned >= self._query.scan_max:
-            return True
-        return self._now_s() > self._deadline_s
-
     def _is_full_after(self, chunk: Sequence[Found]) -> bool:
         """Take the matches of a chunk; True when there was one more than fits."""
         began_s = self._now_s()
         looked = self._look(chunk)
-        took_s = self._now_s() - began_s
-        self._chunk_max = min(2 * self._chunk_max, _CHUNK_MAX) if took_s < _CHUNK_S else max(1, self._chunk_max // 2)
+        self._pace(self._now_s() - began_s, most=_CHUNK_MAX)
         limit = self._query.limit
         for sequence, route in heapq.merge(*[one.matches for one in looked], reverse=not self._is_up):
             row = self._routes[route].row(sequence, is_shown=limit > 0)
