@@ -14,7 +14,7 @@ import apsw
 
 from forwarder.archive_port import Archive
 from forwarder.clock import wait_within
-from forwarder.errors import NoAnswer, SettingsInvalid, SpoolAway, SpoolUnusable
+from forwarder.errors import SettingsInvalid, SpoolAway, SpoolUnusable, TakenOver
 from forwarder.model import HttpRequest, HttpResponse
 from forwarder.ports import Clock, Probeable, Spool, Transport, Worker
 from forwarder.settings import Settings
@@ -87,7 +87,7 @@ class Fence:
     async def exchange(self, request: HttpRequest) -> HttpResponse:
         """Make the exchange; see `ports.Transport.exchange`."""
         if not self.may_send():
-            raise NoAnswer("another replica may have taken this over", request_left=False)
+            raise TakenOver
         return await self.transport.exchange(request)
 
 

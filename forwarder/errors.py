@@ -78,6 +78,14 @@ class NoAnswer(ForwarderError):
         self.is_lasting = is_lasting
 
 
+class TakenOver(NoAnswer):
+    """The exchange was not begun: another replica may have taken over what it is about. That alone is given back."""
+
+    def __init__(self) -> None:
+        """Nothing left."""
+        super().__init__("another replica may have taken this over", request_left=False)
+
+
 class SourceAway(ForwarderError):
     """A bus cannot be reached or refuses us: later. The text says why, without a secret; nothing was acknowledged."""
 

@@ -172,7 +172,7 @@ class Unmapped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TryLater:
-    """It may heal by itself. `scope` is what must wait: "route", a rate-limit group, or "event"."""
+    """It may heal by itself. `scope` must wait: "route", a rate-limit group, "event", or "replica" (never asked)."""
 
     reason: str
     after_s: float | None  # what the destination asked for (already capped), else None: our backoff

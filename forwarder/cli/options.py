@@ -28,7 +28,7 @@ URL = click.option(
     callback=_web_address,
     metavar="URL",
     help="The operator's listener, such as http://127.0.0.1:8081. Default: FORWARDER_OPERATOR_LISTEN; "
-    "when nothing answers there, the data folder of the stopped daemon.",
+    "when nothing answers there, the data folder or the database of the stopped daemon.",
 )
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import msgspec
 
 from forwarder.courier.calls import RateLimitGroup
-from forwarder.errors import NoAnswer
+from forwarder.errors import NoAnswer, TakenOver
 from forwarder.model import Delivered, Effect, Filtered, Held, Refused, TryLater, Verdict
 from forwarder.retry_after import retry_after_s
 
@@ -79,6 +79,8 @@ def judge_no_answer(asked: Asked, error: NoAnswer) -> TryLater | Held:
     A connection that could not be made is nobody's fault in particular: then the whole route waits. An answer
     that cannot be read would come again and again, and so would a proxy's refusal: that needs somebody's hand.
     """
+    if isinstance(error, TakenOver):
+        return TryLater(reason=str(error), after_s=None, scope="replica", effect=Effect.NONE)
     if error.is_lasting and error.request_left:
         return Held(reason=str(error), scope=asked.group, effect=Effect.UNKNOWN)
     if error.is_lasting:

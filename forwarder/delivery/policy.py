@@ -15,6 +15,7 @@ from forwarder.model import Delivered, Effect, Filtered, Held, Refused, TryLater
 
 ROUTE: Final = "route"  # the scope of a whole route; every other scope is a rate-limit group
 EVENT: Final = "event"  # the scope of a trouble that may be one event's own
+REPLICA: Final = "replica"  # of one that may be another replica's by now: nothing was asked
 
 BATCH_FAILURES_MAX: Final = 5
 EVENT_FAILURES_MAX: Final = 20
@@ -105,11 +106,11 @@ class OutcomePolicy:
                 return _refused(case, refused)
             case TryLater() as later:
                 # No answer is not an answer outside the hold's class; only an acceptance ends a hold for refusals.
-                if case.held is None:
-                    return self._later(case, later, now_ms)
-                if case.held is TripKind.REFUSALS or case.status is None:
+                proves_nothing = case.held is TripKind.REFUSALS or (case.held is not None and case.status is None)
+                if later.scope == REPLICA or proves_nothing:
                     return Decision(outcome=Outcome.RETURNED, change=Change.POSTPONE, reason=later.reason)
-                return replace(self._later(case, later, now_ms), ends_hold=True)
+                decision = self._later(case, later, now_ms)
+                return decision if case.held is None else replace(decision, ends_hold=True)
             case Held() as held:
                 return self._held(case, held, now_ms)
             case _ as unreachable:

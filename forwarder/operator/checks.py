@@ -135,7 +135,7 @@ def _folder(settings: Settings) -> Iterator[Finding]:
             "warn",
             "data folder",
             f"{size(free)} free, less than FORWARDER_SPOOL_BYTES_MAX ({size(settings.spool_bytes_max)}) may "
-            "take: make room or lower the cap, so that history yields before the disk is full",
+            "take: make room or lower the cap, so that history is evicted before the disk is full",
         )
     if folder.exists() and folder.stat().st_mode & _PRIVATE:
         yield Finding("warn", "data folder", f"others may enter {folder}: `chmod 700` it (the daemon will)")

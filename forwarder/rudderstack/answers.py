@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
-from forwarder.errors import NoAnswer
+from forwarder.errors import NoAnswer, TakenOver
 from forwarder.model import Delivered, Effect, Held, Refused, TryLater, Verdict
 from forwarder.retry_after import retry_after_s
 
@@ -69,6 +69,8 @@ def judge_no_answer(error: NoAnswer) -> TryLater | Held:
 
     One that cannot be read would come again and again: events are not sent as copies without end, one probes.
     """
+    if isinstance(error, TakenOver):
+        return TryLater(reason=str(error), after_s=None, scope="replica", effect=Effect.NONE)
     effect = Effect.UNKNOWN if error.request_left else Effect.NONE
     if error.is_lasting:
         return Held(reason=str(error), scope="route", effect=effect)

@@ -27,7 +27,7 @@ class SpoolLimits:
     event_types_max: int = 10_000  # distinct rows per route
     answer_bytes_max: int = 2_048  # of an attempt's answer
     attempts_max: int = 10  # kept per event
-    wal_pages_max: int = 2_000  # then the log is folded back into the database
+    wal_pages_max: int = 2_000  # then the log is checkpointed into the database
     replays_in_line_max: int = 20  # waiting ones of a route: a mass would keep what arrives for its users waiting
 
     def small(self, value: bytes, key: str) -> bytes:

@@ -163,6 +163,11 @@ class Metrics:
         self.quarantined = Counter(
             "forwarder_rows_quarantined", "Damaged rows of the spool that were set aside.", registry=r
         )
+        self.settlements_lost = Counter(
+            "forwarder_settlements_lost",
+            "Events whose outcome was left alone: another replica owned them by then.",
+            registry=r,
+        )
         self.history_yielded = Counter(
             "forwarder_history_yielded", "Settled events whose payload was dropped early to make room.", registry=r
         )

@@ -223,8 +223,13 @@ class Reporter:
         self._log.error("spool.damaged", remedy="run `forwarder check`, then restore or recover the data folder")
 
     def settlement_waiting(self, *, reason: str, events: int) -> None:
-        """Alarm: what was delivered cannot be written down yet; it is kept in memory."""
+        """Alarm: what was delivered cannot be written down, or not yet; it is kept in memory."""
         self._log.error("spool.settlement_waiting", reason=reason, events=events)
+
+    def settlements_lost(self, *, events: int) -> None:
+        """Tell that another replica owned these events by the time they were to be settled: it may send them again."""
+        self.metrics.settlements_lost.inc(events)
+        self._log.warning("spool.settlements_lost", events=events)
 
     # --- the operator ---
 

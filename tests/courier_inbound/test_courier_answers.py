@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from forwarder.courier.answers import Asked, error_message, judge, judge_no_answer
 from forwarder.courier.calls import RateLimitGroup
-from forwarder.errors import NoAnswer
+from forwarder.errors import NoAnswer, TakenOver
 from forwarder.model import Delivered, Effect, Filtered, Held, Refused, TryLater
 from forwarder.retry_after import retry_after_s
 
@@ -243,3 +243,11 @@ def test_every_answer_has_a_meaning_and_its_reason_quotes_nothing(
     assert type(verdict) is type(plain)
     if not isinstance(verdict, Delivered) and not isinstance(plain, Delivered):
         assert verdict.reason == plain.reason
+
+
+def test_what_another_replica_may_have_is_no_standstill() -> None:
+    """The call was not made: it is this event alone that is given back, not the route or the group that waits."""
+    verdict = judge_no_answer(_asked("lists"), TakenOver())
+    assert verdict == TryLater(
+        reason="another replica may have taken this over", after_s=None, scope="replica", effect=Effect.NONE
+    )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from forwarder.delivery.pacing import Backoff, TripKind
 from forwarder.delivery.policy import (
     EVENT,
+    REPLICA,
     ROUTE,
     Case,
     Change,
@@ -200,6 +201,15 @@ def test_an_events_own_retry_backs_off(attempt: int, failures: int, after_s: flo
     """The wait grows with the failures in a row, or with those that the spool counts, whichever are more."""
     decision = _decided(_later(EVENT), attempt=attempt, failures=failures, others_passed=True)
     assert (decision.outcome, decision.change, decision.after_s) == (Outcome.SET_ASIDE, Change.NONE, after_s)
+
+
+@pytest.mark.parametrize("held", [None, *TripKind])
+@pytest.mark.parametrize("events", [1, 100])
+def test_what_another_may_have_taken_over_is_given_back(events: int, held: TripKind | None) -> None:
+    """Whatever else is so: nothing was asked, so nothing is backed off, and nothing is kept in hand."""
+    verdict = _later(REPLICA, effect=Effect.NONE)
+    decision = _decided(verdict, status=None, events=events, held=held, failures=3, others_passed=True)
+    assert decision == Decision(outcome=Outcome.RETURNED, change=Change.POSTPONE, reason=verdict.reason)
 
 
 def test_a_call_is_repeated_when_it_was_asked_to_be() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from forwarder.delivery.flights import batch_of
-from forwarder.errors import NoAnswer
+from forwarder.errors import NoAnswer, TakenOver
 from forwarder.model import Delivered, Delivery, Effect, Held, HttpRequest, HttpResponse, Refused, TryLater
 from forwarder.retry_after import retry_after_s
 from forwarder.rudderstack.answers import judge, judge_no_answer
@@ -210,3 +210,10 @@ async def test_a_key_that_is_replaced_is_sent_from_then_on() -> None:
 def test_key_is_hidden() -> None:
     """The write key does not show in a repr."""
     assert "the-key" not in repr(WriteKey("the-key"))
+
+
+def test_what_another_replica_may_have_is_no_standstill() -> None:
+    """The request was not made: its events alone are given back, and the route does not wait."""
+    assert judge_no_answer(TakenOver()) == TryLater(
+        reason="another replica may have taken this over", after_s=None, scope="replica", effect=Effect.NONE
+    )

@@ -32,6 +32,10 @@ from forwarder.spool.postgres.transaction import ACCOUNTS, read_totals
 
 __all__ = ["AWAY", "PostgresSource", "PostgresTarget", "words"]
 _LIVE = "SELECT host FROM forwarder.replicas WHERE until >= clock_timestamp() LIMIT 1"
+_IS_USED = """
+SELECT (SELECT is_called FROM forwarder.event_sequence) OR EXISTS (SELECT FROM forwarder.audit)
+  OR EXISTS (SELECT FROM forwarder.kept_values WHERE key = 'links')
+"""
 _SHAPE = """
 SELECT coalesce((SELECT min(sequence) FROM forwarder.events), 0),
   (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM forwarder.event_sequence),
@@ -148,7 +152,9 @@ class PostgresTarget(_Side):
         async with self._writing() as connection:
             await connection.execute(LOCK)
             if await has_schema(connection):
-                return await _go_on(connection, shape)
+                if not await _is_untouched(connection):
+                    return await _go_on(connection, shape)
+                await connection.execute("DROP SCHEMA forwarder CASCADE")
             mark = Mark(0, None)
             await make(connection, shape)
             await _keep(connection, KEPT[0], shape)
@@ -178,6 +184,14 @@ async def _refuse_live(connection: asyncpg.Connection) -> None:
         raise MigrationFailed(
             f"a daemon runs on the database (on {host}, or it did less than 30 s ago): stop every replica first"
         )
+
+
+async def _is_untouched(connection: asyncpg.Connection) -> bool:
+    """Tell whether a daemon made it that took in nothing, and nobody did anything there. Raises where one lives."""
+    if (await look(connection)).is_unfinished or await connection.fetchval(_IS_USED):
+        return False
+    await _refuse_live(connection)
+    return True
 
 
 async def _mark(connection: asyncpg.Connection) -> Mark | None:

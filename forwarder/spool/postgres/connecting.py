@@ -17,6 +17,8 @@ from forwarder.spool.postgres.database_url import DatabaseUrl, DatabaseUrlInvali
 _STATEMENTS: Final = 100  # prepared ones that a connection keeps
 _APPLICATION: Final = "forwarder"  # one name for all: PgBouncer sets it again whenever it differs
 _LOOK: Final = "SELECT pg_backend_pid(), current_setting('transaction_read_only') = 'on'"
+# Of what it writes now. It moves on with each promotion of a standby. Not every service that speaks Postgres tells it.
+_TIMELINE: Final = "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
 _LASTING: Final = (
     (asyncpg.InvalidPasswordError, "it refuses the password"),
     (asyncpg.InvalidAuthorizationSpecificationError, "it does not let this user in"),
@@ -45,6 +47,10 @@ class Connector:
         self._read_url = read_url
         self._is_pooled: bool | None = None  # None: not known yet
         self._last: Host | None = None  # the one that was good last
+        self._timeline = ""  # of the last connection; "" where it is not told
+        # Called before a connection is handed out whose server is another than the last one's: a standby that was
+        # promoted, which may lack what was committed last.
+        self.promoted: Callable[[], None] = lambda: None
 
     @property
     def is_pooled(self) -> bool:
@@ -72,6 +78,7 @@ class Connector:
                 unfit.append((host, error))
             else:
                 self._last = host
+                await self._look_at_timeline(connection)
                 return connection
         raise _away(unfit)
 
@@ -97,6 +104,17 @@ class Connector:
             if self._is_pooled is not keeps_statements:
                 return connection
             connection.terminate()
+
+    async def _look_at_timeline(self, connection: asyncpg.Connection) -> None:
+        try:
+            before, self._timeline = self._timeline, await connection.fetchval(_TIMELINE)
+        except asyncpg.PostgresError:
+            return
+        except BaseException:
+            connection.terminate()
+            raise
+        if before and self._timeline != before:
+            self.promoted()
 
 
 async def _connect(url: DatabaseUrl, host: Host, answer_max_s: float, statements: int) -> asyncpg.Connection:

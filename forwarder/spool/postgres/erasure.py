@@ -15,7 +15,7 @@ from forwarder.spool.claims import Moves
 from forwarder.spool.codes import DEAD, PENDING, STATE_CODES, Account
 from forwarder.spool.erasing import ERASED, Emptied, without_ids
 from forwarder.spool.limits import event_bytes
-from forwarder.spool.postgres.ownership import hold
+from forwarder.spool.postgres.ownership import hold, take_away
 from forwarder.spool.postgres.reasons import intern
 from forwarder.spool.postgres.reconnecting import AWAY, IN_PLACE, Connection
 from forwarder.spool.postgres.settlement import LEAD, Fence
@@ -33,11 +33,6 @@ SELECT e.sequence, e.route, e.size, e.order_no, e.partition_no FROM forwarder.ev
 WHERE e.sequence = ANY($1::bigint[])
   AND (SELECT 1 FROM forwarder.outcomes o WHERE o.sequence = e.sequence LIMIT 1) IS NULL
 ORDER BY e.sequence
-"""
-# Nobody takes them over until this is done, and nobody has anything of them in hand.
-_OWNERLESS = """
-SELECT no FROM forwarder.partitions p WHERE no = ANY($1::smallint[]) AND NOT EXISTS
-  (SELECT FROM forwarder.replicas r WHERE r.replica = p.owner AND r.until >= clock_timestamp()) FOR SHARE OF p
 """
 _BURY = """
 INSERT INTO forwarder.outcomes (sequence, settled_at_ms, reason_id, attempts, state, is_discarded)
@@ -69,7 +64,7 @@ async def erase(transaction: Transaction, sequences: Sequence[int], *, fence: Fe
     listed = await connection.fetch(_PENDING, sorted(set(sequences)))
     held = await hold(connection, fence.replica, fence.epochs)
     if others := {row["partition_no"] for row in listed} - held:
-        held |= {row[0] for row in await connection.fetch(_OWNERLESS, sorted(others))}
+        held |= await take_away(connection, others)
     waited: tuple[set[int], set[int]] = (set(), set())
     for route in (0, 1):
         await _rewrite(transaction, route, [row for row in settled if row["route"] == route])

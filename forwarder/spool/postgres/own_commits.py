@@ -29,6 +29,12 @@ class OwnCommits:
             self._leases.pop(sequence, None)
             self._bytes -= weight
 
+    def forget(self) -> None:
+        """Forget all of it."""
+        self._leases.clear()
+        self._order.clear()
+        self._bytes = 0
+
     def take(self, sequence: int) -> Lease | None:
         """Hand one over."""
         return self._leases.pop(sequence, None)

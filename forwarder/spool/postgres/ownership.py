@@ -49,6 +49,12 @@ _BALANCE = """
 SELECT (SELECT count(*) FROM forwarder.replicas WHERE until >= clock_timestamp()) AS replicas,
   EXISTS (SELECT FROM forwarder.partitions WHERE owner IS NULL) AS is_any_free
 """
+_TAKE_AWAY = """
+UPDATE forwarder.partitions SET owner = NULL, epoch = epoch + 1 WHERE no IN
+  (SELECT no FROM forwarder.partitions WHERE no = ANY($1::smallint[]) AND (owner IS NULL OR owner = ANY($2::uuid[])
+     OR NOT EXISTS (SELECT FROM forwarder.replicas WHERE replica = owner)) ORDER BY no FOR UPDATE SKIP LOCKED)
+RETURNING no
+"""
 
 
 # The partitions of $2, at the epochs of $3, that are still owned by $1: held until the transaction ends, so that nobody
@@ -230,6 +236,15 @@ def _most(replicas: int) -> int:
 def _now_s() -> float:
     """Return the time on a clock that goes on while the machine sleeps, where there is one."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+async def take_away(connection: asyncpg.Connection, partitions: Collection[int]) -> set[int]:
+    """Have nobody own those of these whose owner has lapsed or is gone; return what nobody owns until the end.
+
+    An owner that comes back finds that they were another's: nothing that it has in hand of them is sent or settled.
+    """
+    lapsed = [row[0] for row in await connection.fetch(_LAPSED)]
+    return {row[0] for row in await connection.fetch(_TAKE_AWAY, sorted(partitions), lapsed)}
 
 
 async def hold(connection: asyncpg.Connection, replica: UUID, epochs: dict[int, int]) -> set[int]:

@@ -82,7 +82,7 @@ class PostgresActs(PostgresArchive):
 
     def leads(self) -> bool:
         """Tell whether this replica does what one does for all: the owner of the first partition does."""
-        return 0 in self.ownership.mine()
+        return self.ownership.leads()
 
     async def write_audit(self, row: AuditRow, *, number: int | None = None) -> int:
         """Add to the audit log; see `archive_port.Archive.write_audit`."""

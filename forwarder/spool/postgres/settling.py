@@ -5,8 +5,10 @@ stays in hand, and is not leased again, until its holder settles it; that then c
 """
 
 import contextlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
+
+import asyncpg
 
 from forwarder.errors import SpoolFull
 from forwarder.model import Attempt, Lease, Returned, Settlement
@@ -19,6 +21,12 @@ from forwarder.spool.postgres.settlement import Fence, Settlements, move
 from forwarder.spool.postgres.settlement_rows import Move
 from forwarder.spool.postgres.transaction import Transaction
 from forwarder.spool.postgres.writer import Writer
+from forwarder.telemetry.reporter import Reporter
+
+_SAME = (
+    "SELECT e.sequence FROM unnest($1::bigint[], $2::bytea[]) AS u(sequence, event_key), LATERAL (SELECT sequence "
+    "FROM forwarder.events e WHERE e.sequence = u.sequence AND e.event_key = u.event_key LIMIT 1) e"
+)
 
 
 class Settling:
@@ -30,6 +38,7 @@ class Settling:
         leasing: Leasing,
         reads: QueueReads,
         ownership: Ownership,
+        reporter: Reporter,
         *,
         nudge: Callable[[], None],
         begin_anew: Callable[[], None],
@@ -38,9 +47,11 @@ class Settling:
         self._leasing = leasing
         self._reads = reads
         self._ownership = ownership
+        self._reporter = reporter
         self._nudge = nudge
         self._begin_anew = begin_anew
         self._stale: set[int] = set()  # leases in hand whose partition was another's since
+        self._doubtful: set[int] = set()  # from a server whose place another took, which may not have them
 
     @property
     def has_stale(self) -> bool:
@@ -71,6 +82,23 @@ class Settling:
         leased = [lease for queue in self._leasing.queues for lease in queue.leased.values()]
         self._stale.update(lease.sequence for lease in leased if lease.partition in partitions)
 
+    def hear_promoted(self) -> None:
+        """Hear that a standby took the server's place: what it lacks is lost, and its numbers are given again."""
+        self._reads.commits.forget()
+        self._doubtful.update(*(queue.leased for queue in self._leasing.queues))
+
+    async def _look_for_doubtful(self, transaction: Transaction, sequences: Collection[int]) -> None:
+        """Have those stale that are not the events they were: another's outcome is not written for them."""
+        asked = self._doubtful.intersection(sequences)
+        if not asked:
+            return
+        leased = {
+            s: of[s].envelope.event_key for of in (q.leased for q in self._leasing.queues) for s in asked if s in of
+        }
+        rows = await transaction.connection.fetch(_SAME, list(leased), list(leased.values()))
+        self._stale.update(leased.keys() - {row[0] for row in rows})
+        self._doubtful -= asked
+
     def fence_all(self) -> Fence:
         """Return as owner of what this replica may change events."""
         return Fence(self._ownership.replica, self._ownership.epochs(self._ownership.mine()), self._stale)
@@ -80,24 +108,33 @@ class Settling:
         self._let_go([sequence for settlement in settlements for sequence in settlement.sequences])
         claims = self._leasing.claims.take(settlements)
         if claims:
-            await self._moves.run_shared(
+            settling = self._moves.run_shared(
                 self._move,
                 Move(claims=claims),
                 on_commit=partial(self._settled, claims),
                 on_rollback=partial(self._leasing.claims.drop, claims),
                 is_settlement=True,
             )
+            await self._written(settling, events=sum(len(claim.leases) for claim in claims))
 
     async def note(self, sequence: int, progress: bytes) -> None:
         """Keep a leased event's progress; see `ports.Spool.note`."""
         self._leasing.claims.note_begins(sequence)
-        await self._moves.run_shared(
+        noting = self._moves.run_shared(
             self._move,
             Move(progress=(sequence, progress)),
             on_commit=lambda _: self._leasing.noted(sequence, progress),
             on_rollback=lambda: self._leasing.claims.note_ended(sequence),
             is_settlement=True,
         )
+        await self._written(noting, events=1)
+
+    async def _written(self, job: Awaitable[object], *, events: int) -> None:
+        """Wait for it; what the database refuses for good is set aside, in hand, and the others go on."""
+        try:
+            await job
+        except asyncpg.PostgresError as error:
+            self._reporter.settlement_waiting(reason=f"the database refuses it ({type(error).__name__})", events=events)
 
     async def record(self, sequences: Sequence[int], attempt: Attempt) -> None:
         """Keep one more exchange of leased events; see `ports.Spool.record`."""
@@ -109,13 +146,16 @@ class Settling:
         sequences = {lease.sequence for asked in moves for claim in asked.claims for lease in claim.leases}
         sequences.update(*(asked.exchanged for asked in moves))
         sequences.update(asked.progress[0] for asked in moves if asked.progress is not None)
+        await self._look_for_doubtful(transaction, sequences)
         leased = [queue.leased for queue in self._leasing.queues]
         partitions = {s: of[s].partition for s in sequences - self._stale for of in leased if s in of}
         fence = Fence(self._ownership.replica, self._ownership.epochs(set(partitions.values())), self._stale)
         return await move(transaction, moves, fence, partitions)
 
     def _settled(self, claims: Sequence[Claim], done: Settlements) -> None:
-        self._drop(done.lost)
+        if done.lost:
+            self._reporter.settlements_lost(events=len(done.lost))
+            self._drop(done.lost)
         self._leasing.settled(claims, done.moves)
         for route, freed in done.freed:
             self._reads.free(route, freed)
@@ -126,7 +166,9 @@ class Settling:
         """Give up what is another's by now."""
         if self._stale and (gone := self._stale.intersection(sequences)):
             leased = [queue.leased for queue in self._leasing.queues]
-            self._drop([of[sequence] for of in leased for sequence in gone if sequence in of])
+            lost = [of[sequence] for of in leased for sequence in gone if sequence in of]
+            self._reporter.settlements_lost(events=len(lost))
+            self._drop(lost)
 
     def _drop(self, lost: Sequence[Lease]) -> None:
         """Have leases gone from here as if they were settled: their owner sees to them."""

@@ -119,6 +119,7 @@ class PostgresSpool(PostgresActs):
             self._leasing,
             self._reads,
             self.ownership,
+            self._reporter,
             nudge=self._nudged.set,
             begin_anew=self._leasing.reset,
         )
@@ -126,11 +127,10 @@ class PostgresSpool(PostgresActs):
         self._reads.begin(self.ownership.floors)
         self.ownership.changed = self._hear_ownership
         self._reads.moved = self._leasing.reset
+        self._connector.promoted = self._settling.hear_promoted
         await self._leasing.start()
-        works = [self._appends.run, self._moves.run]
-        if is_replica:
-            works += [self.ownership.run, self.housekeeping.run, self._poll]
-        for work in works:
+        replicas = [self.ownership.run, self.housekeeping.run, self._poll] if is_replica else []
+        for work in (self._appends.run, self._moves.run, *replicas):
             task = self._loop.create_task(work())
             task.add_done_callback(self._hear_end)
             self._tasks.append(task)
@@ -156,7 +156,7 @@ class PostgresSpool(PostgresActs):
     def lease(self, route: RouteName, demand: Demand) -> Sequence[Lease]:
         """Lease the oldest due events at hand; see `ports.Spool.lease`."""
         self._refuse_closed()
-        if not self.ownership.may_lease():
+        if not self.ownership.may_lease() or self._settling.has_stale:  # nothing could be sent now
             return ()
         return self._settling.own(self._leasing.lease(ROUTE_CODES[route], demand))
 
@@ -200,8 +200,7 @@ class PostgresSpool(PostgresActs):
 
     async def close(self) -> None:
         """Refuse what comes, commit what is in hand, give the partitions away. Idempotent."""
-        if self._closing is None:
-            self._closing = self._loop.create_task(self._close())
+        self._closing = self._closing or self._loop.create_task(self._close())
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:

@@ -24,6 +24,7 @@ RETRY_AFTER_S = 5
 _GROUP_MAX = 512
 _BACKOFF_S = 0.05, 2.0
 _TRIES = 3
+_REFUSED_MAX = 8  # tries of a deferred settlement, over some seconds
 
 
 @dataclass(slots=True)
@@ -64,6 +65,7 @@ class Writer:
         self._slot = Slot()
         self._opened = 0
         self._is_ended = False
+        self._refused = 0  # how often in a row the oldest deferred one was
         self.refusal = ""  # why nothing can be written
         self.amounts = self._slot.amounts
 
@@ -199,15 +201,26 @@ class Writer:
             while self._deferred:
                 await self._commit([self._deferred[0]])
                 self._deferred.popleft()
+                self._refused = 0
             async with self.connection.statement() as connection:
                 await connection.fetchval("SELECT 1")
+        except AGAIN as error:  # the database is there: it is this settlement that it refuses
+            self._refused += 1
+            if self._refused >= _REFUSED_MAX and self._deferred:
+                self._give_up(error)
+            return
         except AWAY:
             return
         except Exception as error:  # noqa: BLE001 - a settlement that can never be written must not stop the others
-            self._call(self._deferred.popleft().failed, error)
+            if self._deferred:
+                self._give_up(error)
             return
         self.refusal = ""
         self._heard()
+
+    def _give_up(self, error: Exception) -> None:
+        self._refused = 0
+        self._call(self._deferred.popleft().failed, error)
 
     def _meet_away(self, error: BaseException, jobs: Sequence[Job]) -> None:
         self.refusal = words(error)

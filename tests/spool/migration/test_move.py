@@ -241,6 +241,19 @@ async def test_a_target_that_holds_a_spool_is_left_alone(
         assert await snapshot(spool) == there
 
 
+async def test_a_database_that_a_daemon_made_and_nothing_happened_on_will_do(
+    filled: Filled, open_sqlite: OpenSpool, open_postgres: OpenSpool, to_postgres: Ends
+) -> None:
+    """One was started on it too early, took in nothing and was stopped."""
+    there = await filled(open_sqlite)
+    async with open_postgres():
+        with pytest.raises(MigrationFailed, match="stop every replica first"):
+            await to_postgres.run()
+    await to_postgres.run()
+    async with open_postgres() as spool:
+        assert await snapshot(spool) == there
+
+
 async def test_a_count_that_does_not_agree_ends_it(
     filled: Filled, open_sqlite: OpenSpool, to_postgres: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
