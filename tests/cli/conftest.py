@@ -110,6 +110,16 @@ class Shell:
         """Return where the spool is: in the folder, or the database's URL."""
         return self.database or self.folder / "data"
 
+    @property
+    def own(self) -> dict[str, str]:
+        """Return its own variables."""
+        own = {"FORWARDER_DATA_DIR": str(self.folder / "data"), "FORWARDER_OPERATOR_LISTEN": _NOBODY_LISTENS}
+        return own | (
+            {"FORWARDER_SPOOL": "postgres", "FORWARDER_POSTGRES_URL": self.database}
+            if self.database is not None
+            else {}
+        )
+
     def __call__(
         self, *words: str, typed: str | None = None, heard: Callable[[str], None] | None = None, **environ: str
     ) -> Result:
@@ -119,10 +129,7 @@ class Shell:
         """
         if heard is not None:
             self.monkeypatch.setattr(click, "echo", lambda text, **_: heard(text))
-        own = {"FORWARDER_DATA_DIR": str(self.folder / "data"), "FORWARDER_OPERATOR_LISTEN": _NOBODY_LISTENS}
-        if self.database is not None:
-            own |= {"FORWARDER_SPOOL": "postgres", "FORWARDER_POSTGRES_URL": self.database}
-        return CliRunner().invoke(cli, words, input=typed, env=own | environ)
+        return CliRunner().invoke(cli, words, input=typed, env=self.own | environ)
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def test_a_sample_is_told_after_it_was_posted(url: str, tmp_path: Path, encoding
 
 def test_events_are_listed(filled: Any, encoding: str) -> None:
     """The names and reasons of events are no obstacle."""
-    done = _run(filled.folder, encoding, "events", FORWARDER_DATA_DIR="data", FORWARDER_OPERATOR_LISTEN="127.0.0.1:1")
+    done = _run(filled.folder, encoding, "events", **filled.own)
     assert (done.returncode, done.stderr) == (0, b"")
     assert "dead" in done.stdout.decode(encoding)
 

@@ -83,6 +83,7 @@ def test_an_explicit_address_is_not_replaced_by_the_folder(filled: Shell) -> Non
     assert "nothing answers at http://127.0.0.1:1" in result.output
 
 
+@pytest.mark.one_daemon("a database is opened beside its daemons; a folder is locked")
 def test_a_folder_in_use_names_the_setting(filled: Shell, daemon: Daemon) -> None:
     """A daemon that listens elsewhere is not worked around: its folder is locked."""
     daemon()

@@ -172,7 +172,7 @@ async def test_strangers_write_no_error_lines(
     heads = "".join(f"{name}: {value}\r\n" for name, value in signature.items())
     begun = f"POST /webhooks/courier HTTP/1.1\r\nHost: x\r\n{heads}Content-Length: 5000000\r\n\r\n".encode()
     for is_reset in (False, True):
-        raw = socket.create_connection(("127.0.0.1", daemon.port))
+        raw = socket.create_connection(("127.0.0.1", daemon.replicas[0].port))
         raw.sendall(begun + b"x" * 100_000)
         if is_reset:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

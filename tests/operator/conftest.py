@@ -205,6 +205,11 @@ class World:
     operations: Sequence[Operation]
     log: list[dict[str, object]]
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    _turns: Iterator[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with the first replica."""
+        self._turns = itertools.cycle(self.own)
 
     # --- looking and acting ---
 
@@ -262,6 +267,10 @@ class World:
         """Return the address of the replica that alone knows this page: a job's is shown where it began."""
         name = path.removeprefix("/jobs/")
         return next((url for url, side in self.own.items() if side.jobs.of(name) is not None), "")
+
+    def next_url(self) -> str:
+        """Return the address of the next replica, for who must come from an address of his own."""
+        return next(self._turns)
 
     async def share(self) -> None:
         """Have each replica hear what the others changed, as it does within a second by itself."""

@@ -71,6 +71,7 @@ async def test_a_wrong_token_opens_nothing(start: Any) -> None:
     assert "sesame" not in repr(desk.log)
 
 
+@pytest.mark.one_daemon("each process counts guesses for itself")
 async def test_guessing_is_throttled(start: Any) -> None:
     """After ten wrong tokens even the right one must wait, and the answer says how long."""
     desk = await start(token=TOKEN)

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
 from forwarder.archive_port import AuditRow, EventQuery
 from forwarder.errors import SpoolClosed
 from forwarder.model import State
@@ -35,6 +37,7 @@ async def test_checks_are_shown_quick_ones_first(start: Any) -> None:
     assert desk.checked.asked == [False, True]
 
 
+@pytest.mark.one_daemon("one at a time in each process")
 async def test_one_thorough_check_at_a_time(start: Any) -> None:
     """While the whole spool is read for somebody, somebody else is told to wait."""
     desk = await start()

@@ -285,6 +285,7 @@ async def test_the_keeper_knows_its_own_alerts(world: Any) -> None:
     assert [(one.kind, one.cause) for one in again.watch.known] == [("dead", "12 events died within ten minutes")]
 
 
+@pytest.mark.one_daemon("shows what one process counted")
 async def test_rejected_senders_are_told_with_what_to_do(world: Any) -> None:
     """Incident, page, status and log name the endpoint, and how an inbound key is rotated without losing anything."""
     await world.look()
