@@ -15,7 +15,7 @@ from forwarder.delivery.flights import Flight, Flights
 from forwarder.delivery.history import History
 from forwarder.delivery.intake import RequestLimits, take_in
 from forwarder.delivery.policy import ROUTE, Change, Decision, Outcome
-from forwarder.model import Answer, Attempt, Delivered, Demand, Lease, Returned, RouteName, Settlement, Verdict
+from forwarder.model import Answer, Attempt, Delivered, Demand, Lease, Returned, RouteName, Verdict
 from forwarder.ports import BatchMapper, Clock
 
 _LEASE_EVENTS_MAX: Final = 250  # mapped in one go, between two turns of the event loop
@@ -83,6 +83,7 @@ class Dispatcher:
             self.history.restore_refused(await self._settling.refused())
         self._spawn = spawn
         self._wake = wake
+        self._settling.on_settled = self._hear_settled
         self._exchanges.tell_limit()
 
     def demand(self) -> Demand | None:
@@ -111,7 +112,7 @@ class Dispatcher:
         intake = take_in(leases, mapper=self._mapper, limits=self._limits, history=self.history, is_probe=is_probe)
         if intake.dismissed:
             gone = [lease for group in intake.dismissed.values() for lease in group]
-            self._spawn(self._settle(gone, intake.settlements()))
+            self._spawn(self._settling.settle(gone, intake.settlements()))
         for flight in intake.flights:
             if flight.is_through:  # a replay of what was done already
                 self._spawn(self._conclude(flight, Decision(outcome=Outcome.DONE), Delivered(), None))
@@ -239,7 +240,7 @@ class Dispatcher:
             case Outcome.DONE | Outcome.REFUSED | Outcome.DEAD:
                 settlements, logged = flight.ending(decision, verdict, attempt)
                 row = self.history.news_of_refused()
-                await self._settle(flight.leases, settlements, flight=flight, logged=logged, row=row)
+                await self._settling.settle(flight.leases, settlements, flight=flight, logged=logged, row=row)
                 return
             case Outcome.SPLIT:
                 if attempt is not None and attempt.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
@@ -251,7 +252,7 @@ class Dispatcher:
             case Outcome.SET_ASIDE if self._waits_in_hand(flight):
                 self._flights.wait(flight, until_s=now_s + decision.after_s)
             case _:
-                await self._settle(flight.leases, [self._returned(flight, decision, attempt)], flight=flight)
+                await self._settling.settle(flight.leases, [self._returned(flight, decision, attempt)], flight=flight)
                 return
         if attempt is not None:
             await self._settling.keep(flight, attempt)
@@ -259,16 +260,7 @@ class Dispatcher:
             self.give_back()
         self._wake()
 
-    async def _settle(
-        self,
-        leases: Sequence[Lease],
-        settlements: Sequence[Settlement],
-        *,
-        flight: Flight | None = None,
-        logged: str = "",
-        row: Sequence[int] | None = None,
-    ) -> None:
-        await self._settling.settle(leases, settlements, flight=flight, logged=logged, row=row)
+    def _hear_settled(self) -> None:
         if self._lacks_room:
             self._wake()
 

@@ -6,7 +6,7 @@ one report per batch, never per event.
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -146,6 +146,7 @@ class Settling:
     def __init__(self, *, route: RouteName, spool: Spool, reporter: Reporter, clock: Clock) -> None:
         self.in_hand = 0  # events that are leased and not settled yet
         self.in_hand_bytes = 0  # of their payloads
+        self.on_settled: Callable[[], None] = lambda: None
         self._route = route
         self._refused_key = f"route.{route.value}.refused"
         self._spool = spool
@@ -197,6 +198,7 @@ class Settling:
             since_ms = [lease.replayed_at_ms or lease.envelope.received_at_ms for lease in leases]
             latencies_s = [(now_ms - at_ms) / 1000 if at_ms < now_ms else 0.0 for at_ms in since_ms]
             self._reporter.events_delivered(self._route, latencies_s=latencies_s)
+        self.on_settled()
 
     async def give_back(self, flights: Sequence[Flight]) -> None:
         """Return what was not sent as if it had never been leased (a hold, a pause, a drain)."""
