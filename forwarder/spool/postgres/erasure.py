@@ -18,7 +18,7 @@ from forwarder.spool.limits import event_bytes
 from forwarder.spool.postgres.ownership import hold, take_away
 from forwarder.spool.postgres.reasons import intern
 from forwarder.spool.postgres.reconnecting import AWAY, IN_PLACE, Connection
-from forwarder.spool.postgres.settlement import LEAD, Fence
+from forwarder.spool.postgres.settlement import LEAD, LOCK_ORDERS, Fence
 from forwarder.spool.postgres.transaction import Transaction
 
 _INBOUND = 1
@@ -108,12 +108,13 @@ async def _bury(transaction: Transaction, route: int, rows: Sequence[asyncpg.Rec
         return []
     connection = transaction.connection
     reason_id = await intern(transaction, route, DEAD, ERASED)
-    sequences = [row["sequence"] for row in rows]
+    sequences, orders = [row["sequence"] for row in rows], [row["order_no"] for row in rows]
+    await connection.execute(LOCK_ORDERS, orders)
     buried = {row[0] for row in await connection.fetch(_BURY, sequences, transaction.now_ms, reason_id, DEAD)}
     retrying = await connection.fetch(
         "DELETE FROM forwarder.work WHERE sequence = ANY($1::bigint[]) RETURNING attempts", sorted(buried)
     )
-    await connection.execute(LEAD, sorted({row["order_no"] for row in rows if row["order_no"]}))
+    await connection.execute(LEAD, sorted(set(orders)))
     count, size = len(buried), sum(event_bytes(row["size"]) for row in rows if row["sequence"] in buried)
     transaction.add(route, Account.RETRYING, -sum(row["attempts"] > 0 for row in retrying))
     transaction.add(route, PENDING, -count)

@@ -11,7 +11,7 @@ from forwarder.spool.codes import DEAD, PENDING, REPLAY_CODES, Account
 from forwarder.spool.held_leases import BESIDE, FRESH
 from forwarder.spool.limits import event_bytes
 from forwarder.spool.postgres.reconnecting import IN_PLACE
-from forwarder.spool.postgres.settlement import GIVE_BACK, LEAD
+from forwarder.spool.postgres.settlement import GIVE_BACK, LEAD, LOCK_ORDERS
 from forwarder.spool.postgres.transaction import Transaction
 
 _HEAD = """
@@ -52,7 +52,9 @@ async def requeue(
     most = transaction.limits.replays_in_line_max
     done = _Requeued()
     few = [len(sequences) + await connection.fetchval(_WAITING_REPLAYS, route, most) <= most for route in (0, 1)]
-    for row in await connection.fetch(_SETTLED, sorted(set(sequences))):
+    settled = await connection.fetch(_SETTLED, sorted(set(sequences)))
+    await connection.execute(LOCK_ORDERS, [row["order_no"] for row in settled])
+    for row in settled:
         await _requeue_one(transaction, row, done, is_replay=is_replay, may_stand_in_line=few[row["route"]])
     await connection.execute("DELETE FROM forwarder.attempt_lists WHERE sequence = ANY($1::bigint[])", done.sequences())
     await connection.execute(

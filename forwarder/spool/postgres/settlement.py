@@ -28,6 +28,13 @@ ON CONFLICT (sequence) DO UPDATE SET not_before_ms = excluded.not_before_ms, fir
   replayed_ms = excluded.replayed_ms, attempts = excluded.attempts, reason_id = excluded.reason_id,
   kind = excluded.kind, status = excluded.status
 """
+# Who changes which events of an order are listed has it alone until the transaction ends. Else one that takes the
+# oldest off and another replica that lists a younger do not see each other, and nobody leads. Sorted: no circle of
+# waiting.
+LOCK_ORDERS = """
+SELECT pg_advisory_xact_lock(order_no) FROM
+  (SELECT DISTINCT order_no FROM unnest($1::bigint[]) AS u(order_no) WHERE order_no <> 0 ORDER BY 1) o
+"""
 # Who is the oldest of an order now, in line and beside it.
 LEAD = """
 UPDATE forwarder.work w SET is_head = (w.sequence = m.first)
@@ -59,7 +66,6 @@ class Fence:
 
     replica: UUID
     epochs: dict[int, int]
-    stale: Collection[int]  # sequences that were another's since they were leased
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,8 @@ async def move(
 ) -> list[Settlements]:
     """Write what became of leased events, as far as their partitions are still this replica's.
 
-    `partitions` are those of what is leased here and not stale, by sequence.
+    `partitions` are those of what is leased here and was nobody else's since, by sequence: what is not among them is
+    left alone.
     """
     done = [Settlements() for _ in moves]
     claims = [(claim, one) for asked, one in zip(moves, done, strict=True) for claim in asked.claims]
@@ -87,14 +94,14 @@ async def move(
         rows.add(asked, partitions)
         for claim in asked.claims:
             if not is_unchanged(claim.settlement):
-                rows.settle(claim, reasons[reason_of(claim)], fence.stale)
+                rows.settle(claim, reasons[reason_of(claim)], partitions)
     arrays = rows.arrays(transaction.now_ms, transaction.limits.answer_bytes_max)
     epochs = fence.epochs
     found = await transaction.connection.fetch(MOVE, fence.replica, list(epochs), list(epochs.values()), *arrays)
     held = {row[1] for row in found if row[0]}
     ours = []
     for claim, one in claims:
-        leases = [lease for lease in claim.leases if lease.partition in held and lease.sequence not in fence.stale]
+        leases = [lease for lease in claim.leases if partitions.get(lease.sequence) in held]
         if len(leases) < len(claim.leases):
             one.lost += [lease for lease in claim.leases if lease not in leases]
         if leases and not is_unchanged(claim.settlement):
@@ -124,12 +131,14 @@ async def _list(transaction: Transaction, ours: Sequence[_Ours], reasons: Mappin
 
 async def _unlist(transaction: Transaction, ours: Sequence[_Ours]) -> dict[int, int | None]:
     """Take off the list whatever is of these; return the status of each one's last answer."""
-    listed = [
-        lease.sequence
+    listed = {
+        lease.sequence: _order(lease)
         for one in ours
         for lease in one.leases
         if not isinstance(one.claim.settlement, Settled) or lease.sequence in one.claim.listed
-    ]
+    }
+    if any(listed.values()):
+        await transaction.connection.execute(LOCK_ORDERS, list(listed.values()))
     rows = await transaction.connection.fetch(_UNLIST, sorted(listed)) if listed else ()
     for row in rows:
         transaction.add(row["route"], Account.RETRYING, -int(row["attempts"] > 0))

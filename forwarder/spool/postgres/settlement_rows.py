@@ -1,6 +1,6 @@
 """What one commit writes of leased events: the columns of one statement."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from forwarder.model import Attempt, Settled
@@ -77,11 +77,11 @@ class Rows:
             if (no := partitions.get(sequence)) is not None:
                 self._list(sequence, no, self._place(asked.attempt))
 
-    def settle(self, claim: Claim, reason_id: int | None, stale: Collection[int]) -> None:
+    def settle(self, claim: Claim, reason_id: int | None, partitions: Mapping[int, int]) -> None:
         """Add a settlement."""
         settlement = claim.settlement
-        leases = [lease for lease in claim.leases if lease.sequence not in stale]
-        place = self._place(settlement.attempt)
+        leases = [lease for lease in claim.leases if lease.sequence in partitions]
+        place = self._place(settlement.attempt) if leases else 0
         if not isinstance(settlement, Settled):
             for lease in leases if place else ():
                 self._list(lease.sequence, lease.partition, place)

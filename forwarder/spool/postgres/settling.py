@@ -101,7 +101,7 @@ class Settling:
 
     def fence_all(self) -> Fence:
         """Return as owner of what this replica may change events."""
-        return Fence(self._ownership.replica, self._ownership.epochs(self._ownership.mine()), self._stale)
+        return Fence(self._ownership.replica, self._ownership.epochs(self._ownership.mine()))
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """Settle leased events or give them back; see `ports.Spool.settle`."""
@@ -149,7 +149,7 @@ class Settling:
         await self._look_for_doubtful(transaction, sequences)
         leased = [queue.leased for queue in self._leasing.queues]
         partitions = {s: of[s].partition for s in sequences - self._stale for of in leased if s in of}
-        fence = Fence(self._ownership.replica, self._ownership.epochs(set(partitions.values())), self._stale)
+        fence = Fence(self._ownership.replica, self._ownership.epochs(set(partitions.values())))
         return await move(transaction, moves, fence, partitions)
 
     def _settled(self, claims: Sequence[Claim], done: Settlements) -> None:

@@ -1,5 +1,6 @@
 """Replicas of one spool, and the database beside them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -51,3 +52,14 @@ async def database(postgres_url: str) -> AsyncIterator[asyncpg.Connection]:
 def server() -> Iterator[PostgresServer]:
     """Start a Postgres that the test may stop."""
     yield from started()
+
+
+async def take_over(database: asyncpg.Connection, one: PostgresSpool, other: PostgresSpool) -> None:
+    """Let the lease of one be over, by the database's clock, and the other have all partitions."""
+    await database.execute(
+        "UPDATE forwarder.replicas SET until = clock_timestamp() - interval '1 second' WHERE replica = $1",
+        one.ownership.replica,
+    )
+    async with asyncio.timeout(60):
+        while len(other.ownership.mine()) < 256:
+            await other.ownership.renew()

@@ -206,6 +206,19 @@ async def test_a_full_block_gets_indexes_by_which_an_event_is_found(kept: Kept, 
     assert f"events_1_1_{label}" in await plan_of(database, query)
 
 
+async def test_an_index_that_cannot_be_made_keeps_nothing_from_going(kept: Kept) -> None:
+    """Where it fails in every round, what is past its time goes all the same."""
+    spool, _, database = kept
+    await settled_block(kept)
+    await database.execute("CREATE INDEX events_1_message_id ON forwarder.events_1 (message_id)")
+    await database.execute(
+        "INSERT INTO forwarder.audit (at_ms, who, action, detail, outcome) VALUES (0, '', '', '', '')"
+    )
+    with pytest.raises(asyncpg.DuplicateTableError):
+        await spool.housekeeping.tidy()
+    assert await database.fetchval("SELECT count(*) FROM forwarder.audit") == 0
+
+
 async def plan_of(database: asyncpg.Connection, query: EventQuery) -> str:
     """Return how Postgres would search, with the archive's own settings of a transaction."""
     criteria = Criteria(query, None)

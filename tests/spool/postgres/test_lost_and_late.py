@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import asyncpg
 import pytest
-from spool.postgres.conftest import START_MS, Join, open_spool
+from spool.postgres.conftest import START_MS, Join, open_spool, take_over
 
 from forwarder.errors import SpoolClosed, SpoolFull
 from forwarder.model import Demand, Receipt, Returned, RouteName, State
@@ -27,17 +27,6 @@ OUT, IN = RouteName.COURIER_TO_RUDDERSTACK, RouteName.RUDDERSTACK_TO_COURIER
 def server() -> Iterator[PostgresServer]:
     """Start a Postgres that the test may stop."""
     yield from started(["wal_writer_delay=10s"])
-
-
-async def take_over(database: asyncpg.Connection, one: PostgresSpool, other: PostgresSpool) -> None:
-    """Let the lease of one be over, by the database's clock, and the other have all partitions."""
-    await database.execute(
-        "UPDATE forwarder.replicas SET until = clock_timestamp() - interval '1 second' WHERE replica = $1",
-        one.ownership.replica,
-    )
-    async with asyncio.timeout(60):
-        while len(other.ownership.mine()) < 256:
-            await other.ownership.renew()
 
 
 async def test_what_comes_late_is_found_behind_one_that_was_given_back(
