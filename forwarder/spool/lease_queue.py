@@ -186,10 +186,10 @@ class LeaseQueue:
         """Hear that leased events are settled."""
         are_known = self._held or self._held.listed or self._promoted or self.meanwhile.reads
         for lease in leases:
-            self.leased.pop(lease.sequence, None)
+            was_leased = self.leased.pop(lease.sequence, None) is not None
             if are_known:
                 self._forget(lease.sequence)
-            if lease.envelope.partition_key:
+            if was_leased and lease.envelope.partition_key:  # else its user's next one may be in hand by now
                 self._free(lease)
 
     def give_back_unchanged(self, leases: Iterable[Lease]) -> None:
@@ -207,9 +207,9 @@ class LeaseQueue:
 
     def given_back(self, lease: Lease, *, is_head: bool, kind: int, not_before_ms: int) -> None:
         """Hear that a leased event waits on disk now."""
-        self.leased.pop(lease.sequence, None)
+        if self.leased.pop(lease.sequence, None) is not None:
+            self._free(lease)
         self._forget(lease.sequence)
-        self._free(lease)
         if is_head:
             self.due.tell(kind, not_before_ms)
 

@@ -36,6 +36,7 @@ _IS_USED = """
 SELECT (SELECT is_called FROM forwarder.event_sequence) OR EXISTS (SELECT FROM forwarder.audit)
   OR EXISTS (SELECT FROM forwarder.kept_values WHERE key = 'links')
 """
+_NOBODY_ELSE = "LOCK TABLE forwarder.events IN ACCESS EXCLUSIVE MODE"
 _SHAPE = """
 SELECT coalesce((SELECT min(sequence) FROM forwarder.events), 0),
   (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM forwarder.event_sequence),
@@ -188,6 +189,7 @@ async def _refuse_live(connection: asyncpg.Connection) -> None:
 
 async def _is_untouched(connection: asyncpg.Connection) -> bool:
     """Tell whether a daemon made it that took in nothing, and nobody did anything there. Raises where one lives."""
+    await connection.execute(_NOBODY_ELSE)  # a daemon may be about to take in its first event
     if (await look(connection)).is_unfinished or await connection.fetchval(_IS_USED):
         return False
     await _refuse_live(connection)
