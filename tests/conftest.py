@@ -16,10 +16,10 @@ import pytest
 
 from stand_ins.postgres_server import PostgresServer, started
 from stand_ins.process import DaemonProcess
-from stand_ins.replicas import Replicas
+from stand_ins.replicas import one_or_more
 
 REPLICAS = int(os.environ.get("TEST_REPLICAS", "1"))  # of each daemon that a test starts; several share a Postgres
-_DAEMONS = frozenset({"daemon_database"})  # by which a test has a daemon
+_DAEMONS = frozenset({"daemon_database", "shared_world"})  # by which a test has a daemon
 _NUMBERS = itertools.count(1)
 
 
@@ -142,8 +142,7 @@ def daemon_in(
     """Return what makes a daemon in a folder with these settings; who uses it ends it before the test is over."""
 
     def make(folder: Path, settings: dict[str, str]) -> DaemonProcess:
-        if daemon_database is None:
-            return DaemonProcess(folder=folder, settings=settings)
-        return Replicas(folder=folder, settings=settings, postgres_url=daemon_database(), count=replicas)
+        database = None if daemon_database is None else daemon_database()
+        return one_or_more(folder, settings, database=database, count=replicas)
 
     return make

@@ -6,6 +6,7 @@ Each connection to either listener goes to the next replica. Absent: what a load
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from forwarder.demo.totals import Totals
 from stand_ins.gate import Gate
@@ -100,3 +101,10 @@ class Replicas(DaemonProcess):
     def _next(self) -> DaemonProcess:
         self._turns += 1
         return self._each[self._turns % self.count]
+
+
+def one_or_more(folder: Path, settings: dict[str, str], *, database: str | None, count: int) -> DaemonProcess:
+    """Return one daemon, or so many replicas where there is a database for them."""
+    if database is None:
+        return DaemonProcess(folder=folder, settings=settings)
+    return Replicas(folder=folder, settings=settings, postgres_url=database, count=count)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +33,7 @@ from forwarder.demo.signing import signed
 from stand_ins.courier_api import CourierApi
 from stand_ins.data_plane import DataPlane
 from stand_ins.process import DaemonProcess
+from stand_ins.replicas import one_or_more
 
 DESKTOP, PHONE = (1440, 900), (390, 844)
 _PATIENCE_S = 60.0
@@ -316,7 +318,7 @@ def page(chromium: webdriver.Chrome) -> Iterator[Page]:
 MakeWorld = Callable[..., World]
 
 
-def make_world(aside: Aside, folder: Path, settings: dict[str, str]) -> World:
+def make_world(aside: Aside, daemon_of: Callable[[dict[str, str]], DaemonProcess], settings: dict[str, str]) -> World:
     """Start a daemon between stand-ins of its own."""
 
     async def standins() -> tuple[DataPlane, CourierApi]:
@@ -331,9 +333,7 @@ def make_world(aside: Aside, folder: Path, settings: dict[str, str]) -> World:
         "COURIER_API_KEY": _API_KEY,
         "COURIER_API_URL": courier.url,
     }
-    made = World(
-        aside=aside, plane=plane, courier=courier, daemon=DaemonProcess(folder=folder, settings=own | settings)
-    )
+    made = World(aside=aside, plane=plane, courier=courier, daemon=daemon_of(own | settings))
     try:
         made.start()
     except BaseException:
@@ -356,9 +356,13 @@ def end_world(world: World) -> None:
 
 
 @pytest.fixture(scope="session")
-def shared_world(aside: Aside, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def shared_world(
+    aside: Aside, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, replicas: int
+) -> Iterator[World]:
     """One daemon for all tests that do not mind what others left in it."""
-    made = make_world(aside, tmp_path_factory.mktemp("shared"), {})
+    folder = tmp_path_factory.mktemp("shared")
+    database = request.getfixturevalue("postgres_server").create_database("shared") if replicas > 1 else None
+    made = make_world(aside, lambda settings: one_or_more(folder, settings, database=database, count=replicas), {})
     yield made
     end_world(made)
 
@@ -371,12 +375,14 @@ def world(shared_world: World, page: Page) -> World:
 
 
 @pytest.fixture
-def own_world(aside: Aside, page: Page, tmp_path: Path) -> Iterator[MakeWorld]:
+def own_world(
+    aside: Aside, page: Page, tmp_path: Path, daemon_in: Callable[[Path, dict[str, str]], DaemonProcess]
+) -> Iterator[MakeWorld]:
     """Make a daemon of the test's own, with these settings, where the page leads."""
     made: list[World] = []
 
     def make(**settings: str) -> World:
-        made.append(make_world(aside, tmp_path, settings))
+        made.append(make_world(aside, partial(daemon_in, tmp_path), settings))
         page.base = made[0].url
         return made[0]
 

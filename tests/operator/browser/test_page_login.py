@@ -61,6 +61,7 @@ def test_only_a_login_that_ended_is_said_to_have_ended(page: Page, own_world: An
     page.find("#connection", "Your login ended; reload to log in again")
 
 
+@pytest.mark.one_daemon("each process counts guesses for itself")
 def test_guessing_is_slowed_down(page: Page, own_world: Any) -> None:
     """After ten wrong tokens even the right one has to wait, and the page says how long."""
     own_world(FORWARDER_OPERATOR_TOKEN=_TOKEN)
