@@ -34,7 +34,7 @@ from forwarder.operator.api import Api, described
 from forwarder.operator.checks import Finding
 from forwarder.operator.explain import Explain
 from forwarder.operator.guard import OperatorGuard
-from forwarder.operator.incidents.keeper import Incidents
+from forwarder.operator.incidents.keeper import STORE_KEY, Incidents
 from forwarder.operator.operation import Operation
 from forwarder.operator.pages.bulk import Job, Jobs
 from forwarder.operator.pages.login import PUBLIC_PATHS
@@ -570,6 +570,7 @@ async def _world(
             memory = None if database is None else spool
             people = People(clock=clock, memory=memory, shared=token, named=[named_token(one) for one in named])
             side = _side(parts, people, proxy=proxy, catalogue=catalogue, checked=checked)
+            spool.watch(STORE_KEY, side.incidents._hear)  # noqa: SLF001 - as its worker does, which does not run here
             own[await stack.enter_async_context(_served(side.app))] = side
         url, http = await stack.enter_async_context(_browser(list(own)))
         first = next(iter(own.values()))
