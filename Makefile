@@ -61,7 +61,7 @@ unit: $(WHEEL_STAMP) ## The tests that start no daemon; `make unit PYTHON=python
 replicas: $(WHEEL_STAMP) ## Every test that starts a daemon, with two replicas on one Postgres in place of each (needs Postgres)
 	TEST_REPLICAS=2 PYTHONSAFEPATH=1 EXPECT_INSTALLED_WHEEL=1 $(BIN)/pytest -n $(WORKERS) $(ARGS)
 
-check: $(DEV_STAMP) ## Formatting, lint, types, import floors, spelling, scripts, Dockerfile, lock files
+check: $(WHEEL_STAMP) ## Formatting, lint, types, import floors, spelling, scripts, Dockerfile, lock files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
