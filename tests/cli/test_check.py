@@ -52,6 +52,7 @@ def _local(folder: Path, **changed: str) -> list[Finding]:
     return list(local_findings(settings, now_ms=_NOW_MS))
 
 
+@pytest.mark.one_daemon("the Postgres of many replicas' tests does not sync, and check says so")
 def test_a_good_setup_passes(filled: Shell) -> None:
     """Everything is ok: exit code 0, every setting is shown with its source, and no secret is."""
     result = filled("check", **_BOTH)
@@ -65,6 +66,7 @@ def test_a_good_setup_passes(filled: Shell) -> None:
     assert {row["variable"]: row["value"] for row in told["settings"]}["COURIER_WEBHOOK_SECRET"] == "(1 set)"
 
 
+@pytest.mark.one_daemon("a file of SQLite is read")
 def test_a_quick_look_leaves_the_spool_unread(filled: Shell, tmp_path: Path) -> None:
     """For the page everything but the spool's pages is looked at, unless it is asked for."""
     assert filled("check", **_BOTH).exit_code == 0
@@ -84,6 +86,7 @@ def test_wrong_settings_end_with_78(shell: Shell) -> None:
     assert "Traceback" not in result.output
 
 
+@pytest.mark.one_daemon("a file of SQLite is damaged")
 def test_a_damaged_spool_fails(filled: Shell, tmp_path: Path) -> None:
     """A spool whose pages are damaged is found, with what to do; exit code 1."""
     database = tmp_path / "data" / "spool.db"
