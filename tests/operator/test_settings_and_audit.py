@@ -105,7 +105,7 @@ async def test_old_jobs_are_forgotten(start: Any) -> None:
         jobs.append(desk.jobs.start(_job(0), EventQuery(state=State.DEAD), nothing))
         await _ended(desk, jobs[-1])
     page = await desk.get(jobs[0].path)
-    assert (page.status, "no longer known" in page.words) == (404, True)
+    assert (page.status, "not known here" in page.words) == (404, True)
 
 
 def _job(total: int) -> Job:

@@ -204,7 +204,8 @@ def job_operations(jobs: Jobs, render: Renderer) -> Sequence[Operation]:
         job = jobs.of(request.match_info["job"])
         if job is None:
             raise web.HTTPNotFound(
-                reason="this progress is no longer known: the daemon was restarted, or it ended long ago"
+                reason="this progress is not known here: another replica tells it, the daemon was restarted, "
+                "or it ended long ago"
             )
         return await render.page(request, "job.html", job=job, followed_max=FOLLOWED_MAX)
 
