@@ -4,22 +4,17 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
-import structlog
 
 from forwarder.errors import SpoolAway, SpoolClosed, SpoolTooNew, SpoolUnusable
 from forwarder.model import Envelope, Labels, RouteName, Settled, State
-from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.postgres.layout_steps import LAYOUT, STEPS, THIS, Found, Program, Step, look
 from forwarder.spool.postgres.spool import PostgresSpool
-from forwarder.telemetry.metrics import Metrics
-from forwarder.telemetry.reporter import Reporter
-from stand_ins.clock import HandClock
 from stand_ins.postgres_server import PostgresServer
 from stand_ins.spool_acts import leased, stored
 from stand_ins.waiting import wait_until
@@ -59,34 +54,13 @@ NOT_BESIDE = program_with("ALTER TABLE forwarder.arrivals RENAME TO arrivals_by_
 
 
 @pytest.fixture
-async def join(postgres_url: str) -> AsyncIterator[Join]:
+def join(join: Callable[..., Awaitable[PostgresSpool]]) -> Join:
     """Return how a replica joins that runs a program."""
-    joined: list[Any] = []
 
-    async def one(program: Program = THIS, *, url: str = postgres_url, is_replica: bool = True) -> Any:
-        joined.append(
-            await PostgresSpool.open(
-                lambda: url,
-                limits=SpoolLimits(),
-                clock=HandClock(1_700_000_000_000),
-                reporter=Reporter(Metrics(), structlog.get_logger()),
-                is_replica=is_replica,
-                program=program,
-            )
-        )
-        return joined[-1]
+    async def one(program: Program = THIS, **more: Any) -> PostgresSpool:
+        return await join(program=program, **more)
 
-    yield one
-    for spool in joined:
-        await spool.close()
-
-
-@pytest.fixture
-async def database(postgres_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """Return a connection beside the replicas'."""
-    connection = await asyncpg.connect(postgres_url)
-    yield connection
-    await connection.close()
+    return one
 
 
 def an_envelope(number: int) -> Envelope:

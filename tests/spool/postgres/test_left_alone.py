@@ -1,7 +1,7 @@
 """What a replica leaves alone: outcomes of events that are another's by now, or that the database refuses for good."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg
@@ -10,12 +10,10 @@ import structlog
 
 from forwarder.model import Demand, Envelope, Labels, RouteName, State
 from forwarder.ports import Erased
-from forwarder.spool.limits import SpoolLimits
 from forwarder.spool.postgres.spool import PostgresSpool
 from forwarder.telemetry.metrics import Metrics
 from forwarder.telemetry.reporter import Reporter
-from stand_ins.clock import HandClock
-from stand_ins.postgres_server import MISSING, PROGRAMS, PostgresServer
+from stand_ins.postgres_server import PostgresServer
 from stand_ins.spool_acts import leased, settle, stored
 
 OUT = RouteName.COURIER_TO_RUDDERSTACK
@@ -41,43 +39,14 @@ Join = Callable[..., Awaitable[tuple[Any, RecordingReporter]]]
 
 
 @pytest.fixture
-async def join(postgres_url: str) -> AsyncIterator[Join]:
+def join(join: Callable[..., Awaitable[PostgresSpool]]) -> Join:
     """Return how a replica joins; its reporter comes with it."""
-    joined: list[Any] = []
 
-    async def one(url: str = postgres_url, *, is_replica: bool = True) -> tuple[Any, RecordingReporter]:
-        reporter, clock = RecordingReporter(), HandClock(1_700_000_000_000)
-        joined.append(
-            await PostgresSpool.open(
-                lambda: url, limits=SpoolLimits(), clock=clock, reporter=reporter, is_replica=is_replica
-            )
-        )
-        return joined[-1], reporter
+    async def one(url: str | None = None, **more: Any) -> tuple[Any, RecordingReporter]:
+        reporter = RecordingReporter()
+        return await join(reporter=reporter, **({"url": url} if url else {}), **more), reporter
 
-    yield one
-    for spool in joined:
-        await spool.close()
-
-
-@pytest.fixture
-async def database(postgres_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """Return a connection beside the replicas'."""
-    connection = await asyncpg.connect(postgres_url)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-def failing() -> Iterator[PostgresServer]:
-    """Start a Postgres that is lost in the test."""
-    if PROGRAMS is None:
-        pytest.skip(MISSING)
-    server = PostgresServer()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
+    return one
 
 
 def an_envelope(number: int) -> Envelope:
@@ -177,18 +146,18 @@ async def test_what_was_erased_of_a_lapsed_owner_is_not_sent_by_it(join: Join, d
     assert (totals.dead, totals.delivered, totals.is_balanced()) == (1, 0, True)
 
 
-async def test_what_a_promoted_standby_lacks_is_nobodys_outcome(join: Join, failing: PostgresServer) -> None:
+async def test_what_a_promoted_standby_lacks_is_nobodys_outcome(join: Join, server: PostgresServer) -> None:
     """Its numbers are given again: a settlement goes to the event it was made for, or to none."""
-    standby = failing.standby("second")
+    standby = server.standby("second")
     try:
-        one, reporter = await join(failing.url().replace("/postgres", f",{standby.address}/postgres"))
+        one, reporter = await join(server.url().replace("/postgres", f",{standby.address}/postgres"))
         await stored(one, [an_envelope(1)])
         standby.stop()
-        failing.ask("ALTER SYSTEM RESET synchronous_standby_names")
-        failing.ask("SELECT pg_reload_conf()")
+        server.ask("ALTER SYSTEM RESET synchronous_standby_names")
+        server.ask("SELECT pg_reload_conf()")
         await stored(one, [an_envelope(2)])
         assert len(await leased(one)) == 2
-        failing.stop("immediate")
+        server.stop("immediate")
         standby.start()
         standby.promote()
         standby.ask("SELECT setval('forwarder.event_sequence', 1)")
